@@ -1,0 +1,98 @@
+"""The command line ``m2o-fast``: parse, call, print. Installed as ``m2o_fast.cli``.
+
+Torch takes a second to import, so no module of this package imports it, or anything that does, at its top.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from m2o_fast import __version__
+from m2o_fast.cli import convert, data, doctor, evaluate, train, translate
+from m2o_fast.cli.texts import examples
+
+PROGRAM = "m2o-fast"
+
+app = typer.Typer(
+    name=PROGRAM,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"{PROGRAM} {__version__}")
+        raise typer.Exit
+
+
+@app.callback(
+    epilog=examples(
+        ("m2o-fast train", "HMS on real 8x8 digits; minutes on a CPU"),
+        ("m2o-fast eval", "measure the newest run on the test split"),
+        ("m2o-fast translate digit.png --to color --out digit-color.png", "draw a gray digit in colour"),
+        ("m2o-fast train --help", "every command explains itself"),
+    )
+)
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="On an error, print the whole traceback. Works after a command too.")
+    ] = False,
+) -> None:
+    """Train, evaluate and use many-to-one image translators (HMU, HMS and StarGAN v2; arXiv 2402.12531)."""
+
+
+app.command("train", epilog=train.EXAMPLES)(train.train)
+app.command("eval", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
+app.command("translate", epilog=translate.EXAMPLES)(translate.translate)
+app.command("convert", epilog=convert.EXAMPLES)(convert.convert)
+app.add_typer(data.app, name="data")
+app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns its exit code.
+
+    0: done. 1: a problem was found, or a bug in m2o_fast. 2: wrong input. 130 and 143: stopped by Ctrl-C and SIGTERM.
+    Errors are one line on stderr; ``--debug``, anywhere on the line, adds the traceback.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"] or ["--help"]
+    command = typer.main.get_command(app)
+    try:
+        return command.main(words, prog_name=PROGRAM, standalone_mode=False) or 0
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        message, code = _explain(error)
+        print(f"{PROGRAM}: error: {' '.join(message.split())}", file=sys.stderr)
+        return code
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """What to print for ``error``, and the exit code."""
+    if hasattr(error, "format_message"):  # a wrong command line; the class depends on typer's version
+        context = getattr(error, "ctx", None)
+        hint = f" (see {context.command_path} --help)" if context else ""
+        return error.format_message().rstrip(".") + hint, 2
+    if isinstance(error, ImportError) and not (error.name or "").startswith("m2o_fast"):
+        hint = "; install m2o-fast and its requirements anew" if isinstance(error, ModuleNotFoundError) else ""
+        return str(error) + hint, 2
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror, 2
+    if isinstance(error, ValueError | OSError):
+        return str(error), 2
+    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+        return "out of memory: lower batch_size, model.max_width or data.image_size", 2
+    return f"unexpected {type(error).__name__}: {error} (run again with --debug for the traceback)", 1

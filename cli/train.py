@@ -1,0 +1,121 @@
+"""``m2o-fast train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from m2o_fast.cli.texts import examples
+
+_WHAT, _HOW, _WHERE = "What to train", "How to train", "Where, and going on"
+
+EXAMPLES = examples(
+    ("m2o-fast train", "HMS on real 8x8 digits, no download"),
+    ("m2o-fast train --variant hmu --data mnist", "HMU on MNIST (see m2o-fast data fetch)"),
+    ("m2o-fast train --set optim.lr=2e-4 --dry-run", "look at the settings, train nothing"),
+    ("m2o-fast train --run runs/a --resume auto", "go on after a stop"),
+    ("m2o-fast train --config runs/a/config.yaml", "the same run once more"),
+)
+
+
+def train(
+    variant: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="hms, hmu or starganv2. [dim]\\[default: hms][/dim]", rich_help_panel=_WHAT),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="digits or mnist. [dim]\\[default: digits][/dim]", rich_help_panel=_WHAT),
+    ] = None,
+    data_dir: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of the MNIST files. [dim]\\[default: $M2O_DATA_DIR, then where data fetch puts them][/dim]",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="YAML file with settings; options win over it.", rich_help_panel=_HOW),
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any setting, such as optim.lr=2e-4; wins over everything; may be repeated. "
+            "[dim]--dry-run lists the keys.[/dim]",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(metavar="N", help="Training iterations.", rich_help_panel=_HOW)] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="N", help="Source images per iteration.", rich_help_panel=_HOW)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Seed of everything random.", rich_help_panel=_HOW)
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:<number>.", rich_help_panel=_HOW),
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of this run. [dim]\\[default: runs/<variant>-<data>-<next free number>][/dim]",
+            rich_help_panel=_WHERE,
+        ),
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|never|PATH",
+            help="auto: go on from the newest good checkpoint of --run, with its settings. PATH: from this checkpoint. "
+            "[dim]\\[default: never][/dim]",
+            rich_help_panel=_WHERE,
+        ),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.", rich_help_panel=_WHERE)] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved settings as YAML and stop.", rich_help_panel=_WHERE)
+    ] = False,
+) -> int:
+    """Train a translator.
+
+    Settings come from the defaults, the preset of the data set, --config,
+    the options and --set; the later one wins. The folder of the run keeps
+    them, checkpoints, sample images and metrics. Ctrl-C saves and stops.
+    """
+    from m2o_fast.engine.config import dump_config, load_config
+    from m2o_fast.errors import UserError
+
+    if resume == "auto" and run is None:
+        raise UserError("--resume auto needs --run DIR: the folder of the run to go on with")
+    if config is None and run is not None:
+        from m2o_fast.engine.runs import config_to_resume
+
+        config = config_to_resume(run, resume)
+    options = {
+        "variant": variant,
+        "data.name": data,
+        "data.dir": data_dir,
+        "steps": steps,
+        "batch_size": batch_size,
+        "seed": seed,
+        "device": device,
+    }
+    given = {key: value for key, value in options.items() if value is not None}
+    settings = load_config(config, given, assignments or [])
+    if dry_run:
+        typer.echo(dump_config(settings), nl=False)
+        return 0
+
+    from m2o_fast.engine.loop import train as run_training
+    from m2o_fast.engine.runs import next_run
+
+    result = run_training(settings, run or next_run(settings), resume or "never", quiet)
+    return result.exit_code

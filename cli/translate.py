@@ -1,0 +1,61 @@
+"""``m2o-fast translate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from m2o_fast.cli.texts import examples
+
+EXAMPLES = examples(
+    ("m2o-fast translate digit.png --to color --out out.png", "a random look, from the newest run"),
+    ("m2o-fast translate digit.png --to color --reference red.png --out out.png", "the look of red.png"),
+    ("m2o-fast translate digit.png --to color --styles 8 --out grid.png", "eight looks side by side"),
+    ("m2o-fast translate photos/ --to gray --out gray/", "a whole folder, one file each"),
+)
+
+
+def translate(
+    images: Annotated[Path, typer.Argument(metavar="IMAGE|FOLDER", help="An image, or a folder of images.")],
+    target: Annotated[str, typer.Option("--to", metavar="DOMAIN", help="Domain to translate into.")],
+    out: Annotated[Path, typer.Option(metavar="PATH", help="File to write; for a folder of images, a folder.")],
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="DOMAIN", help="Domain of the images; not needed where there are only two."),
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            "--run",
+            "--checkpoint",
+            metavar="DIR",
+            help="Run, checkpoint or converted weights. [dim]\\[default: the newest run below runs/][/dim]",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Seed of the style; the same number, the same look.")
+    ] = None,
+    reference: Annotated[
+        Path | None, typer.Option(metavar="IMAGE", help="Take the style from this image of the target domain.")
+    ] = None,
+    styles: Annotated[
+        int | None, typer.Option(metavar="K", min=1, help="Write a grid: the image, then K looks of it.")
+    ] = None,
+    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:<number>.")] = "auto",
+) -> int:
+    """Translate an image, or all images of a folder, into another domain.
+
+    The results are PNG files. An image of a folder that cannot be read is
+    named, the others are still translated, and the exit code is 2.
+    """
+    from m2o_fast.engine.runs import load_translator
+    from m2o_fast.engine.translate import Request, translate_path
+
+    request = Request(source=source, target=target, seed=seed, reference=reference, styles=styles)
+    written, failures = translate_path(load_translator(run, device=device), images, out, request)
+    for failure in failures:
+        typer.echo(f"m2o-fast: error: {failure}", err=True)
+    typer.echo(f"{written} of {written + len(failures)} images written to {out}")
+    return 2 if failures else 0

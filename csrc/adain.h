@@ -1,0 +1,125 @@
+// What the CPU and the CUDA binding of the adain operators share: argument checks and the output's memory format.
+// It knows torch (through its stable ABI); kernels in .cu files do not include it.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/MemoryFormat.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <array>
+#include <string>
+
+#include "common.h"
+
+namespace m2o_fast {
+
+using torch::headeronly::MemoryFormat;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+struct AdainShape {
+  int64_t batch, channels, height, width;
+  MemoryFormat format;  // how x is laid out for the kernel, and how y is
+
+  int64_t plane() const { return height * width; }
+};
+
+// Whether y is channels_last: where x is and where a slice of a channels_last tensor is. The same rule stands in
+// m2o_fast/ops/_library.py (is_channels_last) and has to agree with it: torch.compile plans with that one.
+inline bool is_channels_last(const Tensor& x) {
+  if (x.is_contiguous()) {
+    return false;
+  }
+  const auto size = x.sizes();
+  const auto stride = x.strides();
+  int64_t inner = stride[1];
+  int64_t count = size[1];
+  for (const int dim : {3, 2}) {
+    if (size[dim] == 1) {
+      continue;
+    }
+    if (inner <= 0 || stride[dim] < inner * count) {
+      return false;
+    }
+    inner = stride[dim];
+    count = size[dim];
+  }
+  return inner > 0 && (size[2] != 1 || size[3] != 1);
+}
+
+inline ScalarType statistics_type(ScalarType type) {
+  return type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+inline std::string words_of_shape(const Tensor& tensor) {
+  std::ostringstream words;
+  words << '[';
+  for (int64_t dim = 0; dim < tensor.dim(); ++dim) {
+    words << (dim ? ", " : "") << tensor.size(dim);
+  }
+  words << ']';
+  return words.str();
+}
+
+inline void require_floating(const char* op, const char* name, const Tensor& tensor) {
+  const ScalarType type = tensor.scalar_type();
+  require(type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::Half ||
+              type == ScalarType::BFloat16,
+          op, name, " must be float32, float64, float16 or bfloat16, got ", torch::headeronly::toString(type));
+}
+
+inline void require_device(const char* op, const char* name, const Tensor& tensor, const Tensor& x) {
+  require(tensor.is_cuda() == x.is_cuda() && tensor.is_cpu() == x.is_cpu() &&
+              tensor.get_device_index() == x.get_device_index(),
+          op, name, " must be on the device of x");
+}
+
+inline AdainShape check_input(const char* op, const Tensor& x) {
+  require(x.dim() == 4, op, "x must be [N, C, H, W], got ", words_of_shape(x));
+  require_floating(op, "x", x);
+  const MemoryFormat format = is_channels_last(x) ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
+  return {x.size(0), x.size(1), x.size(2), x.size(3), format};
+}
+
+// gamma or beta: [N, C], or [C] for all samples alike.
+inline void check_affine(const char* op, const char* name, const Tensor& affine, const Tensor& x) {
+  require_floating(op, name, affine);
+  require_device(op, name, affine, x);
+  const bool fits = (affine.dim() == 1 && affine.size(0) == x.size(1)) ||
+                    (affine.dim() == 2 && affine.size(0) == x.size(0) && affine.size(1) == x.size(1));
+  require(fits, op, name, " must be [N, C] or [C] for x of shape ", words_of_shape(x), ", got ",
+          words_of_shape(affine));
+}
+
+inline void check_statistics(const char* op, const char* name, const Tensor& statistics, const Tensor& x) {
+  require_device(op, name, statistics, x);
+  require(statistics.dim() == 2 && statistics.size(0) == x.size(0) && statistics.size(1) == x.size(1), op, name,
+          " must be [N, C] for x of shape ", words_of_shape(x), ", got ", words_of_shape(statistics));
+  require(statistics.scalar_type() == statistics_type(x.scalar_type()), op, name,
+          " must be float32 (float64 for float64 x), got ", torch::headeronly::toString(statistics.scalar_type()));
+}
+
+inline void check_gradient(const char* op, const Tensor& grad, const Tensor& x) {
+  require_device(op, "grad", grad, x);
+  bool same = grad.dim() == 4;
+  for (int dim = 0; same && dim < 4; ++dim) {
+    same = grad.size(dim) == x.size(dim);
+  }
+  require(same, op, "grad must have the shape of x, ", words_of_shape(x), ", got ", words_of_shape(grad));
+  require(grad.scalar_type() == x.scalar_type(), op, "grad must have the dtype of x, ",
+          torch::headeronly::toString(x.scalar_type()), ", got ", torch::headeronly::toString(grad.scalar_type()));
+}
+
+inline Tensor empty_like_input(const Tensor& x, const AdainShape& shape) {
+  const std::array<int64_t, 4> sizes{shape.batch, shape.channels, shape.height, shape.width};
+  return torch::stable::empty({sizes.data(), sizes.size()}, x.scalar_type(), std::nullopt, x.device(), std::nullopt,
+                              shape.format);
+}
+
+inline Tensor empty_statistics(const Tensor& x) {
+  const std::array<int64_t, 2> sizes{x.size(0), x.size(1)};
+  return torch::stable::empty({sizes.data(), sizes.size()}, statistics_type(x.scalar_type()), std::nullopt, x.device());
+}
+
+}  // namespace m2o_fast

@@ -1,0 +1,155 @@
+// How the work of one adain call is divided among the blocks of a GPU: host code without CUDA, so it can be read and tested alone.
+//
+// The unit is a tile: the vectors (16 bytes, or one element) over which one statistic, or one vector of statistics, is taken.
+// NCHW: the plane of one image and channel. Channels-last: all pixels of one image for `columns` neighbouring channel vectors.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include "common.h"
+
+namespace m2o_fast {
+
+enum class Route {
+  kLanes,    // a small NCHW plane per group of lanes of one warp, in registers: x is read once
+  kOnChip,   // a tile per block, or per cluster of blocks, in registers and shared memory: x is read once
+  kPartial,  // a tile is too large for that: first, each block reduces its part of a tile into the workspace;
+  kFinish,   // then the results of the parts are combined, and x is read a second time
+};
+
+struct Plan {
+  Route route;
+  int threads;           // per block
+  int columns;           // kLanes: lanes per plane. Else: channel vectors per tile, side by side in a block
+  int parts;             // blocks per tile; with kOnChip they form a cluster
+  int chunks;            // what a thread holds in registers at a time is a chunk; so many for its share of a tile
+  int part_vectors;      // vectors (per column) per part
+  int64_t vectors;       // vectors (per column) per tile
+  int64_t tiles;
+  size_t shared_bytes;
+};
+
+struct Workload {
+  int64_t batch, channels, plane;
+  bool channels_last;
+  int vector;            // elements per vector
+  int vector_bytes;
+  int statistic_bytes;   // of one number in float32 or float64
+  int tensors;           // read per element: x, and in the backward pass the gradient
+  int held;              // vectors of one tensor that a thread holds in registers
+  int held_on_lanes;     // the same on kLanes
+};
+
+struct Device {
+  int multiprocessors;
+  int shared_bytes;      // the most that one block can have
+  bool clusters;
+};
+
+constexpr int kLaneThreads = 256;                                  // of a block on kLanes, kPartial and kFinish
+constexpr int kLaneVectors = 128;                                  // the largest plane for kLanes
+constexpr int kMaxCluster = 8;                                     // what every GPU with clusters can run
+constexpr int on_chip_threads(bool channels_last) { return channels_last ? 512 : 1024; }
+
+// Shared memory for the sums of a block: room for every warp's and the total of `columns` x vector x 2 numbers.
+inline size_t scratch_bytes(const Workload& work, int threads, int columns) {
+  const int numbers = work.channels_last ? work.vector : 1;
+  const size_t bytes = size_t(threads / 32 + 2) * columns * numbers * 3 * work.statistic_bytes;
+  return (bytes + 15) / 16 * 16;
+}
+
+// Fits a part of a tile into at most `max_threads` threads and `max_shared` bytes; false if it does not fit.
+inline bool fit_on_chip(const Workload& work, int max_threads, size_t max_shared, Plan& plan) {
+  const int64_t part = ceil_div(plan.vectors, plan.parts);
+  const int64_t chunks = ceil_div(part * plan.columns, int64_t(max_threads) * work.held);
+  if (chunks > 1024) {
+    return false;
+  }
+  plan.threads = int(ceil_div(ceil_div(part * plan.columns, chunks * work.held), 32) * 32);
+  plan.chunks = int(ceil_div(part, int64_t(plan.threads / plan.columns) * work.held));
+  plan.part_vectors = int(part);
+  // All chunks but the last wait in shared memory.
+  plan.shared_bytes = scratch_bytes(work, plan.threads, plan.columns) +
+                      size_t(plan.chunks - 1) * plan.threads * work.held * work.vector_bytes * work.tensors;
+  return plan.shared_bytes <= max_shared;
+}
+
+inline bool fit_on_chip(const Workload& work, const Device& device, Plan& plan) {
+  const int most = on_chip_threads(work.channels_last);
+  const size_t half = (size_t(device.shared_bytes) + 1024) / 2 - 1024;  // each block costs 1 KB besides
+  // Two blocks per multiprocessor overlap the reading of one with the writing of the other.
+  return fit_on_chip(work, most / 2, half, plan) || fit_on_chip(work, most, device.shared_bytes, plan);
+}
+
+inline int64_t tile_count(const Workload& work, int columns) {
+  const int64_t across = work.channels_last ? ceil_div(work.channels / work.vector, columns) : work.channels;
+  return work.batch * across;
+}
+
+// Channel vectors side by side: 8 x 16 bytes is a cache line, 4 give more, smaller tiles.
+inline int widest_columns(const Workload& work) {
+  int columns = 1;
+  while (work.channels_last && columns < 8 && columns < work.channels / work.vector) {
+    columns *= 2;
+  }
+  return columns;
+}
+
+inline Plan plan_in_two_passes(const Workload& work, const Device& device, Plan plan) {
+  plan.route = Route::kPartial;
+  plan.threads = kLaneThreads;
+  plan.columns = widest_columns(work);
+  plan.tiles = tile_count(work, plan.columns);
+  const int64_t rows = int64_t(plan.threads / plan.columns) * work.held;  // what a block reads at a time
+  const int64_t wanted = std::clamp<int64_t>(ceil_div(8 * int64_t(device.multiprocessors), plan.tiles), 1, 64);
+  const int64_t parts = std::max(std::min(wanted, ceil_div(plan.vectors, rows)), ceil_div(plan.vectors, int64_t(1) << 27));
+  plan.part_vectors = int(ceil_div(plan.vectors, parts));
+  plan.parts = int(ceil_div(plan.vectors, plan.part_vectors));
+  plan.chunks = int(ceil_div(plan.part_vectors, rows));
+  plan.shared_bytes = scratch_bytes(work, plan.threads, plan.columns);
+  return plan;
+}
+
+inline Plan plan_call(const Workload& work, const Device& device) {
+  Plan plan{};
+  plan.parts = 1;
+  plan.vectors = work.channels_last ? work.plane : work.plane / work.vector;
+  if (!work.channels_last && plan.vectors <= kLaneVectors) {
+    plan.route = Route::kLanes;
+    plan.threads = kLaneThreads;
+    plan.columns = 1;
+    while (plan.columns < 32 && plan.columns * work.held_on_lanes < plan.vectors) {
+      plan.columns *= 2;
+    }
+    plan.chunks = 1;
+    plan.part_vectors = int(plan.vectors);
+    plan.tiles = work.batch * work.channels;
+    return plan;
+  }
+  plan.route = Route::kOnChip;
+  plan.columns = widest_columns(work);
+  if (plan.columns == 8 && (tile_count(work, 8) < 2 * device.multiprocessors || !fit_on_chip(work, device, plan))) {
+    plan.columns = 4;
+  }
+  plan.tiles = tile_count(work, plan.columns);
+  const int most_parts = device.clusters ? kMaxCluster : 1;
+  while (!fit_on_chip(work, device, plan)) {
+    if (plan.parts == most_parts) {
+      return plan_in_two_passes(work, device, plan);
+    }
+    plan.parts *= 2;
+  }
+  // Too few tiles for all multiprocessors: divide them further, as long as every block keeps a few warps busy.
+  const auto worth_dividing = [&] {
+    return plan.tiles * plan.parts * 2 <= device.multiprocessors && plan.threads * plan.chunks >= 512;
+  };
+  while (plan.parts < most_parts && worth_dividing()) {
+    plan.parts *= 2;
+    fit_on_chip(work, device, plan);
+  }
+  return !device.clusters && worth_dividing() ? plan_in_two_passes(work, device, plan) : plan;
+}
+
+}  // namespace m2o_fast

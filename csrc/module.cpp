@@ -1,0 +1,70 @@
+// The Python module m2o_fast._C. Importing it registers the CPU operators (their static initialisers run); what it offers
+// itself is facts about the build and the entry points that need no torch tensors.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <string>
+#include <vector>
+
+#include "common.h"
+
+namespace py = pybind11;
+
+namespace {
+
+std::string compiler() {
+#if defined(__clang__)
+  return "clang " __clang_version__;
+#else
+  return "g++ " __VERSION__;
+#endif
+}
+
+std::vector<std::string> simd_levels() {
+  std::vector<std::string> levels = M2O_CLONE_LEVELS;
+  levels.emplace_back("default");
+  return levels;
+}
+
+// The same question that the loader asks when it picks among the clones of an M2O_CLONES function.
+std::string simd_in_use() {
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12 && defined(__linux__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("x86-64-v4")) {
+    return "x86-64-v4";
+  }
+  if (__builtin_cpu_supports("x86-64-v3")) {
+    return "x86-64-v3";
+  }
+#endif
+  return "default";
+}
+
+py::dict build_info() {
+  py::dict info;
+  info["compiler"] = compiler();
+  info["flags"] = M2O_CXX_FLAGS;
+  info["build_type"] = M2O_BUILD_TYPE;
+  info["simd_compiled"] = simd_levels();
+  info["simd_in_use"] = simd_in_use();
+  info["torch_built_against"] = M2O_TORCH_VERSION;
+  info["torch_minimum"] =
+      std::to_string(TORCH_TARGET_VERSION >> 56) + "." + std::to_string((TORCH_TARGET_VERSION >> 48) & 0xff);
+  info["cuda_version"] = M2O_CUDA_VERSION;
+  info["cuda_archs"] = M2O_CUDA_ARCHS;
+  return info;
+}
+
+}  // namespace
+
+namespace m2o_fast {
+void register_histogram(py::module_& module);  // histogram_bindings.cpp
+}
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Native part of m2o_fast: CPU operators (registered on import) and facts about the build.";
+  m.def("build_info", &build_info,
+        "Facts about this build: compiler, flags, build_type, simd_compiled, simd_in_use, torch_built_against,\n"
+        "torch_minimum, cuda_version and cuda_archs (both empty if m2o_fast/_cuda was not built along).");
+  m2o_fast::register_histogram(m);
+}

@@ -1,0 +1,166 @@
+// Vectors of 32 bytes for the CPU kernels: loads that widen and stores that narrow the storage types of torch.
+//
+// Written in the compiler's vector extension, so that one source serves every instruction set; M2O_CLONES functions inline
+// it and are compiled for several. The number of lanes is the same everywhere: so is the order of every sum.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "common.h"
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace m2o_fast {
+
+using Floats = float __attribute__((vector_size(32)));
+using Doubles = double __attribute__((vector_size(32)));
+using Words = uint32_t __attribute__((vector_size(32)));
+using HalfWords = uint16_t __attribute__((vector_size(16)));
+
+// Numbers of 16 bits as they lie in memory.
+struct Half {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
+
+template <typename To, typename From>
+M2O_INLINE To read_as(const From* from) {
+  To to;
+  std::memcpy(&to, from, sizeof(To));
+  return to;
+}
+
+M2O_INLINE Words select(Words mask, Words yes, Words no) { return (mask & yes) | (~mask & no); }
+
+M2O_INLINE Floats widen_bfloat16(HalfWords bits) { return (Floats)(__builtin_convertvector(bits, Words) << 16); }
+
+// To the nearest, ties to even; NaN stays NaN.
+M2O_INLINE HalfWords narrow_bfloat16(Floats value) {
+  const Words bits = (Words)value;
+  const Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  return __builtin_convertvector(select((Words)(value != value), Words{} + 0x7fc0, rounded), HalfWords);
+}
+
+// A half's exponent and mantissa, moved to where a float has them, make a float too small by 2^112, subnormal numbers
+// included. Infinity and NaN need the largest exponent put back.
+M2O_INLINE Floats widen_half(HalfWords half) {
+  const Words bits = __builtin_convertvector(half, Words);
+  const Words magnitude = (bits & 0x7fff) << 13;
+  const Words finite = (Words)((Floats)magnitude * 0x1p112f);
+  const Words special = magnitude | 0x7f800000;
+  const Words is_special = (Words)((bits & 0x7c00) == 0x7c00);
+  return (Floats)(select(is_special, special, finite) | ((bits & 0x8000) << 16));
+}
+
+// To the nearest, ties to even; too large numbers become infinite, NaN stays NaN.
+M2O_INLINE HalfWords narrow_half(Floats value) {
+  const Words magnitude = (Words)value & 0x7fffffff;
+  const Words sign = ((Words)value & 0x80000000) >> 16;
+  // normal: rebias the exponent by 112 and round the 13 dropped bits away; a carry runs into the exponent, as it should
+  const Words normal = (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+  // subnormal: adding 0.5 makes the float addition itself round at 2^-24, the unit of subnormal halves
+  const Words subnormal = (Words)((Floats)magnitude + 0.5f) - 0x3f000000;
+  const Words infinite = select((Words)(magnitude > 0x7f800000), Words{} + 0x7e00, Words{} + 0x7c00);
+  const Words finite = select((Words)(magnitude < (113u << 23)), subnormal, normal);
+  return __builtin_convertvector(select((Words)(magnitude >= (143u << 23)), infinite, finite) | sign, HalfWords);
+}
+
+// How a storage type is computed with: Wide is the type of sums, Vector holds `lanes` of them.
+template <typename T>
+struct Simd;
+
+template <>
+struct Simd<float> {
+  using Wide = float;
+  using Vector = Floats;
+  using Packed = Floats;
+  static M2O_INLINE Vector widen(Packed packed) { return packed; }
+  static M2O_INLINE Packed narrow(Vector value) { return value; }
+};
+
+template <>
+struct Simd<double> {
+  using Wide = double;
+  using Vector = Doubles;
+  using Packed = Doubles;
+  static M2O_INLINE Vector widen(Packed packed) { return packed; }
+  static M2O_INLINE Packed narrow(Vector value) { return value; }
+};
+
+template <>
+struct Simd<BFloat16> {
+  using Wide = float;
+  using Vector = Floats;
+  using Packed = HalfWords;
+  static M2O_INLINE Vector widen(Packed packed) { return widen_bfloat16(packed); }
+  static M2O_INLINE Packed narrow(Vector value) { return narrow_bfloat16(value); }
+};
+
+template <>
+struct Simd<Half> {
+  using Wide = float;
+  using Vector = Floats;
+  using Packed = HalfWords;
+  static M2O_INLINE Vector widen(Packed packed) { return widen_half(packed); }
+  static M2O_INLINE Packed narrow(Vector value) { return narrow_half(value); }
+};
+
+template <typename T>
+inline constexpr int64_t lanes = sizeof(typename Simd<T>::Packed) / sizeof(T);
+
+template <typename T>
+M2O_INLINE typename Simd<T>::Vector load(const T* from) {
+  return Simd<T>::widen(read_as<typename Simd<T>::Packed>(from));
+}
+
+// The first `count` lanes; the others are 0.
+template <typename T>
+M2O_INLINE typename Simd<T>::Vector load_first(const T* from, int64_t count) {
+  typename Simd<T>::Packed packed{};
+  std::memcpy(&packed, from, count * sizeof(T));
+  return Simd<T>::widen(packed);
+}
+
+template <typename T>
+M2O_INLINE void store(T* to, typename Simd<T>::Vector value) {
+  const auto packed = Simd<T>::narrow(value);
+  std::memcpy(to, &packed, sizeof(packed));
+}
+
+template <typename T>
+M2O_INLINE void store_first(T* to, typename Simd<T>::Vector value, int64_t count) {
+  const auto packed = Simd<T>::narrow(value);
+  std::memcpy(to, &packed, count * sizeof(T));
+}
+
+// Past the caches, which spares reading the lines that are about to be overwritten. `to` is aligned to 16 bytes.
+template <typename T>
+M2O_INLINE void stream(T* to, typename Simd<T>::Vector value) {
+#if defined(__x86_64__)
+  const auto packed = Simd<T>::narrow(value);
+  for (uint64_t part = 0; part < sizeof(packed) / 16; ++part) {
+    const auto* from = reinterpret_cast<const char*>(&packed) + 16 * part;
+    _mm_stream_si128(reinterpret_cast<__m128i*>(to) + part, read_as<__m128i>(from));
+  }
+#else
+  store(to, value);
+#endif
+}
+
+// Streamed stores are weakly ordered: to be called once behind them.
+M2O_INLINE void finish_streams() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
+}
+
+M2O_INLINE float sum_of(Floats v) {
+  return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
+}
+M2O_INLINE double sum_of(Doubles v) { return (v[0] + v[2]) + (v[1] + v[3]); }
+
+}  // namespace m2o_fast

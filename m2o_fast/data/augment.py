@@ -1,0 +1,119 @@
+"""StarGAN v2's augmentation: random resized crop and horizontal flip.
+
+Source: arXiv 1912.01865 and its official training set-up (crop of area 0.8 to 1 and aspect 0.9 to 1.1 in half of the
+cases, flip in half of the cases).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from m2o_fast.randomness import numpy_generator
+
+_AREA = (0.8, 1.0)
+_ASPECT = (0.9, 1.1)
+_ATTEMPTS = 10  # a box that sticks out is drawn again; in the rare case that all ten do, nothing is cropped
+_BLOCK = 1024  # samples whose random numbers are drawn together
+
+
+class Views(NamedTuple):
+    """What to do with each of n images.
+
+    Attributes:
+        boxes: float32 ``[n, 4]``: left, top, width, height of the crop as fractions of the side; (0, 0, 1, 1) is none.
+        flips: bool ``[n]``: whether the crop is mirrored left to right.
+    """
+
+    boxes: Tensor
+    flips: Tensor
+
+    def rows(self, chosen: Tensor) -> Views:
+        """The views of the images ``chosen`` (int64 or bool ``[n]``)."""
+        return Views(self.boxes[chosen], self.flips[chosen])
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random resized crop and flip whose parameters are a pure function of (seed, purpose, sample number).
+
+    Attributes:
+        crop_probability: Chance of a crop, in [0, 1].
+        flip_probability: Chance of a horizontal flip, in [0, 1].
+    """
+
+    crop_probability: float = 0.5
+    flip_probability: float = 0.5
+
+    def __post_init__(self) -> None:  # noqa: D105
+        for name in ("crop_probability", "flip_probability"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+
+    @property
+    def enabled(self) -> bool:
+        """Whether it ever does anything."""
+        return self.crop_probability > 0 or self.flip_probability > 0
+
+    def views(self, seed: int, purpose: str, samples: np.ndarray) -> Views:
+        """The views of n samples, given by their numbers, int64 ``[n]``."""
+        boxes = torch.empty(len(samples), 4)
+        flips = torch.empty(len(samples), dtype=torch.bool)
+        blocks = samples // _BLOCK
+        for block in np.unique(blocks).tolist():
+            chosen = torch.from_numpy(blocks == block)
+            inside = torch.from_numpy(samples % _BLOCK)[chosen]
+            drawn = _draw_block(seed, purpose, block, self.crop_probability, self.flip_probability)
+            boxes[chosen], flips[chosen] = drawn.rows(inside)
+        return Views(boxes, flips)
+
+
+@lru_cache(maxsize=64)
+def _draw_block(seed: int, purpose: str, block: int, crop_probability: float, flip_probability: float) -> Views:
+    generator = numpy_generator(seed, f"augment/{purpose}", block)
+    coins = generator.random((_BLOCK, 2))
+    area = generator.uniform(*_AREA, (_BLOCK, _ATTEMPTS))
+    aspect = np.exp(generator.uniform(math.log(_ASPECT[0]), math.log(_ASPECT[1]), (_BLOCK, _ATTEMPTS)))
+    sides = np.stack([np.sqrt(area * aspect), np.sqrt(area / aspect)], axis=2)
+    fits = sides.max(axis=2) <= 1
+    size = sides[np.arange(_BLOCK), fits.argmax(axis=1)]
+    size[~(fits.any(axis=1) & (coins[:, 0] < crop_probability))] = 1
+    corner = generator.random((_BLOCK, 2)) * (1 - size)
+    boxes = torch.from_numpy(np.concatenate([corner, size], axis=1).astype(np.float32))
+    return Views(boxes, torch.from_numpy(coins[:, 1] < flip_probability))
+
+
+def apply_views(images: Tensor, views: Views) -> Tensor:
+    """Each image as its view: cropped, enlarged bilinearly to the same size, flipped.
+
+    An image whose view is the whole image, not flipped, keeps its bits. Crops are affine in the pixel values, so
+    ``x = g * c`` stays true for two images that share a view.
+
+    Args:
+        images: float ``[n, c, H, W]``.
+        views: The views of the n images.
+
+    Returns:
+        A new tensor of the same shape.
+    """
+    result = images.clone()
+    cropped = (views.boxes[:, 2:] < 1).any(dim=1).nonzero().squeeze(1)
+    if cropped.numel():
+        left, top, width, height = views.boxes[cropped].to(images.dtype).unbind(1)
+        zero = torch.zeros_like(left)
+        across = torch.stack([width, zero, 2 * left + width - 1], dim=1)
+        down = torch.stack([zero, height, 2 * top + height - 1], dim=1)
+        chosen = images[cropped]
+        grid = F.affine_grid(torch.stack([across, down], dim=1), list(chosen.shape), align_corners=False)
+        result[cropped] = F.grid_sample(chosen, grid, padding_mode="border", align_corners=False)
+    flipped = views.flips.nonzero().squeeze(1)
+    if flipped.numel():
+        result[flipped] = result[flipped].flip(-1)
+    return result

@@ -1,0 +1,99 @@
+"""What every data set is to the sampler, the metrics and the command line."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from m2o_fast.m2o import Domain
+
+#: Image numbers or epochs: one-dimensional, whole numbers.
+Numbers = Sequence[int] | np.ndarray | Tensor
+
+
+def as_numbers(numbers: Numbers, name: str = "indices") -> Tensor:
+    """``numbers`` as an int64 tensor ``[n]``.
+
+    Raises:
+        ValueError: If they are not one-dimensional whole numbers.
+    """
+    tensor = torch.as_tensor(numbers)
+    if tensor.numel() == 0:
+        tensor = tensor.to(torch.int64)
+    if tensor.ndim != 1 or tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+        raise ValueError(f"{name} must be one-dimensional whole numbers, got {tensor.dtype} {list(tensor.shape)}")
+    return tensor.to(torch.int64)
+
+
+class Dataset(ABC):
+    """Images of several domains, some of which may be pairs.
+
+    Everything it returns is a pure function of its arguments, so two processes see the same images.
+
+    Attributes:
+        domains: The domains with the channel counts of the stored images.
+        image_size: Side length S of the square images, in pixels.
+    """
+
+    domains: tuple[Domain, ...]
+    image_size: int
+
+    @abstractmethod
+    def count(self, domain: str | int) -> int:
+        """The number of images of ``domain``."""
+
+    @abstractmethod
+    def images(self, domain: str | int, indices: Numbers, epochs: Numbers | int = 0) -> Tensor:
+        """Images by number.
+
+        Args:
+            domain: Name or index of the domain.
+            indices: n image numbers, each in [0, count(domain)).
+            epochs: One epoch for all images or one for each; a data set that makes an image up anew in every epoch
+                (its colour, say) takes it from here.
+
+        Returns:
+            float32 ``[n, c, S, S]`` in [0, 1].
+
+        Raises:
+            ValueError: For an unknown domain or image numbers out of range.
+        """
+
+    @abstractmethod
+    def pair(self, source: str | int, target: str | int, indices: Numbers) -> tuple[Tensor, Tensor] | None:
+        """The true translations of images of ``source`` into ``target``.
+
+        Args:
+            source: Name or index of the domain that ``indices`` number.
+            target: Name or index of another domain.
+            indices: n image numbers, each in [0, count(source)).
+
+        Returns:
+            float32 ``[n, c_target, S, S]`` in [0, 1] and bool ``[n]``, which says where the translation is known
+            (the images are 0 elsewhere); or ``None`` if it is known for no image of this direction.
+        """
+
+    def domain_index(self, domain: str | int) -> int:
+        """Index of a domain given by name or index. Raises ``ValueError`` for an unknown one."""
+        names = [d.name for d in self.domains]
+        if isinstance(domain, str):
+            if domain in names:
+                return names.index(domain)
+        elif 0 <= domain < len(names):
+            return int(domain)
+        raise ValueError(f"unknown domain {domain!r}; the domains are {', '.join(names)}")
+
+    def checked_indices(self, domain: str | int, indices: Numbers) -> Tensor:
+        """``indices`` as int64 ``[n]``. Raises ``ValueError`` if one is not an image number of ``domain``."""
+        tensor = as_numbers(indices)
+        count = self.count(domain)
+        if tensor.numel() and not (0 <= int(tensor.min()) and int(tensor.max()) < count):
+            raise ValueError(
+                f"image numbers must be in [0, {count}) for domain {domain!r}, "
+                f"got {int(tensor.min())} to {int(tensor.max())}"
+            )
+        return tensor

@@ -1,0 +1,191 @@
+"""Image files in and out, and grids of images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from m2o_fast.data.files import replacing
+from m2o_fast.errors import UserError
+
+#: Suffixes of the files that :func:`list_images` takes, in lower case.
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm")
+
+# Named one by one, so that no file can reach a decoder that starts another program (EPS) or is rarely used and tested.
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+_MODES = {1: "L", 3: "RGB"}
+_SIXTEEN_BIT = 65535.0
+
+
+def read_image(path: str | Path, channels: int, size: int) -> Tensor:
+    """One image file as the networks take it.
+
+    - Of an animation the first frame; turned as its EXIF orientation says; colour profiles are ignored.
+    - Transparent parts become black, the background of the digits.
+    - ``channels=1`` takes the luminance (Rec. 601) of a colour image, ``channels=3`` repeats a gray one.
+    - Palettes, CMYK and 1-bit images are converted to 8 bit per channel. Gray images of 16 bit keep their precision;
+      gray floating-point images must be in [0, 1].
+    - An image of another size is stretched to ``size`` x ``size`` with an antialiased bilinear filter, like StarGAN
+      v2's own test images; one of that size keeps its values exactly.
+
+    Args:
+        path: A PNG, JPEG, WebP, BMP, GIF, TIFF or PPM/PGM file.
+        channels: 1 or 3.
+        size: Side length S of the result in pixels.
+
+    Returns:
+        float32 ``[1, channels, S, S]`` in [-1, 1].
+
+    Raises:
+        UserError: If the file is missing, empty, damaged, not an image or too large; the message names it.
+        ValueError: If ``channels`` is neither 1 nor 3.
+    """
+    if channels not in _MODES:
+        raise ValueError(f"channels must be 1 or 3, got {channels}")
+    path = Path(path)
+    _check_is_file(path)
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise UserError(f"{path}: {image.width} x {image.height} pixels are too many; make the image smaller")
+            values = _values(image, channels, size)
+    except UserError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise UserError(f"{path}: the image has too many pixels; make it smaller") from None
+    except UnidentifiedImageError:
+        raise UserError(f"{path}: not an image of a known format; give one of {', '.join(_FORMATS)}") from None
+    except PermissionError:
+        raise UserError(f"{path}: no permission to read the file") from None
+    except Exception as error:  # Pillow's decoders raise errors of nearly every kind for damaged files
+        raise UserError(f"{path}: the image is damaged or cut off ({error}); replace or remove it") from error
+    if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
+        raise UserError(
+            f"{path}: values beyond the range of a 16-bit or a [0, 1] floating-point gray image; convert it"
+        )
+    planes = torch.from_numpy(values).reshape(size, size, -1).permute(2, 0, 1)
+    return (planes.expand(channels, -1, -1) * 2 - 1)[None].contiguous()
+
+
+def _check_is_file(path: Path) -> None:
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; an image file is needed")
+    if not path.exists():
+        raise UserError(f"{path}: no such image file")
+    if not path.is_file():
+        raise UserError(f"{path} is not a regular file; an image file is needed")
+    if path.stat().st_size == 0:
+        raise UserError(f"{path}: the file is empty; replace or remove it")
+
+
+def _values(image: Image.Image, channels: int, size: int) -> np.ndarray:
+    """float32 ``[S, S]`` or ``[S, S, 3]``, in [0, 1] for all images that are as they should be."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F" or image.mode.startswith("I"):
+        scale = 1.0 if image.mode == "F" else _SIXTEEN_BIT
+        deep = Image.fromarray(np.asarray(image).astype(np.float32) / np.float32(scale))
+        return np.array(_resized(deep, size), dtype=np.float32)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+        image = image.convert("RGB")
+    elif image.mode not in ("L", "RGB", "1"):
+        image = image.convert("RGB")
+    return np.array(_resized(image.convert(_MODES[channels]), size), dtype=np.float32) / 255
+
+
+def _resized(image: Image.Image, size: int) -> Image.Image:
+    return image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BILINEAR)
+
+
+def save_image(image: Tensor, path: str | Path) -> None:
+    """Write an image as an 8-bit PNG. A reader sees the old file or the whole new one; the folder is made if needed.
+
+    Args:
+        image: float ``[c, H, W]`` or ``[1, c, H, W]`` with 1 or 3 channels, in [-1, 1]; values beyond are clamped.
+        path: A file name that ends in ``.png``.
+
+    Raises:
+        UserError: If the name does not end in ``.png`` or the file cannot be written.
+        ValueError: For another shape or values that are not finite.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise UserError(f"{path}: images are written as PNG; give a name that ends in .png")
+    picture = to_pillow(image)
+    try:
+        with replacing(path) as file:
+            picture.save(file, format="PNG")
+    except OSError as error:
+        raise UserError(f"{path}: cannot write the image ({error.strerror or error})") from error
+
+
+def to_pillow(image: Tensor) -> Image.Image:
+    """An image in [-1, 1], float ``[c, H, W]`` or ``[1, c, H, W]``, as an 8-bit Pillow image (``L`` or ``RGB``)."""
+    planes = image[0] if image.ndim == 4 and image.shape[0] == 1 else image
+    if planes.ndim != 3 or planes.shape[0] not in _MODES or planes.numel() == 0:
+        raise ValueError(f"an image must be [c, H, W] or [1, c, H, W] with 1 or 3 channels, got {list(image.shape)}")
+    values = planes.detach().to("cpu", torch.float32)
+    if not values.isfinite().all():
+        raise ValueError("the image has values that are not finite")
+    bytes_ = ((values.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return Image.fromarray(bytes_.permute(1, 2, 0).squeeze(2).contiguous().numpy())
+
+
+def image_grid(*rows: Tensor | Sequence[Tensor], gap: int = 2) -> Tensor:
+    """Rows of images of one size as one picture.
+
+    Args:
+        rows: Each row a tensor ``[n, c, S, S]`` or a sequence of ``[c, S, S]``, in [-1, 1], with 1 or 3 channels; gray
+            and coloured images may be mixed, and rows may differ in length.
+        gap: Width in pixels of the mid-gray lines around the images; missing images are mid-gray too.
+
+    Returns:
+        float32 ``[3, H, W]`` on the CPU.
+
+    Raises:
+        ValueError: If there is no image or the sizes differ.
+    """
+    images = [[image.detach().to("cpu", torch.float32) for image in row] for row in rows]
+    shapes = {tuple(image.shape[1:]) for row in images for image in row}
+    if len(shapes) != 1 or any(image.ndim != 3 or image.shape[0] not in _MODES for row in images for image in row):
+        found = sorted({tuple(image.shape) for row in images for image in row})
+        raise ValueError(f"a grid needs images [c, H, W] of one size with 1 or 3 channels, got {found}")
+    height, width = shapes.pop()
+    columns = max(map(len, images))
+    grid = torch.zeros(3, gap + len(images) * (height + gap), gap + columns * (width + gap))
+    for i, row in enumerate(images):
+        for j, image in enumerate(row):
+            top, left = gap + i * (height + gap), gap + j * (width + gap)
+            grid[:, top : top + height, left : left + width] = image
+    return grid
+
+
+def list_images(path: str | Path) -> list[Path]:
+    """The image files that ``path`` names: itself, or those in the folder, sorted by name.
+
+    Subfolders, hidden files and files of other kinds (by their suffix) are left out.
+
+    Raises:
+        UserError: If ``path`` is missing or is a folder without images.
+    """
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise UserError(f"{path}: no such file or folder")
+    found = sorted(
+        file
+        for file in path.iterdir()
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
+    )
+    if not found:
+        folders = sum(entry.is_dir() for entry in path.iterdir())
+        hint = f", only {folders} folder{'s' if folders > 1 else ''}: name one of them" if folders else ""
+        raise UserError(f"{path}: no image files ({', '.join(SUFFIXES)}) in this folder{hint}")
+    return found

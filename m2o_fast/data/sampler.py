@@ -1,0 +1,201 @@
+"""Training batches as a pure function of (seed, step).
+
+Nothing about the position in the data has to be saved: any step can be computed directly, in any process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from m2o_fast.batch import Batch
+from m2o_fast.data.augment import Augment, Views, apply_views
+from m2o_fast.data.dataset import Dataset
+from m2o_fast.errors import UserError
+from m2o_fast.m2o import Domain
+from m2o_fast.randomness import numpy_generator
+
+_SOURCE, _REFERENCE, _REFERENCE2 = "source", "reference", "reference2"
+
+
+@lru_cache(maxsize=64)  # roles x domains x the one or two epochs that are under way
+def _order(seed: int, role: str, domain: int, epoch: int, count: int) -> np.ndarray:
+    """The order in which a role goes through the images of a domain in one epoch, int32 ``[count]``."""
+    if role == _REFERENCE2:
+        return _second_order(seed, domain, epoch, count)
+    return numpy_generator(seed, f"order/{role}", domain, epoch).permutation(count).astype(np.int32)
+
+
+def _second_order(seed: int, domain: int, epoch: int, count: int) -> np.ndarray:
+    """A permutation that differs from that of the first reference in every place (if there are two images)."""
+    first = _order(seed, _REFERENCE, domain, epoch, count)
+    second = numpy_generator(seed, f"order/{_REFERENCE2}", domain, epoch).permutation(count).astype(np.int32)
+    equal = np.flatnonzero(first == second)
+    if len(equal) == 1 and count > 1:  # a place that can take part in the exchange, whatever it holds
+        equal = np.array([equal[0], (equal[0] + 1) % count])
+    second[equal] = np.roll(second[equal], 1)
+    return second
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Which samples make up a batch.
+
+    Attributes:
+        samples: int64 ``[N]``: global sample numbers, first one first.
+        sources: int64 ``[N]``: source domain of each sample.
+        targets: int64 ``[N]``: target domain of each sample.
+        source_draws: int64 ``[N]``: how many samples before it have the same source domain.
+        target_draws: int64 ``[N]``: how many samples before it have the same target domain.
+    """
+
+    samples: np.ndarray
+    sources: np.ndarray
+    targets: np.ndarray
+    source_draws: np.ndarray
+    target_draws: np.ndarray
+
+
+def _plan(first: int, count: int, domains: int) -> _Plan:
+    samples = np.arange(first, first + count, dtype=np.int64)
+    cycle, place = np.divmod(samples, domains * domains)
+    sources, targets = np.divmod(place, domains)
+    # In one cycle of K^2 samples the pairs come in the order (0, 0), (0, 1), ..., so a domain is the source of K
+    # samples in a row and the target of every K-th: before `place`, its source came up `targets` times and its target
+    # `sources` times.
+    return _Plan(samples, sources, targets, cycle * domains + targets, cycle * domains + sources)
+
+
+class BatchSampler:
+    """Draws the batch of any training step.
+
+    Sample number ``j = step * batch_size + i`` translates from ``s`` to ``t`` with ``(s, t) = divmod(j % K^2, K)``:
+    every ordered pair of domains, a domain with itself included, has the same share (exactly so if K^2 divides the
+    batch size; then the counts per domain are the same in every step). Images are drawn without replacement: each
+    role (source, reference, second reference) goes through each domain in an order of its own that is shuffled anew
+    in every epoch. The epoch is also what the data set takes its colours from. The second reference is never the
+    same image as the first, unless the domain has one image only.
+
+    Several processes share a batch without a seam: the batch of ``batch_size / W`` at step ``step * W + rank`` is the
+    rank-th part of the batch of ``batch_size`` at ``step``.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        domains: Sequence[Domain],
+        batch_size: int,
+        seed: int,
+        *,
+        pairs: bool,
+        augment: Augment | None = None,
+    ) -> None:
+        """Prepare to draw; no image is touched yet.
+
+        Args:
+            dataset: Where the images come from.
+            domains: The domains as the networks see them (:meth:`ManyToOne.resolve`): those of the data set in the
+                same order, where a 1-channel domain may have more channels; its channel is then repeated.
+            batch_size: N, at least 1.
+            seed: Seed of all orders and augmentations.
+            pairs: Whether to hand over the pairs that the data set knows.
+            augment: Crops and flips; a source image and its pair get the same ones. ``None``: none.
+
+        Raises:
+            UserError: If the domains do not fit the data set, a domain is empty, or the batch size is below 1.
+        """
+        if batch_size < 1:
+            raise UserError(f"batch_size must be at least 1, got {batch_size}")
+        if [d.name for d in domains] != [d.name for d in dataset.domains]:
+            raise UserError(
+                f"the domains must be those of the data set, {', '.join(d.name for d in dataset.domains)}, "
+                f"got {', '.join(d.name for d in domains)}"
+            )
+        for stored, seen in zip(dataset.domains, domains, strict=True):
+            if stored.channels not in (1, seen.channels):
+                raise UserError(f"domain {stored.name!r} has {stored.channels} channels, asked for {seen.channels}")
+            if dataset.count(stored.name) == 0:
+                raise UserError(f"domain {stored.name!r} has no images")
+        self.dataset = dataset
+        self.domains = tuple(domains)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.pairs = pairs
+        self.augment = augment if augment is not None and augment.enabled else None
+        self._counts = [dataset.count(k) for k in range(len(self.domains))]
+
+    def __call__(self, step: int) -> Batch:
+        """The batch of a step, counted from 0, on the CPU in float32; its ``noise`` is empty."""
+        if step < 0:
+            raise ValueError(f"step must not be negative, got {step}")
+        plan = _plan(step * self.batch_size, self.batch_size, len(self.domains))
+        source_order = np.argsort(plan.sources, kind="stable")
+        target_order = np.argsort(plan.targets, kind="stable")
+        place_in_source = np.empty(self.batch_size, dtype=np.int64)
+        place_in_source[source_order] = np.arange(self.batch_size)
+        paired, has_pair = self._pairs(plan, target_order) if self.pairs else ((), None)
+        return Batch(
+            source=self._images(_SOURCE, plan.samples, plan.sources, plan.source_draws),
+            to_target=torch.from_numpy(place_in_source[target_order]),
+            target_counts=tuple(np.bincount(plan.targets, minlength=len(self.domains)).tolist()),
+            reference=self._images(_REFERENCE, plan.samples, plan.targets, plan.target_draws),
+            reference2=self._images(_REFERENCE2, plan.samples, plan.targets, plan.target_draws),
+            paired=paired,
+            has_pair=has_pair,
+        )
+
+    def _numbers(self, role: str, domain: int, draws: np.ndarray) -> tuple[Tensor, Tensor]:
+        """The image numbers of the given draws of a domain and the epochs in which they fall."""
+        count = self._counts[domain]
+        epochs, places = np.divmod(draws, count)
+        numbers = np.empty_like(draws)
+        for epoch in np.unique(epochs).tolist():
+            chosen = epochs == epoch
+            numbers[chosen] = _order(self.seed, role, domain, epoch, count)[places[chosen]]
+        return torch.from_numpy(numbers), torch.from_numpy(epochs)
+
+    def _images(self, role: str, samples: np.ndarray, domains: np.ndarray, draws: np.ndarray) -> tuple[Tensor, ...]:
+        """Per domain the images that a role draws, in the order of the samples."""
+        result = []
+        for k in range(len(self.domains)):
+            chosen = domains == k
+            images = self.dataset.images(k, *self._numbers(role, k, draws[chosen]))
+            result.append(self._finish(images, k, self._views(role, samples[chosen])))
+        return tuple(result)
+
+    def _pairs(self, plan: _Plan, target_order: np.ndarray) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Per target domain the true translations (0 where unknown), and which samples have one, in target order."""
+        size = self.dataset.image_size
+        has_pair = torch.zeros(self.batch_size, dtype=torch.bool)
+        result = []
+        for target, domain in enumerate(self.domains):
+            rows = target_order[plan.targets[target_order] == target]
+            paired = torch.zeros(len(rows), domain.channels, size, size)
+            known = torch.zeros(len(rows), dtype=torch.bool)
+            for source in set(plan.sources[rows].tolist()) - {target}:
+                chosen = plan.sources[rows] == source
+                numbers, _ = self._numbers(_SOURCE, source, plan.source_draws[rows[chosen]])
+                if (found := self.dataset.pair(source, target, numbers)) is not None:
+                    truth = self._finish(found[0], target, self._views(_SOURCE, plan.samples[rows[chosen]]))
+                    where = torch.from_numpy(chosen)
+                    paired[where] = truth * found[1][:, None, None, None]
+                    known[where] = found[1]
+            has_pair[torch.from_numpy(np.flatnonzero(plan.targets[target_order] == target))] = known
+            result.append(paired)
+        return tuple(result), has_pair
+
+    def _views(self, role: str, samples: np.ndarray) -> Views | None:
+        return None if self.augment is None else self.augment.views(self.seed, role, samples)
+
+    def _finish(self, images: Tensor, domain: int, views: Views | None) -> Tensor:
+        """Images in [0, 1] as the networks take them: augmented, in [-1, 1], with the channels of the domain."""
+        if views is not None:
+            images = apply_views(images, views)
+        images = images * 2 - 1
+        channels = self.domains[domain].channels
+        return images if images.shape[1] == channels else images.repeat(1, channels, 1, 1)

@@ -1,0 +1,1 @@
+"""Configuration, training loop, runs and checkpoints. Knows the Translator interface, never a concrete system."""

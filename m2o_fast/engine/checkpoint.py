@@ -1,0 +1,255 @@
+"""Checkpoints: safetensors files and a JSON manifest, complete or not there at all. Nothing in them can run code.
+
+A checkpoint is a folder. It is written under a temporary name, every file is flushed to the disk, the manifest with
+sizes and SHA-256 of the others comes last, and one rename makes it appear.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from m2o_fast.errors import UserError
+from m2o_fast.translators import Translator, create
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+NETS, AVERAGED, OPTIMIZERS = "nets.safetensors", "ema.safetensors", "optimizers.safetensors"
+_PREFIX = "step-"
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is damaged, incomplete, or not one."""
+
+
+def write_checkpoint(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]) -> Path:
+    """Writes a checkpoint and makes it appear at once.
+
+    Args:
+        folder: Where it shall appear; must not exist.
+        tensors: File name -> tensors by name.
+        facts: JSON values for the manifest.
+
+    Raises:
+        OSError: The disk is full or not writable; nothing is left behind.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.parent / f".writing-{folder.name}-{os.getpid()}"
+    try:
+        temporary.mkdir()
+        files = {name: _write(temporary / name, save(_plain(parts))) for name, parts in tensors.items()}
+        manifest = {"format": FORMAT, **facts, "files": files}
+        _write(temporary / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+        _flush_folder(temporary)
+        os.rename(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _flush_folder(folder.parent)
+    return folder
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _write(path: Path, data: bytes) -> dict[str, Any]:
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint whose files are all there and unchanged.
+
+    Raises:
+        CheckpointError: Names the file and what is wrong with it.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+        files, version = manifest["files"], manifest["format"]
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} is not a complete checkpoint: {MANIFEST} is missing") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from None
+    if version != FORMAT:
+        raise CheckpointError(f"{path}: checkpoint format {version!r} is not supported, only {FORMAT}")
+    for name, expected in files.items():
+        _verify(folder / name, expected)
+    return manifest
+
+
+def _verify(path: Path, expected: Mapping[str, Any]) -> None:
+    try:
+        size = path.stat().st_size
+        if size != expected["bytes"]:
+            raise CheckpointError(f"{path} is damaged: {size} bytes, the manifest says {expected['bytes']}")
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+    if digest != expected["sha256"]:
+        raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one in the manifest")
+
+
+def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
+    """The tensors of one file of a checkpoint, on the CPU."""
+    try:
+        return load_file(folder / name)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder / name} cannot be read: {error}") from None
+
+
+def load_weights(translator: Translator, tensors: Mapping[str, Tensor], origin: Path) -> None:
+    """Fills a translator; every name and shape must fit.
+
+    Raises:
+        CheckpointError: Lists what is missing, superfluous, or of another shape.
+    """
+    own = translator.state_dict()
+    problems = [f"missing {name}" for name in own if name not in tensors]
+    problems += [f"superfluous {name}" for name in tensors if name not in own]
+    problems += [
+        f"{name} is {list(tensor.shape)} instead of {list(own[name].shape)}"
+        for name, tensor in tensors.items()
+        if name in own and tensor.shape != own[name].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise CheckpointError(f"{origin} does not fit the nets: {'; '.join(problems[:5])}{more}")
+    translator.load_state_dict(tensors)
+
+
+# --- folders of checkpoints ---
+
+
+def checkpoint_folder(run: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies in a run."""
+    return run / "checkpoints" / f"{_PREFIX}{step:08d}"
+
+
+def list_checkpoints(run: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first, damaged ones included."""
+    found = (run / "checkpoints").glob(f"{_PREFIX}*")
+    return sorted((path for path in found if path.is_dir() and path.name[len(_PREFIX) :].isdigit()), key=_step)
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name[len(_PREFIX) :])
+
+
+def newest_checkpoint(run: Path) -> tuple[Path, dict[str, Any], list[str]] | None:
+    """The newest undamaged checkpoint of a run, its manifest, and what is wrong with newer ones; ``None``: no checkpoint.
+
+    Raises:
+        CheckpointError: There are checkpoints, but every one is damaged.
+    """
+    problems: list[str] = []
+    for folder in reversed(list_checkpoints(run)):
+        try:
+            return folder, read_manifest(folder), problems
+        except CheckpointError as error:
+            problems.append(str(error))
+    if problems:
+        raise CheckpointError(f"every checkpoint of {run} is damaged: {'; '.join(problems)}")
+    return None
+
+
+def remove_old_checkpoints(run: Path, keep: int) -> None:
+    """Removes all but the ``keep`` newest checkpoints and what an interrupted write left; 0 keeps all."""
+    for leftover in (run / "checkpoints").glob(".writing-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    for folder in list_checkpoints(run)[:-keep] if keep else []:
+        # Rename first: an interrupted removal must not look like a damaged checkpoint.
+        condemned = folder.with_name(f".writing-removed-{folder.name}")
+        os.rename(folder, condemned)
+        shutil.rmtree(condemned, ignore_errors=True)
+
+
+# --- translators for use ---
+
+
+def save_translator(translator: Translator, folder: Path, facts: Mapping[str, Any] | None = None) -> Path:
+    """Writes a translator without training state, for :func:`load_translator`; ``folder`` must not exist."""
+    if folder.exists():
+        raise UserError(f"{folder} exists already; choose another folder or remove it")
+    facts = {"step": 0, "translator": translator.describe(), **(facts or {})}
+    return write_checkpoint(folder, {AVERAGED: translator.state_dict()}, facts)
+
+
+def load_translator(folder: Path, manifest: Mapping[str, Any]) -> Translator:
+    """The translator of a checkpoint in evaluation mode on the CPU, with averaged weights where an average is kept."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            translator = create(manifest["translator"])
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{folder / MANIFEST}: {error}") from None
+    tensors = read_tensors(folder, AVERAGED)
+    if NETS in manifest["files"]:
+        nets = read_tensors(folder, NETS)
+        tensors = {name: tensors.get(name, tensor) for name, tensor in nets.items()}
+    load_weights(translator, tensors, folder)
+    return translator.eval().requires_grad_(False)
+
+
+def training_tensors(
+    translator: Translator, averaged: Translator, optimizers: Mapping[str, torch.optim.Optimizer]
+) -> dict[str, dict[str, Tensor]]:
+    """Everything that training needs to go on, by file and name."""
+    keep = tuple(f"{group}." for group in averaged.averaged_groups())
+    average = {name: tensor for name, tensor in averaged.state_dict().items() if name.startswith(keep)}
+    return {NETS: translator.state_dict(), AVERAGED: average, OPTIMIZERS: _optimizer_tensors(translator, optimizers)}
+
+
+def _optimizer_tensors(
+    translator: Translator, optimizers: Mapping[str, torch.optim.Optimizer]
+) -> dict[str, Tensor]:
+    names = {parameter: name for name, parameter in translator.named_parameters()}
+    return {
+        f"{names[parameter]}/{key}": value
+        for optimizer in optimizers.values()
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+
+
+def load_training(
+    folder: Path, translator: Translator, averaged: Translator, optimizers: Mapping[str, torch.optim.Optimizer]
+) -> None:
+    """Puts the state that :func:`training_tensors` gave back in place."""
+    nets, average = read_tensors(folder, NETS), read_tensors(folder, AVERAGED)
+    load_weights(translator, nets, folder / NETS)
+    load_weights(averaged, {**nets, **average}, folder / AVERAGED)
+    saved: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in read_tensors(folder, OPTIMIZERS).items():
+        parameter, _, key = name.partition("/")
+        saved.setdefault(parameter, {})[key] = tensor
+    names = {parameter: name for name, parameter in translator.named_parameters()}
+    if unknown := sorted(saved.keys() - set(names.values())):
+        raise CheckpointError(f"{folder / OPTIMIZERS}: state of unknown parameters: {', '.join(unknown[:5])}")
+    for optimizer in optimizers.values():
+        for parameter in optimizer.param_groups[0]["params"]:
+            if names[parameter] in saved:
+                state = saved[names[parameter]]
+                optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}

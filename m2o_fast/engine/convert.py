@@ -1,0 +1,77 @@
+"""Turning published weights into a checkpoint of this package."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from m2o_fast.engine.checkpoint import save_translator
+from m2o_fast.engine.schema import nearest
+from m2o_fast.errors import UserError
+from m2o_fast.translators import Translator
+from m2o_fast.translators.official import from_official
+
+#: what :func:`convert_checkpoint` can read
+LAYOUTS = ("stargan-v2",)
+
+
+def convert_checkpoint(layout: str, file: Path, out: Path, domains: Sequence[str] | None = None) -> Translator:
+    """Reads published weights and writes them as a folder that :func:`m2o_fast.load` takes.
+
+    Args:
+        layout: ``"stargan-v2"``: a dict ``generator``, ``mapping_network``, ``style_encoder`` and optionally
+            ``discriminator``, each a state dict, written by ``torch.save``.
+        file: The file. Nothing in it is executed: it may hold tensors and plain containers only.
+        out: The folder to write; must not exist.
+        domains: Names of the domains in the order of the weights; ``None``: ``domain0``, ``domain1``, ...
+
+    Raises:
+        UserError: An unknown layout, a file that is damaged or holds anything but weights, weights that do not fit
+            together, or a folder that exists.
+    """
+    if layout not in LAYOUTS:
+        raise UserError(f"unknown layout {layout!r}{nearest(layout, LAYOUTS)} (layouts: {', '.join(LAYOUTS)})")
+    translator = from_official(read_weights(file), domains)
+    save_translator(translator, out)
+    return translator
+
+
+def read_weights(file: Path) -> dict[str, Any]:
+    """State dicts by net name from a file of ``torch.save``, on the CPU, executing nothing.
+
+    Whether the nets and weights are those that are wanted, :func:`from_official` sees.
+
+    Raises:
+        UserError: The file is missing, damaged, or holds anything but a dict of tensors and plain containers.
+    """
+    if not file.is_file():
+        raise UserError(f"{file}: no such file")
+    try:
+        loaded = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # for damaged files torch raises errors of nearly every kind
+        raise UserError(f"{file}: {_refusal(error)}") from error
+    if not isinstance(loaded, Mapping) or not loaded:
+        raise UserError(f"{file}: expected a dict of state dicts by net name, found {_kind(loaded)}")
+    for net, weights in loaded.items():
+        for name in [net, *(weights if isinstance(weights, Mapping) else [])]:
+            if not isinstance(name, str):
+                raise UserError(f"{file}: expected names of nets and weights, found {name!r}")
+    return dict(loaded)
+
+
+def _refusal(error: Exception) -> str:
+    """Why a file was not loaded. torch's own texts advise to allow code to run; ours must not."""
+    text = str(error)
+    if found := re.search(r"GLOBAL ([\w.]+)", text):
+        return f"refused: it holds the Python object {found[1]}, which could run code; only tensors are loaded"
+    if "Weights only load failed" in text:
+        return "refused: it is not a file of torch.save, is damaged, or holds more than tensors"
+    return "it is damaged or not a file of torch.save"
+
+
+def _kind(value: Any) -> str:
+    return "an empty dict" if value == {} else f"a {type(value).__name__}"

@@ -1,0 +1,157 @@
+"""What a run writes and shows: metrics, timings, environment, and progress for the person who waits."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from m2o_fast import __version__
+
+METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
+
+
+class RunLog:
+    """Writes the metrics of a run and reports its progress.
+
+    ``metrics.jsonl`` holds only what the seed determines, so that a resumed run ends with the same bytes;
+    ``timings.jsonl`` holds what the machine determines.
+
+    Args:
+        folder: The run folder.
+        first: The step that training starts with; later lines of an earlier attempt are dropped.
+        total: All steps of the run.
+        batch_size: Source images per step.
+        quiet: Show nothing.
+    """
+
+    def __init__(self, folder: Path, first: int, total: int, batch_size: int, *, quiet: bool) -> None:
+        self._folder, self._first, self._total, self._batch_size = folder, first, total, batch_size
+        for name in (METRICS, TIMINGS):
+            _drop_lines_after(folder / name, first)
+        self._console = Console(quiet=quiet, highlight=False)
+        self._bar = _progress_bar(self._console) if self._console.is_terminal and not quiet else None
+        self._task = self._bar.add_task("training", total=total, completed=first, note="") if self._bar else None
+        self._write_failed = False
+        self._started = self._tick_start = time.perf_counter()
+        self._tick_step, self._tick_wait = first, 0.0
+
+    def __enter__(self) -> RunLog:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def say(self, message: str) -> None:
+        """One line for the person who waits."""
+        self._console.print(message, markup=False, soft_wrap=True)
+
+    def warn(self, message: str) -> None:
+        """One line on stderr, also when quiet."""
+        print(f"m2o-fast: warning: {message}", file=sys.stderr, flush=True)
+
+    def waited(self, seconds: float) -> None:
+        """Adds time that training spent waiting for data."""
+        self._tick_wait += seconds
+
+    def advance(self, step: int) -> None:
+        """``step`` steps are done."""
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, completed=step)
+
+    def tick(self, step: int, values: Mapping[str, float], skipped: int) -> None:
+        """Writes the losses of the step just done (as ``step`` steps are done) and the speed since the last tick."""
+        now = time.perf_counter()
+        seconds = max(now - self._tick_start, 1e-9)
+        steps = step - self._tick_step
+        speed = {
+            "images_per_second": round(steps * self._batch_size / seconds, 2),
+            "data_wait_share": round(self._tick_wait / seconds, 4),
+        }
+        remaining = (now - self._started) / max(step - self._first, 1) * (self._total - step)
+        self._append(METRICS, {"step": step, "skipped": skipped, **values})
+        self._append(TIMINGS, {"step": step, "seconds": round(now - self._started, 3), **speed})
+        note = f"{speed['images_per_second']:.0f} img/s, data wait {speed['data_wait_share']:.1%}"
+        if skipped:
+            note += f", {skipped} steps skipped"
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, completed=step, note=note)
+        else:
+            losses = ", ".join(f"{name} {value:.3f}" for name, value in _headline(values).items())
+            self.say(f"step {step}/{self._total}, {note}, {_clock(remaining)} left, {losses}")
+        self._tick_start, self._tick_step, self._tick_wait = now, step, 0.0
+
+    def _append(self, name: str, record: Mapping[str, Any]) -> None:
+        try:
+            with open(self._folder / name, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:  # a full disk must not end a run whose weights are in memory
+            if not self._write_failed:
+                self.warn(f"{self._folder / name}: {error.strerror}; training goes on without it")
+            self._write_failed = True
+
+
+def _progress_bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+    )
+
+
+def _headline(values: Mapping[str, float]) -> dict[str, float]:
+    """The losses of the generator's first phase, by their short names."""
+    phases = list(dict.fromkeys(name.partition("/")[0] for name in values))
+    chosen = next((phase for phase in phases if phase.startswith("generator")), phases[0] if phases else "")
+    return {name.partition("/")[2]: value for name, value in values.items() if name.startswith(f"{chosen}/")}
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def _drop_lines_after(path: Path, step: int) -> None:
+    """Removes records of steps that will be run again, and a line that an interruption left incomplete."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            if line.endswith(b"\n") and json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            continue
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_bytes(b"".join(kept))
+    os.replace(temporary, path)
+
+
+def environment() -> dict[str, Any]:
+    """What the run's numbers may depend on besides its configuration."""
+    return {
+        "m2o_fast": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+    }

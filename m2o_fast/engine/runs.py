@@ -1,0 +1,202 @@
+"""Run folders: naming them, finding them, building and loading what they hold."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+from m2o_fast.data import Augment, BatchSampler, ColorizedDigits, open_dataset
+from m2o_fast.engine.checkpoint import (
+    MANIFEST,
+    CheckpointError,
+    list_checkpoints,
+    load_translator as load_checkpoint,
+    newest_checkpoint,
+    read_manifest,
+)
+from m2o_fast.engine.config import load_config
+from m2o_fast.engine.schema import Config
+from m2o_fast.errors import UserError
+from m2o_fast.m2o import Domain
+from m2o_fast.randomness import torch_generator
+from m2o_fast.translators import Translator, create
+
+RUNS = Path("runs")
+CONFIG = "config.yaml"
+
+
+# --- finding runs ---
+
+
+def is_run(folder: Path) -> bool:
+    """Whether ``folder`` is the folder of a run."""
+    return (folder / CONFIG).is_file()
+
+
+def next_run(config: Config) -> Path:
+    """A folder below ``runs/`` that does not exist yet: ``<variant>-<data>-<number>``."""
+    stem = f"{config.variant}-{config.data.name}"
+    pattern = re.compile(rf"{re.escape(stem)}-(\d+)")
+    taken = [int(found[1]) for path in RUNS.glob(f"{stem}-*") if (found := pattern.fullmatch(path.name))]
+    return RUNS / f"{stem}-{max(taken, default=0) + 1:03d}"
+
+
+def newest_run() -> Path:
+    """The run below ``runs/`` that was started last.
+
+    Raises:
+        UserError: There is none.
+    """
+    found = [path for path in RUNS.glob("*") if is_run(path)]
+    if not found:
+        raise UserError(f"there is no run below {RUNS}/; train one with m2o-fast train, or name a run folder")
+    return max(found, key=lambda path: (path / CONFIG).stat().st_mtime_ns)
+
+
+def require_run(folder: Path | None) -> Path:
+    """``folder`` if it is a run, the newest run for ``None``.
+
+    Raises:
+        UserError: It does not exist or is not a run.
+    """
+    if folder is None:
+        return newest_run()
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    if not is_run(folder):
+        raise UserError(f"{folder} is not a run: it has no {CONFIG}")
+    return folder
+
+
+def config_to_resume(run: Path | None, resume: str | None) -> Path | None:
+    """The configuration file of the run that ``--resume`` goes on with, if it does."""
+    if run is None or resume in (None, "never") or not is_run(run):
+        return None
+    return run / CONFIG
+
+
+# --- building what a configuration describes ---
+
+
+def open_split(config: Config, split: str, data_dir: str | None = None) -> ColorizedDigits:
+    """The ``"train"`` or ``"test"`` images of a configuration; ``data_dir`` replaces its folder."""
+    data = config.data
+    return open_dataset(
+        data.name,
+        split="train" if split == "train" else "test",
+        data_dir=data_dir or data.dir,
+        image_size=data.image_size,
+        color_law=data.color_law,
+        seed=config.seed,
+        pair_fraction=data.pair_fraction,
+    )
+
+
+def build_sampler(config: Config, dataset: ColorizedDigits, domains: tuple[Domain, ...]) -> BatchSampler:
+    """The training batches of a configuration; pairs are handed over only where the rules use them."""
+    augment = Augment(config.data.crop_probability, config.data.flip_probability)
+    pairs = config.rules.supervised_weight > 0
+    return BatchSampler(dataset, domains, config.batch_size, config.seed, pairs=pairs, augment=augment)
+
+
+def build_translator(config: Config, domains: tuple[Domain, ...]) -> Translator:
+    """A translator with fresh weights, which depend on the seed alone."""
+    description = {
+        "system": "starganv2",
+        "domains": [vars(domain) for domain in config.rules.resolve(domains)],
+        "rules": vars(config.rules),
+        "size": {
+            "image_size": config.data.image_size,
+            "base_width": config.base_width,
+            **config.model.model_dump(exclude={"base_width"}),
+        },
+        "weights": {
+            **config.loss.model_dump(include={"r1", "style", "cycle", "diversity"}),
+            "diversity_steps": config.diversity_steps,
+        },
+        "discriminator": True,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch_generator(config.seed, "weights").initial_seed())
+        return create(description)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name; ``"auto"`` takes CUDA where there is a device.
+
+    Raises:
+        UserError: CUDA was asked for and is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:<number>") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device {name!r} is not there: {torch.cuda.device_count()} CUDA devices found")
+    return device
+
+
+# --- loading ---
+
+
+def find_checkpoint(path: Path | None, checkpoint: str | None = None) -> tuple[Path, dict, list[str]]:
+    """The checkpoint that a run folder, a checkpoint folder or ``None`` (the newest run) means.
+
+    Args:
+        path: Run, checkpoint, or ``None``.
+        checkpoint: Name of one checkpoint of the run, such as ``step-00000400``; ``None``: its newest good one.
+
+    Returns:
+        Its folder, its manifest, and what is wrong with newer checkpoints that were passed over.
+
+    Raises:
+        UserError: Nothing usable there; says what was found.
+    """
+    if path is not None and (path / MANIFEST).is_file():
+        return path, read_manifest(path), []
+    if path is not None and path.is_dir() and not is_run(path):
+        raise UserError(f"{path} is neither a run (no {CONFIG}) nor a checkpoint (no {MANIFEST})")
+    run = require_run(path)
+    if checkpoint is not None:
+        folder = run / "checkpoints" / checkpoint
+        if not folder.is_dir():
+            names = ", ".join(found.name for found in list_checkpoints(run)) or "none"
+            raise UserError(f"{run} has no checkpoint {checkpoint!r}; it has: {names}")
+        return folder, read_manifest(folder), []
+    found = newest_checkpoint(run)
+    if found is None:
+        raise CheckpointError(f"{run} has no checkpoint yet")
+    return found
+
+
+def load_translator(path: str | Path | None = None, device: str = "auto") -> Translator:
+    """The trained translator of a run, a checkpoint or converted weights, ready to use.
+
+    Args:
+        path: Run folder (its newest good checkpoint), checkpoint folder, or ``None`` for the newest run below ``runs/``.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:<number>"``.
+
+    Returns:
+        The translator with averaged (EMA) weights, in evaluation mode, without gradients.
+
+    Raises:
+        UserError: No such run or checkpoint, or a damaged one; names the file.
+    """
+    folder, manifest, _ = find_checkpoint(None if path is None else Path(path))
+    return load_checkpoint(folder, manifest).to(choose_device(device))
+
+
+def run_config(checkpoint: Path) -> Config:
+    """The configuration of the run that a checkpoint belongs to.
+
+    Raises:
+        UserError: The checkpoint lies in no run (converted weights, for example).
+    """
+    run = checkpoint.parent.parent
+    if not is_run(run):
+        raise UserError(f"{checkpoint} belongs to no run: there is no {run / CONFIG}")
+    return load_config(run / CONFIG)

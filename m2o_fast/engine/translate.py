@@ -1,0 +1,127 @@
+"""Translating image files with a trained translator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from m2o_fast.data.images import image_grid, list_images, read_image, save_image
+from m2o_fast.errors import UserError
+from m2o_fast.m2o import Domain
+from m2o_fast.randomness import torch_generator
+from m2o_fast.translators import Translator
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to make of an image.
+
+    Attributes:
+        target: Name of the domain to translate into.
+        source: Name of the images' domain; ``None``: the only other one.
+        seed: Seed of the style, 0 if left out; every image gets the same one.
+        reference: Image of the target domain whose style is taken instead.
+        styles: Number of styles to show side by side, right of the source image; ``None``: only the translation.
+    """
+
+    target: str
+    source: str | None = None
+    seed: int | None = None
+    reference: Path | None = None
+    styles: int | None = None
+
+
+@torch.inference_mode()
+def translate_path(translator: Translator, images: Path, out: Path, request: Request) -> tuple[int, list[str]]:
+    """Translates one image file, or every image file of a folder, and writes PNG files.
+
+    Args:
+        translator: In evaluation mode.
+        images: The file or folder.
+        out: The file to write, or the folder for the files (always a folder if ``images`` is one).
+        request: What to make of them.
+
+    Returns:
+        How many files were written, and a line for each image of a folder that could not be read.
+
+    Raises:
+        UserError: The request does not fit the translator, a single image or the reference cannot be read, the output
+            cannot be written or would overwrite an input.
+    """
+    source, target = _domains(translator, request)
+    outputs = _outputs(list_images(images), out, into_folder=images.is_dir() or out.is_dir())
+    style = _style(translator, target, request)
+    failures = []
+    for file, output in outputs.items():
+        try:
+            image = read_image(file, source.channels, translator.image_size)
+        except UserError as error:
+            if not images.is_dir():
+                raise
+            failures.append(str(error))
+            continue
+        save_image(_picture(translator, image, source, target, style, request), output)
+    return len(outputs) - len(failures), failures
+
+
+def _domains(translator: Translator, request: Request) -> tuple[Domain, Domain]:
+    target = translator.domain(request.target)
+    if request.source is not None:
+        return translator.domain(request.source), target
+    others = [domain for domain in translator.domains if domain != target]
+    if len(others) != 1:
+        names = ", ".join(domain.name for domain in others)
+        raise UserError(f"say with --from which domain the images are of; besides {target.name!r} there are {names}")
+    return others[0], target
+
+
+def _outputs(files: list[Path], out: Path, into_folder: bool) -> dict[Path, Path]:
+    """The file to write for each file to read."""
+    if not into_folder:
+        outputs = {files[0]: out}
+    elif out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; for a folder of images, --out must be a folder")
+    else:
+        # a.png and a.jpg must not end in the same file
+        distinct = len({file.stem for file in files}) == len(files)
+        outputs = {file: out / f"{file.stem if distinct else file.name}.png" for file in files}
+    inputs = {file.resolve() for file in files}
+    for output in outputs.values():
+        if output.resolve() in inputs:
+            raise UserError(f"{output} would overwrite an image to be translated; choose another --out")
+    return outputs
+
+
+def _style(translator: Translator, target: Domain, request: Request) -> Tensor:
+    """The styles to use, one per row."""
+    has_style = translator.rules.has_style(target)
+    if not has_style and (request.reference is not None or request.styles is not None):
+        raise UserError(
+            f"images of domain {target.name!r} have no style: there is one translation, whatever the style; "
+            "leave --reference and --styles out"
+        )
+    if request.reference is None:
+        # A generator for each: the first styles are the same, however many are asked for.
+        generators = [torch_generator(request.seed or 0, "translate", index) for index in range(request.styles or 1)]
+        return torch.cat([translator.sample_style(1, target.name, generator) for generator in generators])
+    if request.seed is not None or request.styles is not None:
+        raise UserError("--reference gives the style; leave --seed and --styles out")
+    reference = read_image(request.reference, target.channels, translator.image_size)
+    return translator.encode_style(reference.to(_device(translator)), target.name)
+
+
+def _picture(
+    translator: Translator, image: Tensor, source: Domain, target: Domain, style: Tensor, request: Request
+) -> Tensor:
+    """The translation, or the source image and its translations in a row."""
+    device = _device(translator)
+    # One at a time: in a batch, sums are ordered otherwise, and a picture would depend on those beside it.
+    translated = [translator.translate(image.to(device), source.name, target.name, style=row[None]) for row in style]
+    return translated[0] if request.styles is None else image_grid([image[0], *(picture[0] for picture in translated)])
+
+
+def _device(translator: Translator) -> torch.device:
+    return next(translator.parameters()).device

@@ -1,0 +1,107 @@
+"""The asymmetric framework itself: which domains exist and which rules the uni-modal ones follow.
+
+Source: arXiv 2402.12531 (HMU, HMS). Everything here is pure data: no tensors, no networks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+@dataclass(frozen=True)
+class Domain:
+    """One image domain.
+
+    Attributes:
+        name: Letters, digits, ``-`` and ``_``; used on the command line, in tables and in file names.
+        channels: Image channels, e.g. 1 for gray, 3 for colour.
+        multimodal: ``True`` if one content has many images in this domain (a digit in any colour);
+            ``False`` if the image is a function of its content (the black-and-white digit).
+    """
+
+    name: str
+    channels: int = 3
+    multimodal: bool = True
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"domain name {self.name!r}: use letters, digits, '-' and '_' only")
+        if self.channels < 1:
+            raise ValueError(f"domain {self.name!r}: channels must be at least 1, got {self.channels}")
+
+
+@dataclass(frozen=True)
+class ManyToOne:
+    """The many-to-one rules. All switched off (:meth:`symmetric`), the plain base model remains.
+
+    Attributes:
+        domain_layers: ``"stem"`` gives every domain its own first and last layers around a shared trunk;
+            ``None`` makes all domains share them, which needs equal channel counts.
+        zero_style: Uni-modal domains have no style: their style vector is exactly 0 and they own no
+            style heads.
+        diversity_on_multimodal_only: The diversity loss is taken for multi-modal targets only.
+        supervised_weight: Weight of the supervised loss on uni-modal targets whose pair is known; 0 hides
+            the pairs.
+    """
+
+    domain_layers: Literal["stem"] | None = "stem"
+    zero_style: bool = True
+    diversity_on_multimodal_only: bool = True
+    supervised_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.supervised_weight < 0:
+            raise ValueError(f"supervised_weight must not be negative, got {self.supervised_weight}")
+
+    @classmethod
+    def symmetric(cls) -> ManyToOne:
+        """Every rule off: the base model as published."""
+        return cls(domain_layers=None, zero_style=False, diversity_on_multimodal_only=False)
+
+    def has_style(self, domain: Domain) -> bool:
+        """Whether images of ``domain`` are steered by a style vector (else it is exactly 0)."""
+        return domain.multimodal or not self.zero_style
+
+    def rewards_diversity(self, domain: Domain) -> bool:
+        """Whether the diversity loss applies to translations into ``domain``."""
+        return self.has_style(domain) and (domain.multimodal or not self.diversity_on_multimodal_only)
+
+    def supervises(self, domain: Domain) -> bool:
+        """Whether known pairs supervise translations into ``domain``."""
+        return self.supervised_weight > 0 and not domain.multimodal
+
+    def resolve(self, domains: Sequence[Domain]) -> tuple[Domain, ...]:
+        """The domains as the networks see them: with shared first and last layers, all take the widest channel count.
+
+        A 1-channel image then enters with its channel repeated.
+        """
+        names = [domain.name for domain in domains]
+        if len(set(names)) != len(names):
+            raise ValueError(f"domain names must differ, got {names}")
+        if len(names) < 2:
+            raise ValueError(f"a translator needs at least two domains, got {names}")
+        if self.supervised_weight > 0 and all(domain.multimodal for domain in domains):
+            raise ValueError("the supervised loss needs a uni-modal domain, but every domain is multi-modal")
+        if self.domain_layers == "stem":
+            return tuple(domains)
+        widest = max(domain.channels for domain in domains)
+        for domain in domains:
+            if domain.channels not in (1, widest):
+                raise ValueError(
+                    f"shared first and last layers need equal channel counts, but domain {domain.name!r} has "
+                    f"{domain.channels} and another has {widest}; use domain_layers='stem'"
+                )
+        return tuple(replace(domain, channels=widest) for domain in domains)
+
+
+#: name of a variant -> its rules. Variants are configurations of one code path, never copies.
+VARIANTS: dict[str, ManyToOne] = {
+    "starganv2": ManyToOne.symmetric(),
+    "hmu": ManyToOne(),
+    "hms": ManyToOne(supervised_weight=1.0),
+}

@@ -1,0 +1,199 @@
+"""Residual blocks of StarGAN v2 (arXiv 1912.01865, appendix) over the fused operations.
+
+All activations are LeakyReLU with slope 0.2, all 3x3 convolutions have stride 1, zero padding 1 and a bias, all 1x1
+shortcuts have no bias, and the sum of residual and shortcut is divided by sqrt(2).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from m2o_fast.ops import adain_act, conv3x3_down2, instance_norm_act, up2_conv3x3
+
+SLOPE = 0.2
+_MERGE = 1 / math.sqrt(2)
+
+
+def he_normal_(layer: nn.Conv2d | nn.Linear) -> None:
+    """Weights normal with standard deviation sqrt(2 / fan_in), bias 0."""
+    nn.init.kaiming_normal_(layer.weight, a=0, mode="fan_in", nonlinearity="relu")
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+def conv(in_channels: int, out_channels: int, kernel: int, *, padding: int = 0, bias: bool = True) -> nn.Conv2d:
+    """A convolution with He initialisation."""
+    layer = nn.Conv2d(in_channels, out_channels, kernel, padding=padding, bias=bias)
+    he_normal_(layer)
+    return layer
+
+
+def linear(in_features: int, out_features: int) -> nn.Linear:
+    """A linear layer with He initialisation."""
+    layer = nn.Linear(in_features, out_features)
+    he_normal_(layer)
+    return layer
+
+
+def leaky_relu(x: Tensor) -> Tensor:
+    """LeakyReLU with the slope that every net of StarGAN v2 uses."""
+    return F.leaky_relu(x, SLOPE)
+
+
+class InstanceNormAct(nn.Module):
+    """Instance norm with learned affine, then LeakyReLU: float ``[N, C, H, W]`` to the same shape."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return instance_norm_act(x, self.weight, self.bias, slope=SLOPE)
+
+
+class AdaINAct(nn.Module):
+    """Adaptive instance norm, then LeakyReLU: ``(1 + gamma) * IN(x) + beta`` with ``gamma, beta = fc(style)``.
+
+    Args:
+        style_dim: Length of the style vector.
+        channels: C of the input.
+    """
+
+    def __init__(self, style_dim: int, channels: int) -> None:
+        super().__init__()
+        self.fc = linear(style_dim, 2 * channels)
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        gamma, beta = self.fc(style).chunk(2, dim=1)
+        return adain_act(x, gamma, beta, slope=SLOPE)
+
+
+class ModulatedConv2d(nn.Module):
+    """3x3 convolution with style modulation and weight demodulation (arXiv 1912.04958, section 2.2).
+
+    The cheap form: input planes are scaled by ``a = affine(style)``, one convolution is shared by all samples, and
+    output planes are scaled by ``d = rsqrt(sum_i a_i^2 * sum_k w_oik^2 + eps)``. No per-sample weights exist.
+
+    Args:
+        in_channels: Channels of the input ``[N, in_channels, H, W]``.
+        out_channels: Channels of the output ``[N, out_channels, H, W]``.
+        style_dim: Length of the style vector ``[N, style_dim]``.
+        upsample: Double the image by nearest neighbours before the convolution.
+    """
+
+    eps = 1e-8
+
+    def __init__(self, in_channels: int, out_channels: int, style_dim: int, *, upsample: bool = False) -> None:
+        super().__init__()
+        self.upsample = upsample
+        self.affine = nn.Linear(style_dim, in_channels)
+        nn.init.normal_(self.affine.weight, std=1 / math.sqrt(style_dim))
+        nn.init.ones_(self.affine.bias)
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, 3, 3))
+        nn.init.kaiming_normal_(self.weight, a=0, mode="fan_in", nonlinearity="relu")
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        scale = self.affine(style)
+        power = self.weight.square().sum(dim=(2, 3))
+        demodulation = torch.rsqrt(F.linear(scale.square(), power) + self.eps)
+        x = x * scale[:, :, None, None].to(x.dtype)
+        y = up2_conv3x3(x, self.weight) if self.upsample else F.conv2d(x, self.weight, padding=1)
+        return y * demodulation[:, :, None, None].to(y.dtype) + self.bias[:, None, None].to(y.dtype)
+
+
+class ResBlock(nn.Module):
+    """Residual block of the generator's encoder (normalised), the style encoder and the discriminator (not).
+
+    Args:
+        in_channels: Channels of the input; the first convolution keeps them, the second changes them.
+        out_channels: Channels of the output.
+        normalize: Put an affine instance norm before each activation.
+        downsample: Halve the image by 2x2 averages.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, normalize: bool, downsample: bool) -> None:
+        super().__init__()
+        self.downsample = downsample
+        self.norm1 = InstanceNormAct(in_channels) if normalize else None
+        self.conv1 = conv(in_channels, in_channels, 3, padding=1)
+        self.norm2 = InstanceNormAct(in_channels) if normalize else None
+        self.conv2 = conv(in_channels, out_channels, 3, padding=1)
+        self.conv1x1 = conv(in_channels, out_channels, 1, bias=False) if in_channels != out_channels else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self._shortcut(x) + self._residual(x)) * _MERGE
+
+    def _shortcut(self, x: Tensor) -> Tensor:
+        # A bias-free 1x1 convolution commutes with the average: pooling first costs a quarter of the work.
+        if self.downsample:
+            x = F.avg_pool2d(x, 2)
+        return x if self.conv1x1 is None else self.conv1x1(x)
+
+    def _residual(self, x: Tensor) -> Tensor:
+        x = leaky_relu(x) if self.norm1 is None else self.norm1(x)
+        x = conv3x3_down2(x, self.conv1.weight, self.conv1.bias) if self.downsample else self.conv1(x)
+        return self.conv2(leaky_relu(x) if self.norm2 is None else self.norm2(x))
+
+
+class _UpBlock(nn.Module):
+    """What the two decoder blocks share: the shortcut and the merge."""
+
+    conv1x1: nn.Conv2d | None
+    upsample: bool
+
+    def _merge(self, x: Tensor, residual: Tensor) -> Tensor:
+        # The bias-free 1x1 convolution commutes with the nearest upsampling: at low resolution it costs a quarter.
+        shortcut = x if self.conv1x1 is None else self.conv1x1(x)
+        return (self._up(shortcut) + residual) * _MERGE
+
+    def _up(self, x: Tensor) -> Tensor:
+        return F.interpolate(x, scale_factor=2, mode="nearest") if self.upsample else x
+
+
+class AdaINResBlock(_UpBlock):
+    """Residual block of the generator's decoder, steered by the style through adaptive instance norm.
+
+    Args:
+        in_channels: Channels of the input; the first convolution changes them.
+        out_channels: Channels of the output.
+        style_dim: Length of the style vector.
+        upsample: Double the image by nearest neighbours.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, style_dim: int, *, upsample: bool) -> None:
+        super().__init__()
+        self.upsample = upsample
+        self.norm1 = AdaINAct(style_dim, in_channels)
+        self.conv1 = conv(in_channels, out_channels, 3, padding=1)
+        self.norm2 = AdaINAct(style_dim, out_channels)
+        self.conv2 = conv(out_channels, out_channels, 3, padding=1)
+        self.conv1x1 = conv(in_channels, out_channels, 1, bias=False) if in_channels != out_channels else None
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        residual = self.norm1(x, style)
+        if self.upsample:
+            residual = up2_conv3x3(residual, self.conv1.weight, self.conv1.bias)
+        else:
+            residual = self.conv1(residual)
+        return self._merge(x, self.conv2(self.norm2(residual, style)))
+
+
+class ModulatedResBlock(_UpBlock):
+    """The decoder block with weight demodulation in place of adaptive instance norm; arguments as there."""
+
+    def __init__(self, in_channels: int, out_channels: int, style_dim: int, *, upsample: bool) -> None:
+        super().__init__()
+        self.upsample = upsample
+        self.conv1 = ModulatedConv2d(in_channels, out_channels, style_dim, upsample=upsample)
+        self.conv2 = ModulatedConv2d(out_channels, out_channels, style_dim)
+        self.conv1x1 = conv(in_channels, out_channels, 1, bias=False) if in_channels != out_channels else None
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        residual = self.conv1(leaky_relu(x), style)
+        return self._merge(x, self.conv2(leaky_relu(residual), style))

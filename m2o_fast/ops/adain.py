@@ -1,0 +1,298 @@
+"""Normalise each plane, apply a style (AdaIN) or an affine map, activate: one pass instead of eight.
+
+Read from top to bottom: schemas, the reference (it *is* the definition), fakes, derivatives, the public functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from m2o_fast.ops._library import (
+    Backend,
+    choose_backend,
+    declare_backends,
+    define,
+    in_format,
+    output_format,
+    recompute_gradients,
+    register,
+)
+
+for _name in ("adain_act", "adain_act_triton"):
+    define(
+        f"{_name}(Tensor x, Tensor gamma, Tensor beta, float eps, float slope, bool one_plus)"
+        " -> (Tensor y, Tensor mean, Tensor rstd)"
+    )
+    define(
+        f"{_name}_backward(Tensor grad, Tensor x, Tensor gamma, Tensor beta, Tensor mean, Tensor rstd, float slope,"
+        " bool one_plus) -> (Tensor grad_x, Tensor grad_gamma, Tensor grad_beta)"
+    )
+
+
+# --- reference --------------------------------------------------------------------------------------------------------
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that statistics and affine are computed in."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _per_plane(affine: Tensor, x: Tensor) -> Tensor:
+    """``[N, C]`` or ``[C]`` as ``[N or 1, C, 1, 1]``, computed with in the wide dtype."""
+    return affine.to(_wide(x.dtype)).reshape(-1, x.shape[1], 1, 1)
+
+
+def _scale(gamma: Tensor, x: Tensor, one_plus: bool) -> Tensor:
+    scale = _per_plane(gamma, x)
+    return 1 + scale if one_plus else scale
+
+
+def adain_act_reference(
+    x: Tensor, gamma: Tensor, beta: Tensor, eps: float, slope: float, one_plus: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The definition of the operator, in differentiable torch: y, mean and 1/sqrt(variance + eps) of each plane."""
+    wide = x.to(_wide(x.dtype))
+    count = max(x.shape[2] * x.shape[3], 1)
+    mean = wide.sum((2, 3), keepdim=True) / count
+    centred = wide - mean
+    rstd = (centred.square().sum((2, 3), keepdim=True) / count + eps).rsqrt()
+    z = torch.addcmul(_per_plane(beta, x), centred, rstd * _scale(gamma, x, one_plus))
+    return F.leaky_relu(z, slope).to(x.dtype), mean.flatten(1), rstd.flatten(1)
+
+
+def _forward_fallback(
+    x: Tensor, gamma: Tensor, beta: Tensor, eps: float, slope: float, one_plus: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    y, mean, rstd = adain_act_reference(x, gamma, beta, eps, slope, one_plus)
+    return in_format(y, output_format(x)), mean, rstd
+
+
+def _backward_fallback(
+    grad: Tensor, x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, rstd: Tensor, slope: float, one_plus: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    rstd, count = rstd[:, :, None, None], max(x.shape[2] * x.shape[3], 1)
+    normalised = (x.to(_wide(x.dtype)) - mean[:, :, None, None]) * rstd
+    scale = _scale(gamma, x, one_plus)
+    active = torch.addcmul(_per_plane(beta, x), normalised, scale) > 0
+    grad = grad.to(normalised.dtype)
+    grad = torch.where(active, grad, slope * grad)
+    grad_beta = grad.sum((2, 3), keepdim=True)
+    grad_gamma = (grad * normalised).sum((2, 3), keepdim=True)
+    grad_x = (grad - grad_beta / count - normalised * (grad_gamma / count)) * (rstd * scale)
+    return in_format(grad_x.to(x.dtype), output_format(x)), grad_gamma.flatten(1), grad_beta.flatten(1)
+
+
+# --- fakes, Triton, derivatives ---------------------------------------------------------------------------------------
+
+
+def _like_statistics(x: Tensor) -> Tensor:
+    return x.new_empty(x.shape[:2], dtype=_wide(x.dtype))
+
+
+def _forward_fake(
+    x: Tensor, gamma: Tensor, beta: Tensor, eps: float, slope: float, one_plus: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    y = torch.empty_like(x, memory_format=output_format(x))
+    return y, _like_statistics(x), _like_statistics(x)
+
+
+def _backward_fake(
+    grad: Tensor, x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, rstd: Tensor, slope: float, one_plus: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad_x = torch.empty_like(x, memory_format=output_format(x))
+    return grad_x, _like_statistics(x), _like_statistics(x)
+
+
+def _forward_triton(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return import_module("m2o_fast.ops.triton.adain").adain_act_forward(*arguments)
+
+
+def _backward_triton(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return import_module("m2o_fast.ops.triton.adain").adain_act_backward(*arguments)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, gamma, beta, ctx.eps, ctx.slope, ctx.one_plus = inputs
+    _, mean, rstd = output
+    ctx.mark_non_differentiable(mean, rstd)
+    ctx.save_for_backward(x, gamma, beta, mean, rstd)
+
+
+def _backward_through(fused: Callable[..., tuple[Tensor, Tensor, Tensor]]) -> Callable[..., tuple[Tensor | None, ...]]:
+    """The derivative of the operator whose backward kernel is ``fused``."""
+
+    def backward(ctx: Any, grad: Tensor, *no_gradients: None) -> tuple[Tensor | None, ...]:
+        x, gamma, beta, mean, rstd = ctx.saved_tensors
+        if torch.is_grad_enabled():
+
+            def reference(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+                return adain_act_reference(x, gamma, beta, ctx.eps, ctx.slope, ctx.one_plus)[0]
+
+            gradients = recompute_gradients(reference, (x, gamma, beta), ctx.needs_input_grad[:3], grad)
+            return *gradients, None, None, None
+        grad_x, grad_gamma, grad_beta = fused(grad, x, gamma, beta, mean, rstd, ctx.slope, ctx.one_plus)
+        return grad_x, _as_given(grad_gamma, gamma), _as_given(grad_beta, beta), None, None, None
+
+    return backward
+
+
+def _as_given(gradient: Tensor, affine: Tensor) -> Tensor:
+    """A gradient ``[N, C]`` in the shape and dtype of ``affine``, which may be ``[C]``."""
+    return (gradient if affine.dim() == 2 else gradient.sum(0)).to(affine.dtype)
+
+
+for _name, _forward_kernel, _backward_kernel in (
+    ("adain_act", None, None),
+    ("adain_act_triton", _forward_triton, _backward_triton),
+):
+    _fused = getattr(torch.ops.m2o_fast, f"{_name}_backward").default
+    register(
+        _name,
+        fake=_forward_fake,
+        reference=None if _forward_kernel else _forward_fallback,
+        triton=_forward_kernel,
+        backward=_backward_through(_fused),
+        setup_context=_setup_context,
+    )
+    register(
+        f"{_name}_backward",
+        fake=_backward_fake,
+        reference=None if _backward_kernel else _backward_fallback,
+        triton=_backward_kernel,
+    )
+for _name in ("adain_act", "instance_norm_act"):
+    declare_backends(_name, cpu=("compiled", "triton"), cuda=("compiled", "triton"))
+
+
+# --- public functions -------------------------------------------------------------------------------------------------
+
+
+def adain_act(
+    x: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    *,
+    eps: float = 1e-5,
+    slope: float = 0.2,
+    one_plus: bool = True,
+    backend: Backend | None = None,
+) -> Tensor:
+    """Adaptive instance normalisation and LeakyReLU.
+
+    ``LeakyReLU((1 + gamma) * (x - mean) / sqrt(variance + eps) + beta)`` with mean and biased variance over each plane.
+    AdaIN: Huang and Belongie, arXiv 1703.06868; with ``1 + gamma`` as in StarGAN v2, arXiv 1912.01865.
+
+    Statistics and affine are computed in float32 (float64 for float64 x). Differentiable any number of times in x,
+    gamma and beta; the derivative of the activation at exactly 0 is ``slope``. Runs repeat bit by bit.
+
+    Args:
+        x: ``[N, C, H, W]``, float32, float64, bfloat16 or float16, any strides, any size including 0.
+        gamma: ``[N, C]``, or ``[C]`` for all samples alike; any of these dtypes, which need not be that of x (under
+            autocast x is bfloat16 and gamma float32).
+        beta: Like gamma.
+        eps: Added to the variance, at least 0.
+        slope: Of the activation below 0: 0 makes it ReLU, 1 switches it off.
+        one_plus: Whether the scale is ``1 + gamma`` or ``gamma`` (MUNIT).
+        backend: ``"reference"``, ``"compiled"`` or ``"triton"``; ``None`` takes the fastest that is there.
+
+    Returns:
+        ``[N, C, H, W]`` in the dtype and memory format (contiguous or channels_last) of x.
+
+    Raises:
+        TypeError: for what is not a floating-point tensor.
+        ValueError: for a wrong rank, shape, device or ``eps``.
+        RuntimeError: if ``backend`` is not available here.
+    """
+    return _normalise("adain_act", x, ("gamma", gamma), ("beta", beta), eps, slope, one_plus, backend)
+
+
+def instance_norm_act(
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    eps: float = 1e-5,
+    slope: float = 0.2,
+    backend: Backend | None = None,
+) -> Tensor:
+    """Instance normalisation (Ulyanov et al., arXiv 1607.08022) and LeakyReLU.
+
+    ``LeakyReLU(weight * (x - mean) / sqrt(variance + eps) + bias)`` with mean and biased variance over each plane.
+    Unlike torch's it takes planes of one pixel (flat, so the result is that of bias), and it keeps channels_last.
+
+    Args:
+        x: As for :func:`adain_act`.
+        weight: ``[C]``; ``None`` is 1.
+        bias: ``[C]``; ``None`` is 0.
+        eps: Added to the variance, at least 0.
+        slope: Of the activation below 0: 0 makes it ReLU, 1 switches it off.
+        backend: As for :func:`adain_act`.
+
+    Returns:
+        ``[N, C, H, W]`` in the dtype and memory format of x.
+
+    Raises:
+        TypeError: for what is not a floating-point tensor.
+        ValueError: for a wrong rank, shape, device or ``eps``.
+        RuntimeError: if ``backend`` is not available here.
+    """
+    _check_input("instance_norm_act", x)
+    if weight is None:
+        weight = x.new_ones(x.shape[1], dtype=_wide(x.dtype))
+    if bias is None:
+        bias = x.new_zeros(x.shape[1], dtype=_wide(x.dtype))
+    return _normalise("instance_norm_act", x, ("weight", weight), ("bias", bias), eps, slope, False, backend)
+
+
+def _normalise(
+    op: str,
+    x: Tensor,
+    gamma: tuple[str, Tensor],
+    beta: tuple[str, Tensor],
+    eps: float,
+    slope: float,
+    one_plus: bool,
+    backend: str | None,
+) -> Tensor:
+    _check_input(op, x)
+    _check_affine(op, *gamma, x)
+    _check_affine(op, *beta, x)
+    if not eps >= 0:
+        raise ValueError(f"{op}: eps must be at least 0, got {eps}")
+    arguments = (x, gamma[1], beta[1], float(eps), float(slope), one_plus)
+    chosen = choose_backend(op, x.device, backend)
+    if chosen == "reference":
+        return adain_act_reference(*arguments)[0]
+    if chosen == "triton":
+        return torch.ops.m2o_fast.adain_act_triton.default(*arguments)[0]
+    return torch.ops.m2o_fast.adain_act.default(*arguments)[0]
+
+
+def _check_floating(op: str, name: str, tensor: object) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{op}: {name} must be a tensor, got {type(tensor).__name__}")
+    if tensor.dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        raise TypeError(f"{op}: {name} must be float32, float64, bfloat16 or float16, got {tensor.dtype}")
+
+
+def _check_input(op: str, x: Tensor) -> None:
+    _check_floating(op, "x", x)
+    if x.dim() != 4:
+        raise ValueError(f"{op}: x must be [N, C, H, W], got shape {list(x.shape)}")
+
+
+def _check_affine(op: str, name: str, affine: Tensor, x: Tensor) -> None:
+    _check_floating(op, name, affine)
+    if affine.shape != x.shape[:2] and affine.shape != x.shape[1:2]:
+        raise ValueError(
+            f"{op}: {name} must be [N, C] = {list(x.shape[:2])} or [C] = {list(x.shape[1:2])} for x of shape "
+            f"{list(x.shape)}, got shape {list(affine.shape)}"
+        )
+    if affine.device != x.device:
+        raise ValueError(f"{op}: {name} must be on the device of x, {x.device}, got {affine.device}")

@@ -1,0 +1,372 @@
+"""Colours of whole images, as the metrics of colour diversity need them: fit, count, compare.
+
+A colorized image is a content g (how much foreground a pixel has) times a colour c. ``foreground_color`` recovers c,
+``color_histogram`` and ``unique_color_count`` describe a set of colours, ``color_recall`` compares two sets. One pass over
+the images, exact counts, the same bits in every run and for every number of threads.
+
+Values are fractions in [0, 1], or uint8 standing for ``value / 255``. The same functions for numpy arrays are in
+:mod:`m2o_fast.ops.histogram_numpy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from m2o_fast.ops._library import NATIVE_MISSING, Backend, choose_backend, declare_backends, define, register
+
+MAX_BINS = 256
+MAX_BITS = 8
+MAX_GROUPS = 2**31 - 1
+
+define("foreground_color(Tensor images, Tensor? content) -> Tensor")
+define("color_histogram(Tensor colors, int bins, Tensor? groups, int num_groups) -> Tensor")
+define("unique_color_count(Tensor images, int bits) -> Tensor")
+
+
+# --- references: the definitions ---------------------------------------------------------------------------------------
+
+
+def foreground_color_reference(images: Tensor, content: Tensor | None) -> Tensor:
+    """The definition of :func:`foreground_color`; images ``[N, 3, H, W]``, content ``[N, H, W]`` of the same dtype."""
+    pixels = images.double()  # uint8 needs no division by 255: it cancels in the quotient, and the sums stay exact
+    weight = pixels.amax(1) if content is None else content.double()
+    square = weight.square().sum((1, 2))
+    fitted = (pixels * weight[:, None]).sum((2, 3)) / torch.where(square == 0, 1.0, square)[:, None]
+    finite = fitted.isfinite().all(1, keepdim=True)
+    return torch.where(finite, fitted.clamp(0, 1), torch.nan).to(_color_dtype(images))
+
+
+def color_histogram_reference(colors: Tensor, bins: int, groups: Tensor | None, num_groups: int) -> Tensor:
+    """The definition of :func:`color_histogram`; colours ``[N, 3]``, groups ``[N]``; returns ``[num_groups, bins^3]``."""
+    _require_finite("color_histogram", colors)
+    cells = _cells((colors.double() * bins).clamp(0, bins - 1).long(), 1, bins)
+    if groups is not None:
+        if ((groups < 0) | (groups >= num_groups)).any():
+            raise ValueError("color_histogram: every group number must be in [0, num_groups)")
+        cells = cells + groups * bins**3
+    return torch.bincount(cells, minlength=num_groups * bins**3).view(num_groups, bins**3)
+
+
+def unique_color_count_reference(images: Tensor, bits: int) -> Tensor:
+    """Distinct pixel colours per image, the definition behind :func:`unique_color_count`; images ``[N, 3, H, W]``."""
+    codes = _codes(images, bits, 1).flatten(1).sort(1).values
+    if codes.shape[1] == 0:
+        return codes.new_zeros(codes.shape[0])
+    return (codes[:, 1:] != codes[:, :-1]).sum(1) + 1
+
+
+def color_codes(colors: Tensor, bits: int = MAX_BITS) -> Tensor:
+    """One number for each colour: two colours are the same at ``bits`` bits per channel if their numbers are.
+
+    Args:
+        colors: Float ``[N, 3]`` in [0, 1].
+        bits: Bits per channel, 1 to 8.
+
+    Returns:
+        int64 ``[N]`` in [0, 2^(3 bits)): ``round(value * (2^bits - 1))`` of red, green and blue, red in the highest bits.
+
+    Raises:
+        TypeError: Colours are not a floating-point tensor.
+        ValueError: A wrong shape, bits out of range, NaN or infinity.
+    """
+    _check_colors("color_codes", colors)
+    check_integer("color_codes", "bits", bits, 1, MAX_BITS)
+    return _codes(colors, bits, 1)
+
+
+def _codes(values: Tensor, bits: int, channel_axis: int) -> Tensor:
+    _require_finite("unique_color_count", values)
+    fractions = values.double() / 255 if values.dtype == torch.uint8 else values.double()
+    top = 2**bits - 1
+    return _cells((fractions * top).clamp(0, top).round().long(), channel_axis, top + 1)
+
+
+def _cells(levels: Tensor, channel_axis: int, base: int) -> Tensor:
+    red, green, blue = levels.unbind(channel_axis)
+    return (red * base + green) * base + blue
+
+
+def _require_finite(op: str, values: Tensor) -> None:
+    if values.is_floating_point() and not values.isfinite().all():
+        raise ValueError(f"{op}: every value must be finite, got NaN or infinity")
+
+
+def _color_dtype(images: Tensor) -> torch.dtype:
+    return torch.float64 if images.dtype == torch.float64 else torch.float32
+
+
+# --- registration -----------------------------------------------------------------------------------------------------
+
+register(
+    "foreground_color",
+    reference=foreground_color_reference,
+    fake=lambda images, content: images.new_empty((images.shape[0], 3), dtype=_color_dtype(images)),
+)
+register(
+    "color_histogram",
+    reference=color_histogram_reference,
+    fake=lambda colors, bins, groups, num_groups: colors.new_empty((num_groups, bins**3), dtype=torch.int64),
+)
+register(
+    "unique_color_count",
+    reference=unique_color_count_reference,
+    fake=lambda images, bits: images.new_empty((images.shape[0],), dtype=torch.int64),
+)
+for _op in ("foreground_color", "color_histogram", "unique_color_count"):
+    declare_backends(_op, cpu=("compiled",))
+
+
+def _implementation(
+    op: str, reference: Callable[..., Tensor], device: torch.device, backend: str | None
+) -> Callable[..., Tensor]:
+    """The reference where it was chosen over a kernel, else the operator, which torch.compile keeps as one node."""
+    has_kernel = device.type == "cpu" and NATIVE_MISSING["cpu"] is None
+    if choose_backend(op, device, backend) == "reference" and has_kernel:
+        return reference
+    operator: Callable[..., Tensor] = getattr(torch.ops.m2o_fast, op).default
+    return operator
+
+
+# --- public functions -------------------------------------------------------------------------------------------------
+
+
+def foreground_color(images: Tensor, content: Tensor | None = None, *, backend: Backend | None = None) -> Tensor:
+    """The one colour c that explains each image best as content times colour: least squares of ``x = g * c``.
+
+    ``c = sum(g * x) / sum(g * g)`` per channel, clamped to [0, 1], summed in float64 (integers are summed exactly).
+    Differentiable if the images or the content require a gradient; the reference then runs.
+
+    Args:
+        images: ``[N, 3, H, W]``, floating point in [0, 1] or uint8 (standing for ``value / 255``); any strides.
+        content: g, the same kinds of dtype, ``[N, 1, H, W]`` or ``[N, H, W]``. Without it g is the maximum over the
+            channels of the image itself. The brightness is then normalised away: one channel of every colour is 1.
+        backend: ``"reference"`` or ``"compiled"``; ``None`` takes the best one that is there.
+
+    Returns:
+        float32 ``[N, 3]`` (float64 for float64 images or content). Black (0, 0, 0) where the content is black all over
+        or the image has no pixels; NaN for an image that meets a non-finite value.
+
+    Raises:
+        TypeError: Not a tensor, or neither floating point nor uint8.
+        ValueError: Wrong shape, or tensors on two devices.
+        RuntimeError: The backend is not available.
+    """
+    op = "foreground_color"
+    _check_images(op, images)
+    if content is not None:
+        images, content = _match_content(op, images, content)
+    if torch.is_grad_enabled() and (images.requires_grad or (content is not None and content.requires_grad)):
+        choose_backend(op, images.device, backend)
+        return foreground_color_reference(images, content)
+    return _implementation(op, foreground_color_reference, images.device, backend)(images, content)
+
+
+def color_histogram(
+    colors_or_images: Tensor,
+    bins: int = 4,
+    content: Tensor | None = None,
+    groups: Tensor | None = None,
+    num_groups: int | None = None,
+    *,
+    backend: Backend | None = None,
+) -> Tensor:
+    """Joint histogram of colours over ``bins^3`` equal cells of the colour cube; exact.
+
+    A value v falls into bin ``min(int(v * bins), bins - 1)``; values below 0 fall into the first bin. Cell
+    ``(r * bins + g) * bins + b`` counts the colours whose red is in bin r, green in bin g and blue in bin b.
+
+    Args:
+        colors_or_images: Colours ``[N, 3]``, floating point in [0, 1]; or images as :func:`foreground_color` takes them,
+            of which the foreground colours are counted.
+        bins: Bins per channel, 1 to 256.
+        content: Content of the images, see :func:`foreground_color`.
+        groups: int64 ``[N]``: the histogram, 0 to ``num_groups - 1``, that each colour belongs to.
+        num_groups: Number of histograms; needed with ``groups``.
+        backend: ``"reference"`` or ``"compiled"``; ``None`` takes the best one that is there.
+
+    Returns:
+        int64 ``[bins^3]``, or ``[num_groups, bins^3]`` with groups.
+
+    Raises:
+        TypeError: Wrong dtype, or not a tensor.
+        ValueError: Wrong shape; bins out of range; groups without num_groups or the reverse; a group number out of range;
+            a colour that is NaN or infinite; tensors on two devices.
+        RuntimeError: The input requires a gradient, which a count does not have; or the backend is not available.
+    """
+    op = "color_histogram"
+    _refuse_gradient(op, colors_or_images, content)
+    check_integer(op, "bins", bins, 1, MAX_BINS)
+    colors = _colors_of(op, colors_or_images, content, backend)
+    if groups is not None and (not isinstance(groups, Tensor) or groups.dtype != torch.int64):
+        raise TypeError(f"{op}: groups must be an int64 tensor, got {_describe(groups)}")
+    check_groups(op, colors.shape[0], None if groups is None else groups.shape, num_groups)
+    if groups is not None and groups.device != colors.device:
+        raise ValueError(f"{op}: the colours are on {colors.device} but groups is on {groups.device}; move one of them")
+    count = _implementation(op, color_histogram_reference, colors.device, backend)
+    counts = count(colors, bins, groups, 1 if num_groups is None else num_groups)
+    return counts[0] if groups is None else counts
+
+
+def color_recall(hist_generated: Tensor, hist_real: Tensor) -> Tensor:
+    """The share of the real colour mass that is generated: the sum over cells of ``min(p_generated, p_real)``.
+
+    Args:
+        hist_generated: Counts ``[cells]`` or ``[G, cells]``, for instance of :func:`color_histogram`.
+        hist_real: Counts of the same shape.
+
+    Returns:
+        float64, a scalar or ``[G]``, in [0, 1]; 1 exactly if the two distributions are the same.
+
+    Raises:
+        TypeError: Not tensors of numbers.
+        ValueError: Different shapes, negative or non-finite counts, or a histogram that counts nothing.
+    """
+    for name, histogram in (("hist_generated", hist_generated), ("hist_real", hist_real)):
+        if not isinstance(histogram, Tensor) or histogram.dtype == torch.bool or histogram.is_complex():
+            raise TypeError(f"color_recall: {name} must be a tensor of counts, got {_describe(histogram)}")
+    check_recall_shapes(hist_generated.shape, hist_real.shape)
+    generated, real = hist_generated.double(), hist_real.double()
+    for name, counts in (("hist_generated", generated), ("hist_real", real)):
+        check_recall_counts(name, bool(((counts >= 0) & counts.isfinite()).all()), bool((counts.sum(-1) > 0).all()))
+    # Cross-multiplied, so that whole numbers are compared and equal distributions give exactly 1.
+    generated_total, real_total = generated.sum(-1), real.sum(-1)
+    common = torch.minimum(generated * real_total[..., None], real * generated_total[..., None]).sum(-1)
+    return (common / (generated_total * real_total)).clamp(max=1)
+
+
+def unique_color_count(
+    images_or_colors: Tensor,
+    bits: int = 8,
+    per_image: bool = False,
+    content: Tensor | None = None,
+    *,
+    backend: Backend | None = None,
+) -> Tensor:
+    """How many colours differ when each channel is rounded to ``bits`` bits: ``round(value * (2^bits - 1))``.
+
+    Args:
+        images_or_colors: Colours ``[N, 3]``, floating point in [0, 1]; or images as :func:`foreground_color` takes them.
+        bits: Bits per channel, 1 to 8.
+        per_image: ``False`` counts the distinct foreground colours of the whole set. ``True`` (images only) counts the
+            distinct pixel colours inside each image.
+        content: Content of the images, see :func:`foreground_color`; only for the count over the set.
+        backend: ``"reference"`` or ``"compiled"``; ``None`` takes the best one that is there.
+
+    Returns:
+        int64: a scalar for the set, ``[N]`` per image.
+
+    Raises:
+        TypeError: Wrong dtype, or not a tensor.
+        ValueError: Wrong shape; bits out of range; NaN or infinity; ``per_image`` with colours or with content.
+        RuntimeError: The input requires a gradient, which a count does not have; or the backend is not available.
+    """
+    op = "unique_color_count"
+    _refuse_gradient(op, images_or_colors, content)
+    check_integer(op, "bits", bits, 1, MAX_BITS)
+    if per_image:
+        _check_images(op, images_or_colors)
+        if content is not None:
+            raise ValueError(f"{op}: per_image=True counts pixel colours and takes no content")
+        images = images_or_colors
+    else:  # the set of colours is one image whose pixels they are
+        images = _colors_of(op, images_or_colors, content, backend).t()[None, :, None, :]
+    counts = _implementation(op, unique_color_count_reference, images.device, backend)(images, bits)
+    return counts if per_image else counts[0]
+
+
+# --- checks -----------------------------------------------------------------------------------------------------------
+
+
+def _describe(value: Any) -> str:
+    return f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def _check_images(op: str, images: Tensor) -> None:
+    if not isinstance(images, Tensor) or not (images.is_floating_point() or images.dtype == torch.uint8):
+        raise TypeError(f"{op}: images must be a floating-point or uint8 tensor, got {_describe(images)}")
+    if images.dim() != 4 or images.shape[1] != 3:
+        raise ValueError(f"{op}: images must have the shape [N, 3, H, W], got {list(images.shape)}")
+
+
+def _check_colors(op: str, colors: Tensor) -> None:
+    if not isinstance(colors, Tensor) or not colors.is_floating_point():
+        raise TypeError(f"{op}: colours must be a floating-point tensor, got {_describe(colors)}")
+    if colors.dim() != 2 or colors.shape[1] != 3:
+        raise ValueError(f"{op}: colours must have the shape [N, 3], got {list(colors.shape)}")
+
+
+def check_integer(op: str, name: str, value: Any, least: int, most: int) -> None:
+    """Raises unless ``value`` is an integer in [least, most]; for torch and numpy."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{op}: {name} must be an integer, got {type(value).__name__}")
+    if not least <= value <= most:
+        raise ValueError(f"{op}: {name} must be in [{least}, {most}], got {value}")
+
+
+def check_recall_shapes(generated: Sequence[int], real: Sequence[int]) -> None:
+    """Raises unless two histograms can be compared; for torch and numpy."""
+    if len(generated) not in (1, 2) or tuple(generated) != tuple(real):
+        raise ValueError(
+            "color_recall: hist_generated and hist_real must both have the shape [cells] or [G, cells], "
+            f"got {list(generated)} and {list(real)}"
+        )
+
+
+def check_recall_counts(name: str, counts_are_valid: bool, counts_something: bool) -> None:
+    """Raises unless a histogram can be turned into probabilities; for torch and numpy."""
+    if not counts_are_valid:
+        raise ValueError(f"color_recall: {name} holds a negative or non-finite count")
+    if not counts_something:
+        raise ValueError(f"color_recall: {name} is empty (its counts sum to 0), so it has no distribution to compare")
+
+
+def check_groups(op: str, count: int, groups_shape: Sequence[int] | None, num_groups: int | None) -> None:
+    """Raises unless ``groups`` and ``num_groups`` belong together and fit ``count`` colours; for torch and numpy."""
+    if (groups_shape is None) != (num_groups is None):
+        raise ValueError(f"{op}: groups and num_groups must be given together")
+    if groups_shape is None:
+        return
+    if tuple(groups_shape) != (count,):
+        raise ValueError(f"{op}: groups must have the shape [{count}], one per colour, got {list(groups_shape)}")
+    check_integer(op, "num_groups", num_groups, 1, MAX_GROUPS)
+
+
+def _refuse_gradient(op: str, *tensors: Tensor | None) -> None:
+    if torch.is_grad_enabled() and any(isinstance(tensor, Tensor) and tensor.requires_grad for tensor in tensors):
+        raise RuntimeError(f"{op}: the input requires a gradient, but a count has none; detach it or use torch.no_grad()")
+
+
+def _match_content(op: str, images: Tensor, content: Tensor) -> tuple[Tensor, Tensor]:
+    """Images, and content as ``[N, H, W]``, in one dtype: their own if it is the same, else a floating-point one."""
+    if not isinstance(content, Tensor) or not (content.is_floating_point() or content.dtype == torch.uint8):
+        raise TypeError(f"{op}: content must be a floating-point or uint8 tensor, got {_describe(content)}")
+    count, _, height, width = images.shape
+    if tuple(content.shape) not in ((count, 1, height, width), (count, height, width)):
+        raise ValueError(
+            f"{op}: content must have the shape [{count}, 1, {height}, {width}] or [{count}, {height}, {width}] to fit "
+            f"images {list(images.shape)}, got {list(content.shape)}"
+        )
+    if content.device != images.device:
+        raise ValueError(f"{op}: images are on {images.device} but content is on {content.device}; move one of them")
+    content = content.reshape(count, height, width)
+    if content.dtype == images.dtype:
+        return images, content
+    common = torch.float64 if torch.float64 in (images.dtype, content.dtype) else torch.float32
+    return _fractions(images, common), _fractions(content, common)
+
+
+def _fractions(values: Tensor, dtype: torch.dtype) -> Tensor:
+    return values.to(dtype) / 255 if values.dtype == torch.uint8 else values.to(dtype)
+
+
+def _colors_of(op: str, colors_or_images: Tensor, content: Tensor | None, backend: Backend | None) -> Tensor:
+    if isinstance(colors_or_images, Tensor) and colors_or_images.dim() == 4:
+        return foreground_color(colors_or_images, content, backend=backend)
+    _check_colors(op, colors_or_images)
+    if content is not None:
+        raise ValueError(f"{op}: content belongs to images [N, 3, H, W], but got colours {list(colors_or_images.shape)}")
+    return colors_or_images

@@ -1,0 +1,64 @@
+"""Resampling folded into convolutions: exact algebra, no kernel of its own.
+
+A 3x3 convolution with zero padding 1 and a 2x2 resampling are one linear map, and that map is a 4x4 convolution with
+stride 2: 2.25 times fewer multiplications, and the full-resolution intermediate never exists. The folded kernel is
+linear in the weight, so gradients of any order are right. Only rounding differs.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def conv3x3_down2(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``avg_pool2d(conv2d(x, weight, bias, padding=1), 2)`` as one 4x4 convolution with stride 2.
+
+    Args:
+        x: Float ``[N, Ci, H, W]``, H and W even.
+        weight: Float ``[Co, Ci, 3, 3]``.
+        bias: Float ``[Co]`` or None.
+
+    Returns:
+        Float ``[N, Co, H/2, W/2]``.
+
+    Raises:
+        ValueError: Odd height or width (the average would drop a row that the fold would not), or a wrong shape.
+    """
+    _check("conv3x3_down2", x, weight)
+    if x.shape[2] % 2 or x.shape[3] % 2:
+        raise ValueError(f"conv3x3_down2: height and width must be even, got {list(x.shape)}")
+    return F.conv2d(x, _spread(weight) * 0.25, bias, stride=2, padding=1)
+
+
+def up2_conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``conv2d(interpolate(x, scale_factor=2, mode="nearest"), weight, bias, padding=1)`` as one transposed convolution.
+
+    Args:
+        x: Float ``[N, Ci, H, W]``.
+        weight: Float ``[Co, Ci, 3, 3]``.
+        bias: Float ``[Co]`` or None.
+
+    Returns:
+        Float ``[N, Co, 2H, 2W]``.
+
+    Raises:
+        ValueError: A wrong shape.
+    """
+    _check("up2_conv3x3", x, weight)
+    folded = _spread(weight.flip(2, 3)).transpose(0, 1)
+    return F.conv_transpose2d(x, folded, bias, stride=2, padding=1)
+
+
+def _spread(weight: Tensor) -> Tensor:
+    """The full convolution of each 3x3 kernel with a 2x2 kernel of ones: ``[Co, Ci, 4, 4]``."""
+    ones = torch.ones((1, 1, 2, 2), dtype=weight.dtype, device=weight.device)
+    return F.conv2d(weight.reshape(-1, 1, 3, 3), ones, padding=1).reshape(*weight.shape[:2], 4, 4)
+
+
+def _check(op: str, x: Tensor, weight: Tensor) -> None:
+    if x.dim() != 4 or weight.dim() != 4 or weight.shape[2:] != (3, 3) or x.shape[1] != weight.shape[1]:
+        raise ValueError(
+            f"{op}: needs x [N, Ci, H, W] and weight [Co, Ci, 3, 3], got {list(x.shape)} and {list(weight.shape)}"
+        )

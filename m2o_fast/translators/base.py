@@ -1,0 +1,132 @@
+"""What every system is to the engine: nets, phases, losses, and how to use the trained result."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from m2o_fast.batch import Batch
+from m2o_fast.m2o import Domain, ManyToOne
+
+
+class Phase(NamedTuple):
+    """One optimizer step within an iteration.
+
+    Attributes:
+        name: What :meth:`Translator.loss` is asked for.
+        groups: The parameter groups that this phase trains; everything else is frozen.
+        repeat: How often the phase runs in a row.
+        new_batch: Whether each run takes a fresh batch instead of the iteration's first one.
+    """
+
+    name: str
+    groups: tuple[str, ...]
+    repeat: int = 1
+    new_batch: bool = False
+
+
+@dataclass
+class Iteration:
+    """What the phases of one training iteration share.
+
+    Attributes:
+        index: 0-based number of the iteration; schedules are pure functions of it.
+        cache: Features and fakes that one phase leaves for the next. Emptied with the iteration.
+    """
+
+    index: int
+    cache: dict[str, Any] = field(default_factory=dict)
+
+
+class Translator(nn.Module, ABC):
+    """Base class of all systems. A subclass builds its nets and fills in the methods below.
+
+    Attributes:
+        domains: The domains as the networks see them (after :meth:`ManyToOne.resolve`).
+        rules: The many-to-one rules in force.
+        image_size: Side length S of the square images, in pixels.
+    """
+
+    domains: tuple[Domain, ...]
+    rules: ManyToOne
+    image_size: int
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Everything needed to build these nets anew, as plain JSON values; ``"system"`` names the class."""
+
+    @classmethod
+    @abstractmethod
+    def from_description(cls, description: Mapping[str, Any]) -> Translator:
+        """The inverse of :meth:`describe`, with fresh weights."""
+
+    # --- training: called by the engine ---
+
+    @abstractmethod
+    def groups(self) -> dict[str, list[nn.Module]]:
+        """Parameter groups by name; one optimizer each."""
+
+    @abstractmethod
+    def averaged_groups(self) -> tuple[str, ...]:
+        """Groups of which an exponential moving average (EMA) is kept; sampling uses only that."""
+
+    @abstractmethod
+    def phases(self, index: int) -> Sequence[Phase]:
+        """The phases of iteration ``index``, in order."""
+
+    @abstractmethod
+    def noise(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Random numbers for ``count`` samples of a batch, each float32 ``[count, ...]``."""
+
+    @abstractmethod
+    def loss(self, phase: str, batch: Batch, iteration: Iteration) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scalar that ``phase`` minimises and its parts for the log (detached, no host sync)."""
+
+    # --- use: x is float [N, C, S, S] in [-1, 1]; domains by name or index ---
+
+    @abstractmethod
+    def translate(
+        self,
+        x: Tensor,
+        source: str | int,
+        target: str | int,
+        *,
+        style: Tensor | None = None,
+        reference: Tensor | None = None,
+    ) -> Tensor:
+        """Images of domain ``source`` as images of domain ``target``, float ``[N, C_target, S, S]``."""
+
+    @abstractmethod
+    def sample_style(self, count: int, target: str | int, generator: torch.Generator | None = None) -> Tensor:
+        """``count`` random styles of domain ``target``; exactly 0 for a uni-modal one."""
+
+    @abstractmethod
+    def encode_style(self, x: Tensor, domain: str | int) -> Tensor:
+        """The style of each image; exactly 0 for a uni-modal domain."""
+
+    # --- shared by all systems ---
+
+    def domain_index(self, domain: str | int) -> int:
+        """Index of a domain given by name or index. Raises ``ValueError`` for an unknown one."""
+        if isinstance(domain, int) and not isinstance(domain, bool):
+            if 0 <= domain < len(self.domains):
+                return domain
+            raise ValueError(f"domain index {domain} is out of range: there are {len(self.domains)} domains")
+        names = [d.name for d in self.domains]
+        if domain in names:
+            return names.index(domain)
+        raise ValueError(f"unknown domain {domain!r}; the domains are {', '.join(names)}")
+
+    def domain(self, domain: str | int) -> Domain:
+        """The :class:`Domain` of a name or index."""
+        return self.domains[self.domain_index(domain)]
+
+
+def schedule_to_zero(start: float, index: int, steps: int) -> float:
+    """``start`` falling linearly to 0 over ``steps`` iterations, as a pure function of the iteration."""
+    return start * max(0.0, 1.0 - index / steps)

@@ -1,0 +1,141 @@
+"""Published StarGAN v2 weights: from their layout to a :class:`StarGANv2`.
+
+The layout is a dict of state dicts: ``generator``, ``mapping_network``, ``style_encoder`` and optionally
+``discriminator``, each with or without a ``module.`` prefix. Image size, widths, style size and the number of domains
+are read off the shapes.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from m2o_fast.errors import UserError
+from m2o_fast.m2o import Domain, ManyToOne
+from m2o_fast.translators.starganv2 import StarGANv2
+from m2o_fast.translators.starganv2_nets import StarGANv2Size
+
+StateDict = Mapping[str, Tensor]
+
+NETS = ("generator", "mapping_network", "style_encoder", "discriminator")
+_OPTIONAL = ("discriminator",)
+
+# Our name -> the published one, by prefix. In the style encoder and the discriminator the published nets count stem,
+# residual blocks, activations and convolutions as layers of one sequence; {a} is the 4x4 convolution, {b} the last one.
+_PUBLISHED: dict[str, dict[str, str]] = {
+    "generator": {
+        "stem_in.0.": "from_rgb.",
+        "encoder.": "encode.",
+        "decoder.": "decode.",
+        "stem_out.0.norm.": "to_rgb.0.",
+        "stem_out.0.conv.": "to_rgb.2.",
+    },
+    "mapping_network": {"shared.": "shared.", "heads.": "unshared."},
+    "style_encoder": {"stem_in.0.": "shared.0.", "conv4x4.": "shared.{a}.", "heads.": "unshared."},
+    "discriminator": {"stem_in.0.": "main.0.", "conv4x4.": "main.{a}.", "head.": "main.{b}."},
+}
+
+
+def from_official(state_dicts: Mapping[str, StateDict], domains: Sequence[str] | None = None) -> StarGANv2:
+    """A translator with published StarGAN v2 weights (w_hpf = 0), in evaluation mode.
+
+    Args:
+        state_dicts: Net name -> state dict in the published layout; without ``discriminator`` the translator has none.
+        domains: Names of the domains in their order (the published data sets sort them by name); ``None``:
+            ``domain0``, ``domain1``, ...
+
+    Returns:
+        A translator whose functions are those of the published networks, in the weights' dtype.
+
+    Raises:
+        UserError: Lists the nets, names and shapes that are missing, superfluous or do not fit.
+    """
+    nets = _checked_nets(state_dicts)
+    size, count = _read_size(nets)
+    names = list(domains) if domains is not None else [f"domain{k}" for k in range(count)]
+    if len(names) != count:
+        raise UserError(f"the weights have {count} domains, but {len(names)} names were given: {', '.join(names)}")
+    translator = StarGANv2(
+        [Domain(name) for name in names],
+        ManyToOne.symmetric(),
+        size,
+        discriminator="discriminator" in nets,
+    )
+    blocks = int(math.log2(size.image_size)) - 2
+    own = {name: _published_name(name, blocks) for name in translator.state_dict()}
+    given = {f"{net}.{key}": tensor for net, tensors in nets.items() for key, tensor in tensors.items()}
+    _refuse_misfits({own[name]: tensor for name, tensor in translator.state_dict().items()}, given)
+    translator.to(next(iter(given.values())).dtype).load_state_dict({name: given[own[name]] for name in own})
+    return translator.eval().requires_grad_(False)
+
+
+def _checked_nets(state_dicts: Mapping[str, StateDict]) -> dict[str, dict[str, Tensor]]:
+    if not isinstance(state_dicts, Mapping):
+        raise UserError(f"expected a dict of state dicts ({', '.join(NETS)}), got {type(state_dicts).__name__}")
+    missing = [name for name in NETS if name not in state_dicts and name not in _OPTIONAL]
+    if missing:
+        found = ", ".join(map(str, state_dicts)) or "nothing"
+        raise UserError(f"missing nets: {', '.join(missing)} (found: {found[:200]})")
+    nets = {}
+    for name in NETS:
+        if name not in state_dicts:
+            continue
+        net = state_dicts[name]
+        if not isinstance(net, Mapping) or not net or not all(isinstance(value, Tensor) for value in net.values()):
+            raise UserError(f"{name} is not a state dict (names to tensors)")
+        nets[name] = {key.removeprefix("module."): tensor for key, tensor in net.items()}
+    if "hpf.filter" in nets["generator"] or any(key.startswith("hpf.") for key in nets["generator"]):
+        raise UserError(
+            "these weights were trained with w_hpf > 0 (they hold hpf.*): their generator needs face landmarks, which "
+            "m2o_fast does not compute. Weights trained with w_hpf = 0 can be converted"
+        )
+    return nets
+
+
+def _read_size(nets: Mapping[str, dict[str, Tensor]]) -> tuple[StarGANv2Size, int]:
+    generator, mapping, encoder = nets["generator"], nets["mapping_network"], nets["style_encoder"]
+    blocks = sum(bool(re.fullmatch(r"shared\.\d+\.conv1\.weight", key)) for key in encoder)
+    domains = 1 + max((int(key.split(".")[1]) for key in encoder if re.match(r"unshared\.\d+\.", key)), default=-1)
+    if blocks < 1 or domains < 1:
+        raise UserError("style_encoder: no residual blocks (shared.1.conv1.weight, ...) or no heads (unshared.0.weight)")
+    last = f"shared.{blocks}.conv2.weight"
+    size = StarGANv2Size(
+        image_size=4 * 2**blocks,
+        base_width=_dimension(generator, "generator", "from_rgb.weight", 0),
+        # Wider limits than any width reached would build the same nets.
+        max_width=_dimension(encoder, "style_encoder", last, 0),
+        style_dim=_dimension(generator, "generator", "decode.0.norm1.fc.weight", 1),
+        latent_dim=_dimension(mapping, "mapping_network", "shared.0.weight", 1),
+        hidden_dim=_dimension(mapping, "mapping_network", "shared.0.weight", 0),
+    )
+    return size, domains
+
+
+def _dimension(net: StateDict, net_name: str, key: str, axis: int) -> int:
+    if key not in net or net[key].dim() <= axis:
+        raise UserError(f"{net_name}: missing {key}, from which the sizes are read")
+    return net[key].shape[axis]
+
+
+def _published_name(name: str, blocks: int) -> str:
+    net, _, key = name.partition(".")
+    if found := re.match(r"trunk\.(\d+)\.(.+)", key):
+        return f"{net}.{'main' if net == 'discriminator' else 'shared'}.{int(found[1]) + 1}.{found[2]}"
+    ours, published = next(pair for pair in _PUBLISHED[net].items() if key.startswith(pair[0]))
+    return f"{net}.{published.format(a=blocks + 2, b=blocks + 4)}{key[len(ours) :]}"
+
+
+def _refuse_misfits(wanted: StateDict, given: StateDict) -> None:
+    problems = [f"missing {name}" for name in wanted if name not in given]
+    problems += [f"superfluous {name}" for name in given if name not in wanted]
+    problems += [
+        f"{name} is {list(tensor.shape)} instead of {list(wanted[name].shape)}"
+        for name, tensor in given.items()
+        if name in wanted and wanted[name].shape != tensor.shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 12} more" if len(problems) > 12 else ""
+        raise UserError(f"the weights do not fit StarGAN v2: {'; '.join(problems[:12])}{more}")

@@ -1,0 +1,360 @@
+"""StarGAN v2 (arXiv 1912.01865) and its many-to-one variants HMU and HMS (arXiv 2402.12531): one code path.
+
+An iteration has four phases: discriminator with latent-guided fakes, discriminator with reference-guided fakes,
+generator + mapping network + style encoder with latent-guided fakes, generator alone with reference-guided fakes
+(training the style encoder there too is known to degrade results). Images, labels and noise are the same in all four.
+
+The phases share what cannot have changed between them, so the numbers are those of computing everything anew: the
+content of x (style-free, and the generator stays put until its first phase), the latent-guided fake, and fakes of
+uni-modal targets, which no style tells apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from m2o_fast.batch import Batch
+from m2o_fast.losses import absolute_error, adversarial, masked_absolute_error, r1_penalty
+from m2o_fast.m2o import Domain, ManyToOne
+from m2o_fast.translators.base import Iteration, Phase, Translator, schedule_to_zero
+from m2o_fast.translators.starganv2_nets import (
+    Discriminator,
+    Generator,
+    MappingNetwork,
+    StarGANv2Size,
+    StyleEncoder,
+)
+
+PHASES = (
+    Phase("discriminator_latent", ("discriminator",)),
+    Phase("discriminator_reference", ("discriminator",)),
+    Phase("generator_latent", ("generator", "mapping_network", "style_encoder")),
+    Phase("generator_reference", ("generator",)),
+)
+
+
+@dataclass(frozen=True)
+class StarGANv2Loss:
+    """Loss weights; the supervised weight belongs to :class:`ManyToOne`.
+
+    Attributes:
+        r1: Weight of the R1 penalty on real images.
+        style: Weight of the style reconstruction.
+        cycle: Weight of the cycle reconstruction.
+        diversity: Weight of the diversity reward at the start.
+        diversity_steps: Iterations over which it falls linearly to 0.
+    """
+
+    r1: float = 1.0
+    style: float = 1.0
+    cycle: float = 1.0
+    diversity: float = 1.0
+    diversity_steps: int = 100_000
+
+
+class StarGANv2(Translator):
+    """StarGAN v2, HMU or HMS, depending on ``rules``.
+
+    Args:
+        domains: The domains; resolved by ``rules`` (shared stems take the widest channel count).
+        rules: ``ManyToOne.symmetric()`` for StarGAN v2, ``ManyToOne()`` for HMU, with a supervised weight HMS.
+        size: Widths of the nets.
+        weights: Loss weights.
+        discriminator: Whether there is one; translating needs none.
+    """
+
+    def __init__(
+        self,
+        domains: Sequence[Domain],
+        rules: ManyToOne | None = None,
+        size: StarGANv2Size | None = None,
+        weights: StarGANv2Loss | None = None,
+        *,
+        discriminator: bool = True,
+    ) -> None:
+        super().__init__()
+        self.rules = rules or ManyToOne()
+        self.domains = self.rules.resolve(domains)
+        self.size = size or StarGANv2Size()
+        self.weights = weights or StarGANv2Loss()
+        self.image_size = self.size.image_size
+        self.styled = [k for k, domain in enumerate(self.domains) if self.rules.has_style(domain)]
+        self.diverse = [k for k, domain in enumerate(self.domains) if self.rules.rewards_diversity(domain)]
+        nets = (self.size, self.domains, self.rules)
+        self.generator = Generator(*nets)
+        self.mapping_network = MappingNetwork(*nets)
+        self.style_encoder = StyleEncoder(*nets)
+        self.discriminator = Discriminator(*nets) if discriminator else None
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "system": "starganv2",
+            "domains": [asdict(domain) for domain in self.domains],
+            "rules": asdict(self.rules),
+            "size": asdict(self.size),
+            "weights": asdict(self.weights),
+            "discriminator": self.discriminator is not None,
+        }
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any]) -> StarGANv2:
+        return cls(
+            [Domain(**domain) for domain in description["domains"]],
+            ManyToOne(**description["rules"]),
+            StarGANv2Size(**description["size"]),
+            StarGANv2Loss(**description["weights"]),
+            discriminator=description["discriminator"],
+        )
+
+    # --- training ---
+
+    def groups(self) -> dict[str, list[nn.Module]]:
+        return {name: [net] for name, net in self.named_children()}
+
+    def averaged_groups(self) -> tuple[str, ...]:
+        return ("generator", "mapping_network", "style_encoder")
+
+    def phases(self, index: int) -> Sequence[Phase]:
+        return PHASES
+
+    def noise(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        shape = (count, self.size.latent_dim)
+        return {name: torch.randn(shape, generator=generator) for name in ("latent", "latent2")}
+
+    def loss(self, phase: str, batch: Batch, iteration: Iteration) -> tuple[Tensor, dict[str, Tensor]]:
+        if phase == "discriminator_latent":
+            return self._discriminator_loss(batch, self._latent_fakes(batch, iteration))
+        if phase == "discriminator_reference":
+            return self._discriminator_loss(batch, self._reference_fakes(batch, iteration))
+        if phase == "generator_latent":
+            return self._generator_latent_loss(batch, iteration)
+        if phase == "generator_reference":
+            return self._generator_reference_loss(batch, iteration)
+        raise ValueError(f"unknown phase {phase!r}; the phases are {', '.join(p.name for p in PHASES)}")
+
+    def _latent_fakes(self, batch: Batch, iteration: Iteration) -> tuple[Tensor, ...]:
+        """Fakes with graph: the generator's own phase takes the same ones, as neither net changes before it."""
+        cache = iteration.cache
+        cache["content"] = self.generator.encode(batch.source)[batch.to_target]
+        cache["style"] = self._map(batch, "latent")
+        cache["fakes"] = self._decode(cache["content"], cache["style"], batch)
+        return cache["fakes"]
+
+    def _reference_fakes(self, batch: Batch, iteration: Iteration) -> tuple[Tensor, ...]:
+        cache = iteration.cache
+        with torch.no_grad():
+            styled = self._decode(cache["content"], self._encode(batch.reference), batch, only=self.styled)
+        return tuple(styled[k] if k in self.styled else cache["fakes"][k] for k in range(len(self.domains)))
+
+    def _discriminator_loss(self, batch: Batch, fakes: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        discriminator = self._discriminator()
+        images = [part.detach().requires_grad_() for part in batch.source]
+        real_logits = discriminator(images)
+        parts = {
+            "real": adversarial(real_logits, real=True),
+            "fake": adversarial(discriminator([fake.detach() for fake in fakes]), real=False),
+            "r1": r1_penalty(real_logits, images),
+        }
+        return parts["real"] + parts["fake"] + self.weights.r1 * parts["r1"], _detached(parts)
+
+    def _generator_latent_loss(self, batch: Batch, iteration: Iteration) -> tuple[Tensor, dict[str, Tensor]]:
+        cache = iteration.cache
+        content, style, fakes = cache.pop("content"), cache.pop("style"), cache.pop("fakes")
+        with torch.no_grad():
+            others = self._decode(content, self._map(batch, "latent2", self.diverse), batch, only=self.diverse)
+        return self._generator_loss(batch, iteration.index, fakes, others, style, self._encode(batch.source))
+
+    def _generator_reference_loss(self, batch: Batch, iteration: Iteration) -> tuple[Tensor, dict[str, Tensor]]:
+        content = self.generator.encode(batch.source)[batch.to_target]
+        with torch.no_grad():  # this phase trains the generator alone
+            style = self._encode(batch.reference)
+            source_style = self._encode(batch.source)
+            others = self._decode(content, self._encode(batch.reference2, self.diverse), batch, only=self.diverse)
+        fakes = self._decode(content, style, batch)
+        with _frozen(self.style_encoder):
+            return self._generator_loss(batch, iteration.index, fakes, others, style, source_style)
+
+    def _generator_loss(
+        self,
+        batch: Batch,
+        index: int,
+        fakes: Sequence[Tensor],
+        others: Sequence[Tensor],
+        style: dict[int, Tensor],
+        source_style: dict[int, Tensor],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        with _frozen(self._discriminator()):
+            parts = {"adversarial": adversarial(self._discriminator()(fakes), real=True)}
+        recovered = self._encode(fakes)
+        parts["style"] = absolute_error(list(recovered.values()), [style[k] for k in recovered], batch.size)
+        parts["diversity"] = absolute_error(
+            [fakes[k] for k in self.diverse], [others[k] for k in self.diverse], batch.size
+        )
+        parts["cycle"] = absolute_error(self._cycle(batch, fakes, source_style), batch.source, batch.size)
+        weights = self.weights
+        diversity = schedule_to_zero(weights.diversity, index, weights.diversity_steps)
+        total = parts["adversarial"] + weights.style * parts["style"]
+        total = total - diversity * parts["diversity"] + weights.cycle * parts["cycle"]
+        if batch.paired and batch.has_pair is not None:
+            parts["supervised"] = self._supervised(batch, fakes)
+            total = total + self.rules.supervised_weight * parts["supervised"]
+        return total, _detached(parts)
+
+    def _cycle(self, batch: Batch, fakes: Sequence[Tensor], source_style: dict[int, Tensor]) -> tuple[Tensor, ...]:
+        content = self.generator.encode(fakes)
+        to_source = torch.empty_like(batch.to_target)
+        to_source[batch.to_target] = torch.arange(batch.size, device=to_source.device)
+        style = self._full_style(source_style, batch.source_counts, content)
+        return self.generator.decode(content[to_source], style, batch.source_counts)
+
+    def _supervised(self, batch: Batch, fakes: Sequence[Tensor]) -> Tensor:
+        assert batch.has_pair is not None
+        known = batch.has_pair.split(list(batch.target_counts))
+        parts = [
+            masked_absolute_error(fakes[k], batch.paired[k], known[k], batch.size)
+            for k, domain in enumerate(self.domains)
+            if self.rules.supervises(domain) and batch.target_counts[k]
+        ]
+        return torch.stack(parts).sum() if parts else batch.source[0].new_zeros(())
+
+    # --- styles of mixed domains: a dict with one tensor per domain that has a style and rows in the batch ---
+
+    def _map(self, batch: Batch, name: str, only: Sequence[int] | None = None) -> dict[int, Tensor]:
+        parts = batch.noise[name].split(list(batch.target_counts))
+        chosen = self.styled if only is None else only
+        latents = {k: parts[k] for k in chosen if batch.target_counts[k]}
+        return self.mapping_network(latents) if latents else {}
+
+    def _encode(self, images: Sequence[Tensor], only: Sequence[int] | None = None) -> dict[int, Tensor]:
+        chosen = self.styled if only is None else only
+        kept = [part if k in chosen else part[:0] for k, part in enumerate(images)]
+        return self.style_encoder(kept) if any(part.shape[0] for part in kept) else {}
+
+    def _full_style(self, style: dict[int, Tensor], counts: Sequence[int], like: Tensor) -> Tensor:
+        """One row per sample; exactly 0 for domains without style."""
+        zeros = like.new_zeros((max(counts, default=0), self.size.style_dim))
+        return torch.cat([style.get(k, zeros[:count]).to(like.dtype) for k, count in enumerate(counts)])
+
+    def _decode(
+        self, content: Tensor, style: dict[int, Tensor], batch: Batch, only: Sequence[int] | None = None
+    ) -> tuple[Tensor, ...]:
+        """Content in target order to images by target domain; with ``only``, other domains stay empty."""
+        counts = list(batch.target_counts)
+        if only is not None and len(only) < len(counts):
+            parts = content.split(counts)
+            counts = [count if k in only else 0 for k, count in enumerate(counts)]
+            content = torch.cat([part if k in only else part[:0] for k, part in enumerate(parts)])
+        return self.generator.decode(content, self._full_style(style, counts, content), counts)
+
+    def _discriminator(self) -> Discriminator:
+        if self.discriminator is None:
+            raise ValueError("these weights came without a discriminator")
+        return self.discriminator
+
+    # --- use ---
+
+    def translate(
+        self,
+        x: Tensor,
+        source: str | int,
+        target: str | int,
+        *,
+        style: Tensor | None = None,
+        reference: Tensor | None = None,
+    ) -> Tensor:
+        """Translates images; deterministic in its arguments.
+
+        Args:
+            x: Float ``[N, C_source, S, S]`` in [-1, 1].
+            source: Name or index of the domain of ``x``.
+            target: Name or index of the domain to translate into.
+            style: Float ``[N or 1, style_dim]``, from :meth:`sample_style` or :meth:`encode_style`. A uni-modal target
+                has none: it is not looked at there.
+            reference: Instead of ``style``: images of the target domain, float ``[N or 1, C_target, S, S]``.
+
+        Returns:
+            Float ``[N, C_target, S, S]``, about [-1, 1] but not clamped.
+
+        Raises:
+            ValueError: Unknown domain, a wrong shape, or not exactly one of ``style`` and ``reference`` for a target
+                that has a style.
+        """
+        a, b = self.domain_index(source), self.domain_index(target)
+        self._check_images("x", x, a)
+        if b not in self.styled:
+            styles = {}
+        elif (style is None) == (reference is None):
+            raise ValueError(f"translate: domain {self.domains[b].name!r} needs either style= or reference=")
+        else:
+            styles = {b: self._style_rows(self.encode_style(reference, b) if style is None else style, x.shape[0])}
+        content = self.generator.encode(self._as_parts(x, a))
+        counts = [x.shape[0] if k == b else 0 for k in range(len(self.domains))]
+        return self.generator.decode(content, self._full_style(styles, counts, content), counts)[b]
+
+    def map_style(self, z: Tensor, target: str | int) -> Tensor:
+        """Latents ``[N, latent_dim]`` to styles ``[N, style_dim]`` of a domain; exactly 0 for one without style."""
+        b = self.domain_index(target)
+        if z.dim() != 2 or z.shape[1] != self.size.latent_dim:
+            raise ValueError(f"map_style: z must be [N, {self.size.latent_dim}], got {list(z.shape)}")
+        if b not in self.styled:
+            return z.new_zeros((z.shape[0], self.size.style_dim))
+        return self.mapping_network({b: z})[b]
+
+    def sample_style(self, count: int, target: str | int, generator: torch.Generator | None = None) -> Tensor:
+        """Styles of ``count`` standard normal latents, drawn on the CPU: ``[count, style_dim]``."""
+        z = torch.randn((count, self.size.latent_dim), generator=generator)
+        return self.map_style(z.to(next(self.generator.parameters())), target)
+
+    def encode_style(self, x: Tensor, domain: str | int) -> Tensor:
+        """Images ``[N, C, S, S]`` of a domain to their styles ``[N, style_dim]``; exactly 0 for one without style."""
+        k = self.domain_index(domain)
+        self._check_images("x", x, k)
+        if k not in self.styled:
+            return x.new_zeros((x.shape[0], self.size.style_dim))
+        return self.style_encoder(self._as_parts(x, k))[k]
+
+    def discriminate(self, x: Tensor, domain: str | int) -> Tensor:
+        """Logits ``[N]``: how real images ``[N, C, S, S]`` look as images of a domain."""
+        k = self.domain_index(domain)
+        self._check_images("x", x, k)
+        return self._discriminator()(self._as_parts(x, k))
+
+    def _as_parts(self, x: Tensor, domain: int) -> list[Tensor]:
+        return [x if k == domain else x.new_empty((0, d.channels, *x.shape[2:])) for k, d in enumerate(self.domains)]
+
+    def _check_images(self, name: str, x: Tensor, k: int) -> None:
+        side, domain = self.image_size, self.domains[k]
+        if x.dim() != 4 or tuple(x.shape[1:]) != (domain.channels, side, side) or not x.shape[0]:
+            raise ValueError(
+                f"{name}: domain {domain.name!r} needs images [N >= 1, {domain.channels}, {side}, {side}], "
+                f"got {list(x.shape)}"
+            )
+
+    def _style_rows(self, style: Tensor, rows: int) -> Tensor:
+        if style.dim() != 2 or style.shape[0] not in (1, rows) or style.shape[1] != self.size.style_dim:
+            raise ValueError(
+                f"translate: style must be [{rows} or 1, {self.size.style_dim}], got {list(style.shape)}"
+            )
+        return style.expand(rows, -1)
+
+
+def _detached(parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach() for name, value in parts.items()}
+
+
+@contextmanager
+def _frozen(net: nn.Module) -> Iterator[None]:
+    """Gradients flow through ``net`` but not into it, and what only its own gradients would need is not kept."""
+    for parameter in net.parameters():
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in net.parameters():
+            parameter.requires_grad_(True)

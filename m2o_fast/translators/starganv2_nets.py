@@ -1,0 +1,196 @@
+"""The four nets of StarGAN v2 (arXiv 1912.01865), with per-domain first and last layers and style heads.
+
+Images of mixed domains come as one tensor per domain; samples are grouped by domain, ``counts[k]`` of them in domain k.
+With shared stems and a style for every domain these are the published networks (without the landmark path, w_hpf = 0).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from m2o_fast.m2o import Domain, ManyToOne
+from m2o_fast.nn.blocks import AdaINResBlock, ModulatedResBlock, ResBlock, conv, leaky_relu, linear
+from m2o_fast.nn.stems import InputStem, OutputStem
+
+
+@dataclass(frozen=True)
+class StarGANv2Size:
+    """Widths of the nets.
+
+    Attributes:
+        image_size: Side length S in pixels, a power of two, at least 32.
+        base_width: Channels C0 at full resolution; the official value is 2^14 / S.
+        max_width: Upper bound M of the channels that double with every halving of the image.
+        style_dim: Length of a style vector.
+        latent_dim: Length of a latent vector z.
+        hidden_dim: Width of the mapping network.
+        style_op: How the style steers the decoder: adaptive instance norm or weight demodulation.
+    """
+
+    image_size: int = 256
+    base_width: int = 64
+    max_width: int = 512
+    style_dim: int = 64
+    latent_dim: int = 16
+    hidden_dim: int = 512
+    style_op: str = "adain"
+
+    def __post_init__(self) -> None:
+        if self.image_size < 32 or self.image_size & (self.image_size - 1):
+            raise ValueError(f"image_size must be a power of two and at least 32, got {self.image_size}")
+        if self.style_op not in ("adain", "demod"):
+            raise ValueError(f"style_op must be 'adain' or 'demod', got {self.style_op!r}")
+        for name in ("base_width", "max_width", "style_dim", "latent_dim", "hidden_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    def widths(self, halvings: int) -> list[int]:
+        """Channels before the first and after each of ``halvings`` halvings of the image."""
+        widths = [self.base_width]
+        for _ in range(halvings):
+            widths.append(min(2 * widths[-1], self.max_width))
+        return widths
+
+
+class Generator(nn.Module):
+    """Content encoder without style, decoder with style. The bottleneck is 16x16.
+
+    Args:
+        size: Widths.
+        domains: All domains.
+        rules: The many-to-one rules.
+    """
+
+    def __init__(self, size: StarGANv2Size, domains: Sequence[Domain], rules: ManyToOne) -> None:
+        super().__init__()
+        shared = rules.domain_layers is None
+        widths = size.widths(int(math.log2(size.image_size)) - 4)
+        bottleneck = widths[-1]
+        self.unimodal = [k for k, domain in enumerate(domains) if not rules.has_style(domain)]
+        code_dim = size.style_dim + self._indexed_domains()
+        block = AdaINResBlock if size.style_op == "adain" else ModulatedResBlock
+        self.stem_in = InputStem(dict(enumerate(domains)), widths[0], shared=shared)
+        self.encoder = nn.ModuleList(
+            [ResBlock(a, b, normalize=True, downsample=True) for a, b in zip(widths, widths[1:], strict=False)]
+            + [ResBlock(bottleneck, bottleneck, normalize=True, downsample=False) for _ in range(2)]
+        )
+        self.decoder = nn.ModuleList(
+            [block(bottleneck, bottleneck, code_dim, upsample=False) for _ in range(2)]
+            + [block(b, a, code_dim, upsample=True) for a, b in zip(widths[-2::-1], widths[:0:-1], strict=True)]
+        )
+        self.stem_out = OutputStem(domains, widths[0], shared=shared, normalize=size.style_op == "adain")
+
+    def _indexed_domains(self) -> int:
+        # One uni-modal domain is told from the others by its zero style. Several would all look alike to the decoder,
+        # so each gets a learned bias of its own in every style layer: a one-hot code beside the (zero) style.
+        return len(self.unimodal) if len(self.unimodal) > 1 else 0
+
+    def encode(self, images: Sequence[Tensor]) -> Tensor:
+        """Images by domain to content ``[N, C, 16, 16]``; no style enters here."""
+        x = self.stem_in(images)
+        for block in self.encoder:
+            x = block(x)
+        return x
+
+    def decode(self, content: Tensor, style: Tensor, counts: Sequence[int]) -> tuple[Tensor, ...]:
+        """Content and style ``[N, style_dim]``, grouped by target domain, to images by target domain."""
+        code = self._code(style, counts)
+        for block in self.decoder:
+            content = block(content, code)
+        return self.stem_out(content, counts)
+
+    def _code(self, style: Tensor, counts: Sequence[int]) -> Tensor:
+        indexed = self._indexed_domains()
+        if not indexed:
+            return style
+        one_hot = style.new_zeros((style.shape[0], indexed))
+        start = 0
+        for k, count in enumerate(counts):
+            if k in self.unimodal:
+                one_hot[start : start + count, self.unimodal.index(k)] = 1
+            start += count
+        return torch.cat([style, one_hot], dim=1)
+
+
+class MappingNetwork(nn.Module):
+    """Latent z to the style of a domain: a shared perceptron, then one head for each domain that has a style."""
+
+    def __init__(self, size: StarGANv2Size, domains: Sequence[Domain], rules: ManyToOne) -> None:
+        super().__init__()
+        hidden = size.hidden_dim
+        self.shared = _perceptron([size.latent_dim] + [hidden] * 4, last_relu=True)
+        self.heads = nn.ModuleDict(
+            {
+                str(k): _perceptron([hidden] * 4 + [size.style_dim], last_relu=False)
+                for k, domain in enumerate(domains)
+                if rules.has_style(domain)
+            }
+        )
+
+    def forward(self, latents: dict[int, Tensor]) -> dict[int, Tensor]:
+        """Latents ``[n_k, latent_dim]`` by domain index, not all empty, to styles ``[n_k, style_dim]``."""
+        hidden = self.shared(torch.cat(list(latents.values())))
+        parts = hidden.split([latent.shape[0] for latent in latents.values()])
+        return {k: self.heads[str(k)](part) for k, part in zip(latents, parts, strict=True)}
+
+
+def _perceptron(widths: Sequence[int], *, last_relu: bool) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for a, b in zip(widths, widths[1:], strict=False):
+        layers += [linear(a, b), nn.ReLU()]
+    return nn.Sequential(*(layers if last_relu else layers[:-1]))
+
+
+class _ImageToVector(nn.Module):
+    """What style encoder and discriminator share: stems, residual blocks down to 4x4, one vector per image."""
+
+    def __init__(self, size: StarGANv2Size, domains: dict[int, Domain], rules: ManyToOne) -> None:
+        super().__init__()
+        widths = size.widths(int(math.log2(size.image_size)) - 2)
+        self.width = widths[-1]
+        self.stem_in = InputStem(domains, widths[0], shared=rules.domain_layers is None)
+        self.trunk = nn.ModuleList(
+            [ResBlock(a, b, normalize=False, downsample=True) for a, b in zip(widths, widths[1:], strict=False)]
+        )
+        self.conv4x4 = conv(self.width, self.width, 4)
+
+    def features(self, images: Sequence[Tensor]) -> Tensor:
+        """Images by domain, not all empty, to activated features ``[N, width, 1, 1]``."""
+        x = self.stem_in(images)
+        for block in self.trunk:
+            x = block(x)
+        return leaky_relu(self.conv4x4(leaky_relu(x)))
+
+
+class StyleEncoder(_ImageToVector):
+    """Image to the style of its domain; stems and heads only for domains that have a style."""
+
+    def __init__(self, size: StarGANv2Size, domains: Sequence[Domain], rules: ManyToOne) -> None:
+        styled = {k: domain for k, domain in enumerate(domains) if rules.has_style(domain)}
+        super().__init__(size, styled, rules)
+        self.heads = nn.ModuleDict({str(k): linear(self.width, size.style_dim) for k in styled})
+
+    def forward(self, images: Sequence[Tensor]) -> dict[int, Tensor]:
+        """Images by domain, not all empty and none of a domain without style, to styles by domain index."""
+        counts = [part.shape[0] for part in images]
+        parts = self.features(images).flatten(1).split(counts)
+        return {k: self.heads[str(k)](part) for k, part in enumerate(parts) if counts[k]}
+
+
+class Discriminator(_ImageToVector):
+    """Image to the logit of being a real image of its domain."""
+
+    def __init__(self, size: StarGANv2Size, domains: Sequence[Domain], rules: ManyToOne) -> None:
+        super().__init__(size, dict(enumerate(domains)), rules)
+        self.head = conv(self.width, len(domains), 1)
+
+    def forward(self, images: Sequence[Tensor]) -> Tensor:
+        """Images by domain, not all empty, to logits ``[N]``, each of the image's own domain."""
+        logits = self.head(self.features(images)).flatten(1)
+        parts = logits.split([part.shape[0] for part in images])
+        return torch.cat([part[:, k] for k, part in enumerate(parts)])

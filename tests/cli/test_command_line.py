@@ -1,0 +1,179 @@
+"""The frame of the command line: help, errors, exit codes."""
+
+import subprocess
+import sys
+
+import pytest
+
+from m2o_fast import __version__
+from m2o_fast.cli import main
+from m2o_fast.engine.config import Config, dump_config, load_config
+
+COMMANDS = ["train", "eval", "translate", "convert", "data", "data fetch", "data check", "doctor"]
+
+
+def test_no_help_page_imports_torch():
+    # Importing torch takes longer than a help page may.
+    pages = [[*command.split(), "--help"] for command in ["", *COMMANDS]]
+    code = f"""
+import sys
+from m2o_fast.cli import main
+codes = [main(page) for page in {pages!r}]
+assert codes == [0] * {len(pages)}, codes
+heavy = {{"torch", "numpy", "PIL"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_help_names_every_command(m2o_fast, arguments):
+    done = m2o_fast(*arguments)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    for command in {name.split()[0] for name in COMMANDS}:
+        assert f" {command} " in done.stdout
+    assert "Examples:" in done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help_page_has_examples_that_fit_a_terminal(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main([*command.split(), "--help"]) == 0
+    shown = capsys.readouterr().out
+    _, _, examples = shown.partition("Examples:")
+    commands = [line.strip() for line in examples.splitlines() if line.strip().startswith("m2o-fast")]
+    assert commands
+    assert len(examples.strip().splitlines()) == 2 * len(commands), "a line was wrapped"
+
+
+def test_version(m2o_fast):
+    done = m2o_fast("--version")
+    assert (done.returncode, done.stdout) == (0, f"m2o-fast {__version__}\n")
+
+
+def test_python_module():
+    done = subprocess.run([sys.executable, "-m", "m2o_fast.cli", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"m2o-fast {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        ("trian", "No such command 'trian'. Did you mean 'train'?"),
+        ("train --stepz 3", "No such option: --stepz (Possible options:"),
+        ("train --steps x", "Invalid value for '--steps'"),
+        ("train --steps", "Option '--steps' requires an argument"),
+        ("train extra", "extra"),
+        ("translate", "Missing argument"),
+        ("data", "Missing command (see m2o-fast data --help)"),
+        ("data fetch imagenet", "fetch knows mnist only"),
+        ("data check nowhere", "nowhere"),
+        ("train --variant hsm", "unknown variant; nearest: 'hms'"),
+        ("train --data minst", "unknown data set; nearest: 'mnist'"),
+        ("train --set optim.lrr=3", "unknown key 'optim.lrr' in --set; nearest: 'optim.lr'"),
+        ("train --set data.image_size=48", "power of two"),
+        ("train --set data.pair_fraction=0", "learns from known pairs"),
+        ("train --config nowhere.yaml", "nowhere.yaml does not exist"),
+        ("train --resume auto", "needs --run DIR"),
+        ("train --steps 0 --dry-run", "must be greater than or equal to 1"),
+    ],
+)
+def test_wrong_input_is_one_line_and_code_2(arguments, hint, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("m2o-fast: error: ")
+    assert hint in err
+    assert len(err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_input_in_a_real_process(refused):
+    assert "No such option: --stepz" in refused("train", "--stepz", 3)
+    assert "unknown variant; nearest: 'hms'" in refused("train", "--variant", "hsm")
+
+
+@pytest.mark.parametrize("arguments", [["--debug", "train", "--variant", "x"], ["train", "--variant", "x", "--debug"]])
+def test_debug_adds_the_traceback(m2o_fast, arguments):
+    done = m2o_fast(*arguments)
+    assert done.returncode == 2
+    assert "Traceback (most recent call last)" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("m2o-fast: error: variant = 'x'")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (ValueError("two\nlines"), 2, "two lines"),
+        (FileNotFoundError(2, "No such file or directory", "a.png"), 2, "a.png: No such file or directory"),
+        (OSError(28, "No space left on device"), 2, "No space left on device"),
+        (MemoryError(), 2, "out of memory: lower batch_size"),
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), 2, "No module named 'torch'; install m2o-fast"),
+        (ImportError("x", name="m2o_fast.ops"), 1, "unexpected ImportError: x"),
+        (KeyError("x"), 1, "unexpected KeyError: 'x' (run again with --debug"),
+    ],
+)
+def test_errors_of_the_package_become_one_line(error, code, message, capsys, monkeypatch):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr("m2o_fast.engine.config.load_config", fail)
+    assert main(["train"]) == code
+    err = capsys.readouterr().err
+    assert err.startswith(f"m2o-fast: error: {message}")
+    assert len(err.splitlines()) == 1
+
+
+def test_an_interrupted_command_ends_with_130(capsys, monkeypatch):
+    def fail(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("m2o_fast.engine.config.load_config", fail)
+    assert main(["train"]) == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+# --- settings ---
+
+
+def test_dry_run_prints_settings_that_can_be_loaded(m2o_fast, tmp_path):
+    done = m2o_fast("train", "--data", "mnist", "--steps", 7, "--set", "optim.lr=2e-4", "--dry-run", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "c.yaml").write_text(done.stdout)
+    expected = load_config(overrides={"data.name": "mnist", "steps": 7, "optim.lr": 2e-4})
+    assert load_config(tmp_path / "c.yaml") == expected
+
+
+def settings_of(arguments, capsys, tmp_path) -> Config:
+    assert main(["train", *arguments, "--dry-run"]) == 0
+    file = tmp_path / "printed.yaml"
+    file.write_text(capsys.readouterr().out)
+    return load_config(file)
+
+
+def test_options_that_are_not_given_leave_the_file_alone(capsys, tmp_path):
+    flags = ["variant", "data.name", "data.dir", "steps", "batch_size", "seed", "device"]
+    values = {"variant": "hmu", "data.name": "mnist", "data.dir": "d", "steps": 3, "batch_size": 5, "seed": 6}
+    changed = load_config(overrides={**values, "device": "cpu"})
+    assert all(getattr(changed, flag) != getattr(load_config(), flag) for flag in flags if "." not in flag)
+    file = tmp_path / "c.yaml"
+    file.write_text(dump_config(changed))
+    assert settings_of(["--config", str(file)], capsys, tmp_path) == changed
+
+
+def test_every_option_reaches_its_key(capsys, tmp_path):
+    line = "--variant hmu --data mnist --data-dir d --steps 3 --batch-size 5 --seed 6 --device cpu --set optim.ema=0.5"
+    settings = settings_of(line.split(), capsys, tmp_path)
+    expected = {"variant": "hmu", "data.name": "mnist", "data.dir": "d", "steps": 3, "batch_size": 5, "seed": 6}
+    assert settings == load_config(overrides={**expected, "device": "cpu", "optim.ema": 0.5})
+
+
+def test_set_wins_over_options_and_options_over_the_file(capsys, tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("steps: 1\nbatch_size: 1\nseed: 1\n")
+    line = ["--config", str(file), "--steps", "2", "--batch-size", "2", "--set", "batch_size=3"]
+    settings = settings_of(line, capsys, tmp_path)
+    assert (settings.seed, settings.steps, settings.batch_size) == (1, 2, 3)

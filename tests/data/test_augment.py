@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from m2o_fast.data.augment import Augment, Views, apply_views
+
+
+def test_views_are_a_pure_function_of_the_sample_number() -> None:
+    samples = np.arange(5000)
+    everything = Augment().views(7, "source", samples)
+    chosen = np.array([4999, 3, 1024, 1023])
+    some = Augment().views(7, "source", chosen)
+    assert torch.equal(some.boxes, everything.boxes[chosen]) and torch.equal(some.flips, everything.flips[chosen])
+    for other in (Augment().views(8, "source", samples), Augment().views(7, "reference", samples)):
+        assert not torch.equal(other.boxes, everything.boxes) and not torch.equal(other.flips, everything.flips)
+
+
+def test_crops_have_the_published_areas_aspects_and_shares() -> None:
+    views = Augment(0.5, 0.25).views(7, "source", np.arange(20000))
+    left, top, width, height = views.boxes.double().unbind(1)
+    cropped = (width < 1) | (height < 1)
+    area, aspect = (width * height)[cropped], (width / height)[cropped]
+    assert abs(cropped.double().mean() - 0.5) < 0.02 and abs(views.flips.double().mean() - 0.25) < 0.02
+    assert area.min() >= 0.8 - 1e-6 and area.max() <= 1 and aspect.min() >= 0.9 - 1e-6 and aspect.max() <= 1.1 + 1e-6
+    assert area.min() < 0.81 and aspect.min() < 0.91 and aspect.max() > 1.09
+    assert left.min() >= 0 and top.min() >= 0 and (left + width).max() <= 1 + 1e-6 and (top + height).max() <= 1 + 1e-6
+
+
+def test_no_crop_and_no_flip_keep_the_bits() -> None:
+    images = torch.rand(6, 3, 9, 9)
+    views = Augment(0.0, 0.0).views(7, "source", np.arange(6))
+    assert not Augment(0.0, 0.0).enabled and Augment(0.0, 0.1).enabled and Augment(0.1, 0.0).enabled
+    assert torch.equal(apply_views(images, views), images)
+
+
+def test_a_flip_mirrors_left_and_right_and_leaves_the_others() -> None:
+    images = torch.rand(2, 3, 4, 5)
+    views = Views(torch.tensor([[0.0, 0.0, 1.0, 1.0]] * 2), torch.tensor([True, False]))
+    result = apply_views(images, views)
+    assert torch.equal(result[0], images[0].flip(2)) and torch.equal(result[1], images[1])
+
+
+def test_a_crop_shows_what_is_in_the_box() -> None:
+    """On a linear ramp bilinear sampling is exact, so the crop must show the coordinates of the box."""
+    size = 16
+    centres = (torch.arange(size) + 0.5) / size
+    ramp = torch.stack([centres.expand(size, size), centres[:, None].expand(size, size)])[None]
+    left, top, width, height = 0.125, 0.0625, 0.75, 0.875
+    views = Views(torch.tensor([[left, top, width, height]]), torch.tensor([False]))
+    result = apply_views(ramp, views)[0]
+    torch.testing.assert_close(result[0], (left + width * centres).expand(size, size), rtol=0, atol=1e-6)
+    torch.testing.assert_close(result[1], (top + height * centres)[:, None].expand(size, size), rtol=0, atol=1e-6)
+
+
+def test_the_same_views_keep_a_colored_image_the_product_of_gray_and_color() -> None:
+    gray = torch.rand(8, 1, 16, 16)
+    color = torch.rand(8, 3, 1, 1)
+    views = Augment(1.0, 0.5).views(3, "source", np.arange(8))
+    colored = apply_views(gray * color, views)
+    assert not torch.equal(colored, gray * color)
+    torch.testing.assert_close(colored, apply_views(gray, views) * color, rtol=0, atol=1e-6)
+
+
+def test_no_images_are_no_problem() -> None:
+    views = Augment(1.0, 1.0).views(3, "source", np.arange(0))
+    assert apply_views(torch.zeros(0, 3, 8, 8), views).shape == (0, 3, 8, 8)
+
+
+@pytest.mark.parametrize("options", [{"crop_probability": 1.5}, {"flip_probability": -0.1}])
+def test_probabilities_out_of_range_are_refused(options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        Augment(**options)

@@ -1,0 +1,304 @@
+"""Layers, typos and traps of the configuration."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from m2o_fast.engine import config as config_module
+from m2o_fast.engine.config import KEYS, Config, ConfigError, differences, dump_config, flatten, load_config
+from m2o_fast.engine.schema import DATASETS
+from m2o_fast.engine.yaml12 import dump_yaml, parse_yaml
+
+
+@pytest.fixture
+def presets(tmp_path, monkeypatch):
+    """A folder of presets for this test, empty at first."""
+    folder = tmp_path / "presets"
+    folder.mkdir()
+    for name in DATASETS:
+        (folder / f"{name}.yaml").write_text("")
+    monkeypatch.setattr(config_module, "_PRESETS", folder)
+    return folder
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def message_of(file=None, overrides=None, assignments=()) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, overrides, assignments)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# --- layers ---
+
+
+def test_each_layer_wins_over_the_one_below(presets, tmp_path):
+    keys = ["optim.lr", "optim.mapping_lr", "optim.ema", "optim.weight_decay"]
+    write(presets / "digits.yaml", "optim: {lr: 0.1, mapping_lr: 0.1, ema: 0.1, weight_decay: 0.1}")
+    file = write(tmp_path / "c.yaml", "optim:\n  mapping_lr: 0.2\n  ema: 0.2\n  weight_decay: 0.2\n")
+    config = load_config(file, {"optim.ema": 0.3, "optim.weight_decay": 0.3}, ["optim.weight_decay=0.4"])
+    assert [flatten(config)[key] for key in keys] == [0.1, 0.2, 0.3, 0.4]
+    assert config.optim.betas == Config().optim.betas
+
+
+def test_the_preset_follows_the_data_set_wherever_it_is_chosen(presets, tmp_path):
+    write(presets / "digits.yaml", "steps: 11")
+    write(presets / "mnist.yaml", "steps: 22")
+    file = write(tmp_path / "c.yaml", "data.name: mnist")
+    assert load_config().steps == 11
+    assert load_config(file).steps == 22
+    assert load_config(overrides={"data.name": "mnist"}).steps == 22
+    assert load_config(file, assignments=["data.name=digits"]).steps == 11
+
+
+def test_a_dumped_configuration_does_not_change_with_the_presets(presets, tmp_path):
+    before = load_config(overrides={"data.name": "mnist", "steps": 5}, assignments=["optim.lr=2e-4"])
+    file = write(tmp_path / "config.yaml", dump_config(before))
+    write(presets / "mnist.yaml", "steps: 99\noptim: {lr: 0.5, betas: [0.1, 0.2]}\nmodel: {base_width: official}")
+    assert load_config(file) == before
+
+
+def test_a_dump_holds_every_key(tmp_path):
+    assert set(flatten(load_config())) == set(KEYS)
+    tree = parse_yaml(dump_config(load_config()))
+    written = {f"{name}.{inner}" for name, section in tree.items() if isinstance(section, dict) for inner in section}
+    written |= {name for name, section in tree.items() if not isinstance(section, dict)}
+    assert written == set(KEYS)
+
+
+@pytest.mark.parametrize("folder", ["no", "2e-4", "null", "0777", "a b: #c", "~x", "1:30", "ü", "12"])
+def test_a_dump_reproduces_folders_with_awkward_names(folder, tmp_path):
+    config = load_config(overrides={"data.dir": folder})
+    assert config.data.dir == folder
+    assert load_config(write(tmp_path / "c.yaml", dump_config(config))) == config
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_the_shipped_presets_are_valid(name):
+    config = load_config(overrides={"data.name": name})
+    assert config.data.name == name
+    assert config.variant == "hms"
+
+
+def test_a_home_folder_is_expanded(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert load_config(assignments=["data.dir=~/digits"]).data.dir == "/home/someone/digits"
+
+
+def test_nested_dotted_and_empty_sections(tmp_path):
+    file = write(tmp_path / "c.yaml", "optim:\n  # all defaults\nloss.r1: 3\nmodel:\n  max_width: 32\n")
+    assert differences(load_config(), load_config(file)) == {"loss.r1": (1.0, 3.0), "model.max_width": (64, 32)}
+
+
+def test_a_configuration_cannot_be_changed_in_place():
+    with pytest.raises(ValueError, match="frozen"):
+        load_config().steps = 3
+
+
+# --- typos ---
+
+
+@pytest.mark.parametrize(
+    ("assignment", "hint"),
+    [
+        ("optim.lrr=3", "unknown key 'optim.lrr' in --set; nearest: 'optim.lr'"),
+        ("lr=3", "unknown key 'lr' in --set; nearest: 'optim.lr'"),
+        ("model.mapping_lr=3", "nearest: 'optim.mapping_lr'"),
+        ("step=3", "nearest: 'steps'"),
+        ("optim.lr.x=3", "nearest: 'optim.lr'"),
+        ("zzz=3", "the keys are: variant, data.name"),
+        ("variant=hsm", "nearest: 'hms' (variants: starganv2, hmu, hms)"),
+        ("variant=stargan", "nearest: 'starganv2'"),
+        ("data.name=minst", "nearest: 'mnist' (data sets: digits, mnist)"),
+        ("data.color_law=hvs", "must be 'rgb' or 'hue'"),
+        ("device=gpu", "unknown device; use 'auto', 'cpu', 'cuda'"),
+    ],
+)
+def test_typos_are_named_with_the_nearest_valid_word(assignment, hint):
+    assert hint in message_of(assignments=[assignment])
+
+
+def test_the_place_of_a_wrong_key_or_value_is_named(tmp_path):
+    file = write(tmp_path / "c.yaml", "optim: {lrr: 3}")
+    assert f"unknown key 'optim.lrr' in {file}" in message_of(file)
+    file.write_text("optim: {lr: -3}")
+    assert message_of(file) == f"optim.lr = -3 in {file}: must be greater than 0"
+    assert load_config(file, {"optim.lr": 3}).optim.lr == 3
+    assert "in --set" in message_of(file, {"optim.lr": 3}, ["optim.lr=-1"])
+
+
+def test_all_wrong_values_are_told_at_once():
+    message = message_of(overrides={"variant": "x", "optim.lr": 0, "optim.betas": [0.5]})
+    assert "variant = 'x'" in message
+    assert "optim.lr = 0 in the options: must be greater than 0" in message
+    assert "optim.betas = [0.5] in the options: a value is missing" in message
+
+
+# --- values ---
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "steps=0",
+        "steps=1.5",
+        "steps=true",
+        "steps=no",
+        "steps=1:30",
+        "steps=",
+        "steps=[1]",
+        "steps={a: 1}",
+        "seed=-1",
+        "batch_size=1e30",
+        "keep_checkpoints=-1",
+        "optim.lr=nan",
+        "optim.lr=.inf",
+        "optim.lr=0",
+        "optim.lr=true",
+        "optim.ema=1",
+        "optim.betas=[0.5, 1.0]",
+        "optim.betas=[0.1, 0.2, 0.3]",
+        "loss.cycle=-1",
+        "data.pair_fraction=1.1",
+        "data.crop_probability=-0.1",
+        "data.dir=[a]",
+        "data.dir=true",
+        "data.dir=''",
+        "data.image_size=16",
+        "data.image_size=48",
+        "data.image_size=0",
+        "data.image_size=-32",
+        "model.base_width=big",
+        "model.base_width=0",
+        "model.style_op=relu",
+        "variant=null",
+    ],
+)
+def test_wrong_values_are_refused_with_key_and_value(assignment):
+    key = assignment.partition("=")[0]
+    assert message_of(assignments=[assignment]).startswith(f"{key} = ")
+
+
+def test_the_rule_for_image_sizes_is_told():
+    assert "power of two and at least 32" in message_of(assignments=["data.image_size=48"])
+    assert load_config(assignments=["data.image_size=256"]).data.image_size == 256
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("optim.lr=2e-4", "optim.lr", 2e-4),
+        ("optim.lr=1E-3", "optim.lr", 1e-3),
+        ("optim.lr=.5", "optim.lr", 0.5),
+        ("optim.betas=[0, 9e-1]", "optim.betas", (0.0, 0.9)),
+        ("steps=1e3", "steps", 1000),
+        ("seed=0777", "seed", 777),
+        ("data.dir=2024", "data.dir", "2024"),
+        ("data.dir=0777", "data.dir", "0777"),
+        ("data.dir=no", "data.dir", "no"),
+        ("data.dir=null", "data.dir", None),
+        ("data.dir=a=b", "data.dir", "a=b"),
+        ("model.base_width=official", "model.base_width", "official"),
+    ],
+)
+def test_yaml_values_mean_what_they_say(text, key, value):
+    assert flatten(load_config(assignments=[text, "model.max_width=512"]))[key] == value
+
+
+def test_hms_needs_pairs():
+    assert "learns from known pairs, but data.pair_fraction is 0" in message_of(assignments=["data.pair_fraction=0"])
+    assert "loss.supervised is 0" in message_of(assignments=["loss.supervised=0"])
+    for variant in ("hmu", "starganv2"):
+        assert load_config(assignments=["data.pair_fraction=0", f"variant={variant}"]).rules.supervised_weight == 0
+
+
+def test_the_rules_follow_variant_and_supervised_weight():
+    assert load_config(assignments=["loss.supervised=3"]).rules.supervised_weight == 3
+    assert load_config(assignments=["variant=hmu"]).rules.supervised_weight == 0
+    assert load_config(assignments=["variant=starganv2"]).rules.domain_layers is None
+
+
+def test_widths_and_diversity_steps_as_numbers():
+    assert load_config(assignments=["model.base_width=null", "model.max_width=64"]).base_width == 64
+    assert load_config(assignments=["model.base_width=null", "model.max_width=4096"]).base_width == 512
+    assert load_config(assignments=["model.base_width=official", "model.max_width=512"]).base_width == 512
+    assert load_config(assignments=["model.base_width=null", "data.image_size=1024"]).base_width == 16
+    assert load_config(assignments=["model.base_width=24"]).base_width == 24
+    assert load_config(assignments=["steps=40", "loss.diversity_steps=null"]).diversity_steps == 40
+    assert load_config(assignments=["steps=40", "loss.diversity_steps=10"]).diversity_steps == 10
+
+
+# --- files and assignments that are none ---
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("optim: 3", "'optim' in {file} is a section, not a value; set one of optim.lr"),
+        ("- 1\n- 2", "must hold 'key: value' lines, got a list"),
+        ("steps: [1", "is not YAML: line 1"),
+        ("steps: 1\nsteps: 2", "is not YAML: line 2: 'steps' is given twice"),
+        ("optim.lr: 1\noptim: {lr: 2}", "'optim.lr' is given twice"),
+        ("[a]: 1", "a key must be a plain word"),
+        ("steps: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
+        ("steps: !!int x", "is not YAML"),
+        ("7: 1", "unknown key '7'"),
+        ("steps: &a [*a]", "must be a whole number"),
+        ("steps: " + "[" * 3000, "nested too deeply"),
+        ("\0", "is not YAML"),
+    ],
+)
+def test_files_that_are_no_configuration(text, hint, tmp_path):
+    file = write(tmp_path / "c.yaml", text)
+    message = message_of(file)
+    assert str(file) in message
+    assert hint.format(file=file) in message
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    assert message_of(tmp_path / "none.yaml").endswith("none.yaml does not exist")
+    assert "cannot be read: Is a directory" in message_of(tmp_path)
+    (tmp_path / "latin1.yaml").write_bytes(b"data: {dir: \xe9}")
+    assert "it is not UTF-8 text" in message_of(tmp_path / "latin1.yaml")
+
+
+@pytest.mark.parametrize("text", ["steps", "=3", " =3", ""])
+def test_assignments_need_key_and_value(text):
+    assert "expected KEY=VALUE, such as --set optim.lr=2e-4" in message_of(assignments=[text])
+
+
+def test_long_values_do_not_flood_the_message():
+    assert len(message_of(assignments=["steps=" + "x" * 10_000])) < 200
+    assert len(message_of(assignments=["steps=" + "[" * 10_000])) < 200
+
+
+# --- the YAML itself ---
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+
+
+@given(st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8))
+def test_yaml_round_trip(value):
+    assert parse_yaml(dump_yaml(value)) == value
+
+
+@given(st.text())
+def test_any_text_is_read_or_refused(text):
+    try:
+        load_config(assignments=[text, f"steps={text}"])
+    except ConfigError as error:
+        assert str(error)
+
+
+def test_the_configuration_needs_no_torch():
+    code = "import sys, m2o_fast.engine.config; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

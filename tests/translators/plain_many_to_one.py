@@ -1,0 +1,388 @@
+"""HMU and HMS on StarGAN v2, one sample at a time: the naive second implementation of the many-to-one rules.
+
+A batch is a list of samples; every sample goes through the networks alone, and a loss is the sum over the samples
+divided by their full number N. Nothing is shared between phases, samples or terms.
+
+Names of the parameters, for copying weights (g: stem, normally one per domain; k: multi-modal domains only):
+
+- generator: ``stem_in.{g}.{weight,bias}``; ``encode.{i}.{conv1,conv2,norm1,norm2,conv1x1}``, the two bottleneck blocks
+  last; ``decode.{i}``, the two bottleneck blocks first; ``stem_out.{g}.0.{weight,bias}`` (instance norm, absent
+  with ``style_op="demod"``), ``stem_out.{g}.2.{weight,bias}`` (1x1 convolution).
+  ``decode.{i}`` has ``{conv1,conv2,conv1x1}`` and, with ``"adain"``, ``{norm1,norm2}.fc`` (``[gamma, beta]`` rows),
+  with ``"demod"``, ``{affine1,affine2}`` (scales of the input channels of ``conv1`` and ``conv2``).
+- mapping: ``shared.{0,2,4,6}``, ``unshared.{k}.{0,2,4,6}``.
+- style_encoder: ``stem.{g}`` (of multi-modal domains), ``trunk.{i}`` (residual blocks, LeakyReLU, 4x4 convolution,
+  LeakyReLU), ``unshared.{k}``.
+- discriminator: ``stem.{g}``, ``trunk.{i}`` (the same), ``head`` (1x1 convolution with one row per domain).
+
+With two or more uni-modal domains, the columns of the decoder's style-dependent linear layers after the first
+``style_dim`` ones belong to the uni-modal domains, in the order of the domains.
+
+Source: arXiv 2402.12531.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from plain_starganv2 import (
+    SLOPE,
+    AdainResBlk,
+    Hyper,
+    InstanceNorm,
+    Nets,
+    ResBlk,
+    TrainerBase,
+    classifier_trunk,
+    generator_widths,
+    initialise,
+    mapping_head,
+    mapping_shared,
+)
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class PlainDomain:
+    """A domain; domains with the same ``stem`` share first and last layers (``None``: a stem of its own)."""
+
+    channels: int
+    multimodal: bool
+    stem: int | None = None
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything that decides the shapes of the networks."""
+
+    domains: tuple[PlainDomain, ...]
+    size: int = 32
+    style_dim: int = 64
+    latent_dim: int = 16
+    hidden_dim: int = 512
+    base_width: int = 512
+    max_width: int = 512
+    style_op: Literal["adain", "demod"] = "adain"
+
+    def stem(self, domain: int) -> int:
+        """The stem that a domain uses."""
+        own = self.domains[domain].stem
+        return domain if own is None else own
+
+    @property
+    def multimodal(self) -> list[int]:
+        """Indices of the multi-modal domains."""
+        return [k for k, domain in enumerate(self.domains) if domain.multimodal]
+
+    @property
+    def code(self) -> list[int]:
+        """The uni-modal domains that the decoder is told apart by a one-hot code; none if there is only one."""
+        unimodal = [k for k, domain in enumerate(self.domains) if not domain.multimodal]
+        return unimodal if len(unimodal) >= 2 else []
+
+
+def by_index(items: Iterable[tuple[int, nn.Module]]) -> nn.ModuleDict:
+    """Modules under numbers that may have gaps."""
+    return nn.ModuleDict({str(k): module for k, module in items})
+
+
+def first_layers(setup: Setup, domains: Iterable[int]) -> nn.ModuleDict:
+    """One 3x3 convolution per stem of the given domains."""
+    channels = {setup.stem(k): setup.domains[k].channels for k in domains}
+    return by_index((g, nn.Conv2d(c, setup.base_width, 3, 1, 1)) for g, c in channels.items())
+
+
+def last_layers(setup: Setup) -> nn.ModuleDict:
+    """Per stem: instance norm (adain only: it would undo what demodulation keeps), LeakyReLU, 1x1 convolution."""
+
+    def layer(channels: int) -> nn.Module:
+        norm = InstanceNorm(setup.base_width) if setup.style_op == "adain" else nn.Identity()
+        return nn.Sequential(norm, nn.LeakyReLU(SLOPE), nn.Conv2d(setup.base_width, channels, 1))
+
+    return by_index({setup.stem(k): layer(domain.channels) for k, domain in enumerate(setup.domains)}.items())
+
+
+def modulated_conv(x: Tensor, conv: nn.Conv2d, scales: Tensor) -> Tensor:
+    """One image ``[1, Ci, H, W]`` through ``conv`` with its weights scaled per input channel, then demodulated.
+
+    The weights are built explicitly: scaled by ``scales [1, Ci]``, then every output channel to norm 1.
+    """
+    weight = conv.weight * scales[0][None, :, None, None]
+    norm = torch.sqrt(weight.pow(2).sum(dim=(1, 2, 3), keepdim=True) + 1e-8)
+    return F.conv2d(x, weight / norm, conv.bias, padding=1)
+
+
+class DemodResBlk(nn.Module):
+    """Decoder block with modulated convolutions in place of AdaIN; width and shortcut as in the AdaIN block."""
+
+    def __init__(self, channels_in: int, channels_out: int, condition_dim: int, up: bool = False) -> None:
+        super().__init__()
+        self.up = up
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, 1, 1)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, 1, 1)
+        self.affine1 = nn.Linear(condition_dim, channels_in)
+        self.affine2 = nn.Linear(condition_dim, channels_out)
+        if channels_in != channels_out:
+            self.conv1x1 = nn.Conv2d(channels_in, channels_out, 1, bias=False)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        shortcut, residual = x, F.leaky_relu(x, SLOPE)
+        if self.up:
+            shortcut = F.interpolate(shortcut, scale_factor=2, mode="nearest")
+            residual = F.interpolate(residual, scale_factor=2, mode="nearest")
+        if hasattr(self, "conv1x1"):
+            shortcut = self.conv1x1(shortcut)
+        residual = modulated_conv(residual, self.conv1, self.affine1(condition))
+        residual = modulated_conv(F.leaky_relu(residual, SLOPE), self.conv2, self.affine2(condition))
+        return (residual + shortcut) / math.sqrt(2)
+
+
+class Generator(nn.Module):
+    """One image ``[1, c_a, S, S]`` of domain a and a style ``[1, style_dim]`` -> ``[1, c_b, S, S]`` of domain b."""
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__()
+        self.setup = setup
+        widths = generator_widths(setup.size, setup.base_width, setup.max_width)
+        last = widths[-1]
+        condition_dim = setup.style_dim + len(setup.code)
+        block = AdainResBlk if setup.style_op == "adain" else DemodResBlk
+        self.stem_in = first_layers(setup, range(len(setup.domains)))
+        self.encode = nn.ModuleList(ResBlk(a, b, True, True) for a, b in zip(widths, widths[1:], strict=False))
+        self.encode.extend(ResBlk(last, last, True) for _ in range(2))
+        self.decode = nn.ModuleList(block(last, last, condition_dim) for _ in range(2))
+        backwards = widths[::-1]
+        self.decode.extend(block(a, b, condition_dim, up=True) for a, b in zip(backwards, backwards[1:], strict=False))
+        self.stem_out = last_layers(setup)
+        initialise(self)
+        self.initialise_modulation()
+
+    @torch.no_grad()
+    def initialise_modulation(self) -> None:
+        """Channel scales start around 1, with unit variance over normal styles."""
+        for block in self.decode:
+            if isinstance(block, DemodResBlk):
+                for affine in (block.affine1, block.affine2):
+                    affine.weight.normal_(0, 1 / math.sqrt(self.setup.style_dim))
+                    affine.bias.fill_(1)
+
+    def condition(self, style: Tensor, target: int) -> Tensor:
+        """What the decoder sees: the style, then the one-hot code of a uni-modal target (zeros for a multi-modal)."""
+        code = [1.0 if k == target else 0.0 for k in self.setup.code]
+        return torch.cat([style, style.new_tensor([code])], dim=1) if code else style
+
+    def forward(self, x: Tensor, source: int, target: int, style: Tensor) -> Tensor:
+        condition = self.condition(style, target)
+        x = self.stem_in[str(self.setup.stem(source))](x)
+        for block in self.encode:
+            x = block(x)
+        for block in self.decode:
+            x = block(x, condition)
+        return self.stem_out[str(self.setup.stem(target))](x)
+
+
+class MappingNetwork(nn.Module):
+    """One latent ``[1, latent_dim]`` -> style ``[1, style_dim]``; heads of the multi-modal domains only."""
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__()
+        self.shared = mapping_shared(setup.latent_dim, setup.hidden_dim)
+        self.unshared = by_index((k, mapping_head(setup.hidden_dim, setup.style_dim)) for k in setup.multimodal)
+        initialise(self)
+
+    def forward(self, z: Tensor, domain: int) -> Tensor:
+        return self.unshared[str(domain)](self.shared(z))
+
+
+class StyleEncoder(nn.Module):
+    """One image ``[1, c_k, S, S]`` -> style ``[1, style_dim]``; stems and heads of the multi-modal domains only."""
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__()
+        self.setup = setup
+        trunk, width = classifier_trunk(setup.size, setup.base_width, setup.max_width)
+        self.stem = first_layers(setup, setup.multimodal)
+        self.trunk = nn.Sequential(*trunk)
+        self.unshared = by_index((k, nn.Linear(width, setup.style_dim)) for k in setup.multimodal)
+        initialise(self)
+
+    def forward(self, x: Tensor, domain: int) -> Tensor:
+        hidden = self.trunk(self.stem[str(self.setup.stem(domain))](x))
+        return self.unshared[str(domain)](hidden.flatten(1))
+
+
+class Discriminator(nn.Module):
+    """One image ``[1, c_k, S, S]`` -> logit ``[1]`` of domain k."""
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__()
+        self.setup = setup
+        trunk, width = classifier_trunk(setup.size, setup.base_width, setup.max_width)
+        self.stem = first_layers(setup, range(len(setup.domains)))
+        self.trunk = nn.Sequential(*trunk)
+        self.head = nn.Conv2d(width, len(setup.domains), 1)
+        initialise(self)
+
+    def forward(self, x: Tensor, domain: int) -> Tensor:
+        hidden = self.trunk(self.stem[str(self.setup.stem(domain))](x))
+        return self.head(hidden).flatten(1)[:, domain]
+
+
+def build_nets(setup: Setup) -> Nets:
+    """The four networks, freshly initialised from torch's global random state, in the default dtype."""
+    return Nets(Generator(setup), MappingNetwork(setup), StyleEncoder(setup), Discriminator(setup))
+
+
+@dataclass
+class Sample:
+    """One source image with what its translation needs.
+
+    Attributes:
+        x: ``[c_a, S, S]``, an image of domain ``source``.
+        source: Index a of its domain.
+        target: Index b of the domain to translate into.
+        z: ``[latent_dim]``.
+        z2: ``[latent_dim]``.
+        ref: ``[c_b, S, S]``, an image of domain ``target``.
+        ref2: Another one.
+        paired: ``[c_b, S, S]``, the true translation, if known.
+    """
+
+    x: Tensor
+    source: int
+    target: int
+    z: Tensor
+    z2: Tensor
+    ref: Tensor
+    ref2: Tensor
+    paired: Tensor | None = None
+
+
+class NaiveTrainer(TrainerBase):
+    """The training iteration of StarGAN v2 under the many-to-one rules, one sample at a time.
+
+    A network is stepped only if the phase's loss reaches any of its parameters; those it does not reach then have
+    gradient 0, so that Adam's weight decay and moments act on them all the same.
+    """
+
+    def __init__(self, setup: Setup, nets: Nets, hyper: Hyper | None = None, index: int = 0) -> None:
+        super().__init__(nets, hyper, index)
+        self.setup = setup
+
+    def zero_style(self, sample: Sample) -> Tensor:
+        """The style of a uni-modal domain."""
+        return torch.zeros(1, self.setup.style_dim, dtype=sample.x.dtype)
+
+    def has_style(self, domain: int) -> bool:
+        """Whether a domain is multi-modal."""
+        return self.setup.domains[domain].multimodal
+
+    def latent_style(self, sample: Sample, second: bool = False) -> Tensor:
+        """The style of the target domain from a latent code, or 0."""
+        if not self.has_style(sample.target):
+            return self.zero_style(sample)
+        return self.nets.mapping((sample.z2 if second else sample.z)[None], sample.target)
+
+    def reference_style(self, sample: Sample, second: bool = False) -> Tensor:
+        """The style of a reference image, or 0."""
+        if not self.has_style(sample.target):
+            return self.zero_style(sample)
+        return self.nets.style_encoder((sample.ref2 if second else sample.ref)[None], sample.target)
+
+    def source_style(self, sample: Sample) -> Tensor:
+        """The style of the source image, or 0."""
+        if not self.has_style(sample.source):
+            return self.zero_style(sample)
+        return self.nets.style_encoder(sample.x[None], sample.source)
+
+    def discriminator_terms(self, sample: Sample, style_of: Callable[..., Tensor]) -> dict[str, Tensor]:
+        """The terms of one sample in a discriminator step."""
+        x = sample.x[None].detach().requires_grad_()
+        logit = self.nets.discriminator(x, sample.source)
+        (gradient,) = torch.autograd.grad(logit.sum(), x, create_graph=True)
+        with torch.no_grad():
+            fake = self.nets.generator(x, sample.source, sample.target, style_of(sample))
+        fake_logit = self.nets.discriminator(fake, sample.target)
+        return {
+            "real": F.softplus(-logit).sum(),
+            "fake": F.softplus(fake_logit).sum(),
+            "r1": 0.5 * gradient.pow(2).sum(),
+        }
+
+    def generator_terms(self, sample: Sample, style_of: Callable[..., Tensor]) -> dict[str, Tensor]:
+        """The terms of one sample in a generator step; those that its domains do not have are missing."""
+        nets, source, target = self.nets, sample.source, sample.target
+        x = sample.x[None]
+        style = style_of(sample)
+        fake = nets.generator(x, source, target, style)
+        cycled = nets.generator(fake, target, source, self.source_style(sample))
+        terms = {
+            "adv": F.softplus(-nets.discriminator(fake, target)).sum(),
+            "cyc": (cycled - x).abs().mean(),
+        }
+        if self.has_style(target):
+            terms["sty"] = (nets.style_encoder(fake, target) - style).abs().mean()
+            fake2 = nets.generator(x, source, target, style_of(sample, second=True))
+            terms["ds"] = (fake - fake2.detach()).abs().mean()
+        elif sample.paired is not None:
+            terms["sup"] = (fake - sample.paired[None]).abs().mean()
+        return terms
+
+    def phase(
+        self,
+        samples: Sequence[Sample],
+        terms_of: Callable[..., dict[str, Tensor]],
+        style_of: Callable[..., Tensor],
+        weights: dict[str, float],
+        networks: tuple[str, ...],
+    ) -> dict[str, float]:
+        """One optimizer step on the weighted sum of the terms over all samples, divided by N."""
+        sums = {name: torch.zeros((), dtype=samples[0].x.dtype) for name in weights}
+        for sample in samples:
+            for name, term in terms_of(sample, style_of).items():
+                sums[name] = sums[name] + term
+        losses = {name: value / len(samples) for name, value in sums.items()}
+        total = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
+        self.zero_grad()
+        total.backward()
+        for name in networks:
+            self.step_if_reached(name)
+        return {name: value.item() for name, value in losses.items()} | {"total": total.item()}
+
+    def step_if_reached(self, name: str) -> None:
+        """Step a network if any of its parameters has a gradient; missing ones count as 0."""
+        parameters = list(self.by_name[name].parameters())
+        if all(parameter.grad is None for parameter in parameters):
+            return
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self.optimizers[name].step()
+
+    def iteration(self, samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
+        """One iteration; returns the losses by phase and name, every one a sum over samples divided by N."""
+        hyper = self.hyper
+        d_weights = {"real": 1.0, "fake": 1.0, "r1": hyper.lambda_reg}
+        g_weights = {
+            "adv": 1.0,
+            "sty": hyper.lambda_sty,
+            "ds": -hyper.lambda_ds_at(self.index),
+            "cyc": hyper.lambda_cyc,
+            "sup": hyper.lambda_sup,
+        }
+        d_terms, g_terms = self.discriminator_terms, self.generator_terms
+        latent, reference = self.latent_style, self.reference_style
+        all_three = ("generator", "mapping", "style_encoder")
+        logs = {
+            "d_latent": self.phase(samples, d_terms, latent, d_weights, ("discriminator",)),
+            "d_reference": self.phase(samples, d_terms, reference, d_weights, ("discriminator",)),
+            "g_latent": self.phase(samples, g_terms, latent, g_weights, all_three),
+            "g_reference": self.phase(samples, g_terms, reference, g_weights, ("generator",)),
+        }
+        self.finish_iteration()
+        return logs
