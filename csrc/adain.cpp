@@ -5,18 +5,23 @@
 
 #include <tuple>
 
-#include "adain_cpu.h"
+#include "adain_planes.h"
+#include "adain_rows.h"
 
 namespace m2o_fast {
 namespace {
 
-// target_clones wants plain functions: one of each for every storage type, with everything in adain_cpu.h inlined.
-#define M2O_ADAIN_KERNELS(T)                                                                                          \
-  M2O_CLONES void run_forward_planes(const AdainProblem<T>& p, int64_t begin, int64_t end) {                          \
-    forward_planes(p, begin, end);                                                                                    \
-  }                                                                                                                   \
-  M2O_CLONES void run_backward_planes(const AdainProblem<T>& p, int64_t begin, int64_t end) {                         \
-    backward_planes(p, begin, end);                                                                                   \
+// target_clones wants plain functions: one of each for every storage type, into which the kernels are inlined.
+#define M2O_ADAIN_KERNELS(T)                                                                                           \
+  M2O_CLONES void run_forward(const AdainProblem<T>& p, int64_t begin, int64_t end) { forward_planes(p, begin, end); } \
+  M2O_CLONES void run_backward(const AdainProblem<T>& p, int64_t begin, int64_t end) {                                 \
+    backward_planes(p, begin, end);                                                                                    \
+  }                                                                                                                    \
+  M2O_CLONES void run_forward(const AdainProblem<T>& p, ChannelRange range, RowScratch<T>& scratch) {                  \
+    forward_rows(p, range, scratch);                                                                                   \
+  }                                                                                                                    \
+  M2O_CLONES void run_backward(const AdainProblem<T>& p, ChannelRange range, RowScratch<T>& scratch) {                 \
+    backward_rows(p, range, scratch);                                                                                  \
   }
 M2O_ADAIN_KERNELS(float)
 M2O_ADAIN_KERNELS(double)
@@ -27,6 +32,59 @@ M2O_ADAIN_KERNELS(Half)
 constexpr int64_t NUMBERS_PER_THREAD = 32768;
 // From this size on, the output would only push x out of the caches: it is written past them.
 constexpr int64_t STREAMED_BYTES = int64_t{1} << 24;
+// What one thread keeps of a channels_last image between its passes: half a second-level cache.
+constexpr int64_t RANGE_BYTES = int64_t{1} << 18;
+
+int64_t grain_size(int64_t numbers_per_item) {
+  return std::max<int64_t>(1, NUMBERS_PER_THREAD / std::max<int64_t>(1, numbers_per_item));
+}
+
+// Channels per range: what fits the cache, else whole rows, which are read in the order of memory; and work for
+// everyone.
+template <typename T>
+int64_t range_width(const AdainShape& shape) {
+  const int64_t fitting = RANGE_BYTES / (std::max<int64_t>(1, shape.plane()) * sizeof(T));
+  int64_t width = fitting >= TILED_CHANNELS ? fitting : shape.channels;
+  const int64_t threads = torch::stable::get_num_threads();
+  if (shape.batch < threads) {
+    width = std::min(width, ceil_div(shape.batch * shape.channels, threads));
+  }
+  return ceil_div(width, TILED_CHANNELS) * TILED_CHANNELS;
+}
+
+template <typename T, typename Run>
+void for_ranges(const AdainShape& shape, const Run& run) {
+  const int64_t width = range_width<T>(shape);
+  const int64_t ranges = ceil_div(shape.channels, width);
+  torch::stable::parallel_for(
+      0, shape.batch * ranges, grain_size(shape.plane() * width), [&](int64_t begin, int64_t end) {
+        RowScratch<T> scratch(std::min(width, shape.channels));
+        for (int64_t at = begin; at < end; ++at) {
+          const int64_t first = at % ranges * width;
+          run(ChannelRange{at / ranges, first, std::min(first + width, shape.channels)}, scratch);
+        }
+      });
+}
+
+template <typename T>
+void forward(const AdainProblem<T>& p, const AdainShape& shape) {
+  if (shape.format == MemoryFormat::ChannelsLast) {
+    for_ranges<T>(shape, [&](ChannelRange range, RowScratch<T>& scratch) { run_forward(p, range, scratch); });
+  } else {
+    torch::stable::parallel_for(0, shape.batch * shape.channels, grain_size(p.plane),
+                                [&](int64_t begin, int64_t end) { run_forward(p, begin, end); });
+  }
+}
+
+template <typename T>
+void backward(const AdainProblem<T>& p, const AdainShape& shape) {
+  if (shape.format == MemoryFormat::ChannelsLast) {
+    for_ranges<T>(shape, [&](ChannelRange range, RowScratch<T>& scratch) { run_backward(p, range, scratch); });
+  } else {
+    torch::stable::parallel_for(0, shape.batch * shape.channels, grain_size(p.plane),
+                                [&](int64_t begin, int64_t end) { run_backward(p, begin, end); });
+  }
+}
 
 Tensor in_type(const Tensor& tensor, ScalarType type) {
   return tensor.scalar_type() == type ? tensor : torch::stable::to(tensor, type);
@@ -54,28 +112,37 @@ void for_type(ScalarType type, const Body& body) {
   }
 }
 
-// The tensors of one call in the layout that the kernels read; keeps copies alive.
-struct Operands {
-  Tensor x, grad, gamma, beta, mean, rstd, out, grad_gamma, grad_beta;
-};
-
+// What the two operators have in common. gamma and beta are of the type of the sums; x and out are in the format of
+// shape.
 template <typename T>
-AdainProblem<T> as_problem(const Operands& of, const AdainShape& shape, double eps, double slope, bool one_plus) {
+AdainProblem<T> as_problem(const AdainShape& shape, const Tensor& x, const Tensor& out, const Tensor& gamma,
+                           const Tensor& beta, double slope, bool one_plus) {
   using Wide = typename Simd<T>::Wide;
   AdainProblem<T> p{};
   p.channels = shape.channels;
   p.plane = shape.plane();
-  p.x = static_cast<const T*>(of.x.const_data_ptr());
-  p.out = static_cast<T*>(of.out.mutable_data_ptr());
-  p.gamma = as_affine<Wide>(of.gamma);
-  p.beta = as_affine<Wide>(of.beta);
-  p.eps = eps;
+  p.inverse_plane = 1.0 / static_cast<double>(std::max<int64_t>(1, p.plane));
+  p.x = static_cast<const T*>(x.const_data_ptr());
+  p.out = static_cast<T*>(out.mutable_data_ptr());
+  p.gamma = as_affine<Wide>(gamma);
+  p.beta = as_affine<Wide>(beta);
   p.slope = static_cast<Wide>(slope);
   p.one_plus = one_plus;
-  p.streamed = shape.batch * p.channels * p.plane * static_cast<int64_t>(sizeof(T)) >= STREAMED_BYTES;
-  p.mean = static_cast<Wide*>(of.mean.mutable_data_ptr());
-  p.rstd = static_cast<Wide*>(of.rstd.mutable_data_ptr());
+  const int64_t bytes = shape.batch * shape.channels * p.plane * static_cast<int64_t>(sizeof(T));
+  const bool rows_are_aligned = shape.channels * sizeof(T) % 16 == 0 && is_aligned(p.out);
+  p.streamed = bytes >= STREAMED_BYTES && (shape.format == MemoryFormat::Contiguous || rows_are_aligned);
   return p;
+}
+
+template <typename T>
+typename Simd<T>::Wide* outputs(const Tensor& statistics) {
+  return static_cast<typename Simd<T>::Wide*>(statistics.mutable_data_ptr());
+}
+
+// The backward kernels only read mean and rstd, which share their fields with the outputs of forward.
+template <typename T>
+typename Simd<T>::Wide* inputs(const Tensor& statistics) {
+  return const_cast<typename Simd<T>::Wide*>(static_cast<const typename Simd<T>::Wide*>(statistics.const_data_ptr()));
 }
 
 std::tuple<Tensor, Tensor, Tensor> adain_act(Tensor x, Tensor gamma, Tensor beta, double eps, double slope,
@@ -85,20 +152,18 @@ std::tuple<Tensor, Tensor, Tensor> adain_act(Tensor x, Tensor gamma, Tensor beta
   check_affine(op, "gamma", gamma, x);
   check_affine(op, "beta", beta, x);
   const ScalarType wide = statistics_type(x.scalar_type());
-  Operands of{};
-  of.x = torch::stable::contiguous(x, shape.format);
-  of.gamma = in_type(gamma, wide);
-  of.beta = in_type(beta, wide);
-  of.out = empty_like_input(x, shape);
-  of.mean = empty_statistics(x);
-  of.rstd = empty_statistics(x);
+  const Tensor x_in_format = torch::stable::contiguous(x, shape.format);
+  const Tensor wide_gamma = in_type(gamma, wide), wide_beta = in_type(beta, wide);
+  const Tensor y = empty_like_input(x, shape), mean = empty_statistics(x), rstd = empty_statistics(x);
   for_type(x.scalar_type(), [&](auto number) {
-    const auto p = as_problem<decltype(number)>(of, shape, eps, slope, one_plus);
-    const int64_t grain = std::max<int64_t>(1, NUMBERS_PER_THREAD / std::max<int64_t>(1, p.plane));
-    torch::stable::parallel_for(0, shape.batch * shape.channels, grain,
-                                [&](int64_t begin, int64_t end) { run_forward_planes(p, begin, end); });
+    using T = decltype(number);
+    auto p = as_problem<T>(shape, x_in_format, y, wide_gamma, wide_beta, slope, one_plus);
+    p.eps = eps;
+    p.mean = outputs<T>(mean);
+    p.rstd = outputs<T>(rstd);
+    forward(p, shape);
   });
-  return {of.out, of.mean, of.rstd};
+  return {y, mean, rstd};
 }
 
 std::tuple<Tensor, Tensor, Tensor> adain_act_backward(Tensor grad, Tensor x, Tensor gamma, Tensor beta, Tensor mean,
@@ -111,27 +176,22 @@ std::tuple<Tensor, Tensor, Tensor> adain_act_backward(Tensor grad, Tensor x, Ten
   check_statistics(op, "mean", mean, x);
   check_statistics(op, "rstd", rstd, x);
   const ScalarType wide = statistics_type(x.scalar_type());
-  Operands of{};
-  of.x = torch::stable::contiguous(x, shape.format);
-  of.grad = torch::stable::contiguous(grad, shape.format);
-  of.gamma = in_type(gamma, wide);
-  of.beta = in_type(beta, wide);
-  of.mean = torch::stable::contiguous(mean);
-  of.rstd = torch::stable::contiguous(rstd);
-  of.out = empty_like_input(x, shape);
-  of.grad_gamma = empty_statistics(x);
-  of.grad_beta = empty_statistics(x);
+  const Tensor x_in_format = torch::stable::contiguous(x, shape.format);
+  const Tensor grad_in_format = torch::stable::contiguous(grad, shape.format);
+  const Tensor wide_gamma = in_type(gamma, wide), wide_beta = in_type(beta, wide);
+  const Tensor dense_mean = torch::stable::contiguous(mean), dense_rstd = torch::stable::contiguous(rstd);
+  const Tensor grad_x = empty_like_input(x, shape), grad_gamma = empty_statistics(x), grad_beta = empty_statistics(x);
   for_type(x.scalar_type(), [&](auto number) {
     using T = decltype(number);
-    auto p = as_problem<T>(of, shape, 0, slope, one_plus);
-    p.grad = static_cast<const T*>(of.grad.const_data_ptr());
-    p.grad_gamma = static_cast<typename Simd<T>::Wide*>(of.grad_gamma.mutable_data_ptr());
-    p.grad_beta = static_cast<typename Simd<T>::Wide*>(of.grad_beta.mutable_data_ptr());
-    const int64_t grain = std::max<int64_t>(1, NUMBERS_PER_THREAD / std::max<int64_t>(1, p.plane));
-    torch::stable::parallel_for(0, shape.batch * shape.channels, grain,
-                                [&](int64_t begin, int64_t end) { run_backward_planes(p, begin, end); });
+    auto p = as_problem<T>(shape, x_in_format, grad_x, wide_gamma, wide_beta, slope, one_plus);
+    p.grad = static_cast<const T*>(grad_in_format.const_data_ptr());
+    p.mean = inputs<T>(dense_mean);
+    p.rstd = inputs<T>(dense_rstd);
+    p.grad_gamma = outputs<T>(grad_gamma);
+    p.grad_beta = outputs<T>(grad_beta);
+    backward(p, shape);
   });
-  return {of.out, of.grad_gamma, of.grad_beta};
+  return {grad_x, grad_gamma, grad_beta};
 }
 
 }  // namespace

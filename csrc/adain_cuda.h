@@ -1,4 +1,5 @@
-// The CUDA side of the adain operators as the bindings see it: plain pointers, sizes and a stream; no torch, no CUDA header.
+// The CUDA side of the adain operators as the bindings see it: plain pointers, sizes and a stream; no torch, no CUDA
+// header.
 //
 // The definition of both operators is the reference in m2o_fast/ops/adain.py.
 #pragma once
@@ -13,21 +14,22 @@ enum class AdainDtype : int32_t { float32, float64, float16, bfloat16 };
 // One call of adain_act (y, mean and rstd are written) or of adain_act_backward (the three gradients are written).
 // "Statistics type" is float64 for float64 images and float32 for all others.
 struct AdainArguments {
-  const void* x;       // [N, C, H, W], dense, NCHW or, with channels_last, NHWC; not empty
-  const void* gamma;   // [N, C] behind gamma_strides, which count elements and may be 0
-  const void* beta;    // [N, C] behind beta_strides
-  const void* grad;    // backward only: the gradient of y, of x's dtype and memory format
-  void* mean;          // [N, C], statistics type; the forward writes it, the backward reads it
-  void* rstd;          // likewise
-  void* y;             // forward: like x
-  void* grad_x;        // backward: like x
-  void* grad_gamma;    // backward: [N, C], statistics type
-  void* grad_beta;     // backward: likewise
-  void* workspace;     // as large as adain_*_workspace() says, aligned to 16; nullptr for 0
+  const void* x;                   // [N, C, H, W], dense, NCHW or, with channels_last, NHWC; not empty
+  const void* gamma;               // [N, C] behind gamma_strides, which count elements and may be 0
+  const void* beta;                // [N, C] behind beta_strides
+  const void* grad;                // backward only: the gradient of y, of x's dtype and memory format
+  void* mean;                      // [N, C], statistics type; the forward writes it, the backward reads it
+  void* rstd;                      // likewise
+  void* y;                         // forward: like x
+  void* grad_x;                    // backward: like x
+  void* grad_gamma;                // backward: [N, C], statistics type
+  void* grad_beta;                 // backward: likewise
+  void* workspace;                 // as large as adain_*_workspace() says, aligned to 16; nullptr for 0
   int64_t batch, channels, plane;  // N, C, H * W
   int64_t gamma_strides[2], beta_strides[2];
-  AdainDtype dtype, gamma_dtype, beta_dtype;
+  AdainDtype dtype;
   double eps, slope;
+  bool gamma_wide, beta_wide;  // of the statistics type, else of x's dtype
   bool one_plus, channels_last;
 };
 

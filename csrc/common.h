@@ -17,6 +17,11 @@
 #endif
 #define M2O_INLINED __attribute__((always_inline))  // for lambdas, behind the parameters
 #define M2O_INLINE inline M2O_INLINED
+#if defined(__clang__)
+#define M2O_UNROLLED _Pragma("unroll")
+#else
+#define M2O_UNROLLED _Pragma("GCC unroll 8")
+#endif
 
 namespace m2o_fast {
 

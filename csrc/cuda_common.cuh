@@ -31,10 +31,10 @@ __device__ __forceinline__ Element narrow(Arithmetic<Element> value) {
   }
 }
 
-// Neighbouring elements that one instruction reads or writes, at best 16 bytes of them. Two 16-bit elements share a register.
+// Neighbouring elements that one instruction reads or writes, at best 16 bytes of them. Two 16-bit elements share a
+// register.
 template <typename Element, int kCount>
 struct alignas(sizeof(Element) * kCount) Pack {
-  static constexpr int kElements = kCount;
   static constexpr bool kPairs = sizeof(Element) == 2 && kCount % 2 == 0;
   using Word = std::conditional_t<kPairs, uint32_t, Element>;
   Word words[kCount * sizeof(Element) / sizeof(Word)];
@@ -65,7 +65,8 @@ struct alignas(sizeof(Element) * kCount) Pack {
     }
   }
 
-  // Keeps the compiler from holding on to the widened elements, which takes twice the registers: they are widened again.
+  // Keeps the compiler from holding on to the widened elements, which takes twice the registers: they are widened
+  // again.
   __device__ __forceinline__ void forget_widened() {
     if constexpr (kPairs) {
 #pragma unroll
@@ -76,20 +77,37 @@ struct alignas(sizeof(Element) * kCount) Pack {
   }
 };
 
-template <int kCount, typename Element>
+template <typename Element, int kCount>
 __device__ __forceinline__ Pack<Element, kCount> load_pack(const Element* source) {
   return *reinterpret_cast<const Pack<Element, kCount>*>(source);
 }
 
-template <int kCount, typename Element>
+template <typename Element, int kCount>
 __device__ __forceinline__ void store_pack(Element* target, const Pack<Element, kCount>& pack) {
-  *reinterpret_cast<Pack<Element, kCount>*>(target) = pack;
+  if constexpr (sizeof(pack) == sizeof(uint4)) {
+    // One instruction: the compiler would split a plain assignment into four.
+    uint4 bits;
+    memcpy(&bits, &pack, sizeof(bits));
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(target), "r"(bits.x), "r"(bits.y), "r"(bits.z),
+                 "r"(bits.w));
+  } else {
+    *reinterpret_cast<Pack<Element, kCount>*>(target) = pack;
+  }
 }
 
 // Waits for every thread of the cluster and makes their writes to shared memory visible to each other.
 __device__ __forceinline__ void cluster_barrier() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   __cluster_barrier_arrive();
+  __cluster_barrier_wait();
+#endif
+}
+
+// Waits for every thread of the cluster, to end a kernel: no block may leave while others read its shared memory. Does
+// not wait for its threads' writes.
+__device__ __forceinline__ void leave_cluster() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  __cluster_barrier_arrive_relaxed();
   __cluster_barrier_wait();
 #endif
 }
@@ -122,11 +140,12 @@ constexpr int block_sum_scratch(int threads, int columns, int count) {
   return (threads / kWarpSize + 2) * columns * count;
 }
 
-// Sums over the threads of a block, and of its cluster of `peers` blocks, whose index is the same modulo `columns` (a power
-// of two up to 32); every thread gets the result of its column. The order of the additions is fixed, so equal inputs give
-// equal bits. `scratch` must not be reused before the kernel's next block or cluster barrier.
+// Sums over the threads of a block, and of its cluster of `peers` blocks, whose index is the same modulo `columns` (a
+// power of two up to 32); every thread gets the result of its column. The order of the additions is fixed, so equal
+// inputs give equal bits. `scratch` must not be reused before the kernel's next block or cluster barrier.
 template <typename Real, int kCount>
 __device__ __forceinline__ void sum_over_block(Real (&values)[kCount], int columns, int peers, Real* scratch) {
+#pragma unroll 1
   for (int offset = kWarpSize / 2; offset >= columns; offset /= 2) {
 #pragma unroll
     for (int v = 0; v < kCount; ++v) {
@@ -143,8 +162,10 @@ __device__ __forceinline__ void sum_over_block(Real (&values)[kCount], int colum
   }
   Real* totals = scratch + warps * width;
   __syncthreads();
+#pragma unroll 1
   for (int i = thread; i < width; i += threads) {
     Real total = 0;
+#pragma unroll 4
     for (int warp = 0; warp < warps; ++warp) {
       total += scratch[warp * width + i];
     }
@@ -152,8 +173,10 @@ __device__ __forceinline__ void sum_over_block(Real (&values)[kCount], int colum
   }
   if (peers > 1) {
     cluster_barrier();
+#pragma unroll 1
     for (int i = thread; i < width; i += threads) {
       Real total = 0;
+#pragma unroll 1
       for (int rank = 0; rank < peers; ++rank) {
         total += in_peer(totals, rank)[i];
       }

@@ -48,9 +48,10 @@ M2O_INLINE const Stored* pixel_at(const Images& images, int64_t image, int64_t c
          row * images.row_stride + column * images.column_stride;
 }
 
-// What a stored pixel is computed with: itself for uint8, float32 and float64, float32 for the half types.
+// What a stored pixel is computed with: itself for float32 and float64, float32 for the half types, and int16 for
+// uint8, because processors multiply and add up pairs of int16 in one instruction.
 template <class Stored>
-using Loaded = std::conditional_t<sizeof(Stored) == 2, float, Stored>;
+using Loaded = std::conditional_t<sizeof(Stored) == 2, float, std::conditional_t<sizeof(Stored) == 1, int16_t, Stored>>;
 
 // Copies n pixels that lie `step` elements apart; the constant steps of planar and interleaved images vectorise.
 template <class Stored, class Value>
@@ -77,14 +78,13 @@ M2O_INLINE const Loaded<Stored>* planar(const Stored* from, int64_t step, int64_
 // ---------------------------------------------------------------------------------------------- foreground colour
 
 // Sums over one image: content * channel for the three channels, then content * content. Floating-point sums run in
-// eight float64 lanes, whose order of summation the compiler may not change, so that runs repeat exactly.
-typedef double Lanes __attribute__((vector_size(64)));
-typedef float FloatLanes __attribute__((vector_size(32)));
+// float64 and in kLanes interleaved parts: that order of summation is fixed, and it vectorises.
+constexpr int kLanes = 32;
 struct FloatSums {
-  Lanes lane[4] = {};
+  double lane[4][kLanes] = {};
   double total(int which) const {
     double sum = 0;
-    for (int i = 0; i < 8; ++i) sum += lane[which][i];
+    for (int i = 0; i < kLanes; ++i) sum += lane[which][i];
     return sum;
   }
 };
@@ -93,56 +93,37 @@ struct IntegerSums {
   double total(int which) const { return static_cast<double>(sum[which]); }
 };
 
-// (By reference: vectors wider than the baseline's registers cannot be returned by value on every instruction set.)
-M2O_INLINE void load_lanes(const double* from, Lanes& values) { std::memcpy(&values, from, sizeof values); }
-
-M2O_INLINE void load_lanes(const float* from, Lanes& values) {
-  FloatLanes narrow;
-  std::memcpy(&narrow, from, sizeof narrow);
-  values = __builtin_convertvector(narrow, Lanes);
-}
-
 template <bool kHasContent, class Real>
 M2O_INLINE void add_products(FloatSums& sums, const Real* const channel[3], const Real* content, int64_t n) {
-  Lanes sum[4] = {sums.lane[0], sums.lane[1], sums.lane[2], sums.lane[3]};
-  const auto add = [&](const Real* red, const Real* green, const Real* blue, const Real* given)
-                       __attribute__((always_inline)) {
-                         Lanes r, g, b, weight;
-                         load_lanes(red, r);
-                         load_lanes(green, g);
-                         load_lanes(blue, b);
-                         if constexpr (kHasContent) {
-                           load_lanes(given, weight);
-                         } else {
-                           weight = r > g ? r : g;
-                           weight = weight > b ? weight : b;
-                         }
-                         sum[0] += weight * r;
-                         sum[1] += weight * g;
-                         sum[2] += weight * b;
-                         sum[3] += weight * weight;
-                       };
-  int64_t i = 0;
-  for (; i + 8 <= n; i += 8) add(channel[0] + i, channel[1] + i, channel[2] + i, kHasContent ? content + i : nullptr);
-  if (i < n) {  // the rest, filled up with black, which adds nothing
-    Real rest[4][8] = {};
-    for (int k = 0; k < 3; ++k) std::copy(channel[k] + i, channel[k] + n, rest[k]);
-    if constexpr (kHasContent) std::copy(content + i, content + n, rest[3]);
-    add(rest[0], rest[1], rest[2], rest[3]);
+  double* __restrict red_sum = sums.lane[0];
+  double* __restrict green_sum = sums.lane[1];
+  double* __restrict blue_sum = sums.lane[2];
+  double* __restrict square_sum = sums.lane[3];
+  for (int64_t first = 0; first < n; first += kLanes) {
+    const Real *red = channel[0] + first, *green = channel[1] + first, *blue = channel[2] + first;
+    const int lanes = static_cast<int>(std::min<int64_t>(kLanes, n - first));
+    for (int i = 0; i < lanes; ++i) {
+      const Real r = red[i], g = green[i], b = blue[i];
+      const Real brighter = r > g ? r : g;
+      const double weight = kHasContent ? content[first + i] : brighter > b ? brighter : b;
+      red_sum[i] += weight * r;
+      green_sum[i] += weight * g;
+      blue_sum[i] += weight * b;
+      square_sum[i] += weight * weight;
+    }
   }
-  std::copy(sum, sum + 4, sums.lane);
 }
 
 template <bool kHasContent>
-M2O_INLINE void add_products(IntegerSums& sums, const uint8_t* const channel[3], const uint8_t* content, int64_t n) {
-  const uint8_t *red = channel[0], *green = channel[1], *blue = channel[2];
-  uint32_t sum[4] = {};
+M2O_INLINE void add_products(IntegerSums& sums, const int16_t* const channel[3], const int16_t* content, int64_t n) {
+  const int16_t *red = channel[0], *green = channel[1], *blue = channel[2];
+  int32_t sum[4] = {};
   for (int64_t i = 0; i < n; ++i) {
-    const uint8_t weight = kHasContent ? content[i] : std::max(std::max(red[i], green[i]), blue[i]);
-    sum[0] += static_cast<uint32_t>(weight) * red[i];
-    sum[1] += static_cast<uint32_t>(weight) * green[i];
-    sum[2] += static_cast<uint32_t>(weight) * blue[i];
-    sum[3] += static_cast<uint32_t>(weight) * weight;
+    const int16_t weight = kHasContent ? content[i] : std::max(std::max(red[i], green[i]), blue[i]);
+    sum[0] += weight * red[i];
+    sum[1] += weight * green[i];
+    sum[2] += weight * blue[i];
+    sum[3] += weight * weight;
   }
   for (int k = 0; k < 4; ++k) sums.sum[k] += sum[k];
 }
@@ -217,7 +198,7 @@ FitImages* fit_images_of(Pixel pixel) {
 
 // ------------------------------------------------------------------------------------------------ quantised colours
 
-// n values in [0, 1] as float64.
+// n pixels as float64.
 M2O_INLINE void load_values(const Images& images, int64_t image, int64_t channel, int64_t row, int64_t column,
                             int64_t n, double* values) {
   const auto load_as = [&](auto stored) __attribute__((always_inline)) {
@@ -226,7 +207,6 @@ M2O_INLINE void load_values(const Images& images, int64_t image, int64_t channel
   switch (images.pixel) {
     case Pixel::uint8:
       load_as(uint8_t{});
-      for (int64_t i = 0; i < n; ++i) values[i] /= 255.0;
       break;
     case Pixel::float16:
       load_as(c10::Half{});
@@ -250,6 +230,7 @@ template <bool kRound>
 M2O_INLINE bool write_cells(const Images& images, int64_t image, int64_t row, int64_t column, int64_t n, double steps,
                             int32_t top, int32_t* cell) {
   double values[kChunk];
+  if (images.pixel == Pixel::uint8) steps /= 255;  // only ever rounded, and no n * steps / 255 is next to a tie
   int32_t infinite = 0;
   std::fill(cell, cell + n, 0);
   for (int channel = 0; channel < 3; ++channel) {
@@ -280,8 +261,8 @@ class CodeSet {
   explicit CodeSet(int64_t codes) : words_((codes + 63) / 64) {}
 
   void insert(int32_t code) {
-    const uint64_t bit = uint64_t{1} << (code & 63);
     uint64_t& word = words_[code >> 6];
+    const uint64_t bit = uint64_t{1} << (code & 63);
     if (word & bit) return;
     word |= bit;
     members_.push_back(code);

@@ -1,7 +1,7 @@
 // Vectors of 32 bytes for the CPU kernels: loads that widen and stores that narrow the storage types of torch.
 //
-// Written in the compiler's vector extension, so that one source serves every instruction set; M2O_CLONES functions inline
-// it and are compiled for several. The number of lanes is the same everywhere: so is the order of every sum.
+// Written in the compiler's vector extension, so that one source serves every instruction set; M2O_CLONES functions
+// inline it and are compiled for several. The number of lanes is the same everywhere: so is the order of every sum.
 #pragma once
 
 #include <cstdint>
@@ -158,9 +158,7 @@ M2O_INLINE void finish_streams() {
 #endif
 }
 
-M2O_INLINE float sum_of(Floats v) {
-  return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
-}
+M2O_INLINE float sum_of(Floats v) { return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7])); }
 M2O_INLINE double sum_of(Doubles v) { return (v[0] + v[2]) + (v[1] + v[3]); }
 
 }  // namespace m2o_fast

@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 
 from m2o_fast.batch import Batch
-from m2o_fast.data.images import image_grid, save_image
+from m2o_fast.data.files import replacing
 from m2o_fast.engine.checkpoint import (
     checkpoint_folder,
     load_training,
@@ -262,8 +261,8 @@ class Trainer:
 
     def _save_samples(self, log: RunLog) -> None:
         with _going_on(log):
-            rows = self.samples.grid(self.averaged)
-            save_image(image_grid(*rows), self.run / "samples" / f"step-{self.step:08d}.png")
+            with replacing(self.run / "samples" / f"step-{self.step:08d}.png") as file:
+                self.samples.draw(self.averaged).save(file, format="PNG")
 
     def _save(self, log: RunLog, *, last: bool) -> None:
         """Writes a checkpoint. A full disk does not end the run before its last step: older checkpoints stay."""
@@ -292,5 +291,5 @@ def _going_on(log: RunLog) -> Iterator[None]:
     """Samples are for looking at: what keeps them from being written must not end a run."""
     try:
         yield
-    except (OSError, UserError) as error:
-        log.warn(f"no samples: {error}")
+    except OSError as error:
+        log.warn(f"no sample grid: {error.strerror or error}; training goes on")

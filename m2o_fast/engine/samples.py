@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from m2o_fast.data.dataset import Dataset
+from m2o_fast.data.images import image_grid, to_pillow
 from m2o_fast.randomness import torch_generator
 from m2o_fast.translators import Translator
 
 COLUMNS = 8
 STYLES = 4
+_SMALLEST_TILE = 64  # pixels; smaller images are enlarged, to be looked at
+_LABEL_WIDTH = 150
+_GAP = 2
 
 
 class SampleGrid:
@@ -28,37 +31,51 @@ class SampleGrid:
         self._seed = seed
         self._images = []
         for k, domain in enumerate(translator.domains):
-            count = min(COLUMNS, dataset.count(k))
-            images = dataset.images(k, range(count)) * 2 - 1
+            images = dataset.images(k, range(min(COLUMNS, dataset.count(k)))) * 2 - 1
             self._images.append(images.expand(-1, domain.channels, -1, -1).contiguous())
+
+    def draw(self, translator: Translator) -> Image.Image:
+        """One picture: a labelled row of images for every source, style and reconstruction, direction by direction."""
+        domains = translator.domains
+        rows: dict[str, Tensor] = {}
+        for a, source in enumerate(domains):
+            for b, target in enumerate(domains):
+                if a != b:
+                    for label, images in self.rows(translator, a, b).items():
+                        rows[f"{source.name} to {target.name}: {label}"] = images
+        scale = max(1, _SMALLEST_TILE // translator.image_size)
+        enlarged = [images.repeat_interleave(scale, 2).repeat_interleave(scale, 3) for images in rows.values()]
+        return _labelled(to_pillow(image_grid(*enlarged, gap=_GAP)), list(rows))
 
     @torch.no_grad()
     def rows(self, translator: Translator, source: int, target: int) -> dict[str, Tensor]:
-        """Named rows for one direction, each float ``[columns, C, S, S]`` in about [-1, 1].
+        """The rows of one direction by label, each float ``[columns, C, S, S]`` in about [-1, 1].
 
-        ``source``; for a target with styles ``latent 1``, ... (one style a row), ``reference`` and ``reference-guided``,
-        else ``output``; ``reconstruction`` (of the source, from the last translation).
+        ``source``; for a target with styles ``latent 1``, ... (one style a row), ``reference`` and ``guided by it``, else
+        ``output``; ``reconstruction`` of the source from the last translation.
         """
         device = next(translator.parameters()).device
         x, reference = self._images[source].to(device), self._images[target].to(device)
         rows = {"source": x}
         if translator.rules.has_style(translator.domains[target]):
-            generator = torch_generator(self._seed, "samples", target)
-            styles = translator.sample_style(STYLES, target, generator)
+            styles = translator.sample_style(STYLES, target, torch_generator(self._seed, "samples", target))
             for i in range(STYLES):
                 rows[f"latent {i + 1}"] = translator.translate(x, source, target, style=styles[i : i + 1])
             rows["reference"] = reference
-            last = translator.translate(x, source, target, reference=reference)
-            rows["reference-guided"] = last
+            last = rows["guided by it"] = translator.translate(x, source, target, reference=reference)
         else:
-            last = translator.translate(x, source, target)
-            rows["output"] = last
+            last = rows["output"] = translator.translate(x, source, target)
         style = translator.encode_style(x, source)
         rows["reconstruction"] = translator.translate(last, target, source, style=style)
         return rows
 
-    def grid(self, translator: Translator) -> list[Sequence[Tensor]]:
-        """The rows of every direction between two different domains, one below the other."""
-        domains = range(len(translator.domains))
-        directions = [(a, b) for a in domains for b in domains if a != b]
-        return [list(row.cpu()) for a, b in directions for row in self.rows(translator, a, b).values()]
+
+def _labelled(grid: Image.Image, labels: list[str]) -> Image.Image:
+    picture = Image.new("RGB", (_LABEL_WIDTH + grid.width, grid.height), "white")
+    picture.paste(grid, (_LABEL_WIDTH, 0))
+    draw = ImageDraw.Draw(picture)
+    row_height = (grid.height - _GAP) / len(labels)
+    for i, label in enumerate(labels):
+        direction, _, row = label.partition(": ")
+        draw.text((6, _GAP + (i + 0.5) * row_height), f"{direction}\n{row}", fill="black", anchor="lm", font_size=11)
+    return picture

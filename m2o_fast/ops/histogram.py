@@ -16,7 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from m2o_fast.ops._library import NATIVE_MISSING, Backend, choose_backend, declare_backends, define, register
+from m2o_fast.ops._library import (
+    NATIVE_MISSING,
+    Backend,
+    choose_backend,
+    declare_backends,
+    define,
+    recompute_gradients,
+    register,
+)
 
 MAX_BINS = 256
 MAX_BITS = 8
@@ -101,10 +109,26 @@ def _color_dtype(images: Tensor) -> torch.dtype:
 
 # --- registration -----------------------------------------------------------------------------------------------------
 
+
+def _save_inputs(ctx: Any, inputs: tuple[Tensor, Tensor | None], output: Tensor) -> None:
+    ctx.save_for_backward(*(tensor for tensor in inputs if tensor is not None))
+
+
+def _foreground_color_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def color(images: Tensor, content: Tensor | None = None) -> Tensor:
+        return foreground_color_reference(images, content)
+
+    inputs = ctx.saved_tensors
+    gradients = recompute_gradients(color, inputs, ctx.needs_input_grad[: len(inputs)], gradient)
+    return gradients[0], gradients[1] if len(inputs) == 2 else None
+
+
 register(
     "foreground_color",
     reference=foreground_color_reference,
     fake=lambda images, content: images.new_empty((images.shape[0], 3), dtype=_color_dtype(images)),
+    backward=_foreground_color_backward,
+    setup_context=_save_inputs,
 )
 register(
     "color_histogram",
@@ -138,7 +162,7 @@ def foreground_color(images: Tensor, content: Tensor | None = None, *, backend: 
     """The one colour c that explains each image best as content times colour: least squares of ``x = g * c``.
 
     ``c = sum(g * x) / sum(g * g)`` per channel, clamped to [0, 1], summed in float64 (integers are summed exactly).
-    Differentiable if the images or the content require a gradient; the reference then runs.
+    Differentiable to any order, by differentiating the reference.
 
     Args:
         images: ``[N, 3, H, W]``, floating point in [0, 1] or uint8 (standing for ``value / 255``); any strides.
@@ -159,9 +183,6 @@ def foreground_color(images: Tensor, content: Tensor | None = None, *, backend: 
     _check_images(op, images)
     if content is not None:
         images, content = _match_content(op, images, content)
-    if torch.is_grad_enabled() and (images.requires_grad or (content is not None and content.requires_grad)):
-        choose_backend(op, images.device, backend)
-        return foreground_color_reference(images, content)
     return _implementation(op, foreground_color_reference, images.device, backend)(images, content)
 
 
@@ -337,7 +358,9 @@ def check_groups(op: str, count: int, groups_shape: Sequence[int] | None, num_gr
 
 def _refuse_gradient(op: str, *tensors: Tensor | None) -> None:
     if torch.is_grad_enabled() and any(isinstance(tensor, Tensor) and tensor.requires_grad for tensor in tensors):
-        raise RuntimeError(f"{op}: the input requires a gradient, but a count has none; detach it or use torch.no_grad()")
+        raise RuntimeError(
+            f"{op}: the input requires a gradient, but a count has none; detach it or use torch.no_grad()"
+        )
 
 
 def _match_content(op: str, images: Tensor, content: Tensor) -> tuple[Tensor, Tensor]:
@@ -368,5 +391,7 @@ def _colors_of(op: str, colors_or_images: Tensor, content: Tensor | None, backen
         return foreground_color(colors_or_images, content, backend=backend)
     _check_colors(op, colors_or_images)
     if content is not None:
-        raise ValueError(f"{op}: content belongs to images [N, 3, H, W], but got colours {list(colors_or_images.shape)}")
+        raise ValueError(
+            f"{op}: content belongs to images [N, 3, H, W], but got colours {list(colors_or_images.shape)}"
+        )
     return colors_or_images

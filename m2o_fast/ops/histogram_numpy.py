@@ -198,7 +198,9 @@ def _describe(value: Any) -> str:
     return f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__
 
 
-def _check_dtype(op: str, name: str, values: Any, dtypes: tuple[str, ...] = ("uint8", "float16", "float32", "float64")) -> None:
+def _check_dtype(
+    op: str, name: str, values: Any, dtypes: tuple[str, ...] = ("uint8", "float16", "float32", "float64")
+) -> None:
     if not isinstance(values, np.ndarray) or values.dtype.name not in dtypes:
         raise TypeError(f"{op}: {name} must be an array of {', '.join(dtypes)}, got {_describe(values)}")
 
@@ -216,7 +218,9 @@ def _colors_of(op: str, colors_or_images: Array, content: Array | None) -> Array
     if colors_or_images.ndim != 2 or colors_or_images.shape[1] != 3:
         raise ValueError(f"{op}: colours must have the shape [N, 3], got {list(colors_or_images.shape)}")
     if content is not None:
-        raise ValueError(f"{op}: content belongs to images [N, H, W, 3], but got colours {list(colors_or_images.shape)}")
+        raise ValueError(
+            f"{op}: content belongs to images [N, H, W, 3], but got colours {list(colors_or_images.shape)}"
+        )
     return _addressable(colors_or_images)
 
 

@@ -8,8 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from m2o_fast.cli import main
+
 SCRIPT = Path(sysconfig.get_path("scripts")) / "m2o-fast"
 COMMAND = [str(SCRIPT)] if SCRIPT.exists() else [sys.executable, "-m", "m2o_fast.cli"]
+
+
+@pytest.fixture(scope="session")
+def command() -> list[str]:
+    """How to start it: the installed script, or the module where it was installed without scripts."""
+    return COMMAND
 
 
 @pytest.fixture(scope="session")
@@ -25,17 +33,30 @@ def m2o_fast(tmp_path_factory):
     return call
 
 
-@pytest.fixture(scope="session")
-def refused(m2o_fast):
-    """The same for wrong input: checks exit code 2, silence on stdout and one line on stderr, and returns that line."""
+@pytest.fixture
+def here(capsys, monkeypatch):
+    """The same within this process, which saves importing torch: ``here(...)`` -> exit code, stdout, stderr."""
 
-    def call(*arguments, **options) -> str:
-        done = m2o_fast(*arguments, **options)
-        assert done.returncode == 2, done
-        assert done.stdout == ""
-        lines = done.stderr.splitlines()
-        assert len(lines) == 1, done.stderr
-        assert lines[0].startswith("m2o-fast: error: ")
-        return lines[0]
+    def call(*arguments, cwd=None) -> tuple[int, str, str]:
+        with monkeypatch.context() as patch:
+            if cwd is not None:
+                patch.chdir(cwd)
+            patch.setenv("COLUMNS", "120")
+            code = main([str(argument) for argument in arguments])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def refused(here):
+    """``here`` for wrong input: checks exit code 2, silence on stdout, one line on stderr, and returns that line."""
+
+    def call(*arguments, cwd=None) -> str:
+        code, out, err = here(*arguments, cwd=cwd)
+        assert (code, out) == (2, ""), err
+        assert len(err.splitlines()) == 1, err
+        assert err.startswith("m2o-fast: error: ")
+        return err
 
     return call

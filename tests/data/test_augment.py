@@ -24,6 +24,8 @@ def test_crops_have_the_published_areas_aspects_and_shares() -> None:
     area, aspect = (width * height)[cropped], (width / height)[cropped]
     assert abs(cropped.double().mean() - 0.5) < 0.02 and abs(views.flips.double().mean() - 0.25) < 0.02
     assert area.min() >= 0.8 - 1e-6 and area.max() <= 1 and aspect.min() >= 0.9 - 1e-6 and aspect.max() <= 1.1 + 1e-6
+    assert abs(views.flips[cropped].double().mean() - 0.25) < 0.02  # crop and flip do not depend on each other
+    assert len(views.boxes[cropped].unique(dim=0)) == int(cropped.sum())  # and no two samples share a crop
     assert area.min() < 0.81 and aspect.min() < 0.91 and aspect.max() > 1.09
     assert left.min() >= 0 and top.min() >= 0 and (left + width).max() <= 1 + 1e-6 and (top + height).max() <= 1 + 1e-6
 
@@ -52,6 +54,12 @@ def test_a_crop_shows_what_is_in_the_box() -> None:
     result = apply_views(ramp, views)[0]
     torch.testing.assert_close(result[0], (left + width * centres).expand(size, size), rtol=0, atol=1e-6)
     torch.testing.assert_close(result[1], (top + height * centres)[:, None].expand(size, size), rtol=0, atol=1e-6)
+
+
+def test_a_crop_at_the_edge_takes_nothing_from_beyond_it() -> None:
+    views = Augment(1.0, 0.0).views(3, "source", np.arange(64))
+    views.boxes[0] = torch.tensor([0.0, 0.0, 0.9, 0.9])
+    torch.testing.assert_close(apply_views(torch.ones(64, 1, 8, 8), views), torch.ones(64, 1, 8, 8))
 
 
 def test_the_same_views_keep_a_colored_image_the_product_of_gray_and_color() -> None:

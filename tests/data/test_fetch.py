@@ -95,21 +95,25 @@ def test_the_next_mirror_is_asked_when_one_fails(server: Server, tmp_path: Path)
     good = server.answers[f"/good/{first}.gz"]
     server.answers |= {
         f"/wrong/{first}.gz": gzip.compress(b"something else"),
+        f"/altered/{first}.gz": gzip.compress(gzip.decompress(good)[:-1] + b"?"),
         f"/html/{first}.gz": b"<html>please log in</html>",
         f"/short/{first}.gz": good[: len(good) // 2],
         f"/cut/{first}.gz": good[: len(good) // 2],
         f"/long/{first}.gz": bytes(20000),
     }
     server.cut.add(f"/cut/{first}.gz")
-    mirrors = [server.url + f"{name}/" for name in ("absent", "wrong", "html", "short", "cut", "long", "good")]
+    mirrors = [
+        server.url + f"{name}/" for name in ("absent", "wrong", "altered", "html", "short", "cut", "long", "good")
+    ]
     folder = fetch_mnist(tmp_path, mirrors=mirrors)
-    assert server.asked[:7] == [f"/{mirror.split('/')[-2]}/{first}.gz" for mirror in mirrors]
+    assert server.asked[:8] == [f"/{mirror.split('/')[-2]}/{first}.gz" for mirror in mirrors]
     assert content_problem(folder / f"{first}.gz", first) is None
     with pytest.raises(UserError) as error:
         fetch_mnist(tmp_path / "other", mirrors=mirrors[:-1])
     reasons = {
         "absent": "HTTP Error 404",
         "wrong": "14 bytes of content, the published file has 9424",
+        "altered": "the content is not the published one",
         "html": "26 bytes of content",
         "short": "the gzip data is damaged",
         "cut": "the gzip data is damaged",

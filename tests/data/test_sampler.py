@@ -36,6 +36,7 @@ class CodedImages(Dataset):
         return coded
 
     def pair(self, source: str | int, target: str | int, indices: Numbers) -> tuple[Tensor, Tensor] | None:
+        assert source != target  # a translation into its own domain is no pair, and nobody needs to ask
         if (self.domain_index(source), self.domain_index(target)) != (0, 1):
             return None
         rows = as_numbers(indices)
@@ -141,6 +142,13 @@ def test_seeds_and_roles_have_orders_of_their_own() -> None:
 
     drawn = [numbers(seed, role) for seed in (1, 2) for role in ("source", "reference", "reference2")]
     assert len({tuple(row) for row in drawn}) == 6
+
+
+def test_epochs_have_orders_of_their_own() -> None:
+    batch = sampler_of([50, 50], 400)(0)
+    for images in (batch.source[0], batch.reference[0], batch.reference2[0]):
+        numbers = [code[0] for code in decode(images)]
+        assert len({tuple(numbers[start : start + 50]) for start in range(0, 200, 50)}) == 4
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])

@@ -1,7 +1,9 @@
-// How the work of one adain call is divided among the blocks of a GPU: host code without CUDA, so it can be read and tested alone.
+// How the work of one adain call is divided among the blocks of a GPU: host code without CUDA, so it can be read and
+// tested alone.
 //
-// The unit is a tile: the vectors (16 bytes, or one element) over which one statistic, or one vector of statistics, is taken.
-// NCHW: the plane of one image and channel. Channels-last: all pixels of one image for `columns` neighbouring channel vectors.
+// The unit is a tile: the vectors (16 bytes, or one element) over which one statistic, or one vector of statistics, is
+// taken. NCHW: the plane of one image and channel. Channels-last: all pixels of one image for `columns` neighbouring
+// channel vectors.
 #pragma once
 
 #include <algorithm>
@@ -21,12 +23,12 @@ enum class Route {
 
 struct Plan {
   Route route;
-  int threads;           // per block
-  int columns;           // kLanes: lanes per plane. Else: channel vectors per tile, side by side in a block
-  int parts;             // blocks per tile; with kOnChip they form a cluster
-  int chunks;            // what a thread holds in registers at a time is a chunk; so many for its share of a tile
-  int part_vectors;      // vectors (per column) per part
-  int64_t vectors;       // vectors (per column) per tile
+  int threads;       // per block
+  int columns;       // kLanes: lanes per plane. Else: channel vectors per tile, side by side in a block
+  int parts;         // blocks per tile; with kOnChip they form a cluster
+  int chunks;        // what a thread holds in registers at a time is a chunk; so many for its share of a tile
+  int part_vectors;  // vectors (per column) per part
+  int64_t vectors;   // vectors (per column) per tile
   int64_t tiles;
   size_t shared_bytes;
 };
@@ -34,24 +36,26 @@ struct Plan {
 struct Workload {
   int64_t batch, channels, plane;
   bool channels_last;
-  int vector;            // elements per vector
+  int vector;  // elements per vector
   int vector_bytes;
-  int statistic_bytes;   // of one number in float32 or float64
-  int tensors;           // read per element: x, and in the backward pass the gradient
-  int held;              // vectors of one tensor that a thread holds in registers
-  int held_on_lanes;     // the same on kLanes
+  int statistic_bytes;  // of one number in float32 or float64
+  int tensors;          // read per element: x, and in the backward pass the gradient
+  int held_on_chip;     // vectors of one tensor that a thread holds in registers, on kOnChip
+  int held;             // and on the other routes
+  bool on_chip;         // whether there is a kernel for kOnChip
 };
 
 struct Device {
   int multiprocessors;
-  int shared_bytes;      // the most that one block can have
+  int shared_bytes;  // the most that one block can have
   bool clusters;
 };
 
-constexpr int kLaneThreads = 256;                                  // of a block on kLanes, kPartial and kFinish
-constexpr int kLaneVectors = 128;                                  // the largest plane for kLanes
-constexpr int kMaxCluster = 8;                                     // what every GPU with clusters can run
-constexpr int on_chip_threads(bool channels_last) { return channels_last ? 512 : 1024; }
+constexpr int kLaneThreads = 256;  // of a block on kLanes, kPartial and kFinish
+constexpr int kLaneVectors = 128;  // the largest plane for kLanes
+constexpr int kMaxCluster = 8;     // what every GPU with clusters can run
+// So many threads leave each its 72 or 128 registers, which the kernels need.
+constexpr int on_chip_threads(bool channels_last) { return channels_last ? 512 : 896; }
 
 // Shared memory for the sums of a block: room for every warp's and the total of `columns` x vector x 2 numbers.
 inline size_t scratch_bytes(const Workload& work, int threads, int columns) {
@@ -63,16 +67,16 @@ inline size_t scratch_bytes(const Workload& work, int threads, int columns) {
 // Fits a part of a tile into at most `max_threads` threads and `max_shared` bytes; false if it does not fit.
 inline bool fit_on_chip(const Workload& work, int max_threads, size_t max_shared, Plan& plan) {
   const int64_t part = ceil_div(plan.vectors, plan.parts);
-  const int64_t chunks = ceil_div(part * plan.columns, int64_t(max_threads) * work.held);
+  const int64_t chunks = ceil_div(part * plan.columns, int64_t(max_threads) * work.held_on_chip);
   if (chunks > 1024) {
     return false;
   }
-  plan.threads = int(ceil_div(ceil_div(part * plan.columns, chunks * work.held), 32) * 32);
-  plan.chunks = int(ceil_div(part, int64_t(plan.threads / plan.columns) * work.held));
+  plan.threads = int(ceil_div(ceil_div(part * plan.columns, chunks * work.held_on_chip), 32) * 32);
+  plan.chunks = int(ceil_div(part, int64_t(plan.threads / plan.columns) * work.held_on_chip));
   plan.part_vectors = int(part);
   // All chunks but the last wait in shared memory.
   plan.shared_bytes = scratch_bytes(work, plan.threads, plan.columns) +
-                      size_t(plan.chunks - 1) * plan.threads * work.held * work.vector_bytes * work.tensors;
+                      size_t(plan.chunks - 1) * plan.threads * work.held_on_chip * work.vector_bytes * work.tensors;
   return plan.shared_bytes <= max_shared;
 }
 
@@ -104,7 +108,8 @@ inline Plan plan_in_two_passes(const Workload& work, const Device& device, Plan 
   plan.tiles = tile_count(work, plan.columns);
   const int64_t rows = int64_t(plan.threads / plan.columns) * work.held;  // what a block reads at a time
   const int64_t wanted = std::clamp<int64_t>(ceil_div(8 * int64_t(device.multiprocessors), plan.tiles), 1, 64);
-  const int64_t parts = std::max(std::min(wanted, ceil_div(plan.vectors, rows)), ceil_div(plan.vectors, int64_t(1) << 27));
+  const int64_t parts =
+      std::max(std::min(wanted, ceil_div(plan.vectors, rows)), ceil_div(plan.vectors, int64_t(1) << 27));
   plan.part_vectors = int(ceil_div(plan.vectors, parts));
   plan.parts = int(ceil_div(plan.vectors, plan.part_vectors));
   plan.chunks = int(ceil_div(plan.part_vectors, rows));
@@ -120,13 +125,16 @@ inline Plan plan_call(const Workload& work, const Device& device) {
     plan.route = Route::kLanes;
     plan.threads = kLaneThreads;
     plan.columns = 1;
-    while (plan.columns < 32 && plan.columns * work.held_on_lanes < plan.vectors) {
+    while (plan.columns < 32 && plan.columns * work.held < plan.vectors) {
       plan.columns *= 2;
     }
     plan.chunks = 1;
     plan.part_vectors = int(plan.vectors);
     plan.tiles = work.batch * work.channels;
     return plan;
+  }
+  if (!work.on_chip) {
+    return plan_in_two_passes(work, device, plan);
   }
   plan.route = Route::kOnChip;
   plan.columns = widest_columns(work);

@@ -1,0 +1,51 @@
+# The front door: `make train` and `make test` set up everything they need in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN ?= runs/first
+READY := $(VENV)/.ready
+
+.PHONY: help setup train test slow lint bench ablation kernels clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+# pip needs torch and the build tools first: the native library is built against the torch that is installed.
+$(READY): pyproject.toml constraints.txt setup.py CMakeLists.txt $(wildcard csrc/*)
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "m2o_fast needs Python 3.11 or later, this is " + sys.version.split()[0] + "; set PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch setuptools wheel cmake ninja pybind11
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[dev]'
+	touch $@
+
+setup: $(READY)  ## virtual environment, pinned packages, native build
+
+train: $(READY)  ## train HMS on real embedded digits, then measure it
+	$(BIN)/m2o-fast train --variant hms --data digits --run $(RUN) --resume auto
+	$(BIN)/m2o-fast eval $(RUN)
+	@echo "Look at $(RUN)/samples: real digits, the same in random colours, and back again."
+
+test: $(READY)  ## the whole test suite but what is marked slow
+	$(BIN)/python -m pytest -m "not slow"
+
+slow: $(READY)  ## the tests that take long
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY)  ## ruff, mypy, clang-format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy m2o_fast
+	$(BIN)/clang-format --dry-run --Werror csrc/*
+
+bench: $(READY)  ## the speed of every operation, with baselines
+	$(BIN)/python -m pytest benchmarks
+
+ablation: $(READY)  ## three variants, three seeds: docs/results.md
+	$(BIN)/python benchmarks/ablation.py
+
+kernels: $(READY)  ## compile every CUDA and Triton kernel; needs no GPU
+	$(BIN)/python setup.py kernels
+	$(BIN)/python -m m2o_fast.ops.triton.compile
+
+clean:  ## remove what was built
+	rm -rf build dist *.egg-info $(VENV) m2o_fast/*.so

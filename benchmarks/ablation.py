@@ -1,0 +1,114 @@
+"""Three variants, three seeds, equal steps: trains, measures, and writes docs/results.md.
+
+    python benchmarks/ablation.py [--data digits] [--steps N] [--seeds 1 2 3] [--jobs 2]
+
+Every run is one `m2o-fast train` and one `m2o-fast eval` in a process of its own with one thread; finished runs are
+not trained again. Figures are kept in benchmarks/results/ablation-<data>.json, with the settings they belong to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VARIANTS = ("starganv2", "hmu", "hms")
+COLUMNS = {
+    "MSE, color to gray": ("color->gray", "mse", "{:.5f}"),
+    "Color Recall": ("gray->color", "color_recall", "{:.3f}"),
+    "coverage": ("gray->color", "coverage", "{:.3f}"),
+    "unique colors": ("gray->color", "unique_colors", "{:.0f}"),
+    "content MSE": ("gray->color", "content_mse", "{:.5f}"),
+}
+NAMES = {"starganv2": "StarGAN v2", "hmu": "HMU", "hms": "HMS"}
+
+
+def main() -> None:
+    """Runs what is missing, then writes the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="runs at the same time")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "ablation")
+    options = parser.parse_args()
+    runs = [(variant, seed) for seed in options.seeds for variant in VARIANTS]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        results = list(pool.map(lambda run: measure(*run, options), runs))
+    record = {
+        "data": options.data,
+        "steps": options.steps,
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "runs": results,
+    }
+    target = ROOT / "benchmarks" / "results" / f"ablation-{options.data}.json"
+    target.write_text(json.dumps(record, indent=1) + "\n")
+    write_results()
+
+
+def measure(variant: str, seed: int, options: argparse.Namespace) -> dict:
+    """One run, trained (or gone on with) and evaluated."""
+    run = options.runs / f"{options.data}-{options.steps}" / f"{variant}-{seed}"
+    command(
+        "train", "--variant", variant, "--data", options.data, "--steps", str(options.steps), "--seed", str(seed),
+        "--run", str(run), "--resume", "auto", "--quiet", "--set", "threads=1",
+    )  # fmt: skip
+    result = json.loads(command("eval", str(run), "--json"))
+    print(f"{variant} seed {seed}: {result['directions']}", flush=True)
+    return {"variant": variant, "seed": seed, "directions": result["directions"], "protocol": result["protocol"]}
+
+
+def command(*words: str) -> str:
+    """Output of an m2o-fast command; its errors go to the terminal."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "m2o_fast.cli", *words], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    if done.returncode:
+        raise SystemExit(f"m2o-fast {' '.join(words)}: exit code {done.returncode}")
+    return done.stdout
+
+
+def write_results() -> None:
+    """docs/results.md from every ablation in benchmarks/results/."""
+    parts = [
+        "# Results\n",
+        "Made by `make ablation` (benchmarks/ablation.py) from `benchmarks/results/ablation-*.json`. Equal steps, equal",
+        "networks, the test split, EMA weights; mean ± standard deviation over the seeds. What each measure means, and",
+        "its protocol: [metrics.md](metrics.md).",
+    ]
+    for path in sorted((ROOT / "benchmarks" / "results").glob("ablation-*.json")):
+        parts += section(json.loads(path.read_text()))
+    (ROOT / "docs" / "results.md").write_text("\n".join(parts) + "\n")
+
+
+def section(record: dict) -> list[str]:
+    """Heading and table of one ablation."""
+    seeds = sorted({run["seed"] for run in record["runs"]})
+    ceiling = statistics.mean(run["directions"]["gray->color"]["color_recall_ceiling"] for run in record["runs"])
+    lines = [
+        f"\n## {record['data']}, {record['steps']:,} steps, seeds {', '.join(map(str, seeds))}\n",
+        f"{record['machine']}. Ceiling of Color Recall at this sample size: {ceiling:.3f}.\n",
+        f"| variant | {' | '.join(COLUMNS)} |",
+        f"|---|{'---|' * len(COLUMNS)}",
+    ]
+    for variant in VARIANTS:
+        runs = [run["directions"] for run in record["runs"] if run["variant"] == variant]
+        cells = []
+        for direction, measure_name, form in COLUMNS.values():
+            values = [run[direction][measure_name] for run in runs]
+            spread = statistics.stdev(values) if len(values) > 1 else 0.0
+            cells.append(f"{form.format(statistics.mean(values))} ± {form.format(spread)}")
+        lines.append(f"| {NAMES[variant]} | {' | '.join(cells)} |")
+    return lines
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""What a user does from beginning to end, through real processes: train, go on, evaluate, translate."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SMALL = ["--set", "model.max_width=8", "--set", "model.hidden_dim=16", "--batch-size", 4, "--device", "cpu"]
+
+
+@pytest.fixture(scope="session")
+def home(m2o_fast, tmp_path_factory):
+    """A folder with one trained run, ``runs/hms-digits-001``, and gray and coloured pictures."""
+    folder = tmp_path_factory.mktemp("home")
+    steps = ["--steps", 4, "--set", "checkpoint_every=2", "--set", "log_every=2"]
+    done = m2o_fast("train", *steps, *SMALL, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "run folder: runs/hms-digits-001" in done.stdout
+    assert "m2o-fast eval runs/hms-digits-001" in done.stdout
+    generator = np.random.default_rng(0)
+    (folder / "gray").mkdir()
+    for name in ("a", "b"):
+        Image.fromarray(generator.integers(0, 256, (32, 32), dtype=np.uint8)).save(folder / "gray" / f"{name}.png")
+    Image.fromarray(generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / "color.png")
+    return folder
+
+
+def files_of(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# --- train ---
+
+
+def test_a_second_run_gets_the_next_number(here, home):
+    before = files_of(home / "runs" / "hms-digits-001")
+    assert here("train", "--steps", 1, *SMALL, "--quiet", cwd=home) == (0, "", "")
+    assert (home / "runs" / "hms-digits-002" / "config.yaml").is_file()
+    assert files_of(home / "runs" / "hms-digits-001") == before
+    shutil.rmtree(home / "runs" / "hms-digits-002")
+
+
+def test_a_run_and_a_foreign_folder_are_not_overwritten(refused, home, tmp_path):
+    before = files_of(home)
+    assert "add --resume auto" in refused("train", "--run", home / "runs" / "hms-digits-001", *SMALL)
+    assert "is not a run" in refused("train", "--run", home / "gray", *SMALL)
+    assert "is not a run" in refused("train", "--run", home / "gray", "--resume", "auto", *SMALL)
+    assert "is a file" in refused("train", "--run", home / "color.png", *SMALL)
+    assert files_of(home) == before
+
+
+def test_going_on_needs_no_settings_and_refuses_others(here, refused, home, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(home / "runs" / "hms-digits-001", run)
+    assert "model.style_dim: 64 -> 5" in refused(
+        "train", "--run", run, "--resume", "auto", "--set", "model.style_dim=5"
+    )
+    code, out, err = here("train", "--run", run, "--resume", "auto", "--steps", 5)
+    assert code == 0, err
+    assert "step-00000004" in out
+    assert (run / "checkpoints" / "step-00000005" / "manifest.json").is_file()
+
+
+def test_a_checkpoint_to_resume_must_be_there_and_whole(refused, home, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(home / "runs" / "hms-digits-001", run)
+    assert "nowhere" in refused("train", "--run", run, "--resume", run / "nowhere")
+    newest = run / "checkpoints" / "step-00000004"
+    (newest / "nets.safetensors").write_bytes(b"cut")
+    line = refused("train", "--run", run, "--resume", newest, "--steps", 5)
+    assert "nets.safetensors is damaged: 3 bytes" in line
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_is_saved_and_says_how_to_go_on(command, tmp_path, sent, code):
+    words = ["train", "--run", "r", "--steps", "100000", "--set", "log_every=1", *SMALL]
+    process = subprocess.Popen(
+        [*command, *map(str, words)],
+        cwd=tmp_path,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+    )
+    metrics, limit = tmp_path / "r" / "metrics.jsonl", time.monotonic() + 120
+    while not (metrics.is_file() and metrics.stat().st_size) and time.monotonic() < limit and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(sent)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == code, err
+    assert "m2o-fast train --run r --resume auto" in out + err
+    assert "Traceback" not in err
+    assert len(list((tmp_path / "r" / "checkpoints").glob("step-*/manifest.json"))) == 1
+
+
+# --- eval ---
+
+
+@pytest.fixture(scope="session")
+def evaluated(m2o_fast, home):
+    """The object that ``m2o-fast eval --json`` prints for the newest run."""
+    done = m2o_fast("eval", "--json", "--outputs-per-source", 2, "--device", "cpu", cwd=home)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_eval_prints_one_object(evaluated):
+    assert evaluated["run"].endswith("hms-digits-001")
+    assert evaluated["step"] == 4
+    assert set(evaluated["directions"]) == {"color->gray", "gray->color"}
+    assert 0 < evaluated["directions"]["color->gray"]["mse"] < 10
+    expected = {"color_recall", "color_recall_ceiling", "coverage", "unique_colors", "content_mse"}
+    assert expected <= set(evaluated["directions"]["gray->color"])
+    assert isinstance(evaluated["protocol"], dict)
+
+
+def test_eval_prints_a_table(here, home, evaluated):
+    code, out, err = here("eval", "runs/hms-digits-001", "--outputs-per-source", 2, "--device", "cpu", cwd=home)
+    assert code == 0, err
+    for text in ("hms-digits-001, step 4", "color -> gray", "gray -> color", "mse", "color recall", "coverage"):
+        assert text in out
+    assert f"{evaluated['directions']['color->gray']['mse']:.4g}" in out
+
+
+def test_eval_refusals(refused, home, tmp_path):
+    assert "no run below runs" in refused("eval", cwd=tmp_path)
+    assert "nowhere" in refused("eval", "nowhere", cwd=tmp_path)
+    assert "run" in refused("eval", home / "gray")
+    line = refused("eval", home / "runs" / "hms-digits-001", "--checkpoint", "step-7")
+    assert "step-00000002, step-00000004" in line
+
+
+# --- translate ---
+
+
+def test_translate_a_folder(m2o_fast, home, tmp_path):
+    done = m2o_fast("translate", "gray", "--to", "color", "--out", tmp_path / "out", cwd=home)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"2 of 2 images written to {tmp_path / 'out'}\n"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
+    with Image.open(tmp_path / "out" / "a.png") as image:
+        assert (image.mode, image.size) == ("RGB", (32, 32))
+
+
+def test_translate_one_image_in_several_ways(here, home, tmp_path):
+    run = home / "runs" / "hms-digits-001"
+    ways = {
+        "newest": [],
+        "run": ["--run", run],
+        "checkpoint": ["--checkpoint", run / "checkpoints" / "step-00000004"],
+        "from": ["--from", "gray"],
+        "seed": ["--seed", 1],
+        "reference": ["--reference", "color.png"],
+        "styles": ["--styles", 2],
+    }
+    for name, options in ways.items():
+        file = tmp_path / f"{name}.png"
+        words = ["translate", "gray/a.png", "--to", "color", "--out", file, *options]
+        assert here(*words, cwd=home) == (0, f"1 of 1 images written to {file}\n", "")
+    written = {name: (tmp_path / f"{name}.png").read_bytes() for name in ways}
+    assert written["newest"] == written["run"] == written["checkpoint"] == written["from"]
+    assert len(set(written.values())) == 4
+
+
+def test_a_bad_image_of_a_folder_is_named_and_the_others_are_translated(here, home, tmp_path):
+    shutil.copytree(home / "gray", tmp_path / "in")
+    (tmp_path / "in" / "b.png").write_bytes(b"")
+    code, out, err = here("translate", tmp_path / "in", "--to", "color", "--out", tmp_path / "out", cwd=home)
+    assert code == 2
+    assert err.startswith("m2o-fast: error: ") and "b.png" in err
+    assert len(err.splitlines()) == 1
+    assert out == f"1 of 2 images written to {tmp_path / 'out'}\n"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
+
+
+def test_translate_refusals(refused, home, tmp_path):
+    out = ["--out", tmp_path / "x.png"]
+    assert "unknown domain 'blue'" in refused("translate", "color.png", "--to", "blue", *out, cwd=home)
+    assert "no such file" in refused("translate", "none.png", "--to", "gray", *out, cwd=home)
+    assert "neither a run" in refused("translate", "color.png", "--to", "gray", "--run", "gray", *out, cwd=home)
+    assert not (tmp_path / "x.png").exists()
+
+
+# --- doctor ---
+
+
+def test_doctor(m2o_fast, tmp_path):
+    done = m2o_fast("doctor", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "adain_act (cpu)" in done.stdout
+    assert "No problems found." in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_doctor_reports_a_problem(here, tmp_path, monkeypatch):
+    (tmp_path / "cache").write_text("a file where the cache folder should be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    code, out, _ = here("doctor", "--json", cwd=tmp_path)
+    assert code == 1
+    problems = json.loads(out)["problems"]
+    assert any("cache" in text and "Not a directory" in text for text in problems)

@@ -1,0 +1,282 @@
+"""The training loop: exact resume, stopping, skipped steps, full disks, and what it refuses."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import contents, tiny_config
+
+from m2o_fast.engine import checkpoint as checkpoint_module
+from m2o_fast.engine.checkpoint import list_checkpoints
+from m2o_fast.engine.loop import Trainer, train
+from m2o_fast.errors import UserError
+from m2o_fast.translators import StarGANv2
+
+pytestmark = pytest.mark.usefixtures("tiny_data")
+
+
+def stop_at(step: int, number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sends this process a signal while it works on step ``step``."""
+    batch = Trainer.batch
+
+    def interrupted(self: Trainer, index: int):
+        if index == step:
+            os.kill(os.getpid(), number)
+        return batch(self, index)
+
+    monkeypatch.setattr(Trainer, "batch", interrupted)
+
+
+def poison(steps: range, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the first generator loss of some steps NaN."""
+    loss = StarGANv2.loss
+
+    def poisoned(self, phase, batch, iteration):
+        value, parts = loss(self, phase, batch, iteration)
+        return (value * float("nan") if phase == "generator_latent" and iteration.index in steps else value), parts
+
+    monkeypatch.setattr(StarGANv2, "loss", poisoned)
+
+
+# --- resume ---
+
+
+@pytest.mark.parametrize("variant", ["starganv2", "hmu", "hms"])
+@pytest.mark.parametrize("step", [0, 2, 4], ids=["first-step", "epoch-end", "mid-epoch"])
+def test_interrupted_run_ends_with_the_same_bytes(
+    variant: str, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights, averages, optimizers, metrics and samples: all files, byte for byte."""
+    style_op = "demod" if variant == "hmu" else "adain"
+    config = tiny_config(f"variant={variant}", f"model.style_op={style_op}", "keep_checkpoints=0")
+    assert train(config, tmp_path / "whole", quiet=True).exit_code == 0
+    with monkeypatch.context() as patch:
+        stop_at(step, signal.SIGTERM, patch)
+        stopped = train(config, tmp_path / "parts", quiet=True)
+    assert (stopped.step, stopped.exit_code) == (step + 1, 143)
+    resumed = train(config, tmp_path / "parts", "auto", quiet=True)
+    assert (resumed.step, resumed.exit_code) == (8, 0)
+    whole, parts = contents(tmp_path / "whole"), contents(tmp_path / "parts")
+    assert [name for name in whole if whole[name] != parts.get(name)] == []
+    assert {Path(name).parent.name for name in parts.keys() - whole.keys()} <= {f"step-{step + 1:08d}"}
+    assert len(whole["metrics.jsonl"].splitlines()) == 8
+
+
+def test_resume_before_any_checkpoint_starts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed before the first checkpoint: the same command trains from the start, with the same result."""
+    config = tiny_config("steps=3", "checkpoint_every=100")
+    train(config, tmp_path / "whole", quiet=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_save", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+        patch.setattr(Trainer, "_save_samples", lambda *_: (_ for _ in ()).throw(RuntimeError("killed")))
+        with pytest.raises(RuntimeError, match="killed"):
+            train(config, tmp_path / "killed", quiet=True)
+    train(config, tmp_path / "killed", "auto", quiet=True)
+    assert contents(tmp_path / "whole") == contents(tmp_path / "killed")
+
+
+def test_second_signal_is_not_swallowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = Trainer.batch
+
+    def twice(self: Trainer, index: int):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        return batch(self, index)
+
+    monkeypatch.setattr(Trainer, "batch", twice)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_config(), tmp_path / "run", quiet=True)
+
+
+def test_more_steps_may_be_added(tmp_path: Path) -> None:
+    train(tiny_config("steps=4"), tmp_path / "run", quiet=True)
+    assert train(tiny_config("steps=6"), tmp_path / "run", "auto", quiet=True).step == 6
+
+
+def test_resume_from_another_run(tmp_path: Path) -> None:
+    config = tiny_config()
+    train(config, tmp_path / "whole", quiet=True)
+    train(tiny_config("steps=4"), tmp_path / "first", quiet=True)
+    train(config, tmp_path / "second", str(tmp_path / "first"), quiet=True)
+    whole, second = contents(tmp_path / "whole"), contents(tmp_path / "second")
+    assert whole["checkpoints/step-00000008/nets.safetensors"] == second["checkpoints/step-00000008/nets.safetensors"]
+
+
+# --- damaged checkpoints ---
+
+
+def damage(path: Path, how: str) -> None:
+    data = path.read_bytes()
+    if how == "missing":
+        path.unlink()
+    elif how == "truncated":
+        path.write_bytes(data[: len(data) // 2])
+    else:
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+
+@pytest.mark.parametrize("how", ["missing", "truncated", "edited"])
+@pytest.mark.parametrize("name", ["nets.safetensors", "ema.safetensors", "optimizers.safetensors", "manifest.json"])
+def test_damaged_checkpoint_is_named_and_passed_over(
+    name: str, how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, run = tiny_config("steps=4"), tmp_path / "run"
+    train(config, run, quiet=True)
+    before = contents(run)
+    newest = list_checkpoints(run)[-1]
+    if name == "manifest.json" and how == "edited":
+        (newest / name).write_text((newest / name).read_text().replace('"bytes": ', '"bytes": 1'))
+    else:
+        damage(newest / name, how)
+    with pytest.raises(UserError, match=str(newest)):
+        train(config, tmp_path / "other", str(newest), quiet=True)
+    assert not (tmp_path / "other").exists()
+    train(tiny_config("steps=4"), run, "auto", quiet=True)
+    warning = capsys.readouterr().err
+    assert str(newest) in warning and "going on from" in warning and "step-00000002" in warning
+    assert contents(run) == before
+
+
+def test_run_with_nothing_but_damaged_checkpoints_is_refused(tmp_path: Path) -> None:
+    train(tiny_config("steps=2"), tmp_path / "run", quiet=True)
+    damage(tmp_path / "run" / "checkpoints" / "step-00000002" / "nets.safetensors", "truncated")
+    with pytest.raises(UserError, match="every checkpoint .* is damaged: .*nets.safetensors"):
+        train(tiny_config("steps=2"), tmp_path / "run", "auto", quiet=True)
+
+
+def test_checkpoint_holding_a_pickle_never_runs_it(tmp_path: Path) -> None:
+    """Even with a manifest that vouches for it."""
+    train(tiny_config("steps=2"), tmp_path / "run", quiet=True)
+    folder = tmp_path / "run" / "checkpoints" / "step-00000002"
+    evil = b"cbuiltins\nexec\n(Vopen('" + str(tmp_path / "ran").encode() + b"', 'w')\ntR."
+    facts = checkpoint_module._write(folder / "nets.safetensors", evil)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["nets.safetensors"] = facts
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="nets.safetensors cannot be read"):
+        train(tiny_config("steps=2"), tmp_path / "run", "auto", quiet=True)
+    assert not (tmp_path / "ran").exists()
+
+
+# --- losses that are not finite ---
+
+
+def test_nonfinite_steps_are_skipped_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    poison(range(2, 4), monkeypatch)
+    train(tiny_config("steps=6"), tmp_path / "run", quiet=True)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["skipped"] for line in lines] == [0, 0, 1, 2, 2, 2]
+    assert "step 2: the loss of phase generator_latent is not finite" in capsys.readouterr().err
+    weights = checkpoint_module.read_tensors(list_checkpoints(tmp_path / "run")[-1], "nets.safetensors")
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+
+
+def test_ten_nonfinite_steps_in_a_row_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    poison(range(3, 100), monkeypatch)
+    with pytest.raises(UserError, match="10 steps in a row .* the last checkpoint is .*step-00000012"):
+        train(tiny_config("steps=50"), tmp_path / "run", quiet=True)
+    weights = checkpoint_module.read_tensors(list_checkpoints(tmp_path / "run")[-1], "nets.safetensors")
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+
+
+def test_nonfinite_gradient_counts_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finite loss with an infinite gradient must not reach the optimizer."""
+    loss = StarGANv2.loss
+
+    def sharp(self, phase, batch, iteration):
+        value, parts = loss(self, phase, batch, iteration)
+        weight = self.generator.stem_in["0"].weight
+        edge = (weight - weight.detach()).abs().sqrt().sum()  # value 0, derivative infinite
+        return (value + edge if phase == "generator_latent" else value), parts
+
+    monkeypatch.setattr(StarGANv2, "loss", sharp)
+    train(tiny_config("steps=2"), tmp_path / "run", quiet=True)
+    assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["skipped"] == 2
+
+
+# --- a full disk ---
+
+
+def test_full_disk_keeps_the_run_and_its_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write, full = checkpoint_module._write, {4, 6}
+
+    def limited(path: Path, data: bytes):
+        if any(f"step-{step:08d}" in str(path) for step in full) and path.name == "optimizers.safetensors":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, data)
+
+    monkeypatch.setattr(checkpoint_module, "_write", limited)
+    train(tiny_config("steps=8"), tmp_path / "run", quiet=True)
+    assert [path.name for path in sorted((tmp_path / "run" / "checkpoints").iterdir())] == [
+        "step-00000002",
+        "step-00000008",
+    ]
+    assert "step 4 could not be saved: No space left on device" in capsys.readouterr().err
+    full.add(10)
+    with pytest.raises(UserError, match="step 10 could not be saved.*--resume auto"):
+        train(tiny_config("steps=10"), tmp_path / "run", "auto", quiet=True)
+    assert list_checkpoints(tmp_path / "run")[-1].name == "step-00000008"
+
+
+def test_old_checkpoints_are_removed(tmp_path: Path) -> None:
+    train(tiny_config("keep_checkpoints=2"), tmp_path / "few", quiet=True)
+    assert [path.name for path in list_checkpoints(tmp_path / "few")] == ["step-00000006", "step-00000008"]
+    train(tiny_config("keep_checkpoints=0"), tmp_path / "all", quiet=True)
+    assert len(list_checkpoints(tmp_path / "all")) == 4
+
+
+# --- refusals ---
+
+
+def test_what_is_in_the_way_is_not_touched(tmp_path: Path) -> None:
+    folder = tmp_path / "thesis"
+    folder.mkdir()
+    (folder / "chapter1.txt").write_text("years of work")
+    with pytest.raises(UserError, match="is not a run"):
+        train(tiny_config(), folder, "auto", quiet=True)
+    with pytest.raises(UserError, match="is a file"):
+        train(tiny_config(), folder / "chapter1.txt", quiet=True)
+    assert [path.name for path in folder.iterdir()] == ["chapter1.txt"]
+
+
+def test_existing_run_needs_resume(tmp_path: Path) -> None:
+    train(tiny_config("steps=2"), tmp_path / "run", quiet=True)
+    before = contents(tmp_path / "run")
+    with pytest.raises(UserError, match="--resume auto"):
+        train(tiny_config("steps=2"), tmp_path / "run", quiet=True)
+    assert contents(tmp_path / "run") == before
+
+
+def test_changed_settings_are_listed(tmp_path: Path) -> None:
+    train(tiny_config("steps=2"), tmp_path / "run", quiet=True)
+    with pytest.raises(UserError, match=r"model.max_width: 8 -> 16; optim.lr: 0.001 -> 0.002"):
+        train(tiny_config("model.max_width=16", "optim.lr=2e-3"), tmp_path / "run", "auto", quiet=True)
+    with pytest.raises(UserError, match=r"size.max_width: 8 -> 16"):
+        train(tiny_config("model.max_width=16"), tmp_path / "new", str(tmp_path / "run"), quiet=True)
+    with pytest.raises(UserError, match=r"rules.supervised_weight: 1.0 -> 0.0"):
+        train(tiny_config("variant=hmu"), tmp_path / "new", str(tmp_path / "run"), quiet=True)
+
+
+def test_resume_from_nowhere(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        train(tiny_config(), tmp_path / "new", str(tmp_path / "missing"), quiet=True)
+
+
+def test_progress_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a terminal: one line per tick, with speed, data wait, time left and losses."""
+    train(tiny_config("steps=4", "log_every=2"), tmp_path / "run")
+    lines = capsys.readouterr().out.splitlines()
+    ticks = [line for line in lines if line.startswith("step ")]
+    assert [line.split(",")[0] for line in ticks] == ["step 2/4", "step 4/4"]
+    assert all(part in ticks[0] for part in ("img/s", "data wait", " left", "adversarial", "supervised"))
+    assert lines[-1].endswith(f"m2o-fast eval {tmp_path / 'run'}")
