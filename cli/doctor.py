@@ -80,9 +80,11 @@ def _sections(findings: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]
 
 
 def _joined(facts: dict[str, Any]) -> str:
-    parts = [
-        f"{key.replace('_gib', ' GiB').replace('_', ' ')} {value}" for key, value in facts.items() if key != "name"
-    ]
+    parts = []
+    for key, value in facts.items():
+        if key != "name":
+            shown = ("yes" if value else "no") if isinstance(value, bool) else value
+            parts.append(f"{key.replace('_gib', ' GiB').replace('_', ' ')} {shown}")
     return ", ".join(parts)
 
 

@@ -88,8 +88,9 @@ M2O_INLINE Coefficients<Wide> saved_coefficients(const AdainProblem<T>& p, int64
   return {p.mean[at], p.rstd[at] * p.scale(sample, channel), p.beta.at(sample, channel)};
 }
 
-// What turns grad and x into the gradient of x in one plane: g * scale - from_beta - (x - mean) * from_gamma, where g
-// is the gradient behind the activation, `sum` its sum and `sum_of_products` that of g * (x - mean).
+// What turns grad and x into the gradient of x in one plane: (g - from_beta - (x - mean) * from_gamma) * scale, where g
+// is the gradient behind the activation, `sum` its sum and `sum_of_products` that of g * (x - mean). Multiplying last
+// keeps the difference exact where it should be 0: in flat planes, whose scale is large.
 template <typename Wide>
 struct GradientCoefficients {
   Wide from_beta, from_gamma;
@@ -100,11 +101,9 @@ M2O_INLINE GradientCoefficients<Wide> finish_gradients(const AdainProblem<T>& p,
                                                        double sum, double sum_of_products) {
   const int64_t at = sample * p.channels + channel;
   const double rstd = p.rstd[at];
-  const double scale = rstd * p.scale(sample, channel);
   p.grad_gamma[at] = static_cast<Wide>(sum_of_products * rstd);
   p.grad_beta[at] = static_cast<Wide>(sum);
-  const double share = p.inverse_plane * scale;
-  return {static_cast<Wide>(sum * share), static_cast<Wide>(sum_of_products * rstd * rstd * share)};
+  return {static_cast<Wide>(sum * p.inverse_plane), static_cast<Wide>(sum_of_products * rstd * rstd * p.inverse_plane)};
 }
 
 // A number of lanes that is known when compiling: all of them.

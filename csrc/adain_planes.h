@@ -113,7 +113,7 @@ M2O_INLINE void apply_gradient_to_plane(const T* grad, const T* x, T* out, int64
   for_vectors<T>(size, [&](int64_t offset, auto count, int) M2O_INLINED {
     const auto difference = load_lanes<T>(x + offset, count) - c.mean;
     const auto g = activate_gradient(load_lanes<T>(grad + offset, count), difference * c.scale + c.shift, slope);
-    put(out + offset, g * c.scale - from.from_beta - difference * from.from_gamma, count, streamed);
+    put(out + offset, (g - from.from_beta - difference * from.from_gamma) * c.scale, count, streamed);
   });
 }
 

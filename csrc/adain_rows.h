@@ -1,5 +1,6 @@
-// The adain kernels for channels_last x, [N, plane, C]: a row of C numbers per pixel. One thread does a range of
-// channels of one image: blocks of rows, and in each of them tiles of channels, whose sums stay in registers.
+// The adain kernels for channels_last x, [N, plane, C]: a row of C numbers per pixel. One thread does a range of channels
+// of one image, a few rows at a time: so memory is read in its order, and sums stay in registers for a few rows, then in
+// the first-level cache.
 #pragma once
 
 #include <algorithm>
@@ -9,104 +10,136 @@
 
 namespace m2o_fast {
 
-constexpr int64_t ROW_BLOCK = 64;  // rows
+constexpr int64_t ROW_BLOCK = 64;  // rows that are summed in the type of the sums before they go into double
+constexpr int64_t ROW_GROUP = 8;   // rows that are read side by side
 // Vectors per tile: as many as leave all that is kept per channel in 16 registers.
 constexpr int64_t FORWARD_TILE = 4;
 constexpr int64_t BACKWARD_TILE = 2;
 constexpr int64_t TILED_CHANNELS = 32;  // a whole number of tiles for every storage type
-
-// Per channel of a range: what is known of it between the passes. Filled up to a whole number of tiles.
-template <typename T>
-struct RowScratch {
-  using Wide = typename Simd<T>::Wide;
-  std::vector<double> mean, squares;  // forward: the moments so far
-  std::vector<double> sum, products;  // backward: the sums so far
-  std::vector<Wide> center, scale, shift, from_beta, from_gamma;
-
-  explicit RowScratch(int64_t channels) {
-    const int64_t size = ceil_div(channels, TILED_CHANNELS) * TILED_CHANNELS;
-    for (auto* values : {&mean, &squares, &sum, &products}) {
-      values->resize(size);
-    }
-    for (auto* values : {&center, &scale, &shift, &from_beta, &from_gamma}) {
-      values->resize(size);
-    }
-  }
-};
 
 // Channels [begin, end) of one image.
 struct ChannelRange {
   int64_t sample, begin, end;
 };
 
-// body(channel, offset in the range, width, count) for every tile of `width` vectors; the last vectors come one by one.
-template <typename T, int64_t TILE, typename Body>
-M2O_INLINE void for_tiles(ChannelRange range, const Body& body) {
-  int64_t channel = range.begin;
-  for (; channel + TILE * lanes<T> <= range.end; channel += TILE * lanes<T>) {
-    body(channel, channel - range.begin, std::integral_constant<int64_t, TILE>{}, AllLanes<T>{});
-  }
-  for (; channel + lanes<T> <= range.end; channel += lanes<T>) {
-    body(channel, channel - range.begin, std::integral_constant<int64_t, 1>{}, AllLanes<T>{});
-  }
-  if (channel < range.end) {
-    body(channel, channel - range.begin, std::integral_constant<int64_t, 1>{}, range.end - channel);
-  }
-}
+// Per channel of a range, filled up to a whole number of tiles.
+template <typename T>
+struct RowScratch {
+  using Wide = typename Simd<T>::Wide;
+  std::vector<Wide> center, scale, shift;         // Coefficients; while moments are taken, center is the guess
+  std::vector<Wide> from_beta, from_gamma;        // GradientCoefficients
+  std::vector<Wide> block_first, block_second;    // sums over the block at hand
+  std::vector<double> first, second;              // forward: mean, squares; backward: sum, sum of products
 
+  explicit RowScratch(int64_t channels) {
+    const int64_t size = ceil_div(channels, TILED_CHANNELS) * TILED_CHANNELS;
+    for (auto* values : {&center, &scale, &shift, &from_beta, &from_gamma, &block_first, &block_second}) {
+      values->resize(size);
+    }
+    first.resize(size);
+    second.resize(size);
+  }
+
+  template <typename Coefficient>
+  M2O_INLINE void set(int64_t at, const Coefficient& c) {
+    center[at] = c.mean;
+    scale[at] = c.scale;
+    shift[at] = c.shift;
+  }
+};
+
+// The vectors of one tile.
 template <typename T, int64_t width>
 struct Tile {
   using Wide = typename Simd<T>::Wide;
   typename Simd<T>::Vector part[width] = {};
 
-  Tile() = default;
-  M2O_INLINE explicit Tile(const Wide* from) { std::memcpy(part, from, sizeof(part)); }
+  M2O_INLINE explicit Tile(const Wide* from) {
+    M2O_UNROLLED for (int64_t k = 0; k < width; ++k) {
+      part[k] = load(from + k * lanes<Wide>);
+    }
+  }
+  M2O_INLINE void store_to(Wide* to) const {
+    M2O_UNROLLED for (int64_t k = 0; k < width; ++k) {
+      store(to + k * lanes<Wide>, part[k]);
+    }
+  }
 };
 
-// Adds `rows` rows of a tile to the moments of its channels. `before` rows were added already.
-template <typename T, int64_t width, typename Count>
-M2O_INLINE void add_tile(const T* x, int64_t stride, int64_t rows, double before, Count count, double* mean,
-                         double* squares) {
-  using Wide = typename Simd<T>::Wide;
-  constexpr int64_t size = width * lanes<T>;
-  Tile<T, width> guess;
-  if (before == 0) {
-    for (int64_t row = 0; row < rows; ++row) {
-      M2O_UNROLLED for (int64_t k = 0; k < width; ++k) {
-        guess.part[k] += load_lanes<T>(x + row * stride + k * lanes<T>, count);
-      }
+// body(row, rows, channel, offset in the range, width, count): a group of rows and a tile of `width` vectors after the
+// other; the last vectors of a range come one by one.
+template <typename T, int64_t TILE, typename Body>
+M2O_INLINE void for_tiles(int64_t begin, int64_t end, ChannelRange range, const Body& body) {
+  for (int64_t row = begin; row < end; row += ROW_GROUP) {
+    const int64_t rows = std::min(ROW_GROUP, end - row);
+    int64_t channel = range.begin;
+    for (; channel + TILE * lanes<T> <= range.end; channel += TILE * lanes<T>) {
+      body(row, rows, channel, channel - range.begin, std::integral_constant<int64_t, TILE>{}, AllLanes<T>{});
     }
-    M2O_UNROLLED for (int64_t k = 0; k < width; ++k) {
-      guess.part[k] *= static_cast<Wide>(1) / static_cast<Wide>(rows);
+    for (; channel + lanes<T> <= range.end; channel += lanes<T>) {
+      body(row, rows, channel, channel - range.begin, std::integral_constant<int64_t, 1>{}, AllLanes<T>{});
     }
-  } else {
-    Wide rounded[size];
-    for (int64_t at = 0; at < size; ++at) {
-      rounded[at] = static_cast<Wide>(mean[at]);
+    if (channel < range.end) {
+      body(row, rows, channel, channel - range.begin, std::integral_constant<int64_t, 1>{}, range.end - channel);
     }
-    guess = Tile<T, width>(rounded);
   }
-  Tile<T, width> sum, sum_of_squares;
+}
+
+// Adds rows of a tile, as differences from the guess, to the sums of the block.
+template <int64_t width, typename T, typename Count>
+M2O_INLINE void add_tile(const T* x, int64_t stride, int64_t rows, Count count, RowScratch<T>& of, int64_t at) {
+  const Tile<T, width> guess(&of.center[at]);
+  Tile<T, width> sum(&of.block_first[at]), squares(&of.block_second[at]);
   for (int64_t row = 0; row < rows; ++row) {
     M2O_UNROLLED for (int64_t k = 0; k < width; ++k) {
       const auto difference = load_lanes<T>(x + row * stride + k * lanes<T>, count) - guess.part[k];
       sum.part[k] += difference;
-      sum_of_squares.part[k] += difference * difference;
+      squares.part[k] += difference * difference;
     }
   }
-  Wide guesses[size], sums[size], sums_of_squares[size];
-  std::memcpy(guesses, guess.part, sizeof(guesses));
-  std::memcpy(sums, sum.part, sizeof(sums));
-  std::memcpy(sums_of_squares, sum_of_squares.part, sizeof(sums_of_squares));
-  for (int64_t at = 0; at < size; ++at) {
-    Moments moments{before, mean[at], squares[at]};
-    moments.add(static_cast<double>(rows), guesses[at], sums[at], sums_of_squares[at]);
-    mean[at] = moments.mean;
-    squares[at] = moments.squares;
+  sum.store_to(&of.block_first[at]);
+  squares.store_to(&of.block_second[at]);
+}
+
+template <typename T>
+M2O_INLINE void add_block(const AdainProblem<T>& p, const T* x, int64_t begin, int64_t end, ChannelRange range,
+                          RowScratch<T>& of) {
+  std::fill(of.block_first.begin(), of.block_first.end(), 0);
+  std::fill(of.block_second.begin(), of.block_second.end(), 0);
+  for_tiles<T, FORWARD_TILE>(
+      begin, end, range,
+      [&](int64_t row, int64_t rows, int64_t channel, int64_t at, auto width, auto count) M2O_INLINED {
+        add_tile<width>(x + row * p.channels + channel, p.channels, rows, count, of, at);
+      });
+}
+
+// Leaves mean and squares of every channel in of.first and of.second.
+template <typename T>
+M2O_INLINE void row_moments(const AdainProblem<T>& p, const T* x, ChannelRange range, RowScratch<T>& of) {
+  using Wide = typename Simd<T>::Wide;
+  const int64_t channels = range.end - range.begin;
+  std::fill(of.first.begin(), of.first.end(), 0);
+  std::fill(of.second.begin(), of.second.end(), 0);
+  std::fill(of.center.begin(), of.center.end(), 0);
+  const int64_t first_rows = std::min(ROW_BLOCK, p.plane);
+  add_block(p, x, 0, first_rows, range, of);
+  for (int64_t at = 0; at < channels; ++at) {
+    of.center[at] = of.block_first[at] / static_cast<Wide>(first_rows);
+  }
+  for (int64_t row = 0; row < p.plane; row += ROW_BLOCK) {
+    const int64_t rows = std::min(ROW_BLOCK, p.plane - row);
+    add_block(p, x, row, row + rows, range, of);
+    for (int64_t at = 0; at < channels; ++at) {
+      Moments moments{static_cast<double>(row), of.first[at], of.second[at]};
+      moments.add(static_cast<double>(rows), of.center[at], of.block_first[at], of.block_second[at]);
+      of.first[at] = moments.mean;
+      of.second[at] = moments.squares;
+      of.center[at] = static_cast<Wide>(moments.mean);
+    }
   }
 }
 
-template <typename T, int64_t width, typename Count, typename Streamed>
+template <int64_t width, typename T, typename Count, typename Streamed>
 M2O_INLINE void apply_tile(const T* x, T* y, int64_t stride, int64_t rows, Count count, const RowScratch<T>& of,
                            int64_t at, typename Simd<T>::Wide slope, Streamed streamed) {
   const Tile<T, width> center(&of.center[at]), scale(&of.scale[at]), shift(&of.shift[at]);
@@ -120,43 +153,32 @@ M2O_INLINE void apply_tile(const T* x, T* y, int64_t stride, int64_t rows, Count
 }
 
 template <typename T>
-M2O_INLINE void forward_rows(const AdainProblem<T>& p, ChannelRange range, RowScratch<T>& scratch) {
+M2O_INLINE void forward_rows(const AdainProblem<T>& p, ChannelRange range, RowScratch<T>& of) {
   const T* x = p.x + range.sample * p.plane * p.channels;
   T* y = p.out + range.sample * p.plane * p.channels;
-  std::fill(scratch.mean.begin(), scratch.mean.end(), 0);
-  std::fill(scratch.squares.begin(), scratch.squares.end(), 0);
-  for (int64_t row = 0; row < p.plane; row += ROW_BLOCK) {
-    for_tiles<T, FORWARD_TILE>(range, [&](int64_t channel, int64_t at, auto width, auto count) M2O_INLINED {
-      add_tile<T, width>(x + row * p.channels + channel, p.channels, std::min(ROW_BLOCK, p.plane - row),
-                         static_cast<double>(row), count, &scratch.mean[at], &scratch.squares[at]);
-    });
-  }
+  row_moments(p, x, range, of);
   for (int64_t channel = range.begin; channel < range.end; ++channel) {
     const int64_t at = channel - range.begin;
-    const Moments moments{static_cast<double>(p.plane), scratch.mean[at], scratch.squares[at]};
-    const auto c = finish_statistics(p, range.sample, channel, moments);
-    scratch.center[at] = c.mean;
-    scratch.scale[at] = c.scale;
-    scratch.shift[at] = c.shift;
+    of.set(at, finish_statistics(p, range.sample, channel,
+                                 Moments{static_cast<double>(p.plane), of.first[at], of.second[at]}));
   }
   with_constant(p.streamed, [&](auto streamed) M2O_INLINED {
-    for (int64_t row = 0; row < p.plane; row += ROW_BLOCK) {
-      for_tiles<T, FORWARD_TILE>(range, [&](int64_t channel, int64_t at, auto width, auto count) M2O_INLINED {
-        const int64_t offset = row * p.channels + channel;
-        apply_tile<T, width>(x + offset, y + offset, p.channels, std::min(ROW_BLOCK, p.plane - row), count, scratch, at,
-                             p.slope, streamed);
-      });
-    }
+    for_tiles<T, FORWARD_TILE>(
+        0, p.plane, range,
+        [&](int64_t row, int64_t rows, int64_t channel, int64_t at, auto width, auto count) M2O_INLINED {
+          const int64_t offset = row * p.channels + channel;
+          apply_tile<width>(x + offset, y + offset, p.channels, rows, count, of, at, p.slope, streamed);
+        });
   });
   finish_streams();
 }
 
-// Adds `rows` rows of a tile to the sums of the gradient g behind the activation and of g * (x - mean).
-template <typename T, int64_t width, typename Count>
+// Adds rows of a tile to the sums of the gradient g behind the activation and of g * (x - mean).
+template <int64_t width, typename T, typename Count>
 M2O_INLINE void add_gradient_tile(const T* grad, const T* x, int64_t stride, int64_t rows, Count count,
                                   RowScratch<T>& of, int64_t at, typename Simd<T>::Wide slope) {
   const Tile<T, width> center(&of.center[at]), scale(&of.scale[at]), shift(&of.shift[at]);
-  Tile<T, width> sum, products;
+  Tile<T, width> sum(&of.block_first[at]), products(&of.block_second[at]);
   for (int64_t row = 0; row < rows; ++row) {
     M2O_UNROLLED for (int64_t k = 0; k < width; ++k) {
       const int64_t offset = row * stride + k * lanes<T>;
@@ -167,16 +189,33 @@ M2O_INLINE void add_gradient_tile(const T* grad, const T* x, int64_t stride, int
       products.part[k] += g * difference;
     }
   }
-  typename Simd<T>::Wide sums[width * lanes<T>], sums_of_products[width * lanes<T>];
-  std::memcpy(sums, sum.part, sizeof(sums));
-  std::memcpy(sums_of_products, products.part, sizeof(sums_of_products));
-  for (int64_t lane = 0; lane < width * lanes<T>; ++lane) {
-    of.sum[at + lane] += sums[lane];
-    of.products[at + lane] += sums_of_products[lane];
+  sum.store_to(&of.block_first[at]);
+  products.store_to(&of.block_second[at]);
+}
+
+// Leaves both sums of every channel in of.first and of.second.
+template <typename T>
+M2O_INLINE void row_gradient_sums(const AdainProblem<T>& p, const T* grad, const T* x, ChannelRange range,
+                                  RowScratch<T>& of) {
+  std::fill(of.first.begin(), of.first.end(), 0);
+  std::fill(of.second.begin(), of.second.end(), 0);
+  for (int64_t begin = 0; begin < p.plane; begin += ROW_BLOCK) {
+    std::fill(of.block_first.begin(), of.block_first.end(), 0);
+    std::fill(of.block_second.begin(), of.block_second.end(), 0);
+    for_tiles<T, BACKWARD_TILE>(
+        begin, std::min(begin + ROW_BLOCK, p.plane), range,
+        [&](int64_t row, int64_t rows, int64_t channel, int64_t at, auto width, auto count) M2O_INLINED {
+          const int64_t offset = row * p.channels + channel;
+          add_gradient_tile<width>(grad + offset, x + offset, p.channels, rows, count, of, at, p.slope);
+        });
+    for (int64_t at = 0; at < range.end - range.begin; ++at) {
+      of.first[at] += of.block_first[at];
+      of.second[at] += of.block_second[at];
+    }
   }
 }
 
-template <typename T, int64_t width, typename Count, typename Streamed>
+template <int64_t width, typename T, typename Count, typename Streamed>
 M2O_INLINE void apply_gradient_tile(const T* grad, const T* x, T* out, int64_t stride, int64_t rows, Count count,
                                     const RowScratch<T>& of, int64_t at, typename Simd<T>::Wide slope,
                                     Streamed streamed) {
@@ -188,47 +227,35 @@ M2O_INLINE void apply_gradient_tile(const T* grad, const T* x, T* out, int64_t s
       const auto difference = load_lanes<T>(x + offset, count) - center.part[k];
       const auto value = difference * scale.part[k] + shift.part[k];
       const auto g = activate_gradient(load_lanes<T>(grad + offset, count), value, slope);
-      put(out + offset, g * scale.part[k] - from_beta.part[k] - difference * from_gamma.part[k], count, streamed);
+      put(out + offset, (g - from_beta.part[k] - difference * from_gamma.part[k]) * scale.part[k], count, streamed);
     }
   }
 }
 
 template <typename T>
-M2O_INLINE void backward_rows(const AdainProblem<T>& p, ChannelRange range, RowScratch<T>& scratch) {
+M2O_INLINE void backward_rows(const AdainProblem<T>& p, ChannelRange range, RowScratch<T>& of) {
   const int64_t image = range.sample * p.plane * p.channels;
   const T* x = p.x + image;
   const T* grad = p.grad + image;
   T* out = p.out + image;
-  std::fill(scratch.sum.begin(), scratch.sum.end(), 0);
-  std::fill(scratch.products.begin(), scratch.products.end(), 0);
+  for (int64_t channel = range.begin; channel < range.end; ++channel) {
+    of.set(channel - range.begin, saved_coefficients(p, range.sample, channel));
+  }
+  row_gradient_sums(p, grad, x, range, of);
   for (int64_t channel = range.begin; channel < range.end; ++channel) {
     const int64_t at = channel - range.begin;
-    const auto c = saved_coefficients(p, range.sample, channel);
-    scratch.center[at] = c.mean;
-    scratch.scale[at] = c.scale;
-    scratch.shift[at] = c.shift;
-  }
-  for (int64_t row = 0; row < p.plane; row += ROW_BLOCK) {
-    for_tiles<T, BACKWARD_TILE>(range, [&](int64_t channel, int64_t at, auto width, auto count) M2O_INLINED {
-      const int64_t offset = row * p.channels + channel;
-      add_gradient_tile<T, width>(grad + offset, x + offset, p.channels, std::min(ROW_BLOCK, p.plane - row), count,
-                                  scratch, at, p.slope);
-    });
-  }
-  for (int64_t channel = range.begin; channel < range.end; ++channel) {
-    const int64_t at = channel - range.begin;
-    const auto from = finish_gradients(p, range.sample, channel, scratch.sum[at], scratch.products[at]);
-    scratch.from_beta[at] = from.from_beta;
-    scratch.from_gamma[at] = from.from_gamma;
+    const auto from = finish_gradients(p, range.sample, channel, of.first[at], of.second[at]);
+    of.from_beta[at] = from.from_beta;
+    of.from_gamma[at] = from.from_gamma;
   }
   with_constant(p.streamed, [&](auto streamed) M2O_INLINED {
-    for (int64_t row = 0; row < p.plane; row += ROW_BLOCK) {
-      for_tiles<T, BACKWARD_TILE>(range, [&](int64_t channel, int64_t at, auto width, auto count) M2O_INLINED {
-        const int64_t offset = row * p.channels + channel;
-        apply_gradient_tile<T, width>(grad + offset, x + offset, out + offset, p.channels,
-                                      std::min(ROW_BLOCK, p.plane - row), count, scratch, at, p.slope, streamed);
-      });
-    }
+    for_tiles<T, BACKWARD_TILE>(
+        0, p.plane, range,
+        [&](int64_t row, int64_t rows, int64_t channel, int64_t at, auto width, auto count) M2O_INLINED {
+          const int64_t offset = row * p.channels + channel;
+          apply_gradient_tile<width>(grad + offset, x + offset, out + offset, p.channels, rows, count, of, at, p.slope,
+                                     streamed);
+        });
   });
   finish_streams();
 }

@@ -10,10 +10,15 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-#: exported name -> module that defines it
-_EXPORTS: dict[str, str] = {
-    "Domain": "m2o_fast.m2o",
-    "ManyToOne": "m2o_fast.m2o",
+#: exported name -> module that defines it, and its name there
+_EXPORTS: dict[str, tuple[str, str]] = {
+    "Domain": ("m2o_fast.m2o", "Domain"),
+    "ManyToOne": ("m2o_fast.m2o", "ManyToOne"),
+    "StarGANv2": ("m2o_fast.translators.starganv2", "StarGANv2"),
+    "from_official": ("m2o_fast.translators.official", "from_official"),
+    "load": ("m2o_fast.engine.runs", "load_translator"),
+    "read_image": ("m2o_fast.data.images", "read_image"),
+    "save_image": ("m2o_fast.data.images", "save_image"),
 }
 
 __all__ = ["__version__", *sorted(_EXPORTS)]
@@ -21,7 +26,8 @@ __all__ = ["__version__", *sorted(_EXPORTS)]
 
 def __getattr__(name: str) -> object:
     if name in _EXPORTS:
-        return getattr(import_module(_EXPORTS[name]), name)
+        module, attribute = _EXPORTS[name]
+        return getattr(import_module(module), attribute)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -85,6 +85,8 @@ class ManyToOne:
             raise ValueError(f"domain names must differ, got {names}")
         if len(names) < 2:
             raise ValueError(f"a translator needs at least two domains, got {names}")
+        if not any(self.has_style(domain) for domain in domains):
+            raise ValueError("no domain has a style: many-to-one translation needs at least one multi-modal domain")
         if self.supervised_weight > 0 and all(domain.multimodal for domain in domains):
             raise ValueError("the supervised loss needs a uni-modal domain, but every domain is multi-modal")
         if self.domain_layers == "stem":

@@ -26,6 +26,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 NETS, AVERAGED, OPTIMIZERS = "nets.safetensors", "ema.safetensors", "optimizers.safetensors"
 _PREFIX = "step-"
+_LEFTOVER = ".writing-"
 
 
 class CheckpointError(UserError):
@@ -36,7 +37,7 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], 
     """Writes a checkpoint and makes it appear at once.
 
     Args:
-        folder: Where it shall appear; must not exist.
+        folder: Where it shall appear. What is there already (a damaged checkpoint of the same step) is replaced.
         tensors: File name -> tensors by name.
         facts: JSON values for the manifest.
 
@@ -44,19 +45,28 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], 
         OSError: The disk is full or not writable; nothing is left behind.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.parent / f".writing-{folder.name}-{os.getpid()}"
+    temporary = folder.parent / f"{_LEFTOVER}{folder.name}-{os.getpid()}"
     try:
         temporary.mkdir()
         files = {name: _write(temporary / name, save(_plain(parts))) for name, parts in tensors.items()}
         manifest = {"format": FORMAT, **facts, "files": files}
         _write(temporary / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
         _flush_folder(temporary)
+        _remove(folder)
         os.rename(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     _flush_folder(folder.parent)
     return folder
+
+
+def _remove(folder: Path) -> None:
+    """Removes a checkpoint, if it is there. Renamed first: an interrupted removal must not look like a damaged one."""
+    if folder.exists():
+        condemned = folder.with_name(f"{_LEFTOVER}removed-{folder.name}")
+        os.rename(folder, condemned)
+        shutil.rmtree(condemned, ignore_errors=True)
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -178,13 +188,10 @@ def newest_checkpoint(run: Path) -> tuple[Path, dict[str, Any], list[str]] | Non
 
 def remove_old_checkpoints(run: Path, keep: int) -> None:
     """Removes all but the ``keep`` newest checkpoints and what an interrupted write left; 0 keeps all."""
-    for leftover in (run / "checkpoints").glob(".writing-*"):
+    for leftover in (run / "checkpoints").glob(f"{_LEFTOVER}*"):
         shutil.rmtree(leftover, ignore_errors=True)
     for folder in list_checkpoints(run)[:-keep] if keep else []:
-        # Rename first: an interrupted removal must not look like a damaged checkpoint.
-        condemned = folder.with_name(f".writing-removed-{folder.name}")
-        os.rename(folder, condemned)
-        shutil.rmtree(condemned, ignore_errors=True)
+        _remove(folder)
 
 
 # --- translators for use ---

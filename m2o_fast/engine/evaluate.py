@@ -102,10 +102,10 @@ class Evaluation:
     def _outputs_with_truth(self, source: int, target: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Outputs, the true images, and outputs for another style, in [0, 1]."""
         generator = torch_generator(SEED, "evaluation", source, target)
+        styles = [self._translator.sample_style(self._data.count(source), target, generator) for _ in range(2)]
         for rows in self._rows():
-            x = self._source(source, rows)
-            styles = [self._translator.sample_style(len(rows), target, generator) for _ in range(2)]
-            outputs = [_unit(self._translator.translate(x, source, target, style=style)) for style in styles]
+            x, chosen = self._source(source, rows), slice(rows.start, rows.stop)
+            outputs = [_unit(self._translator.translate(x, source, target, style=s[chosen])) for s in styles]
             truth = self._data.images(target, rows).expand_as(outputs[0])
             yield outputs[0], truth, outputs[1]
 
@@ -122,9 +122,10 @@ class Evaluation:
     def _generated(self, source: int, target: int) -> Iterator[tuple[Tensor, Tensor]]:
         generator = torch_generator(SEED, "evaluation", source, target)
         for _ in range(self._outputs):
+            styles = self._translator.sample_style(self._data.count(source), target, generator)
             for rows in self._rows():
-                style = self._translator.sample_style(len(rows), target, generator)
-                outputs = self._translator.translate(self._source(source, rows), source, target, style=style)
+                x, style = self._source(source, rows), styles[rows.start : rows.stop]
+                outputs = self._translator.translate(x, source, target, style=style)
                 yield _unit(outputs), self._data.content(rows)
 
     def _real(self, target: int, epochs: range) -> Iterator[tuple[Tensor, Tensor]]:

@@ -71,4 +71,5 @@ def parse_yaml(text: str) -> Any:
 
 def dump_yaml(value: Any) -> str:
     """YAML of plain values, keys in their order, such that :func:`parse_yaml` gives the value back."""
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False)
+    # Escaped, since PyYAML writes some Unicode line breaks such that they are read back as spaces.
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=False, default_flow_style=False)

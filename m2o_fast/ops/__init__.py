@@ -6,6 +6,30 @@ result faster. :func:`backends` says which of them is in use here and why.
 
 from m2o_fast.ops._library import Backend, backends, build_info, use_backend
 from m2o_fast.ops.adain import adain_act, instance_norm_act
+from m2o_fast.ops.histogram import color_histogram, color_recall, foreground_color, unique_color_count
+from m2o_fast.ops.histogram_numpy import (
+    color_histogram_numpy,
+    color_recall_numpy,
+    foreground_color_numpy,
+    unique_color_count_numpy,
+)
 from m2o_fast.ops.resample import conv3x3_down2, up2_conv3x3
 
-__all__ = ["Backend", "adain_act", "backends", "build_info", "conv3x3_down2", "instance_norm_act", "up2_conv3x3", "use_backend"]
+__all__ = [
+    "Backend",
+    "adain_act",
+    "backends",
+    "build_info",
+    "color_histogram",
+    "color_histogram_numpy",
+    "color_recall",
+    "color_recall_numpy",
+    "conv3x3_down2",
+    "foreground_color",
+    "foreground_color_numpy",
+    "instance_norm_act",
+    "unique_color_count",
+    "unique_color_count_numpy",
+    "up2_conv3x3",
+    "use_backend",
+]

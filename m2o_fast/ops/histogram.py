@@ -1,8 +1,8 @@
 """Colours of whole images, as the metrics of colour diversity need them: fit, count, compare.
 
 A colorized image is a content g (how much foreground a pixel has) times a colour c. ``foreground_color`` recovers c,
-``color_histogram`` and ``unique_color_count`` describe a set of colours, ``color_recall`` compares two sets. One pass over
-the images, exact counts, the same bits in every run and for every number of threads.
+``color_histogram`` and ``unique_color_count`` describe a set of colours, ``color_recall`` compares two sets. One pass
+over the images, exact counts, the same bits in every run and for every number of threads.
 
 Values are fractions in [0, 1], or uint8 standing for ``value / 255``. The same functions for numpy arrays are in
 :mod:`m2o_fast.ops.histogram_numpy`.
@@ -26,6 +26,7 @@ from m2o_fast.ops._library import (
     register,
 )
 
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MAX_BINS = 256
 MAX_BITS = 8
 MAX_GROUPS = 2**31 - 1
@@ -35,7 +36,7 @@ define("color_histogram(Tensor colors, int bins, Tensor? groups, int num_groups)
 define("unique_color_count(Tensor images, int bits) -> Tensor")
 
 
-# --- references: the definitions ---------------------------------------------------------------------------------------
+# --- references: the definitions --------------------------------------------------------------------------------------
 
 
 def foreground_color_reference(images: Tensor, content: Tensor | None) -> Tensor:
@@ -49,7 +50,7 @@ def foreground_color_reference(images: Tensor, content: Tensor | None) -> Tensor
 
 
 def color_histogram_reference(colors: Tensor, bins: int, groups: Tensor | None, num_groups: int) -> Tensor:
-    """The definition of :func:`color_histogram`; colours ``[N, 3]``, groups ``[N]``; returns ``[num_groups, bins^3]``."""
+    """The definition of :func:`color_histogram`: colours ``[N, 3]``, groups ``[N]`` to ``[num_groups, bins^3]``."""
     _require_finite("color_histogram", colors)
     cells = _cells((colors.double() * bins).clamp(0, bins - 1).long(), 1, bins)
     if groups is not None:
@@ -75,7 +76,7 @@ def color_codes(colors: Tensor, bits: int = MAX_BITS) -> Tensor:
         bits: Bits per channel, 1 to 8.
 
     Returns:
-        int64 ``[N]`` in [0, 2^(3 bits)): ``round(value * (2^bits - 1))`` of red, green and blue, red in the highest bits.
+        int64 ``[N]`` in [0, 2^(3 bits)): ``round(value * (2^bits - 1))`` of red, green, blue, red in the highest bits.
 
     Raises:
         TypeError: Colours are not a floating-point tensor.
@@ -88,9 +89,8 @@ def color_codes(colors: Tensor, bits: int = MAX_BITS) -> Tensor:
 
 def _codes(values: Tensor, bits: int, channel_axis: int) -> Tensor:
     _require_finite("unique_color_count", values)
-    fractions = values.double() / 255 if values.dtype == torch.uint8 else values.double()
     top = 2**bits - 1
-    return _cells((fractions * top).clamp(0, top).round().long(), channel_axis, top + 1)
+    return _cells((fractions(values, torch.float64) * top).clamp(0, top).round().long(), channel_axis, top + 1)
 
 
 def _cells(levels: Tensor, channel_axis: int, base: int) -> Tensor:
@@ -201,8 +201,8 @@ def color_histogram(
     ``(r * bins + g) * bins + b`` counts the colours whose red is in bin r, green in bin g and blue in bin b.
 
     Args:
-        colors_or_images: Colours ``[N, 3]``, floating point in [0, 1]; or images as :func:`foreground_color` takes them,
-            of which the foreground colours are counted.
+        colors_or_images: Colours ``[N, 3]``, floating point in [0, 1]; or images as :func:`foreground_color` takes
+            them, of which the foreground colours are counted.
         bins: Bins per channel, 1 to 256.
         content: Content of the images, see :func:`foreground_color`.
         groups: int64 ``[N]``: the histogram, 0 to ``num_groups - 1``, that each colour belongs to.
@@ -214,8 +214,8 @@ def color_histogram(
 
     Raises:
         TypeError: Wrong dtype, or not a tensor.
-        ValueError: Wrong shape; bins out of range; groups without num_groups or the reverse; a group number out of range;
-            a colour that is NaN or infinite; tensors on two devices.
+        ValueError: Wrong shape; bins out of range; groups without num_groups or the reverse; a group number out of
+            range; a colour that is NaN or infinite; tensors on two devices.
         RuntimeError: The input requires a gradient, which a count does not have; or the backend is not available.
     """
     op = "color_histogram"
@@ -270,7 +270,8 @@ def unique_color_count(
     """How many colours differ when each channel is rounded to ``bits`` bits: ``round(value * (2^bits - 1))``.
 
     Args:
-        images_or_colors: Colours ``[N, 3]``, floating point in [0, 1]; or images as :func:`foreground_color` takes them.
+        images_or_colors: Colours ``[N, 3]``, floating point in [0, 1]; or images as :func:`foreground_color` takes
+            them.
         bits: Bits per channel, 1 to 8.
         per_image: ``False`` counts the distinct foreground colours of the whole set. ``True`` (images only) counts the
             distinct pixel colours inside each image.
@@ -307,14 +308,14 @@ def _describe(value: Any) -> str:
 
 
 def _check_images(op: str, images: Tensor) -> None:
-    if not isinstance(images, Tensor) or not (images.is_floating_point() or images.dtype == torch.uint8):
+    if not isinstance(images, Tensor) or images.dtype not in (torch.uint8, *_FLOATS):
         raise TypeError(f"{op}: images must be a floating-point or uint8 tensor, got {_describe(images)}")
     if images.dim() != 4 or images.shape[1] != 3:
         raise ValueError(f"{op}: images must have the shape [N, 3, H, W], got {list(images.shape)}")
 
 
 def _check_colors(op: str, colors: Tensor) -> None:
-    if not isinstance(colors, Tensor) or not colors.is_floating_point():
+    if not isinstance(colors, Tensor) or colors.dtype not in _FLOATS:
         raise TypeError(f"{op}: colours must be a floating-point tensor, got {_describe(colors)}")
     if colors.dim() != 2 or colors.shape[1] != 3:
         raise ValueError(f"{op}: colours must have the shape [N, 3], got {list(colors.shape)}")
@@ -365,7 +366,7 @@ def _refuse_gradient(op: str, *tensors: Tensor | None) -> None:
 
 def _match_content(op: str, images: Tensor, content: Tensor) -> tuple[Tensor, Tensor]:
     """Images, and content as ``[N, H, W]``, in one dtype: their own if it is the same, else a floating-point one."""
-    if not isinstance(content, Tensor) or not (content.is_floating_point() or content.dtype == torch.uint8):
+    if not isinstance(content, Tensor) or content.dtype not in (torch.uint8, *_FLOATS):
         raise TypeError(f"{op}: content must be a floating-point or uint8 tensor, got {_describe(content)}")
     count, _, height, width = images.shape
     if tuple(content.shape) not in ((count, 1, height, width), (count, height, width)):
@@ -379,10 +380,11 @@ def _match_content(op: str, images: Tensor, content: Tensor) -> tuple[Tensor, Te
     if content.dtype == images.dtype:
         return images, content
     common = torch.float64 if torch.float64 in (images.dtype, content.dtype) else torch.float32
-    return _fractions(images, common), _fractions(content, common)
+    return fractions(images, common), fractions(content, common)
 
 
-def _fractions(values: Tensor, dtype: torch.dtype) -> Tensor:
+def fractions(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Pixel values as fractions of 1: uint8 divided by 255, floating point as it is."""
     return values.to(dtype) / 255 if values.dtype == torch.uint8 else values.to(dtype)
 
 

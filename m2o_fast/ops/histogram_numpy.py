@@ -1,4 +1,4 @@
-"""The functions of :mod:`m2o_fast.ops.histogram` for numpy arrays, with images as numpy users hold them: ``[N, H, W, 3]``.
+"""The functions of :mod:`m2o_fast.ops.histogram` for numpy arrays, whose images are ``[N, H, W, 3]``.
 
 Same definitions, same numbers, no torch tensors in between: the kernel reads the arrays where they lie. Without native
 code a plain numpy reference takes over.
@@ -23,6 +23,7 @@ from m2o_fast.ops.histogram import (
 )
 
 Array = NDArray[Any]
+_FLOATS = ("float16", "float32", "float64")
 
 
 class NumpyReference:
@@ -74,8 +75,8 @@ def foreground_color_numpy(images: Array, content: Array | None = None) -> Array
         content: The same kinds of dtype, ``[N, H, W]`` or ``[N, H, W, 1]``; without it, the maximum over the channels.
 
     Returns:
-        float32 ``[N, 3]`` (float64 for float64 images or content); black where there is no content, NaN for an image that
-        meets a non-finite value.
+        float32 ``[N, 3]`` (float64 for float64 images or content); black where there is no content, NaN for an image
+        that meets a non-finite value.
 
     Raises:
         TypeError: Not an array, or of another dtype.
@@ -121,8 +122,8 @@ def color_histogram_numpy(
 
     Raises:
         TypeError: Wrong dtype, or not an array.
-        ValueError: Wrong shape; bins out of range; groups without num_groups or the reverse; a group number out of range;
-            a colour that is NaN or infinite.
+        ValueError: Wrong shape; bins out of range; groups without num_groups or the reverse; a group number out of
+            range; a colour that is NaN or infinite.
     """
     op = "color_histogram_numpy"
     check_integer(op, "bins", bins, 1, MAX_BINS)
@@ -170,8 +171,8 @@ def unique_color_count_numpy(
     Args:
         images_or_colors: Colours ``[N, 3]``, floating point; or images as :func:`foreground_color_numpy` takes them.
         bits: Bits per channel, 1 to 8.
-        per_image: ``False`` counts the distinct foreground colours of the whole set, ``True`` (images only) the distinct
-            pixel colours inside each image.
+        per_image: ``False`` counts the distinct foreground colours of the whole set, ``True`` (images only) the
+            distinct pixel colours inside each image.
         content: Content of the images, only for the count over the set.
 
     Returns:
@@ -198,9 +199,7 @@ def _describe(value: Any) -> str:
     return f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__
 
 
-def _check_dtype(
-    op: str, name: str, values: Any, dtypes: tuple[str, ...] = ("uint8", "float16", "float32", "float64")
-) -> None:
+def _check_dtype(op: str, name: str, values: Any, dtypes: tuple[str, ...] = ("uint8", *_FLOATS)) -> None:
     if not isinstance(values, np.ndarray) or values.dtype.name not in dtypes:
         raise TypeError(f"{op}: {name} must be an array of {', '.join(dtypes)}, got {_describe(values)}")
 
@@ -214,7 +213,7 @@ def _check_images(op: str, images: Any) -> None:
 def _colors_of(op: str, colors_or_images: Array, content: Array | None) -> Array:
     if isinstance(colors_or_images, np.ndarray) and colors_or_images.ndim == 4:
         return foreground_color_numpy(colors_or_images, content)
-    _check_dtype(op, "colours", colors_or_images, ("float16", "float32", "float64"))
+    _check_dtype(op, "colours", colors_or_images, _FLOATS)
     if colors_or_images.ndim != 2 or colors_or_images.shape[1] != 3:
         raise ValueError(f"{op}: colours must have the shape [N, 3], got {list(colors_or_images.shape)}")
     if content is not None:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2o_fast.engine import config as config_module
@@ -286,17 +286,25 @@ def test_long_values_do_not_flood_the_message():
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 
 
+@settings(deadline=None)
 @given(st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8))
 def test_yaml_round_trip(value):
     assert parse_yaml(dump_yaml(value)) == value
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_text_is_read_or_refused(text):
     try:
         load_config(assignments=[text, f"steps={text}"])
     except ConfigError as error:
         assert str(error)
+
+
+def test_every_data_set_can_be_opened():
+    from m2o_fast.data import DATASETS as OPENED
+
+    assert DATASETS == OPENED
 
 
 def test_the_configuration_needs_no_torch():

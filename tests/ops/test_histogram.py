@@ -1,0 +1,550 @@
+"""Foreground colours, colour histograms, recall and unique colours: torch and numpy, reference and kernel."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import m2o_fast.ops.histogram_numpy as histogram_numpy
+from m2o_fast.ops import (
+    color_histogram,
+    color_histogram_numpy,
+    color_recall,
+    color_recall_numpy,
+    foreground_color,
+    foreground_color_numpy,
+    unique_color_count,
+    unique_color_count_numpy,
+)
+from m2o_fast.ops._library import NATIVE_MISSING
+from m2o_fast.ops.histogram import color_codes
+
+needs_native = pytest.mark.skipif(NATIVE_MISSING["cpu"] is not None, reason=f"no native code: {NATIVE_MISSING['cpu']}")
+BACKENDS = ["reference", pytest.param("compiled", marks=needs_native)]
+DTYPES = [torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64]
+SHAPES = [(5, 3, 32, 32), (7, 3, 13, 17), (3, 3, 40, 90), (2, 3, 1, 1), (4, 3, 1, 5), (3, 3, 0, 5), (0, 3, 4, 4)]
+
+
+def make_images(shape, dtype=torch.float32, seed=0):
+    """Images and content with noise, so that the fit is not exact; uint8 uses the whole range."""
+    generator = torch.Generator().manual_seed(seed)
+    count, _, height, width = shape
+    content = torch.rand(count, 1, height, width, generator=generator)
+    images = content * torch.rand(count, 3, 1, 1, generator=generator)
+    images = (images + 0.2 * torch.rand(shape, generator=generator)).clamp(0, 1)
+    if dtype == torch.uint8:
+        return (images * 255).round().to(dtype), (content * 255).round().to(dtype)
+    return images.to(dtype), content.to(dtype)
+
+
+def lay_out(images, layout):
+    """The same values in another memory layout."""
+    if layout == "channels_last":
+        return images.contiguous(memory_format=torch.channels_last)
+    if layout == "transposed":
+        return images.transpose(2, 3).contiguous().transpose(2, 3)
+    if layout == "every second column":
+        return torch.stack((images, torch.full_like(images, 7)), -1).flatten(-2)[..., ::2]
+    if layout == "inside a larger image":
+        return torch.nn.functional.pad(images, (2, 3, 1, 0))[:, :, 1:, 2:-3]
+    return images
+
+
+LAYOUTS = ["contiguous", "channels_last", "transposed", "every second column", "inside a larger image"]
+
+
+def plain_colors(images, content):
+    """A second implementation in float64 loops over images; images [N, H, W, 3], content [N, H, W] or None."""
+    colors = []
+    for i, image in enumerate(images.astype(np.float64)):
+        weight = image.max(-1) if content is None else content[i].astype(np.float64)
+        square = float((weight * weight).sum())
+        colors.append([np.clip((weight * image[..., k]).sum() / square, 0, 1) if square else 0.0 for k in range(3)])
+    return np.array(colors).reshape(-1, 3)
+
+
+def as_numpy(images):
+    return images.double().permute(0, 2, 3, 1).numpy()
+
+
+# --- foreground colour ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_colour_of_content_times_colour_is_found(backend):
+    content = torch.rand(6, 1, 9, 9, dtype=torch.float64)
+    color = torch.rand(6, 3, dtype=torch.float64)
+    images = content * color[:, :, None, None]
+    torch.testing.assert_close(foreground_color(images, content, backend=backend), color, atol=1e-14, rtol=0)
+    # Without the content, brightness cannot be told from colour: the largest channel becomes 1.
+    normalised = color / color.amax(1, keepdim=True)
+    torch.testing.assert_close(foreground_color(images, backend=backend), normalised, atol=1e-14, rtol=0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_black_stays_black_and_colours_are_clamped(backend, dtype):
+    images = torch.zeros(3, 3, 2, 2, dtype=dtype)
+    content = torch.ones(3, 1, 2, 2, dtype=dtype)
+    content[0] = 0  # no content at all, but colourful pixels
+    images[0] = 1
+    images[2] = 2  # brighter than its content
+    expected = torch.tensor([[0.0] * 3, [0.0] * 3, [1.0] * 3])
+    assert torch.equal(foreground_color(images, content, backend=backend).float(), expected)
+    assert torch.equal(foreground_color(images[1:2], backend=backend).float(), torch.zeros(1, 3))
+
+
+@pytest.mark.parametrize("with_content", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_foreground_color_equals_the_plain_formula(backend, dtype, shape, with_content):
+    images, content = make_images(shape, dtype)
+    expected = plain_colors(as_numpy(images), content[:, 0].double().numpy() if with_content else None)
+    colors = foreground_color(images, content if with_content else None, backend=backend)
+    assert colors.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert colors.shape == (shape[0], 3) and colors.is_contiguous()
+    rounding = 1e-14 if dtype == torch.float64 else 2**-24  # computed in float64, then rounded once
+    np.testing.assert_allclose(colors.numpy(), expected, rtol=0, atol=rounding)
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_kernel_reads_every_memory_layout(layout, dtype):
+    images, content = make_images((4, 3, 11, 40), dtype)
+    expected = foreground_color(images, content), foreground_color(images)
+    assert lay_out(images, layout).equal(images)
+    for other in (content, lay_out(content, layout)):
+        colors = foreground_color(lay_out(images, layout), other, backend="compiled")
+        torch.testing.assert_close(colors, expected[0], atol=1e-14, rtol=2e-7)
+    torch.testing.assert_close(foreground_color(lay_out(images, layout)), expected[1], atol=1e-14, rtol=2e-7)
+    expected = unique_color_count(images, per_image=True, backend="reference")
+    assert torch.equal(unique_color_count(lay_out(images, layout), per_image=True, backend="compiled"), expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_content_may_lack_the_channel_axis_and_have_another_dtype(backend):
+    images, content = make_images((4, 3, 8, 8), torch.uint8)
+    colors = foreground_color(images, content, backend=backend)
+    assert torch.equal(foreground_color(images, content[:, 0], backend=backend), colors)
+    mixed = foreground_color(images, content.float() / 255, backend=backend)
+    torch.testing.assert_close(mixed, colors, atol=2e-7, rtol=0)
+    assert foreground_color(images, content.double() / 255, backend=backend).dtype == torch.float64
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("with_content", [False, True])
+def test_uint8_and_float_agree(backend, with_content):
+    images, content = make_images((50, 3, 16, 16), torch.uint8)
+    arguments = (images, content) if with_content else (images,)
+    colors = foreground_color(*arguments, backend=backend)
+    as_float = foreground_color(*(tensor.float() / 255 for tensor in arguments), backend=backend)
+    torch.testing.assert_close(as_float, colors, atol=2e-7, rtol=0)
+    counts = unique_color_count(images, per_image=True, backend=backend)
+    assert torch.equal(unique_color_count(images.float() / 255, per_image=True, backend=backend), counts)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("where", ["images", "content"])
+def test_a_non_finite_value_spoils_its_image_and_only_its_image(backend, bad, where):
+    images, content = make_images((3, 3, 5, 5))
+    {"images": images, "content": content}[where][1, 0, 2, 3] = bad
+    colors = foreground_color(images, content, backend=backend)
+    assert colors[1].isnan().all() and colors[[0, 2]].isfinite().all()
+    if where == "images":
+        assert foreground_color(images, backend=backend).isnan().all(1).tolist() == [False, True, False]
+    for count in (color_histogram, unique_color_count):
+        with pytest.raises(ValueError, match="finite"):
+            count(images, content=content, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_foreground_color_has_first_and_second_derivatives(backend):
+    images, content = (tensor.double().requires_grad_() for tensor in make_images((2, 3, 3, 4)))
+
+    def color(*arguments):
+        return foreground_color(*arguments, backend=backend)
+
+    for arguments in ((images, content), (images,)):
+        assert torch.autograd.gradcheck(color, arguments)
+        assert torch.autograd.gradgradcheck(color, arguments)
+
+
+# --- histogram --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("bins", [1, 2, 4, 7, 64])
+def test_color_histogram_equals_numpy_histogramdd(backend, dtype, bins):
+    # Multiples of 1/64 lie on the edges of the bins, 1 included.
+    colors = (torch.randint(0, 65, (3000, 3), generator=torch.Generator().manual_seed(1)) / 64).to(dtype)
+    edges = [np.arange(bins + 1) / bins] * 3
+    if bins == 7:  # its edges are not representable: stay off them
+        colors = colors * 0.99
+    expected = np.histogramdd(colors.double().numpy(), bins=edges)[0]
+    counts = color_histogram(colors, bins, backend=backend)
+    assert counts.dtype == torch.int64 and counts.shape == (bins**3,)
+    np.testing.assert_array_equal(counts.numpy(), expected.reshape(-1))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_cells_are_ordered_red_green_blue_and_edges_belong_to_the_upper_bin(backend):
+    colors = torch.tensor([[0.0, 0.0, 0.25], [0.0, 0.25, 0.0], [0.25, 0.0, 0.0], [1.0, 1.0, 1.0], [0.2499, -1.0, 9.0]])
+    counts = color_histogram(colors, backend=backend)
+    assert counts.nonzero().flatten().tolist() == [1, 3, 4, 16, 63]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_images_are_counted_by_their_foreground_colours(backend):
+    images, content = make_images((40, 3, 8, 8))
+    for given_content in (None, content):
+        colors = foreground_color(images, given_content, backend=backend)
+        counts = color_histogram(images, 5, given_content, backend=backend)
+        assert torch.equal(counts, color_histogram(colors, 5, backend=backend))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_groups_are_counted_apart(backend):
+    colors = torch.rand(500, 3, generator=torch.Generator().manual_seed(2))
+    groups = torch.arange(1000)[::2] % 3  # strided
+    counts = color_histogram(colors, 4, groups=groups, num_groups=4, backend=backend)
+    assert counts.shape == (4, 64)
+    for group in range(4):
+        assert torch.equal(counts[group], color_histogram(colors[groups == group], 4, backend=backend))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_colours_give_a_histogram_of_zeros(backend):
+    assert torch.equal(color_histogram(torch.zeros(0, 3), backend=backend), torch.zeros(64, dtype=torch.int64))
+    assert torch.equal(color_histogram(torch.zeros(0, 3, 4, 4), backend=backend), torch.zeros(64, dtype=torch.int64))
+
+
+# --- unique colours ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("bits", [1, 3, 8])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_pixel_colours_of_each_image_are_counted(backend, bits, dtype, shape):
+    images, _ = make_images(shape, dtype)
+    fractions = as_numpy(images) / (255 if dtype == torch.uint8 else 1)
+    codes = np.round(fractions * (2**bits - 1)).reshape(shape[0], shape[2] * shape[3], 3)
+    expected = [len({tuple(pixel) for pixel in image}) for image in codes]
+    counts = unique_color_count(images, bits, per_image=True, backend=backend)
+    assert counts.dtype == torch.int64
+    assert counts.tolist() == expected
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_colours_of_a_set_are_counted(backend):
+    colors = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 0.0019], [0.0, 0.0, 0.0020], [1.0, 0.5, 0.0], [1.0, 0.5, 0.0]])
+    assert unique_color_count(colors, backend=backend).item() == 3  # 0.0019 * 255 rounds to 0, 0.0020 * 255 to 1
+    assert unique_color_count(colors, bits=1, backend=backend).item() == 2
+    assert unique_color_count(torch.zeros(0, 3), backend=backend).item() == 0
+    images, content = make_images((30, 3, 4, 4))
+    fitted = foreground_color(images, content, backend=backend)
+    assert unique_color_count(images, 3, content=content, backend=backend) == unique_color_count(fitted, 3)
+    assert color_codes(colors).unique().numel() == 3
+
+
+@needs_native
+def test_an_image_larger_than_the_kernels_chunk_is_counted_once_per_colour():
+    images = torch.randint(0, 256, (2, 3, 70, 80), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    images[1] = images[1, :, :1, :1]
+    counts = unique_color_count(images, per_image=True, backend="compiled")
+    assert counts.tolist() == unique_color_count(images, per_image=True, backend="reference").tolist()
+    assert counts[1] == 1
+
+
+# --- recall -----------------------------------------------------------------------------------------------------------
+
+
+def test_recall_of_hand_made_histograms():
+    uniform = torch.ones(64, dtype=torch.int64)
+    one_cell = torch.zeros(64, dtype=torch.int64)
+    one_cell[5] = 1000
+    half = torch.cat((torch.full((32,), 7), torch.zeros(32, dtype=torch.int64)))
+    assert color_recall(uniform * 3, uniform).item() == 1.0
+    assert color_recall(half, uniform).item() == 0.5
+    assert color_recall(one_cell, uniform).item() == 1 / 64
+    assert color_recall(one_cell, one_cell.roll(1)).item() == 0.0
+    recall = color_recall(torch.stack((uniform, half)), torch.stack((half, half)))
+    assert recall.dtype == torch.float64 and recall.tolist() == [0.5, 1.0]
+    assert color_recall_numpy(half.numpy(), uniform.numpy()) == 0.5
+
+
+histograms = st.lists(st.integers(0, 10**6), min_size=8, max_size=8).filter(any).map(torch.tensor)
+
+
+@settings(max_examples=60, deadline=None)
+@given(histograms, histograms, st.integers(1, 1000), st.permutations(range(8)))
+def test_recall_is_a_symmetric_similarity_of_distributions(first, second, factor, order):
+    recall = color_recall(first, second).item()
+    assert 0 <= recall <= 1
+    assert recall == color_recall(second, first).item()
+    assert color_recall(first, first).item() == 1
+    assert color_recall(first * factor, second).item() == pytest.approx(recall, abs=1e-12)
+    assert color_recall(first[list(order)], second[list(order)]).item() == pytest.approx(recall, abs=1e-12)
+    overlap = np.minimum(first.numpy() / first.sum().item(), second.numpy() / second.sum().item()).sum()
+    assert recall == pytest.approx(overlap, abs=1e-12)
+    assert color_recall_numpy(first.numpy(), second.numpy()) == recall
+
+
+@pytest.mark.parametrize("name", ["hist_generated", "hist_real"])
+@pytest.mark.parametrize("recall", [color_recall, lambda *pair: color_recall_numpy(*(h.numpy() for h in pair))])
+def test_recall_refuses_what_is_no_distribution(recall, name):
+    good = torch.ones(2, 8)
+    for bad, words in (
+        (torch.zeros(2, 8), "is empty"),
+        (torch.tensor([[1.0] * 8, [0.0] * 8]), "is empty"),
+        (-good, "negative"),
+        (good / 0, "non-finite"),
+        (good * float("nan"), "non-finite"),
+    ):
+        with pytest.raises(ValueError, match=f"{name}.*{words}"):
+            recall(*((bad, good) if name == "hist_generated" else (good, bad)))
+    with pytest.raises(ValueError, match=r"\[2, 8\] and \[2, 7\]"):
+        recall(good, good[:, :7])
+    with pytest.raises(TypeError, match="color_recall: hist_generated"):
+        recall(good > 0, good)
+
+
+# --- determinism, torch integration -----------------------------------------------------------------------------------
+
+
+@needs_native
+def test_threads_and_repetition_change_no_bit():
+    images, content = make_images((600, 3, 16, 16), torch.float64)
+    colors = torch.rand(100_000, 3)
+    groups = torch.arange(100_000) % 3
+    threads = torch.get_num_threads()
+    try:
+        results = []
+        for number in (1, 2, 3, 1):
+            torch.set_num_threads(number)
+            results.append(
+                (
+                    foreground_color(images, content),
+                    foreground_color(images),
+                    color_histogram(colors, 6, groups=groups, num_groups=3),
+                    unique_color_count(images, per_image=True),
+                )
+            )
+    finally:
+        torch.set_num_threads(threads)
+    for result in results[1:]:
+        assert all(torch.equal(first, other) for first, other in zip(results[0], result, strict=True))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 40), st.integers(1, 9), st.integers(0, 2**31))
+def test_order_and_splitting_of_the_images_do_not_matter(count, bins, seed):
+    images, _ = make_images((count, 3, 3, 3), seed=seed)
+    shuffled = images[torch.randperm(count)]
+    counts = color_histogram(images, bins)
+    assert counts.sum() == count and (counts >= 0).all()
+    assert torch.equal(counts, color_histogram(shuffled, bins))
+    assert torch.equal(
+        counts, color_histogram(images[: count // 3], bins) + color_histogram(images[count // 3 :], bins)
+    )
+    assert unique_color_count(images) == unique_color_count(shuffled) <= count
+    assert torch.equal(unique_color_count(images), unique_color_count(torch.cat((images, images))))
+
+
+def test_the_operators_obey_torchs_rules():
+    images, content = make_images((3, 3, 4, 5))
+    groups = torch.tensor([0, 1, 1])
+    ops = torch.ops.m2o_fast
+    for arguments in ((images, content[:, 0]), (images, None), (images.requires_grad_(), content[:, 0])):
+        torch.library.opcheck(ops.foreground_color.default, arguments)
+    torch.library.opcheck(ops.color_histogram.default, (torch.rand(3, 3), 4, groups, 2))
+    torch.library.opcheck(ops.color_histogram.default, (torch.rand(3, 3), 4, None, 1))
+    torch.library.opcheck(ops.unique_color_count.default, ((images.detach() * 255).to(torch.uint8), 5))
+
+
+def test_everything_compiles_to_one_graph():
+    def describe(images, content):
+        return (
+            foreground_color(images, content),
+            color_histogram(images, 4, content),
+            unique_color_count(images),
+            unique_color_count(images, per_image=True),
+        )
+
+    images, content = make_images((5, 3, 6, 6))
+    compiled = torch.compile(describe, fullgraph=True, backend="aot_eager")
+    for first, second in zip(compiled(images, content), describe(images, content), strict=True):
+        assert torch.equal(first, second)
+    with pytest.raises(ValueError, match="finite"):
+        compiled(images / 0, content)
+
+
+@pytest.mark.parametrize("count", [color_histogram, unique_color_count])
+def test_counts_have_no_gradient_and_say_so(count):
+    images, content = make_images((2, 3, 4, 4))
+    with pytest.raises(RuntimeError, match=f"{count.__name__}: the input requires a gradient"):
+        count(images.requires_grad_())
+    with pytest.raises(RuntimeError, match="requires a gradient"):
+        count(images.detach(), content=content.requires_grad_())
+    with torch.no_grad():
+        count(images, content=content)
+
+
+# --- numpy ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["reference", pytest.param("native", marks=needs_native)])
+def numpy_backend(request, monkeypatch):
+    if request.param == "reference":
+        monkeypatch.setattr(histogram_numpy, "_native", lambda: histogram_numpy.NumpyReference)
+    return request.param
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32, torch.float64])
+def test_numpy_arrays_give_the_numbers_of_torch_tensors(numpy_backend, dtype, shape):
+    images, content = make_images(shape, dtype)
+    array, plane = images.permute(0, 2, 3, 1).numpy(), content[:, 0].numpy()
+    for arguments, tensors in (((array, plane), (images, content)), ((array,), (images,))):
+        colors, expected = foreground_color_numpy(*arguments), foreground_color(*tensors)
+        assert isinstance(colors, np.ndarray) and colors.dtype == expected.numpy().dtype
+        np.testing.assert_allclose(colors, expected.numpy(), rtol=2e-7, atol=1e-14)
+    assert np.array_equal(foreground_color_numpy(array, plane[..., None]), foreground_color_numpy(array, plane))
+    if dtype != torch.uint8:
+        groups = np.arange(shape[0]) % 2
+        counts = color_histogram_numpy(colors, 3, groups=groups, num_groups=2)
+        expected = color_histogram(torch.from_numpy(colors), 3, groups=torch.from_numpy(groups), num_groups=2)
+        assert counts.dtype == np.int64 and np.array_equal(counts, expected.numpy())
+    assert color_histogram_numpy(array, 3, plane).sum() == shape[0]
+    expected = unique_color_count(images, 4, per_image=True).numpy()
+    assert np.array_equal(unique_color_count_numpy(array, 4, per_image=True), expected)
+    assert unique_color_count_numpy(array, 4) == unique_color_count(torch.from_numpy(foreground_color_numpy(array)), 4)
+
+
+def test_numpy_arrays_of_any_memory_layout(numpy_backend):
+    images, content = (tensor.numpy() for tensor in make_images((3, 3, 6, 7)))
+    images, content = images.transpose(0, 2, 3, 1), content[:, 0]
+    expected = foreground_color_numpy(images, content)
+    packed = np.zeros(images.shape, dtype=[("flag", "u1"), ("value", "f4")])  # unaligned elements
+    packed["value"] = images
+    read_only = images.copy()
+    read_only.flags.writeable = False
+    for other in (
+        images[:, ::-1][:, ::-1],
+        images.astype(">f4"),
+        packed["value"],
+        read_only,
+        np.asfortranarray(images),
+    ):
+        assert np.array_equal(foreground_color_numpy(other, content), expected)
+        assert color_histogram_numpy(other).sum() == 3
+        assert np.array_equal(unique_color_count_numpy(other, 8, True), unique_color_count_numpy(images, 8, True))
+    reversed_rows = foreground_color_numpy(images[:, ::-1, ::-1], content[:, ::-1, ::-1])
+    np.testing.assert_allclose(reversed_rows, expected, rtol=2e-7)
+    assert np.array_equal(
+        color_histogram_numpy(expected[::-1], 4, groups=np.array([1, 0, 0]), num_groups=2),
+        color_histogram_numpy(expected, 4, groups=np.array([0, 0, 1]), num_groups=2),
+    )
+
+
+def test_numpy_refuses_non_finite_values_and_wrong_groups(numpy_backend):
+    images = np.full((2, 2, 2, 3), np.nan, dtype=np.float32)
+    assert np.isnan(foreground_color_numpy(images)).all()
+    for count in (color_histogram_numpy, unique_color_count_numpy):
+        with pytest.raises(ValueError, match="finite"):
+            count(images)
+    with pytest.raises(ValueError, match="group number"):
+        color_histogram_numpy(np.zeros((2, 3)), groups=np.array([0, 2]), num_groups=2)
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+IMAGES = torch.rand(2, 3, 4, 4)
+REFUSALS = [
+    (foreground_color, (torch.rand(2, 4, 4, 3),), ValueError, r"\[N, 3, H, W\], got \[2, 4, 4, 3\]"),
+    (foreground_color, (torch.rand(3, 4, 4),), ValueError, r"got \[3, 4, 4\]"),
+    (foreground_color, (IMAGES.long(),), TypeError, "got torch.int64"),
+    (foreground_color, (IMAGES.numpy(),), TypeError, "got ndarray"),
+    (foreground_color, (IMAGES, torch.rand(2, 1, 4, 5)), ValueError, r"content must have the shape \[2, 1, 4, 4\]"),
+    (foreground_color, (IMAGES, IMAGES[:, :1] > 0), TypeError, "content must be .* got torch.bool"),
+    (foreground_color, (IMAGES, torch.rand(2, 1, 4, 4, device="meta")), ValueError, "cpu but content is on meta"),
+    (color_histogram, (torch.rand(5, 4),), ValueError, r"\[N, 3\], got \[5, 4\]"),
+    (color_histogram, (torch.zeros(5, 3, dtype=torch.uint8),), TypeError, "floating-point"),
+    (color_histogram, (IMAGES, 0), ValueError, r"bins must be in \[1, 256\], got 0"),
+    (color_histogram, (IMAGES, 257), ValueError, "got 257"),
+    (color_histogram, (IMAGES, 4.0), TypeError, "bins must be an integer, got float"),
+    (color_histogram, (IMAGES, True), TypeError, "got bool"),
+    (color_histogram, (torch.rand(2, 3), 4, torch.rand(2, 1, 4, 4)), ValueError, "content belongs to images"),
+    (color_histogram, (IMAGES, 4, None, torch.zeros(2).long()), ValueError, "given together"),
+    (color_histogram, (IMAGES, 4, None, None, 2), ValueError, "given together"),
+    (color_histogram, (IMAGES, 4, None, torch.zeros(3).long(), 2), ValueError, r"groups must have the shape \[2\]"),
+    (color_histogram, (IMAGES, 4, None, torch.zeros(2), 2), TypeError, "groups must be an int64 tensor"),
+    (color_histogram, (IMAGES, 4, None, torch.zeros(2).long(), 0), ValueError, "num_groups must be in"),
+    (color_histogram, (IMAGES, 4, None, torch.tensor([0, 2]), 2), ValueError, "group number"),
+    (color_histogram, (IMAGES, 4, None, torch.tensor([-1, 0]), 2), ValueError, "group number"),
+    (unique_color_count, (IMAGES, 9), ValueError, r"bits must be in \[1, 8\], got 9"),
+    (unique_color_count, (IMAGES, 0), ValueError, "got 0"),
+    (unique_color_count, (torch.rand(2, 3), 8, True), ValueError, r"\[N, 3, H, W\]"),
+    (unique_color_count, (IMAGES, 8, True, IMAGES[:, :1]), ValueError, "takes no content"),
+]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("function", "arguments", "error", "words"), REFUSALS)
+def test_wrong_input_is_refused_in_words(backend, function, arguments, error, words):
+    with pytest.raises(error, match=words) as caught:
+        function(*arguments, backend=backend)
+    assert str(caught.value).startswith(("color_histogram: ", "foreground_color: ", "unique_color_count: "))
+
+
+ARRAY = IMAGES.permute(0, 2, 3, 1).numpy()
+NUMPY_REFUSALS = [
+    (foreground_color_numpy, (IMAGES.numpy(),), ValueError, r"\[N, H, W, 3\], got \[2, 3, 4, 4\]"),
+    (foreground_color_numpy, (ARRAY.astype(np.int32),), TypeError, "got int32"),
+    (foreground_color_numpy, (ARRAY.tolist(),), TypeError, "got list"),
+    (foreground_color_numpy, (ARRAY, ARRAY), ValueError, r"content must have the shape \[2, 4, 4\]"),
+    (foreground_color_numpy, (ARRAY, ARRAY[..., 0] > 0), TypeError, "content must be an array"),
+    (color_histogram_numpy, (ARRAY[0, 0, :, :2],), ValueError, r"\[N, 3\], got \[4, 2\]"),
+    (color_histogram_numpy, (ARRAY, 300), ValueError, "bins must be in"),
+    (color_histogram_numpy, (ARRAY, 4, None, np.zeros(2, np.int32), 2), TypeError, "int64 array"),
+    (color_histogram_numpy, (ARRAY, 4, None, np.zeros(3, np.int64), 2), ValueError, "groups must have the shape"),
+    (color_histogram_numpy, (ARRAY[0, 0], 4, ARRAY[..., 0]), ValueError, "content belongs to images"),
+    (unique_color_count_numpy, (ARRAY, 9), ValueError, "bits must be in"),
+    (unique_color_count_numpy, (ARRAY, 8, True, ARRAY[..., 0]), ValueError, "takes no content"),
+]
+
+
+@pytest.mark.parametrize(("function", "arguments", "error", "words"), NUMPY_REFUSALS)
+def test_wrong_arrays_are_refused_in_words(function, arguments, error, words):
+    with pytest.raises(error, match=words) as caught:
+        function(*arguments)
+    assert "_numpy: " in str(caught.value)
+
+
+@needs_native
+def test_calling_the_operators_and_the_native_module_wrongly_raises():
+    from m2o_fast import _C
+
+    ops = torch.ops.m2o_fast
+    for call in (
+        lambda: ops.foreground_color(torch.rand(3, 4), None),
+        lambda: ops.foreground_color(IMAGES, torch.rand(2, 4, 5)),
+        lambda: ops.foreground_color(IMAGES.int(), None),
+        lambda: ops.color_histogram(IMAGES, 4, None, 1),
+        lambda: ops.color_histogram(torch.rand(2, 3), 0, None, 1),
+        lambda: ops.color_histogram(torch.rand(2, 3), 4, torch.zeros(1).long(), 1),
+        lambda: ops.unique_color_count(IMAGES, 9),
+        lambda: _C.foreground_color(IMAGES.numpy(), None),
+        lambda: _C.foreground_color(ARRAY, ARRAY[:1, :, :, 0]),
+        lambda: _C.foreground_color(ARRAY.astype(np.int16), None),
+        lambda: _C.color_histogram(ARRAY[0, 0], 4, np.zeros(1, np.int64), 1),
+        lambda: _C.color_histogram(ARRAY[0, 0], 4, None, 0),
+        lambda: _C.unique_color_count(ARRAY, 0),
+    ):
+        with pytest.raises((RuntimeError, TypeError, ValueError), match=r"(foreground|histogram|unique)"):
+            call()
