@@ -80,8 +80,8 @@ def write_results() -> None:
     """docs/results.md from every ablation in benchmarks/results/."""
     parts = [
         "# Results\n",
-        "Made by `make ablation` (benchmarks/ablation.py) from `benchmarks/results/ablation-*.json`. Equal steps, equal",
-        "networks, the test split, EMA weights; mean ± standard deviation over the seeds. What each measure means, and",
+        "Made by `make ablation` (benchmarks/ablation.py) from `benchmarks/results/ablation-*.json`. Equal steps,",
+        "equal networks, the test split, EMA weights; mean ± standard deviation over the seeds. What each measure means, and",
         "its protocol: [metrics.md](metrics.md).",
     ]
     for path in sorted((ROOT / "benchmarks" / "results").glob("ablation-*.json")):

@@ -32,33 +32,27 @@ M2O_ADAIN_KERNELS(Half)
 constexpr int64_t NUMBERS_PER_THREAD = 32768;
 // From this size on, the output would only push x out of the caches: it is written past them.
 constexpr int64_t STREAMED_BYTES = int64_t{1} << 24;
-// What one thread keeps of a channels_last image between its passes: half a second-level cache.
-constexpr int64_t RANGE_BYTES = int64_t{1} << 18;
-
 int64_t grain_size(int64_t numbers_per_item) {
   return std::max<int64_t>(1, NUMBERS_PER_THREAD / std::max<int64_t>(1, numbers_per_item));
 }
 
-// Channels per range: what fits the cache, else whole rows, which are read in the order of memory; and work for
-// everyone.
-template <typename T>
+// channels_last: whole rows, in the order of memory, unless there are fewer images than threads.
 int64_t range_width(const AdainShape& shape) {
-  const int64_t fitting = RANGE_BYTES / (std::max<int64_t>(1, shape.plane()) * sizeof(T));
-  int64_t width = fitting >= TILED_CHANNELS ? fitting : shape.channels;
   const int64_t threads = torch::stable::get_num_threads();
-  if (shape.batch < threads) {
-    width = std::min(width, ceil_div(shape.batch * shape.channels, threads));
+  if (shape.batch >= threads) {
+    return shape.channels;
   }
+  const int64_t width = ceil_div(shape.batch * shape.channels, threads);
   return ceil_div(width, TILED_CHANNELS) * TILED_CHANNELS;
 }
 
 template <typename T, typename Run>
 void for_ranges(const AdainShape& shape, const Run& run) {
-  const int64_t width = range_width<T>(shape);
-  const int64_t ranges = ceil_div(shape.channels, width);
+  const int64_t width = range_width(shape);
+  const int64_t ranges = width == 0 ? 0 : ceil_div(shape.channels, width);
   torch::stable::parallel_for(
       0, shape.batch * ranges, grain_size(shape.plane() * width), [&](int64_t begin, int64_t end) {
-        RowScratch<T> scratch(std::min(width, shape.channels));
+        RowScratch<T> scratch(width);
         for (int64_t at = begin; at < end; ++at) {
           const int64_t first = at % ranges * width;
           run(ChannelRange{at / ranges, first, std::min(first + width, shape.channels)}, scratch);

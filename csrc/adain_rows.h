@@ -1,6 +1,6 @@
-// The adain kernels for channels_last x, [N, plane, C]: a row of C numbers per pixel. One thread does a range of channels
-// of one image, a few rows at a time: so memory is read in its order, and sums stay in registers for a few rows, then in
-// the first-level cache.
+// The adain kernels for channels_last x, [N, plane, C]: a row of C numbers per pixel. One thread does a range of
+// channels of one image, a few rows at a time: so memory is read in its order, and sums stay in registers for a few
+// rows, then in the first-level cache.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +11,7 @@
 namespace m2o_fast {
 
 constexpr int64_t ROW_BLOCK = 64;  // rows that are summed in the type of the sums before they go into double
-constexpr int64_t ROW_GROUP = 8;   // rows that are read side by side
+constexpr int64_t ROW_GROUP = 4;   // rows that are worked on side by side, so that coefficients and sums serve several
 // Vectors per tile: as many as leave all that is kept per channel in 16 registers.
 constexpr int64_t FORWARD_TILE = 4;
 constexpr int64_t BACKWARD_TILE = 2;
@@ -26,10 +26,10 @@ struct ChannelRange {
 template <typename T>
 struct RowScratch {
   using Wide = typename Simd<T>::Wide;
-  std::vector<Wide> center, scale, shift;         // Coefficients; while moments are taken, center is the guess
-  std::vector<Wide> from_beta, from_gamma;        // GradientCoefficients
-  std::vector<Wide> block_first, block_second;    // sums over the block at hand
-  std::vector<double> first, second;              // forward: mean, squares; backward: sum, sum of products
+  std::vector<Wide> center, scale, shift;       // Coefficients; while moments are taken, center is the guess
+  std::vector<Wide> from_beta, from_gamma;      // GradientCoefficients
+  std::vector<Wide> block_first, block_second;  // sums over the block at hand
+  std::vector<double> first, second;            // forward: mean, squares; backward: sum, sum of products
 
   explicit RowScratch(int64_t channels) {
     const int64_t size = ceil_div(channels, TILED_CHANNELS) * TILED_CHANNELS;
@@ -55,23 +55,19 @@ struct Tile {
   typename Simd<T>::Vector part[width] = {};
 
   M2O_INLINE explicit Tile(const Wide* from) {
-    M2O_UNROLLED for (int64_t k = 0; k < width; ++k) {
-      part[k] = load(from + k * lanes<Wide>);
-    }
+    M2O_UNROLLED for (int64_t k = 0; k < width; ++k) { part[k] = load(from + k * lanes<Wide>); }
   }
   M2O_INLINE void store_to(Wide* to) const {
-    M2O_UNROLLED for (int64_t k = 0; k < width; ++k) {
-      store(to + k * lanes<Wide>, part[k]);
-    }
+    M2O_UNROLLED for (int64_t k = 0; k < width; ++k) { store(to + k * lanes<Wide>, part[k]); }
   }
 };
 
 // body(row, rows, channel, offset in the range, width, count): a group of rows and a tile of `width` vectors after the
 // other; the last vectors of a range come one by one.
 template <typename T, int64_t TILE, typename Body>
-M2O_INLINE void for_tiles(int64_t begin, int64_t end, ChannelRange range, const Body& body) {
-  for (int64_t row = begin; row < end; row += ROW_GROUP) {
-    const int64_t rows = std::min(ROW_GROUP, end - row);
+M2O_INLINE void for_tiles(int64_t begin, int64_t end, int64_t group, ChannelRange range, const Body& body) {
+  for (int64_t row = begin; row < end; row += group) {
+    const int64_t rows = std::min(group, end - row);
     int64_t channel = range.begin;
     for (; channel + TILE * lanes<T> <= range.end; channel += TILE * lanes<T>) {
       body(row, rows, channel, channel - range.begin, std::integral_constant<int64_t, TILE>{}, AllLanes<T>{});
@@ -83,6 +79,12 @@ M2O_INLINE void for_tiles(int64_t begin, int64_t end, ChannelRange range, const 
       body(row, rows, channel, channel - range.begin, std::integral_constant<int64_t, 1>{}, range.end - channel);
     }
   }
+}
+
+// Out of cache, backward reads two tensors: more rows at a time would be more places in memory than are fetched ahead.
+template <typename T>
+M2O_INLINE int64_t backward_rows_at_a_time(const AdainProblem<T>& p) {
+  return p.streamed ? 1 : ROW_GROUP;
 }
 
 // Adds rows of a tile, as differences from the guess, to the sums of the block.
@@ -107,10 +109,9 @@ M2O_INLINE void add_block(const AdainProblem<T>& p, const T* x, int64_t begin, i
   std::fill(of.block_first.begin(), of.block_first.end(), 0);
   std::fill(of.block_second.begin(), of.block_second.end(), 0);
   for_tiles<T, FORWARD_TILE>(
-      begin, end, range,
-      [&](int64_t row, int64_t rows, int64_t channel, int64_t at, auto width, auto count) M2O_INLINED {
-        add_tile<width>(x + row * p.channels + channel, p.channels, rows, count, of, at);
-      });
+      begin, end, ROW_GROUP, range,
+      [&](int64_t row, int64_t rows, int64_t channel, int64_t at, auto width, auto count)
+          M2O_INLINED { add_tile<width>(x + row * p.channels + channel, p.channels, rows, count, of, at); });
 }
 
 // Leaves mean and squares of every channel in of.first and of.second.
@@ -164,7 +165,7 @@ M2O_INLINE void forward_rows(const AdainProblem<T>& p, ChannelRange range, RowSc
   }
   with_constant(p.streamed, [&](auto streamed) M2O_INLINED {
     for_tiles<T, FORWARD_TILE>(
-        0, p.plane, range,
+        0, p.plane, ROW_GROUP, range,
         [&](int64_t row, int64_t rows, int64_t channel, int64_t at, auto width, auto count) M2O_INLINED {
           const int64_t offset = row * p.channels + channel;
           apply_tile<width>(x + offset, y + offset, p.channels, rows, count, of, at, p.slope, streamed);
@@ -203,7 +204,7 @@ M2O_INLINE void row_gradient_sums(const AdainProblem<T>& p, const T* grad, const
     std::fill(of.block_first.begin(), of.block_first.end(), 0);
     std::fill(of.block_second.begin(), of.block_second.end(), 0);
     for_tiles<T, BACKWARD_TILE>(
-        begin, std::min(begin + ROW_BLOCK, p.plane), range,
+        begin, std::min(begin + ROW_BLOCK, p.plane), backward_rows_at_a_time(p), range,
         [&](int64_t row, int64_t rows, int64_t channel, int64_t at, auto width, auto count) M2O_INLINED {
           const int64_t offset = row * p.channels + channel;
           add_gradient_tile<width>(grad + offset, x + offset, p.channels, rows, count, of, at, p.slope);
@@ -249,13 +250,13 @@ M2O_INLINE void backward_rows(const AdainProblem<T>& p, ChannelRange range, RowS
     of.from_gamma[at] = from.from_gamma;
   }
   with_constant(p.streamed, [&](auto streamed) M2O_INLINED {
-    for_tiles<T, BACKWARD_TILE>(
-        0, p.plane, range,
-        [&](int64_t row, int64_t rows, int64_t channel, int64_t at, auto width, auto count) M2O_INLINED {
-          const int64_t offset = row * p.channels + channel;
-          apply_gradient_tile<width>(grad + offset, x + offset, out + offset, p.channels, rows, count, of, at, p.slope,
-                                     streamed);
-        });
+    for_tiles<T, BACKWARD_TILE>(0, p.plane, backward_rows_at_a_time(p), range,
+                                [&](int64_t row, int64_t rows, int64_t channel, int64_t at, auto width, auto count)
+                                    M2O_INLINED {
+                                      const int64_t offset = row * p.channels + channel;
+                                      apply_gradient_tile<width>(grad + offset, x + offset, out + offset, p.channels,
+                                                                 rows, count, of, at, p.slope, streamed);
+                                    });
   });
   finish_streams();
 }

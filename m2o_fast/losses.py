@@ -42,7 +42,9 @@ def absolute_error(outputs: Sequence[Tensor], targets: Sequence[Tensor], batch_s
     pairs = [(output, target) for output, target in zip(outputs, targets, strict=True) if output.shape[0]]
     if not pairs:
         return outputs[0].new_zeros(()) if outputs else torch.zeros(())
-    return torch.stack([(output - target).abs().mean() * output.shape[0] for output, target in pairs]).sum() / batch_size
+    return (
+        torch.stack([(output - target).abs().mean() * output.shape[0] for output, target in pairs]).sum() / batch_size
+    )
 
 
 def masked_absolute_error(output: Tensor, target: Tensor, mask: Tensor, batch_size: int) -> Tensor:

@@ -170,7 +170,9 @@ def _step(folder: Path) -> int:
 
 
 def newest_checkpoint(run: Path) -> tuple[Path, dict[str, Any], list[str]] | None:
-    """The newest undamaged checkpoint of a run, its manifest, and what is wrong with newer ones; ``None``: no checkpoint.
+    """The newest undamaged checkpoint of a run, its manifest, and what is wrong with newer ones.
+
+    ``None``: there is no checkpoint.
 
     Raises:
         CheckpointError: There are checkpoints, but every one is damaged.
@@ -229,10 +231,8 @@ def training_tensors(
     return {NETS: translator.state_dict(), AVERAGED: average, OPTIMIZERS: _optimizer_tensors(translator, optimizers)}
 
 
-def _optimizer_tensors(
-    translator: Translator, optimizers: Mapping[str, torch.optim.Optimizer]
-) -> dict[str, Tensor]:
-    names = {parameter: name for name, parameter in translator.named_parameters()}
+def _optimizer_tensors(translator: Translator, optimizers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
+    names: dict[Tensor, str] = {parameter: name for name, parameter in translator.named_parameters()}
     return {
         f"{names[parameter]}/{key}": value
         for optimizer in optimizers.values()

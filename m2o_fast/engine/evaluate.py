@@ -11,7 +11,7 @@ from torch import Tensor
 
 from m2o_fast.data import ColorizedDigits
 from m2o_fast.engine.checkpoint import load_translator
-from m2o_fast.engine.runs import choose_device, find_checkpoint, open_split, run_config
+from m2o_fast.engine.runs import choose_device, find_checkpoint, open_split, run_config, warn_of_damage
 from m2o_fast.metrics.evaluator import evaluate_multimodal, evaluate_unimodal
 from m2o_fast.randomness import torch_generator
 from m2o_fast.translators import Translator
@@ -45,7 +45,8 @@ def evaluate_run(
     Raises:
         UserError: No such run or checkpoint, or a damaged one.
     """
-    folder, manifest, _ = find_checkpoint(None if run is None else Path(run), checkpoint)
+    folder, manifest, problems = find_checkpoint(None if run is None else Path(run), checkpoint)
+    warn_of_damage(problems, folder)
     config = run_config(folder)
     dataset = open_split(config, "test", data_dir)
     translator = load_translator(folder, manifest).to(choose_device(device))

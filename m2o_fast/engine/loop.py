@@ -78,8 +78,8 @@ def train(config: Config, run: Path, resume: str = "never", quiet: bool = False)
     Args:
         config: What to train.
         run: Run folder. A new one is made; one that exists is only touched to go on with it.
-        resume: ``"never"``; ``"auto"``: from the newest good checkpoint of ``run``; else the path of a checkpoint, or of
-            a run whose newest one is taken.
+        resume: ``"never"``; ``"auto"``: from the newest good checkpoint of ``run``; else the path of a checkpoint, or
+            of a run whose newest one is taken.
         quiet: Show nothing but warnings.
 
     Raises:
@@ -91,7 +91,7 @@ def train(config: Config, run: Path, resume: str = "never", quiet: bool = False)
     _write_facts(config, run)
     with RunLog(run, trainer.step, config.steps, config.batch_size, quiet=quiet) as log, StopRequest() as stop:
         for problem in start.problems:
-            log.warn(f"{problem}; going on from {start.checkpoint}")
+            log.warn(problem)
         for line in trainer.banner(resumed=start.checkpoint):
             log.say(line)
         trainer.run_until(config.steps, log, stop)
@@ -120,7 +120,8 @@ def _find_start(config: Config, run: Path, resume: str) -> _Start:
             raise UserError(f"{run} exists and is not a run (it has no {CONFIG}); name another folder")
         if resume == "never":
             raise UserError(f"{run} is a run already; add --resume auto to go on with it, or name another folder")
-        _refuse_changes(config, run)
+        before = load_config(run / CONFIG)
+        _refuse_changes(before, config, run)
     if resume == "never":
         return _Start()
     if resume == "auto":
@@ -131,11 +132,11 @@ def _find_start(config: Config, run: Path, resume: str) -> _Start:
         return _Start()
     folder, manifest, problems = found
     _refuse_other_nets(config, folder, manifest)
-    return _Start(folder, manifest, tuple(problems))
+    return _Start(folder, manifest, tuple(f"{problem}; going on from {folder}" for problem in problems))
 
 
-def _refuse_changes(config: Config, run: Path) -> None:
-    changed = differences(load_config(run / CONFIG), config)
+def _refuse_changes(before: Config, config: Config, run: Path) -> None:
+    changed = differences(before, config)
     refused = [f"{key}: {old!r} -> {new!r}" for key, (old, new) in changed.items() if key not in FREE_KEYS]
     if refused:
         raise UserError(
@@ -207,8 +208,8 @@ class Trainer:
         """What is about to run, for the person who waits."""
         config, sizes = self.config, group_sizes(self.translator)
         lines = [
-            f"{config.variant} on {config.data.name}: {self.images} images, {config.steps} steps of {config.batch_size}, "
-            f"{self.device}, {torch.get_num_threads()} threads",
+            f"{config.variant} on {config.data.name}: {self.images} images, {config.steps} steps of {config.batch_size} "
+            f"on {self.device}, {torch.get_num_threads()} threads",
             "parameters: " + ", ".join(f"{name.replace('_', ' ')} {size:,}" for name, size in sizes.items()),
             f"run folder: {self.run}",
         ]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,9 +14,11 @@ from m2o_fast.engine.checkpoint import (
     MANIFEST,
     CheckpointError,
     list_checkpoints,
-    load_translator as load_checkpoint,
     newest_checkpoint,
     read_manifest,
+)
+from m2o_fast.engine.checkpoint import (
+    load_translator as load_checkpoint,
 )
 from m2o_fast.engine.config import load_config
 from m2o_fast.engine.schema import Config
@@ -143,7 +147,7 @@ def choose_device(name: str) -> torch.device:
 # --- loading ---
 
 
-def find_checkpoint(path: Path | None, checkpoint: str | None = None) -> tuple[Path, dict, list[str]]:
+def find_checkpoint(path: Path | None, checkpoint: str | None = None) -> tuple[Path, dict[str, Any], list[str]]:
     """The checkpoint that a run folder, a checkpoint folder or ``None`` (the newest run) means.
 
     Args:
@@ -173,11 +177,17 @@ def find_checkpoint(path: Path | None, checkpoint: str | None = None) -> tuple[P
     return found
 
 
+def warn_of_damage(problems: list[str], used: Path) -> None:
+    """Warns that newer checkpoints were passed over."""
+    for problem in problems:
+        warnings.warn(f"{problem}; using {used}", RuntimeWarning, stacklevel=3)
+
+
 def load_translator(path: str | Path | None = None, device: str = "auto") -> Translator:
     """The trained translator of a run, a checkpoint or converted weights, ready to use.
 
     Args:
-        path: Run folder (its newest good checkpoint), checkpoint folder, or ``None`` for the newest run below ``runs/``.
+        path: Run folder (its newest good checkpoint), checkpoint folder, or ``None``: the newest run below ``runs/``.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:<number>"``.
 
     Returns:
@@ -186,7 +196,8 @@ def load_translator(path: str | Path | None = None, device: str = "auto") -> Tra
     Raises:
         UserError: No such run or checkpoint, or a damaged one; names the file.
     """
-    folder, manifest, _ = find_checkpoint(None if path is None else Path(path))
+    folder, manifest, problems = find_checkpoint(None if path is None else Path(path))
+    warn_of_damage(problems, folder)
     return load_checkpoint(folder, manifest).to(choose_device(device))
 
 

@@ -51,8 +51,8 @@ class SampleGrid:
     def rows(self, translator: Translator, source: int, target: int) -> dict[str, Tensor]:
         """The rows of one direction by label, each float ``[columns, C, S, S]`` in about [-1, 1].
 
-        ``source``; for a target with styles ``latent 1``, ... (one style a row), ``reference`` and ``guided by it``, else
-        ``output``; ``reconstruction`` of the source from the last translation.
+        ``source``; for a target with styles ``latent 1``, ... (one style a row), ``reference`` and ``guided by it``,
+        else ``output``; ``reconstruction`` of the source from the last translation.
         """
         device = next(translator.parameters()).device
         x, reference = self._images[source].to(device), self._images[target].to(device)

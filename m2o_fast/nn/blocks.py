@@ -53,6 +53,7 @@ class InstanceNormAct(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Float ``[N, C, H, W]`` to the same shape."""
         return instance_norm_act(x, self.weight, self.bias, slope=SLOPE)
 
 
@@ -69,6 +70,7 @@ class AdaINAct(nn.Module):
         self.fc = linear(style_dim, 2 * channels)
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        """Float ``[N, C, H, W]`` and style ``[N, style_dim]`` to the shape of ``x``."""
         gamma, beta = self.fc(style).chunk(2, dim=1)
         return adain_act(x, gamma, beta, slope=SLOPE)
 
@@ -99,6 +101,7 @@ class ModulatedConv2d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_channels))
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        """Float ``[N, in_channels, H, W]`` and style ``[N, style_dim]`` to ``[N, out_channels, H', W']``."""
         scale = self.affine(style)
         power = self.weight.square().sum(dim=(2, 3))
         demodulation = torch.rsqrt(F.linear(scale.square(), power) + self.eps)
@@ -127,6 +130,7 @@ class ResBlock(nn.Module):
         self.conv1x1 = conv(in_channels, out_channels, 1, bias=False) if in_channels != out_channels else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """Float ``[N, in_channels, H, W]`` to ``[N, out_channels, H', W']``, H' = H / 2 when it downsamples."""
         return (self._shortcut(x) + self._residual(x)) * _MERGE
 
     def _shortcut(self, x: Tensor) -> Tensor:
@@ -176,6 +180,7 @@ class AdaINResBlock(_UpBlock):
         self.conv1x1 = conv(in_channels, out_channels, 1, bias=False) if in_channels != out_channels else None
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        """Float ``[N, in_channels, H, W]`` and style to ``[N, out_channels, H', W']``, H' = 2 H when it upsamples."""
         residual = self.norm1(x, style)
         if self.upsample:
             residual = up2_conv3x3(residual, self.conv1.weight, self.conv1.bias)
@@ -195,5 +200,6 @@ class ModulatedResBlock(_UpBlock):
         self.conv1x1 = conv(in_channels, out_channels, 1, bias=False) if in_channels != out_channels else None
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        """Float ``[N, in_channels, H, W]`` and style to ``[N, out_channels, H', W']``, H' = 2 H when it upsamples."""
         residual = self.conv1(leaky_relu(x), style)
         return self._merge(x, self.conv2(leaky_relu(residual), style))

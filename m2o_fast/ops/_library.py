@@ -110,11 +110,13 @@ def declare_backends(op: str, **preferences: tuple[str, ...]) -> None:
 
     Args:
         op: Name of the public function.
-        preferences: Per device type (``cpu``, ``cuda``), its backends in the order of measured speed; ``reference`` is
-            always the last resort and need not be named.
+        preferences: Per device type (``cpu``, ``cuda``), its backends in the order of measured speed. ``reference`` is
+            the last one unless it is named.
     """
-    _preferences[op] = {device: (*preferences.get(device, ()), "reference") for device in _DEVICES}
-    for device, order in _preferences[op].items():
+    _preferences[op] = {}
+    for device in _DEVICES:
+        named = preferences.get(device, ())
+        order = _preferences[op][device] = named if "reference" in named else (*named, "reference")
         for backend in BACKENDS:
             reason = _why_unavailable(op, device, backend, order)
             if reason is not None:
@@ -131,7 +133,9 @@ def _why_unavailable(op: str, device: str, backend: str, order: Sequence[str]) -
 
 
 class _Forced(threading.local):
-    backend: str | None = os.environ.get("M2O_BACKEND") or None
+    # An attribute of the instance, not of the class: torch.compile guards only the former.
+    def __init__(self) -> None:
+        self.backend: str | None = os.environ.get("M2O_BACKEND") or None
 
 
 _forced = _Forced()
@@ -209,7 +213,8 @@ def _describe(op: str, device: str) -> dict[str, Any]:
         if _unavailable.get((op, device, chosen)):
             why += f", but not available: {_unavailable[op, device, chosen]}"
     else:
-        passed_over = [f"{backend}: {reason}" for backend, reason in reasons.items() if reason]
+        better = order[: order.index(chosen)]
+        passed_over = [f"{backend}: {reasons[backend]}" for backend in better]
         why = "; ".join(["the fastest that is there", *passed_over])
     return {"chosen": chosen, "available": {backend: reasons[backend] is None for backend in order}, "why": why}
 

@@ -33,7 +33,7 @@ def conv3x3_down2(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
 
 
 def up2_conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``conv2d(interpolate(x, scale_factor=2, mode="nearest"), weight, bias, padding=1)`` as one transposed convolution.
+    """Nearest upsampling and then ``conv2d(..., weight, bias, padding=1)`` as one transposed convolution.
 
     Args:
         x: Float ``[N, Ci, H, W]``.

@@ -100,7 +100,9 @@ def _read_size(nets: Mapping[str, dict[str, Tensor]]) -> tuple[StarGANv2Size, in
     blocks = sum(bool(re.fullmatch(r"shared\.\d+\.conv1\.weight", key)) for key in encoder)
     domains = 1 + max((int(key.split(".")[1]) for key in encoder if re.match(r"unshared\.\d+\.", key)), default=-1)
     if blocks < 1 or domains < 1:
-        raise UserError("style_encoder: no residual blocks (shared.1.conv1.weight, ...) or no heads (unshared.0.weight)")
+        raise UserError(
+            "style_encoder: no residual blocks (shared.1.conv1.weight, ...) or no heads (unshared.0.weight)"
+        )
     last = f"shared.{blocks}.conv2.weight"
     size = StarGANv2Size(
         image_size=4 * 2**blocks,

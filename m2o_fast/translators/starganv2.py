@@ -93,6 +93,7 @@ class StarGANv2(Translator):
         self.discriminator = Discriminator(*nets) if discriminator else None
 
     def describe(self) -> dict[str, Any]:
+        """Domains, rules, sizes and loss weights as plain JSON values."""
         return {
             "system": "starganv2",
             "domains": [asdict(domain) for domain in self.domains],
@@ -104,6 +105,7 @@ class StarGANv2(Translator):
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> StarGANv2:
+        """The inverse of :meth:`describe`, with fresh weights."""
         return cls(
             [Domain(**domain) for domain in description["domains"]],
             ManyToOne(**description["rules"]),
@@ -115,19 +117,24 @@ class StarGANv2(Translator):
     # --- training ---
 
     def groups(self) -> dict[str, list[nn.Module]]:
+        """One group, and so one Adam, per net."""
         return {name: [net] for name, net in self.named_children()}
 
     def averaged_groups(self) -> tuple[str, ...]:
+        """All nets but the discriminator."""
         return ("generator", "mapping_network", "style_encoder")
 
     def phases(self, index: int) -> Sequence[Phase]:
+        """The published four, in every iteration."""
         return PHASES
 
     def noise(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Two standard normal latents per sample, ``latent`` and ``latent2``, float ``[count, latent_dim]``."""
         shape = (count, self.size.latent_dim)
         return {name: torch.randn(shape, generator=generator) for name in ("latent", "latent2")}
 
     def loss(self, phase: str, batch: Batch, iteration: Iteration) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a phase; phases must come in their order, since they share what they compute."""
         if phase == "discriminator_latent":
             return self._discriminator_loss(batch, self._latent_fakes(batch, iteration))
         if phase == "discriminator_reference":
@@ -289,10 +296,12 @@ class StarGANv2(Translator):
         self._check_images("x", x, a)
         if b not in self.styled:
             styles = {}
-        elif (style is None) == (reference is None):
-            raise ValueError(f"translate: domain {self.domains[b].name!r} needs either style= or reference=")
+        elif style is not None and reference is None:
+            styles = {b: self._style_rows(style, x.shape[0])}
+        elif reference is not None and style is None:
+            styles = {b: self._style_rows(self.encode_style(reference, b), x.shape[0])}
         else:
-            styles = {b: self._style_rows(self.encode_style(reference, b) if style is None else style, x.shape[0])}
+            raise ValueError(f"translate: domain {self.domains[b].name!r} needs either style= or reference=")
         content = self.generator.encode(self._as_parts(x, a))
         counts = [x.shape[0] if k == b else 0 for k in range(len(self.domains))]
         return self.generator.decode(content, self._full_style(styles, counts, content), counts)[b]
@@ -338,9 +347,7 @@ class StarGANv2(Translator):
 
     def _style_rows(self, style: Tensor, rows: int) -> Tensor:
         if style.dim() != 2 or style.shape[0] not in (1, rows) or style.shape[1] != self.size.style_dim:
-            raise ValueError(
-                f"translate: style must be [{rows} or 1, {self.size.style_dim}], got {list(style.shape)}"
-            )
+            raise ValueError(f"translate: style must be [{rows} or 1, {self.size.style_dim}], got {list(style.shape)}")
         return style.expand(rows, -1)
 
 

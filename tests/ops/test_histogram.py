@@ -116,8 +116,8 @@ def test_the_kernel_reads_every_memory_layout(layout, dtype):
     images, content = make_images((4, 3, 11, 40), dtype)
     expected = foreground_color(images, content), foreground_color(images)
     assert lay_out(images, layout).equal(images)
-    for other in (content, lay_out(content, layout)):
-        colors = foreground_color(lay_out(images, layout), other, backend="compiled")
+    for content_layout in LAYOUTS:
+        colors = foreground_color(lay_out(images, layout), lay_out(content, content_layout), backend="compiled")
         torch.testing.assert_close(colors, expected[0], atol=1e-14, rtol=2e-7)
     torch.testing.assert_close(foreground_color(lay_out(images, layout)), expected[1], atol=1e-14, rtol=2e-7)
     expected = unique_color_count(images, per_image=True, backend="reference")

@@ -59,7 +59,7 @@ def test_gradients_of_both_orders(folded, plain) -> None:
     [
         (lambda: conv3x3_down2(torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 3, 3)), r"must be even, got \[1, 2, 3, 4\]"),
         (lambda: conv3x3_down2(torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 5, 5)), r"weight \[Co, Ci, 3, 3\]"),
-        (lambda: up2_conv3x3(torch.zeros(1, 3, 4, 4), torch.zeros(1, 2, 3, 3)), r"got \[1, 3, 4, 4\] and \[1, 2, 3, 3\]"),
+        (lambda: up2_conv3x3(torch.zeros(1, 3, 4, 4), torch.zeros(1, 2, 3, 3)), r"got \[1, 3, 4, 4\] and"),
         (lambda: up2_conv3x3(torch.zeros(2, 4, 4), torch.zeros(1, 2, 3, 3)), "up2_conv3x3: needs x"),
     ],
 )

@@ -379,13 +379,14 @@ def test_description_builds_the_same_nets() -> None:
     translator = StarGANv2([COLOR, GRAY], ManyToOne(supervised_weight=1.0), SIZE, WEIGHTS, discriminator=False)
     again = StarGANv2.from_description(translator.describe())
     assert again.describe() == translator.describe()
-    assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in translator.state_dict().items()}
+    shapes = [{k: v.shape for k, v in net.state_dict().items()} for net in (again, translator)]
+    assert shapes[0] == shapes[1]
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda t: t.translate(torch.zeros(1, 1, 32, 32), "color", "gray"), r"\[N >= 1, 3, 32, 32\], got \[1, 1, 32, 32\]"),
+        (lambda t: t.translate(torch.zeros(1, 1, 32, 32), "color", "gray"), r"3, 32, 32\], got \[1, 1, 32, 32\]"),
         (lambda t: t.translate(torch.zeros(1, 3, 32, 32), "colour", "gray"), "unknown domain 'colour'"),
         (lambda t: t.translate(torch.zeros(1, 1, 32, 32), "gray", "color"), "either style= or reference="),
         (
