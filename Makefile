@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/first
+OPTIONS ?=
 READY := $(VENV)/.ready
 
 .PHONY: help setup train test slow lint bench ablation kernels clean
@@ -21,7 +22,7 @@ $(READY): pyproject.toml constraints.txt setup.py CMakeLists.txt $(wildcard csrc
 setup: $(READY)  ## virtual environment, pinned packages, native build
 
 train: $(READY)  ## train HMS on real embedded digits, then measure it
-	$(BIN)/m2o-fast train --variant hms --data digits --run $(RUN) --resume auto
+	$(BIN)/m2o-fast train --variant hms --data digits --run $(RUN) --resume auto $(OPTIONS)
 	$(BIN)/m2o-fast eval $(RUN)
 	@echo "Look at $(RUN)/samples: real digits, the same in random colours, and back again."
 

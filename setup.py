@@ -1,8 +1,8 @@
 """Builds the native code by CMake and Ninja; everything else about the package stands in pyproject.toml.
 
 Environment:
-    M2O_BUILD             native code at all? auto (default): if torch and the build tools are here; 0: no; 1: yes or fail
-    M2O_CUDA              m2o_fast/_cuda, too? auto (default): if torch has CUDA and nvcc is here; 0: no; 1: yes or fail
+    M2O_BUILD             native code? auto (default): if torch and the build tools are here; 0: no; 1: yes or fail
+    M2O_CUDA              m2o_fast/_cuda? auto (default): if torch has CUDA and nvcc is here; 0: no; 1: yes or fail
     TORCH_CUDA_ARCH_LIST  CUDA architectures, default "8.0;9.0+PTX"
     MAX_JOBS              compiler processes, default: what Ninja thinks best
 """

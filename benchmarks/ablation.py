@@ -9,6 +9,7 @@ not trained again. Figures are kept in benchmarks/results/ablation-<data>.json, 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -16,6 +17,7 @@ import statistics
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,11 +36,14 @@ def main() -> None:
     """Runs what is missing, then writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="digits")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="runs at the same time")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "ablation")
     options = parser.parse_args()
+    settings = command("train", *arguments(options, "hms", options.seeds[0]), "--dry-run")
+    # Runs of other settings must not end up in the same table.
+    options.folder = options.runs / f"{options.data}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
     runs = [(variant, seed) for seed in options.seeds for variant in VARIANTS]
     with ThreadPoolExecutor(options.jobs) as pool:
         results = list(pool.map(lambda run: measure(*run, options), runs))
@@ -46,6 +51,9 @@ def main() -> None:
         "data": options.data,
         "steps": options.steps,
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "torch": metadata.version("torch"),
+        "commit": commit(),
+        "settings": settings,
         "runs": results,
     }
     target = ROOT / "benchmarks" / "results" / f"ablation-{options.data}.json"
@@ -55,14 +63,23 @@ def main() -> None:
 
 def measure(variant: str, seed: int, options: argparse.Namespace) -> dict:
     """One run, trained (or gone on with) and evaluated."""
-    run = options.runs / f"{options.data}-{options.steps}" / f"{variant}-{seed}"
-    command(
-        "train", "--variant", variant, "--data", options.data, "--steps", str(options.steps), "--seed", str(seed),
-        "--run", str(run), "--resume", "auto", "--quiet", "--set", "threads=1",
-    )  # fmt: skip
+    run = options.folder / f"{variant}-{seed}"
+    command("train", *arguments(options, variant, seed), "--run", str(run), "--resume", "auto", "--quiet")
     result = json.loads(command("eval", str(run), "--json"))
     print(f"{variant} seed {seed}: {result['directions']}", flush=True)
     return {"variant": variant, "seed": seed, "directions": result["directions"], "protocol": result["protocol"]}
+
+
+def arguments(options: argparse.Namespace, variant: str, seed: int) -> list[str]:
+    """What is trained, as options of m2o-fast train."""
+    named = ["--variant", variant, "--data", options.data, "--steps", str(options.steps), "--seed", str(seed)]
+    return [*named, "--set", "threads=1"]
+
+
+def commit() -> str:
+    """The commit of this checkout, with a mark if it has changes."""
+    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    return done.stdout.strip() or "unknown"
 
 
 def command(*words: str) -> str:
@@ -81,8 +98,8 @@ def write_results() -> None:
     parts = [
         "# Results\n",
         "Made by `make ablation` (benchmarks/ablation.py) from `benchmarks/results/ablation-*.json`. Equal steps,",
-        "equal networks, the test split, EMA weights; mean ± standard deviation over the seeds. What each measure means, and",
-        "its protocol: [metrics.md](metrics.md).",
+        "equal networks, the test split, EMA weights; mean ± standard deviation over the seeds. What each measure",
+        "means, and its protocol: [metrics.md](metrics.md).",
     ]
     for path in sorted((ROOT / "benchmarks" / "results").glob("ablation-*.json")):
         parts += section(json.loads(path.read_text()))

@@ -95,6 +95,7 @@ def _explain(error: Exception) -> tuple[str, int]:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror, 2
     if isinstance(error, ValueError | OSError):
         return str(error), 2
-    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+    out_of_memory = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    if out_of_memory or isinstance(error, MemoryError):
         return "out of memory: lower batch_size, model.max_width or data.image_size", 2
     return f"unexpected {type(error).__name__}: {error} (run again with --debug for the traceback)", 1

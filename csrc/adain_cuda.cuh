@@ -35,11 +35,14 @@ template <Route kRoute, int kTensors>
 constexpr int kHeld = kRoute == Route::kOnChip && kTensors == 1 ? 8 : 4;
 
 template <typename L, Route kRoute>
-constexpr int kMaxThreads = kRoute == Route::kOnChip ? on_chip_threads(L::kChannelsLast) : kLaneThreads;
+constexpr int kMaxThreads = kRoute == Route::kOnChip  ? on_chip_threads(L::kChannelsLast)
+                            : kRoute == Route::kLanes ? kLaneThreads
+                                                      : kPassThreads;
 
+// Blocks that fit a multiprocessor together: the registers per thread follow from it.
 template <Route kRoute>
 constexpr int kMinBlocks = kRoute == Route::kOnChip  ? 1
-                           : kRoute == Route::kLanes ? 3
+                           : kRoute == Route::kLanes ? 6
                                                      : 2;
 
 // The vectors of one thread: `vectors` of them, from `offset` on in steps of `jump` elements.
@@ -187,10 +190,12 @@ __device__ __forceinline__ typename L::Real part_count(const Plan& plan, int par
   return static_cast<typename L::Real>(vectors * (L::kVector / L::kPlanes));
 }
 
-// Where the two numbers of a part and a plane lie in the workspace.
+constexpr int kPartialNumbers = 3;  // per part and plane, at most
+
+// Where the numbers of a part and a plane lie in the workspace.
 template <typename Real>
 __device__ __forceinline__ Real* partial(const AdainArguments& a, int64_t part, int which) {
-  return static_cast<Real*>(a.workspace) + (part * 2 + which) * a.batch * a.channels;
+  return static_cast<Real*>(a.workspace) + (part * kPartialNumbers + which) * a.batch * a.channels;
 }
 
 template <typename Real>
@@ -353,7 +358,7 @@ cudaError_t workspace_bytes(const AdainArguments& a, size_t& bytes) {
   Plan plan;
   const cudaError_t error = make_plan<Pass, L>(a, plan);
   const bool needed = error == cudaSuccess && plan.route == Route::kPartial;
-  bytes = needed ? size_t(plan.parts) * 2 * a.batch * a.channels * sizeof(typename L::Real) : 0;
+  bytes = needed ? size_t(plan.parts) * kPartialNumbers * a.batch * a.channels * sizeof(typename L::Real) : 0;
   return error;
 }
 

@@ -51,11 +51,13 @@ struct Device {
   bool clusters;
 };
 
-constexpr int kLaneThreads = 256;  // of a block on kLanes, kPartial and kFinish
-constexpr int kLaneVectors = 128;  // the largest plane for kLanes
-constexpr int kMaxCluster = 8;     // what every GPU with clusters can run
-// So many threads leave each its 72 or 128 registers, which the kernels need.
-constexpr int on_chip_threads(bool channels_last) { return channels_last ? 512 : 896; }
+constexpr int kLaneThreads = 128;                   // of a block on kLanes
+constexpr int kPassThreads = 256;                   // of a block on kPartial and kFinish
+constexpr int kLaneVectors = 128;                   // the largest plane for kLanes
+constexpr int kMaxCluster = 8;                      // what every GPU with clusters can run
+constexpr int64_t kCachedBytes = int64_t(1) << 25;  // what fits the L2 cache of every GPU from the A100 on
+// So many threads leave each the 80 or 128 registers, which the kernels need.
+constexpr int on_chip_threads(bool channels_last) { return channels_last ? 512 : 768; }
 
 // Shared memory for the sums of a block: room for every warp's and the total of `columns` x vector x 2 numbers.
 inline size_t scratch_bytes(const Workload& work, int threads, int columns) {
@@ -92,7 +94,7 @@ inline int64_t tile_count(const Workload& work, int columns) {
   return work.batch * across;
 }
 
-// Channel vectors side by side: 8 x 16 bytes is a cache line, 4 give more, smaller tiles.
+// Channel vectors side by side: 8 x 16 bytes is a cache line.
 inline int widest_columns(const Workload& work) {
   int columns = 1;
   while (work.channels_last && columns < 8 && columns < work.channels / work.vector) {
@@ -103,7 +105,7 @@ inline int widest_columns(const Workload& work) {
 
 inline Plan plan_in_two_passes(const Workload& work, const Device& device, Plan plan) {
   plan.route = Route::kPartial;
-  plan.threads = kLaneThreads;
+  plan.threads = kPassThreads;
   plan.columns = widest_columns(work);
   plan.tiles = tile_count(work, plan.columns);
   const int64_t rows = int64_t(plan.threads / plan.columns) * work.held;  // what a block reads at a time
@@ -138,8 +140,15 @@ inline Plan plan_call(const Workload& work, const Device& device) {
   }
   plan.route = Route::kOnChip;
   plan.columns = widest_columns(work);
-  if (plan.columns == 8 && (tile_count(work, 8) < 2 * device.multiprocessors || !fit_on_chip(work, device, plan))) {
+  if (plan.columns == 8 && !fit_on_chip(work, device, plan)) {
     plan.columns = 4;
+  }
+  if (plan.columns == 8 && tile_count(work, 8) < 2 * device.multiprocessors) {
+    plan.columns = 4;
+  }
+  const int64_t bytes = work.batch * work.channels * work.plane / work.vector * work.vector_bytes;
+  if (plan.columns == 4 && tile_count(work, 4) < device.multiprocessors && bytes <= kCachedBytes) {
+    plan.columns = 2;  // a quarter of a cache line, but the cache has the rest of it when another block asks
   }
   plan.tiles = tile_count(work, plan.columns);
   const int most_parts = device.clusters ? kMaxCluster : 1;
@@ -157,7 +166,7 @@ inline Plan plan_call(const Workload& work, const Device& device) {
     plan.parts *= 2;
     fit_on_chip(work, device, plan);
   }
-  return !device.clusters && worth_dividing() ? plan_in_two_passes(work, device, plan) : plan;
+  return worth_dividing() ? plan_in_two_passes(work, device, plan) : plan;
 }
 
 }  // namespace m2o_fast

@@ -6,9 +6,21 @@ namespace {
 
 // Count, mean and sum of squared deviations of a set of elements, per plane. Never the difference of two large sums: a
 // flat plane has a variance near 0 and is amplified by up to 1/sqrt(eps).
-template <typename Real, int kPlanes>
+template <typename L>
 struct Moments {
-  Real count = 0, mean[kPlanes] = {}, squares[kPlanes] = {};
+  using Real = typename L::Real;
+  // A mean rounded to the precision of x can be off by as much as x; 16-bit x is coarser than that.
+  static constexpr bool kWithRest = std::is_same_v<typename L::Element, Real>;
+  Real count = 0, mean[L::kPlanes] = {}, squares[L::kPlanes] = {};
+  Real rest[L::kPlanes] = {};  // what the mean lacks
+
+  __device__ __forceinline__ void move_mean(int p, Real change) {
+    const Real moved = mean[p] + change;
+    if constexpr (kWithRest) {
+      rest[p] = change - (moved - mean[p]);
+    }
+    mean[p] = moved;
+  }
 
   __device__ __forceinline__ void merge(const Moments& other) {
     if (count == 0) {
@@ -17,10 +29,10 @@ struct Moments {
       const Real share = other.count / (count + other.count), weight = count * share;
       count += other.count;
 #pragma unroll
-      for (int p = 0; p < kPlanes; ++p) {
-        const Real difference = other.mean[p] - mean[p];
-        mean[p] = fma(difference, share, mean[p]);
+      for (int p = 0; p < L::kPlanes; ++p) {
+        const Real difference = (other.mean[p] - mean[p]) + (other.rest[p] - rest[p]);
         squares[p] += fma(difference * difference, weight, other.squares[p]);
+        move_mean(p, fma(difference, share, rest[p]));
       }
     }
   }
@@ -28,18 +40,17 @@ struct Moments {
   // Takes out the rounding error of the mean. `sum` is what the deviations from it add up to; `inverse` is 1 / count.
   __device__ __forceinline__ void correct(int p, Real sum, Real inverse) {
     const Real error = sum * inverse;
-    mean[p] += error;
     squares[p] -= sum * error;
     squares[p] = squares[p] < 0 ? Real(0) : squares[p];
+    move_mean(p, error);
   }
 };
 
 // The moments of the first `left` vectors of a chunk.
 template <typename L, int kCount>
-__device__ __forceinline__ Moments<typename L::Real, L::kPlanes> chunk_moments(typename L::Vector (&held)[kCount][1],
-                                                                               int left) {
+__device__ __forceinline__ Moments<L> chunk_moments(typename L::Vector (&held)[kCount][1], int left) {
   using Real = typename L::Real;
-  Moments<Real, L::kPlanes> moments;
+  Moments<L> moments;
   if (left <= 0) {
     return moments;
   }
@@ -82,10 +93,12 @@ __device__ __forceinline__ Moments<typename L::Real, L::kPlanes> chunk_moments(t
 }
 
 // Merges the moments of all threads that work on the tile: `count` elements per plane.
-template <Route kRoute, typename Real, int kPlanes>
-__device__ __forceinline__ void merge_over_tile(Moments<Real, kPlanes>& moments, Real count, const Plan& plan,
-                                                Real* scratch) {
+template <Route kRoute, typename L>
+__device__ __forceinline__ void merge_over_tile(Moments<L>& moments, typename L::Real count, const Plan& plan) {
+  using Real = typename L::Real;
+  constexpr int kPlanes = L::kPlanes;
   const Real inverse = 1 / count;
+  Real* scratch = scratch_memory<Real>();
   Real sums[kPlanes], rest[2 * kPlanes];
 #pragma unroll
   for (int p = 0; p < kPlanes; ++p) {
@@ -94,7 +107,7 @@ __device__ __forceinline__ void merge_over_tile(Moments<Real, kPlanes>& moments,
   sum_over_tile<kRoute>(sums, plan, scratch);
 #pragma unroll
   for (int p = 0; p < kPlanes; ++p) {
-    const Real mean = sums[p] * inverse, difference = moments.mean[p] - mean;
+    const Real mean = sums[p] * inverse, difference = (moments.mean[p] - mean) + moments.rest[p];
     rest[p] = moments.count * difference;
     rest[kPlanes + p] = fma(rest[p], difference, moments.squares[p]);
     moments.mean[p] = mean;
@@ -118,21 +131,23 @@ __global__ void __launch_bounds__((kMaxThreads<L, kRoute>), (kMinBlocks<kRoute>)
   const typename L::Element* const tensors[1] = {x};
   typename L::Vector held[kCount][1];
   typename L::Vector* slots = slot_memory<L>(plan);
-  Real* scratch = scratch_memory<Real>();
   if constexpr (kRoute != Route::kFinish) {
     load_chunk(held, tensors, span, 0);
   }
   Affine<L> affine(a, span);
   Real count = Real(a.plane);
-  Moments<Real, kPlanes> moments;
+  Moments<L> moments;
   if constexpr (kRoute == Route::kFinish) {
     for (int part = span.rank; span.live && part < plan.parts; part += span.ranks) {
-      Moments<Real, kPlanes> of_part;
+      Moments<L> of_part;
       of_part.count = part_count<L>(plan, part);
 #pragma unroll
       for (int p = 0; p < kPlanes; ++p) {
         of_part.mean[p] = partial<Real>(a, part, 0)[plane + p];
         of_part.squares[p] = partial<Real>(a, part, 1)[plane + p];
+        if constexpr (Moments<L>::kWithRest) {
+          of_part.rest[p] = partial<Real>(a, part, 2)[plane + p];
+        }
       }
       moments.merge(of_part);
     }
@@ -151,13 +166,16 @@ __global__ void __launch_bounds__((kMaxThreads<L, kRoute>), (kMinBlocks<kRoute>)
       count = part_count<L>(plan, span.part);
     }
   }
-  merge_over_tile<kRoute>(moments, count, plan, scratch);
+  merge_over_tile<kRoute>(moments, count, plan);
   if constexpr (kRoute == Route::kPartial) {
     if (span.writes) {
 #pragma unroll
       for (int p = 0; p < kPlanes; ++p) {
         partial<Real>(a, span.part, 0)[plane + p] = moments.mean[p];
         partial<Real>(a, span.part, 1)[plane + p] = moments.squares[p];
+        if constexpr (Moments<L>::kWithRest) {
+          partial<Real>(a, span.part, 2)[plane + p] = moments.rest[p];
+        }
       }
     }
   } else if (span.live) {
@@ -165,6 +183,7 @@ __global__ void __launch_bounds__((kMaxThreads<L, kRoute>), (kMinBlocks<kRoute>)
     for (int p = 0; p < kPlanes; ++p) {
       const Real rstd = 1 / sqrt(moments.squares[p] / count + Real(a.eps));
       affine.normalise(p, moments.mean[p], rstd);
+      affine.shift[p] = fma(-moments.rest[p], affine.scale[p], affine.shift[p]);
       if (span.writes) {
         static_cast<Real*>(a.mean)[plane + p] = moments.mean[p];
         static_cast<Real*>(a.rstd)[plane + p] = rstd;

@@ -150,7 +150,7 @@ M2O_INLINE void fit_images(const Images& images, const Images* content, int64_t 
   const bool one_run = rows_follow_each_other(images) && (!kHasContent || rows_follow_each_other(*content));
   for (int64_t image = begin; image < end; ++image) {
     Sums sums;
-    for_each_chunk(images, one_run, [&](int64_t row, int64_t column, int64_t n) __attribute__((always_inline)) {
+    for_each_chunk(images, one_run, [&](int64_t row, int64_t column, int64_t n) M2O_INLINED {
       const Loaded<Stored>* channel[3];
       for (int k = 0; k < 3; ++k)
         channel[k] = planar(pixel_at<Stored>(images, image, k, row, column), images.column_stride, n, scratch[k]);
@@ -201,7 +201,7 @@ FitImages* fit_images_of(Pixel pixel) {
 // n pixels as float64.
 M2O_INLINE void load_values(const Images& images, int64_t image, int64_t channel, int64_t row, int64_t column,
                             int64_t n, double* values) {
-  const auto load_as = [&](auto stored) __attribute__((always_inline)) {
+  const auto load_as = [&](auto stored) M2O_INLINED {
     load(pixel_at<decltype(stored)>(images, image, channel, row, column), images.column_stride, n, values);
   };
   switch (images.pixel) {

@@ -7,6 +7,14 @@ does not load torch.
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from m2o_fast.data.images import read_image, save_image
+    from m2o_fast.engine.runs import load_translator as load
+    from m2o_fast.m2o import Domain, ManyToOne
+    from m2o_fast.translators.official import from_official
+    from m2o_fast.translators.starganv2 import StarGANv2
 
 __version__ = "0.1.0"
 
@@ -21,7 +29,16 @@ _EXPORTS: dict[str, tuple[str, str]] = {
     "save_image": ("m2o_fast.data.images", "save_image"),
 }
 
-__all__ = ["__version__", *sorted(_EXPORTS)]
+__all__ = [
+    "Domain",
+    "ManyToOne",
+    "StarGANv2",
+    "__version__",
+    "from_official",
+    "load",
+    "read_image",
+    "save_image",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -52,14 +52,15 @@ def cache_directory() -> Path:
 def candidate_directories(data_dir: str | Path | None = None) -> list[Path]:
     """The folders in which MNIST is looked for, first one first.
 
-    ``data_dir``, else the folder named by ``M2O_DATA_DIR``, else the cache; in each of them the folder itself, then
-    ``mnist`` and ``MNIST/raw`` (the layout of torchvision).
+    ``data_dir``, else the folder named by ``M2O_DATA_DIR`` and then the cache; of the first two the folder itself,
+    ``mnist`` in it, and ``MNIST/raw`` in it (the layout of torchvision).
     """
     root = data_dir or os.environ.get(DATA_DIR_VARIABLE)
     if not root:
         return [cache_directory()]
     root = Path(root).expanduser()
-    return [root, root / "mnist", root / "MNIST" / "raw"]
+    folders = [root, root / "mnist", root / "MNIST" / "raw"]
+    return folders if data_dir else [*folders, cache_directory()]
 
 
 def find_file(folder: Path, name: str) -> Path | None:

@@ -47,10 +47,10 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], 
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.parent / f"{_LEFTOVER}{folder.name}-{os.getpid()}"
     try:
+        shutil.rmtree(temporary, ignore_errors=True)  # a killed process of the same number may have left one
         temporary.mkdir()
         files = {name: _write(temporary / name, save(_plain(parts))) for name, parts in tensors.items()}
-        manifest = {"format": FORMAT, **facts, "files": files}
-        _write(temporary / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+        _write(temporary / MANIFEST, seal({"format": FORMAT, **facts, "files": files}))
         _flush_folder(temporary)
         _remove(folder)
         os.rename(temporary, folder)
@@ -59,6 +59,15 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], 
         raise
     _flush_folder(folder.parent)
     return folder
+
+
+def seal(facts: Mapping[str, Any]) -> bytes:
+    """A manifest with the given facts and their own SHA-256, so that an edited one is noticed."""
+    return (json.dumps({**facts, "sha256": _digest(facts)}, indent=1) + "\n").encode()
+
+
+def _digest(facts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _remove(folder: Path) -> None:
@@ -98,14 +107,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_bytes())
-        files, version = manifest["files"], manifest["format"]
+        version, digest = manifest["format"], manifest.pop("sha256", None)
     except FileNotFoundError:
         raise CheckpointError(f"{folder} is not a complete checkpoint: {MANIFEST} is missing") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from None
+        raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {error}") from None
     if version != FORMAT:
         raise CheckpointError(f"{path}: checkpoint format {version!r} is not supported, only {FORMAT}")
-    for name, expected in files.items():
+    if digest != _digest(manifest):
+        raise CheckpointError(f"{path} is damaged: it was edited, its SHA-256 does not fit")
+    for name, expected in manifest["files"].items():
         _verify(folder / name, expected)
     return manifest
 

@@ -101,14 +101,18 @@ class Evaluation:
         return evaluate_unimodal(self._outputs_with_truth(source, target))
 
     def _outputs_with_truth(self, source: int, target: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Outputs, the true images, and outputs for another style, in [0, 1]."""
+        """Outputs, the true images, and outputs for another style; black is 0 and white 1."""
         generator = torch_generator(SEED, "evaluation", source, target)
-        styles = [self._translator.sample_style(self._data.count(source), target, generator) for _ in range(2)]
+        sampled = self._translator.sample_style(self._data.count(source), target, generator)
+        # For a domain without style the sampled one is 0; another one is made up, to see that it changes nothing.
+        other = torch.randn(sampled.shape, generator=generator).to(sampled)
         for rows in self._rows():
             x, chosen = self._source(source, rows), slice(rows.start, rows.stop)
-            outputs = [_unit(self._translator.translate(x, source, target, style=s[chosen])) for s in styles]
-            truth = self._data.images(target, rows).expand_as(outputs[0])
-            yield outputs[0], truth, outputs[1]
+            outputs, restyled = (
+                (self._translator.translate(x, source, target, style=style[chosen]).float().cpu() + 1) / 2
+                for style in (sampled, other)
+            )
+            yield outputs, self._data.images(target, rows).expand_as(outputs), restyled
 
     def _multimodal(self, source: int, target: int) -> dict[str, Any]:
         draws = range(self._outputs)

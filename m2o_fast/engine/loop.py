@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import fcntl
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from m2o_fast.batch import Batch
 from m2o_fast.data.files import replacing
 from m2o_fast.engine.checkpoint import (
     checkpoint_folder,
+    list_checkpoints,
     load_training,
     newest_checkpoint,
     remove_old_checkpoints,
@@ -55,6 +57,7 @@ FREE_KEYS = frozenset(
     }
 )
 SKIPS_IN_A_ROW = 10
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,13 @@ def train(config: Config, run: Path, resume: str = "never", quiet: bool = False)
         UserError: The folder is in the way, the checkpoint does not fit or is damaged, or too many steps in a row were
             not finite.
     """
+    config = _with_fixed_schedule(config, run)
     start = _find_start(config, run, resume)
+    with _claimed(run):
+        return _train(config, run, start, quiet)
+
+
+def _train(config: Config, run: Path, start: _Start, quiet: bool) -> TrainResult:
     trainer = Trainer(config, run, start.checkpoint, start.manifest)
     _write_facts(config, run)
     with RunLog(run, trainer.step, config.steps, config.batch_size, quiet=quiet) as log, StopRequest() as stop:
@@ -95,11 +104,11 @@ def train(config: Config, run: Path, resume: str = "never", quiet: bool = False)
         for line in trainer.banner(resumed=start.checkpoint):
             log.say(line)
         trainer.run_until(config.steps, log, stop)
-        if stop.signal is not None:
+        if trainer.step < config.steps:
             log.say(f"Stopped and saved at step {trainer.step}. Go on with: m2o-fast train --run {run} --resume auto")
         else:
             log.say(f"Done: {trainer.step} steps in {run}. Measure it with: m2o-fast eval {run}")
-    return TrainResult(run, trainer.step, stop.exit_code)
+    return TrainResult(run, trainer.step, stop.exit_code if trainer.step < config.steps else 0)
 
 
 # --- where to start ---
@@ -112,16 +121,39 @@ class _Start:
     problems: tuple[str, ...] = ()
 
 
+def _with_fixed_schedule(config: Config, run: Path) -> Config:
+    """``config`` with the diversity schedule as a number, so that adding steps later does not stretch it."""
+    if config.loss.diversity_steps is not None:
+        return config
+    steps = load_config(run / CONFIG).diversity_steps if is_run(run) else config.diversity_steps
+    return config.model_copy(update={"loss": config.loss.model_copy(update={"diversity_steps": steps})})
+
+
+@contextmanager
+def _claimed(run: Path) -> Iterator[None]:
+    """Makes the run folder if needed and keeps other processes from training in it at the same time."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        lock = open(run / LOCK, "w")  # noqa: SIM115  (closed below, which also releases the lock)
+    except OSError as error:
+        raise UserError(f"{run}: cannot write the run folder: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"{run}: another process is training this run; name another folder") from None
+        yield
+
+
 def _find_start(config: Config, run: Path, resume: str) -> _Start:
     if run.exists() and not run.is_dir():
         raise UserError(f"{run} is a file; name another run folder")
-    if run.is_dir() and any(run.iterdir()):
+    if run.is_dir() and any(path.name != LOCK for path in run.iterdir()):
         if not is_run(run):
             raise UserError(f"{run} exists and is not a run (it has no {CONFIG}); name another folder")
         if resume == "never":
             raise UserError(f"{run} is a run already; add --resume auto to go on with it, or name another folder")
-        before = load_config(run / CONFIG)
-        _refuse_changes(before, config, run)
+        _refuse_changes(config, run)
     if resume == "never":
         return _Start()
     if resume == "auto":
@@ -132,11 +164,12 @@ def _find_start(config: Config, run: Path, resume: str) -> _Start:
         return _Start()
     folder, manifest, problems = found
     _refuse_other_nets(config, folder, manifest)
+    _refuse_lost_work(config, run, resume, folder, manifest["step"])
     return _Start(folder, manifest, tuple(f"{problem}; going on from {folder}" for problem in problems))
 
 
-def _refuse_changes(before: Config, config: Config, run: Path) -> None:
-    changed = differences(before, config)
+def _refuse_changes(config: Config, run: Path) -> None:
+    changed = differences(load_config(run / CONFIG), config)
     refused = [f"{key}: {old!r} -> {new!r}" for key, (old, new) in changed.items() if key not in FREE_KEYS]
     if refused:
         raise UserError(
@@ -162,11 +195,19 @@ def _refuse_other_nets(config: Config, checkpoint: Path, manifest: Mapping[str, 
         raise UserError(f"{checkpoint} holds other nets than the settings describe: {'; '.join(changed)}")
 
 
+def _refuse_lost_work(config: Config, run: Path, resume: str, checkpoint: Path, step: int) -> None:
+    if step > config.steps:
+        raise UserError(f"{checkpoint} has {step} steps done already, more than the {config.steps} asked for")
+    newer = [folder.name for folder in list_checkpoints(run) if folder > checkpoint_folder(run, step)]
+    if newer and resume != "auto":  # auto has passed over newer ones because they are damaged
+        raise UserError(f"{run} has newer checkpoints ({', '.join(newer)}); name another folder with --run")
+
+
 def _write_facts(config: Config, run: Path) -> None:
     try:
-        run.mkdir(parents=True, exist_ok=True)
-        (run / CONFIG).write_text(dump_config(config), encoding="utf-8")
-        (run / "env.json").write_text(json.dumps(environment(), indent=1) + "\n", encoding="utf-8")
+        for name, text in ((CONFIG, dump_config(config)), ("env.json", json.dumps(environment(), indent=1) + "\n")):
+            with replacing(run / name) as file:
+                file.write(text.encode())
     except OSError as error:
         raise UserError(f"{run}: cannot write the run folder: {error.strerror}") from None
 
@@ -208,8 +249,8 @@ class Trainer:
         """What is about to run, for the person who waits."""
         config, sizes = self.config, group_sizes(self.translator)
         lines = [
-            f"{config.variant} on {config.data.name}: {self.images} images, {config.steps} steps of {config.batch_size} "
-            f"on {self.device}, {torch.get_num_threads()} threads",
+            f"{config.variant} on {config.data.name}: {self.images} images, {config.steps} steps of {config.batch_size}"
+            f" on {self.device}, {torch.get_num_threads()} threads",
             "parameters: " + ", ".join(f"{name.replace('_', ' ')} {size:,}" for name, size in sizes.items()),
             f"run folder: {self.run}",
         ]
@@ -223,7 +264,8 @@ class Trainer:
                 log.tick(self.step, {name: value.item() for name, value in values.items()}, self.skipped)
             if self.step % self.config.sample_every == 0 or self.step == steps:
                 self._save_samples(log)
-            if self.step % self.config.checkpoint_every == 0 and self.step < steps:
+            # During a streak of skipped steps the weights may be on their way out: better keep what is saved.
+            if self.step % self.config.checkpoint_every == 0 and self.step < steps and not self.skipped_in_a_row:
                 self._save(log, last=False)
         self._save(log, last=True)
 
@@ -292,5 +334,5 @@ def _going_on(log: RunLog) -> Iterator[None]:
     """Samples are for looking at: what keeps them from being written must not end a run."""
     try:
         yield
-    except OSError as error:
-        log.warn(f"no sample grid: {error.strerror or error}; training goes on")
+    except (OSError, ValueError) as error:
+        log.warn(f"no sample grid: {error}; training goes on")

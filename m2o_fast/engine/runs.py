@@ -21,7 +21,7 @@ from m2o_fast.engine.checkpoint import (
     load_translator as load_checkpoint,
 )
 from m2o_fast.engine.config import load_config
-from m2o_fast.engine.schema import Config
+from m2o_fast.engine.schema import DEVICES, Config
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain
 from m2o_fast.randomness import torch_generator
@@ -40,11 +40,18 @@ def is_run(folder: Path) -> bool:
 
 
 def next_run(config: Config) -> Path:
-    """A folder below ``runs/`` that does not exist yet: ``<variant>-<data>-<number>``."""
+    """Makes a folder below ``runs/`` that nobody else has: ``<variant>-<data>-<number>``."""
     stem = f"{config.variant}-{config.data.name}"
     pattern = re.compile(rf"{re.escape(stem)}-(\d+)")
-    taken = [int(found[1]) for path in RUNS.glob(f"{stem}-*") if (found := pattern.fullmatch(path.name))]
-    return RUNS / f"{stem}-{max(taken, default=0) + 1:03d}"
+    RUNS.mkdir(exist_ok=True)
+    while True:
+        taken = [int(found[1]) for path in RUNS.glob(f"{stem}-*") if (found := pattern.fullmatch(path.name))]
+        run = RUNS / f"{stem}-{max(taken, default=0) + 1:03d}"
+        try:
+            run.mkdir()  # fails if another process has just taken this number
+            return run
+        except FileExistsError:
+            continue
 
 
 def newest_run() -> Path:
@@ -75,10 +82,13 @@ def require_run(folder: Path | None) -> Path:
 
 
 def config_to_resume(run: Path | None, resume: str | None) -> Path | None:
-    """The configuration file of the run that ``--resume`` goes on with, if it does."""
-    if run is None or resume in (None, "never") or not is_run(run):
+    """The configuration file of the run that ``--resume`` goes on with, or starts from, if there is one."""
+    if resume in (None, "never"):
         return None
-    return run / CONFIG
+    places = [run] if run is not None else []
+    if resume != "auto":
+        places += [Path(resume), Path(resume).parent.parent]
+    return next((place / CONFIG for place in places if is_run(place)), None)
 
 
 # --- building what a configuration describes ---
@@ -100,8 +110,13 @@ def open_split(config: Config, split: str, data_dir: str | None = None) -> Color
 
 def build_sampler(config: Config, dataset: ColorizedDigits, domains: tuple[Domain, ...]) -> BatchSampler:
     """The training batches of a configuration; pairs are handed over only where the rules use them."""
-    augment = Augment(config.data.crop_probability, config.data.flip_probability)
     pairs = config.rules.supervised_weight > 0
+    if pairs and round(config.data.pair_fraction * dataset.count(0)) == 0:
+        raise UserError(
+            f"variant {config.variant!r} learns from known pairs, but data.pair_fraction {config.data.pair_fraction} "
+            f"of {dataset.count(0)} images is none; raise it, or train without pairs with variant 'hmu'"
+        )
+    augment = Augment(config.data.crop_probability, config.data.flip_probability)
     return BatchSampler(dataset, domains, config.batch_size, config.seed, pairs=pairs, augment=augment)
 
 
@@ -135,10 +150,9 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:<number>") from None
+    if not re.fullmatch(DEVICES, name):
+        raise UserError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:<number>")
+    device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device {name!r} is not there: {torch.cuda.device_count()} CUDA devices found")
     return device
@@ -161,6 +175,8 @@ def find_checkpoint(path: Path | None, checkpoint: str | None = None) -> tuple[P
         UserError: Nothing usable there; says what was found.
     """
     if path is not None and (path / MANIFEST).is_file():
+        if checkpoint is not None:
+            raise UserError(f"{path} is a checkpoint; leave out --checkpoint, or name its run")
         return path, read_manifest(path), []
     if path is not None and path.is_dir() and not is_run(path):
         raise UserError(f"{path} is neither a run (no {CONFIG}) nor a checkpoint (no {MANIFEST})")

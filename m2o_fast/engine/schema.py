@@ -15,6 +15,8 @@ from m2o_fast.m2o import VARIANTS, ManyToOne
 
 #: the data sets that a configuration can name; each has a preset
 DATASETS = ("digits", "mnist")
+#: the names of devices, as a regular expression
+DEVICES = r"auto|cpu|cuda(:\d+)?"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -52,7 +54,7 @@ def _known_dataset(name: str) -> str:
 
 
 def _known_device(name: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+    if not re.fullmatch(DEVICES, name):
         raise ValueError("unknown device; use 'auto', 'cpu', 'cuda' or 'cuda:<number>'")
     return name
 
@@ -72,6 +74,7 @@ def _folder(value: object) -> object:
 
 
 Count = Annotated[int, BeforeValidator(_number), Field(ge=1, lt=2**53)]
+Threads = Annotated[int, BeforeValidator(_number), Field(ge=1, le=1024)]
 CountOrZero = Annotated[int, BeforeValidator(_number), Field(ge=0, lt=2**53)]
 Rate = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
 Weight = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
@@ -205,7 +208,7 @@ class Config(_Section):
     sample_every: Count = 200
     log_every: Count = 20
     device: Annotated[str, AfterValidator(_known_device)] = "auto"
-    threads: Count | None = None
+    threads: Threads | None = None
 
     @model_validator(mode="after")
     def _agree(self) -> Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +54,7 @@ def translate_path(translator: Translator, images: Path, out: Path, request: Req
     """
     source, target = _domains(translator, request)
     outputs = _outputs(list_images(images), out, into_folder=images.is_dir() or out.is_dir())
+    _keep_inputs([*outputs, *([request.reference] if request.reference else [])], outputs.values())
     style = _style(translator, target, request)
     failures = []
     for file, output in outputs.items():
@@ -88,11 +90,14 @@ def _outputs(files: list[Path], out: Path, into_folder: bool) -> dict[Path, Path
         # a.png and a.jpg must not end in the same file
         distinct = len({file.stem for file in files}) == len(files)
         outputs = {file: out / f"{file.stem if distinct else file.name}.png" for file in files}
-    inputs = {file.resolve() for file in files}
-    for output in outputs.values():
-        if output.resolve() in inputs:
-            raise UserError(f"{output} would overwrite an image to be translated; choose another --out")
     return outputs
+
+
+def _keep_inputs(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
+    kept = {file.resolve() for file in inputs}
+    for output in outputs:
+        if output.resolve() in kept:
+            raise UserError(f"{output} would overwrite an image that is read; choose another --out")
 
 
 def _style(translator: Translator, target: Domain, request: Request) -> Tensor:

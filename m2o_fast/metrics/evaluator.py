@@ -19,7 +19,9 @@ def evaluate_unimodal(batches: Iterable[tuple[Tensor, Tensor, Tensor]]) -> dict[
     """Translations into a uni-modal domain against the true images.
 
     Args:
-        batches: Of ``(outputs, truth, outputs with another style)``, each floating point ``[N, C, H, W]`` in [0, 1].
+        batches: Of ``(outputs, truth, outputs with another style)``, each floating point ``[N, C, H, W]``. Truth is in
+            [0, 1]; outputs are clamped to it for the error, but compared with each other as they are, since clamping
+            could hide a difference.
 
     Returns:
         ``mse``: mean squared error. ``style_independent``: whether the style changed not one bit of any output.
@@ -36,7 +38,7 @@ def evaluate_unimodal(batches: Iterable[tuple[Tensor, Tensor, Tensor]]) -> dict[
                 "evaluate_unimodal: outputs of two styles must have one shape, "
                 f"got {list(outputs.shape)} and {list(restyled.shape)}"
             )
-        error.update(outputs, truth)
+        error.update(outputs.clamp(0, 1), truth)
         style_independent = style_independent and _same_bits(outputs, restyled)
     return {"mse": error.compute(), "style_independent": style_independent}
 

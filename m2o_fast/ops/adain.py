@@ -44,8 +44,8 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 
 def _per_plane(affine: Tensor, x: Tensor) -> Tensor:
-    """``[N, C]`` or ``[C]`` as ``[N or 1, C, 1, 1]``, computed with in the wide dtype."""
-    return affine.to(_wide(x.dtype)).reshape(-1, x.shape[1], 1, 1)
+    """``[N, C]`` or ``[C]`` in the wide dtype, as it is broadcast over the planes of x."""
+    return affine.to(_wide(x.dtype))[..., None, None]
 
 
 def _scale(gamma: Tensor, x: Tensor, one_plus: bool) -> Tensor:

@@ -244,12 +244,16 @@ def color_recall(hist_generated: Tensor, hist_real: Tensor) -> Tensor:
 
     Raises:
         TypeError: Not tensors of numbers.
-        ValueError: Different shapes, negative or non-finite counts, or a histogram that counts nothing.
+        ValueError: Different shapes or devices, negative or non-finite counts, or a histogram that counts nothing.
     """
     for name, histogram in (("hist_generated", hist_generated), ("hist_real", hist_real)):
         if not isinstance(histogram, Tensor) or histogram.dtype == torch.bool or histogram.is_complex():
             raise TypeError(f"color_recall: {name} must be a tensor of counts, got {_describe(histogram)}")
     check_recall_shapes(hist_generated.shape, hist_real.shape)
+    if hist_generated.device != hist_real.device:
+        raise ValueError(
+            f"color_recall: hist_generated is on {hist_generated.device} but hist_real is on {hist_real.device}"
+        )
     generated, real = hist_generated.double(), hist_real.double()
     for name, counts in (("hist_generated", generated), ("hist_real", real)):
         check_recall_counts(name, bool(((counts >= 0) & counts.isfinite()).all()), bool((counts.sum(-1) > 0).all()))

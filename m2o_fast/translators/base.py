@@ -20,14 +20,10 @@ class Phase(NamedTuple):
     Attributes:
         name: What :meth:`Translator.loss` is asked for.
         groups: The parameter groups that this phase trains; everything else is frozen.
-        repeat: How often the phase runs in a row.
-        new_batch: Whether each run takes a fresh batch instead of the iteration's first one.
     """
 
     name: str
     groups: tuple[str, ...]
-    repeat: int = 1
-    new_batch: bool = False
 
 
 @dataclass

@@ -87,17 +87,26 @@ def _checked_nets(state_dicts: Mapping[str, StateDict]) -> dict[str, dict[str, T
         if not isinstance(net, Mapping) or not net or not all(isinstance(value, Tensor) for value in net.values()):
             raise UserError(f"{name} is not a state dict (names to tensors)")
         nets[name] = {key.removeprefix("module."): tensor for key, tensor in net.items()}
-    if "hpf.filter" in nets["generator"] or any(key.startswith("hpf.") for key in nets["generator"]):
+    if any(key.startswith("hpf.") for key in nets["generator"]) or _has_extra_block(nets):
         raise UserError(
-            "these weights were trained with w_hpf > 0 (they hold hpf.*): their generator needs face landmarks, which "
-            "m2o_fast does not compute. Weights trained with w_hpf = 0 can be converted"
+            "these weights were trained with w_hpf > 0 (hpf.*, or one block more): their generator needs face "
+            "landmarks, which m2o_fast does not compute. Weights trained with w_hpf = 0 can be converted"
         )
     return nets
 
 
+def _has_extra_block(nets: Mapping[str, StateDict]) -> bool:
+    """With w_hpf > 0 the generator goes down to 8x8: one encoder block more than the style encoder's log2(S) - 2."""
+    return len(_blocks(nets["generator"], "encode")) > len(_blocks(nets["style_encoder"], "shared"))
+
+
+def _blocks(net: StateDict, stem: str) -> list[str]:
+    return [key for key in net if re.fullmatch(rf"{stem}\.\d+\.conv1\.weight", key)]
+
+
 def _read_size(nets: Mapping[str, dict[str, Tensor]]) -> tuple[StarGANv2Size, int]:
     generator, mapping, encoder = nets["generator"], nets["mapping_network"], nets["style_encoder"]
-    blocks = sum(bool(re.fullmatch(r"shared\.\d+\.conv1\.weight", key)) for key in encoder)
+    blocks = len(_blocks(encoder, "shared"))
     domains = 1 + max((int(key.split(".")[1]) for key in encoder if re.match(r"unshared\.\d+\.", key)), default=-1)
     if blocks < 1 or domains < 1:
         raise UserError(

@@ -294,6 +294,7 @@ class StarGANv2(Translator):
         """
         a, b = self.domain_index(source), self.domain_index(target)
         self._check_images("x", x, a)
+        x = self._placed(x)
         if b not in self.styled:
             styles = {}
         elif style is not None and reference is None:
@@ -312,27 +313,27 @@ class StarGANv2(Translator):
         if z.dim() != 2 or z.shape[1] != self.size.latent_dim:
             raise ValueError(f"map_style: z must be [N, {self.size.latent_dim}], got {list(z.shape)}")
         if b not in self.styled:
-            return z.new_zeros((z.shape[0], self.size.style_dim))
-        return self.mapping_network({b: z})[b]
+            return self._placed(z.new_zeros((z.shape[0], self.size.style_dim)))
+        return self.mapping_network({b: self._placed(z)})[b]
 
     def sample_style(self, count: int, target: str | int, generator: torch.Generator | None = None) -> Tensor:
         """Styles of ``count`` standard normal latents, drawn on the CPU: ``[count, style_dim]``."""
         z = torch.randn((count, self.size.latent_dim), generator=generator)
-        return self.map_style(z.to(next(self.generator.parameters())), target)
+        return self.map_style(z.to(next(self.generator.parameters()).dtype), target)
 
     def encode_style(self, x: Tensor, domain: str | int) -> Tensor:
         """Images ``[N, C, S, S]`` of a domain to their styles ``[N, style_dim]``; exactly 0 for one without style."""
         k = self.domain_index(domain)
         self._check_images("x", x, k)
         if k not in self.styled:
-            return x.new_zeros((x.shape[0], self.size.style_dim))
-        return self.style_encoder(self._as_parts(x, k))[k]
+            return self._placed(x.new_zeros((x.shape[0], self.size.style_dim)))
+        return self.style_encoder(self._as_parts(self._placed(x), k))[k]
 
     def discriminate(self, x: Tensor, domain: str | int) -> Tensor:
         """Logits ``[N]``: how real images ``[N, C, S, S]`` look as images of a domain."""
         k = self.domain_index(domain)
         self._check_images("x", x, k)
-        return self._discriminator()(self._as_parts(x, k))
+        return self._discriminator()(self._as_parts(self._placed(x), k))
 
     def _as_parts(self, x: Tensor, domain: int) -> list[Tensor]:
         return [x if k == domain else x.new_empty((0, d.channels, *x.shape[2:])) for k, d in enumerate(self.domains)]
@@ -348,7 +349,11 @@ class StarGANv2(Translator):
     def _style_rows(self, style: Tensor, rows: int) -> Tensor:
         if style.dim() != 2 or style.shape[0] not in (1, rows) or style.shape[1] != self.size.style_dim:
             raise ValueError(f"translate: style must be [{rows} or 1, {self.size.style_dim}], got {list(style.shape)}")
-        return style.expand(rows, -1)
+        return self._placed(style).expand(rows, -1)
+
+    def _placed(self, x: Tensor) -> Tensor:
+        """``x`` on the device of the nets, so that a freshly read image can be translated on any."""
+        return x.to(next(self.generator.parameters()).device)
 
 
 def _detached(parts: dict[str, Tensor]) -> dict[str, Tensor]:

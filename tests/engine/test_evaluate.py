@@ -14,6 +14,7 @@ from m2o_fast.engine.evaluate import evaluate_run
 from m2o_fast.engine.loop import train
 from m2o_fast.engine.runs import load_translator, open_split
 from m2o_fast.errors import UserError
+from m2o_fast.translators import StarGANv2
 
 pytestmark = pytest.mark.usefixtures("tiny_data")
 
@@ -76,3 +77,13 @@ def test_styles_are_the_same_in_every_evaluation(run: Path) -> None:
     first = evaluate_run(run, outputs=2)
     torch.manual_seed(2)
     assert evaluate_run(run, outputs=2) == first
+
+
+def test_a_style_that_leaks_is_noticed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    translate = StarGANv2.translate
+
+    def leaky(self, x, source, target, *, style=None, reference=None):
+        return translate(self, x, source, target, style=style) + 1e-3 * style.mean()
+
+    monkeypatch.setattr(StarGANv2, "translate", leaky)
+    assert evaluate_run(run, outputs=1)["directions"]["color->gray"]["style_independent"] is False

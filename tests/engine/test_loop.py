@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import io
 import json
 import os
 import signal
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -131,7 +134,7 @@ def test_damaged_checkpoint_is_named_and_passed_over(
     before = contents(run)
     newest = list_checkpoints(run)[-1]
     if name == "manifest.json" and how == "edited":
-        (newest / name).write_text((newest / name).read_text().replace('"bytes": ', '"bytes": 1'))
+        (newest / name).write_text((newest / name).read_text().replace('"step": 4', '"step": 3'))
     else:
         damage(newest / name, how)
     with pytest.raises(UserError, match=str(newest)):
@@ -157,11 +160,23 @@ def test_checkpoint_holding_a_pickle_never_runs_it(tmp_path: Path) -> None:
     evil = b"cbuiltins\nexec\n(Vopen('" + str(tmp_path / "ran").encode() + b"', 'w')\ntR."
     facts = checkpoint_module._write(folder / "nets.safetensors", evil)
     manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["sha256"]
     manifest["files"]["nets.safetensors"] = facts
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_bytes(checkpoint_module.seal(manifest))
     with pytest.raises(UserError, match="nets.safetensors cannot be read"):
         train(tiny_config("steps=2"), tmp_path / "run", "auto", quiet=True)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("edit", [lambda m: m.pop("step"), lambda m: m.update(files=[]), lambda m: m.pop("format")])
+def test_manifest_that_lacks_something_counts_as_damaged(edit, tmp_path: Path) -> None:
+    train(tiny_config("steps=4"), tmp_path / "run", quiet=True)
+    path = tmp_path / "run" / "checkpoints" / "step-00000004" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    edit(manifest)
+    path.write_text(json.dumps(manifest))
+    assert train(tiny_config("steps=4"), tmp_path / "run", "auto", quiet=True).step == 4
+    assert json.loads(path.read_text())["step"] == 4
 
 
 # --- losses that are not finite ---
@@ -181,7 +196,7 @@ def test_nonfinite_steps_are_skipped_and_counted(
 
 def test_ten_nonfinite_steps_in_a_row_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     poison(range(3, 100), monkeypatch)
-    with pytest.raises(UserError, match="10 steps in a row .* the last checkpoint is .*step-00000012"):
+    with pytest.raises(UserError, match="10 steps in a row .* the last checkpoint is .*step-00000002"):
         train(tiny_config("steps=50"), tmp_path / "run", quiet=True)
     weights = checkpoint_module.read_tensors(list_checkpoints(tmp_path / "run")[-1], "nets.safetensors")
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())
@@ -228,6 +243,32 @@ def test_full_disk_keeps_the_run_and_its_checkpoints(
     assert list_checkpoints(tmp_path / "run")[-1].name == "step-00000008"
 
 
+def test_full_disk_at_the_start_keeps_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(tiny_config("steps=2"), tmp_path / "run", quiet=True)
+    before = contents(tmp_path / "run")
+
+    @contextmanager
+    def full(path: Path):
+        yield io.BytesIO()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("m2o_fast.engine.loop.replacing", full)
+    with pytest.raises(UserError, match="No space left"):
+        train(tiny_config("steps=2"), tmp_path / "run", "auto", quiet=True)
+    assert contents(tmp_path / "run") == before
+
+
+def test_samples_that_cannot_be_drawn_do_not_end_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("the image has values that are not finite")
+
+    monkeypatch.setattr("m2o_fast.engine.samples.SampleGrid.draw", fail)
+    assert train(tiny_config("steps=4"), tmp_path / "run", quiet=True).step == 4
+    assert "no sample grid: the image has values that are not finite" in capsys.readouterr().err
+
+
 def test_old_checkpoints_are_removed(tmp_path: Path) -> None:
     train(tiny_config("keep_checkpoints=2"), tmp_path / "few", quiet=True)
     assert [path.name for path in list_checkpoints(tmp_path / "few")] == ["step-00000006", "step-00000008"]
@@ -265,6 +306,43 @@ def test_changed_settings_are_listed(tmp_path: Path) -> None:
         train(tiny_config("model.max_width=16"), tmp_path / "new", str(tmp_path / "run"), quiet=True)
     with pytest.raises(UserError, match=r"rules.supervised_weight: 1.0 -> 0.0"):
         train(tiny_config("variant=hmu"), tmp_path / "new", str(tmp_path / "run"), quiet=True)
+
+
+def test_work_that_is_done_is_not_lost(tmp_path: Path) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    train(tiny_config("steps=6"), run, quiet=True)
+    train(tiny_config("steps=2"), other, quiet=True)
+    before = contents(run)
+    for start in (run / "checkpoints" / "step-00000002", other):
+        with pytest.raises(UserError, match="has newer checkpoints .*step-00000006"):
+            train(tiny_config("steps=6"), run, str(start), quiet=True)
+    with pytest.raises(UserError, match="6 steps done already, more than the 4 asked for"):
+        train(tiny_config("steps=4"), run, "auto", quiet=True)
+    assert contents(run) == before
+
+
+def test_two_processes_cannot_train_one_run(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    with open(run / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another process is training this run"):
+            train(tiny_config("steps=2"), run, quiet=True)
+    assert train(tiny_config("steps=2"), run, quiet=True).step == 2
+
+
+def test_more_steps_do_not_stretch_the_diversity_schedule(tmp_path: Path) -> None:
+    """What it falls over is fixed when a run starts: by default its steps then."""
+    train(tiny_config("steps=4", "loss.diversity_steps=null"), tmp_path / "run", quiet=True)
+    train(tiny_config("steps=6", "loss.diversity_steps=null"), tmp_path / "run", "auto", quiet=True)
+    train(tiny_config("steps=6", "loss.diversity_steps=4"), tmp_path / "whole", quiet=True)
+    name = "checkpoints/step-00000006/nets.safetensors"
+    assert contents(tmp_path / "run")[name] == contents(tmp_path / "whole")[name]
+
+
+def test_hms_without_a_pair_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="data.pair_fraction 0.01 of 6 images is none"):
+        train(tiny_config("data.pair_fraction=0.01"), tmp_path / "run", quiet=True)
 
 
 def test_resume_from_nowhere(tmp_path: Path) -> None:

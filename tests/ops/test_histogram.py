@@ -1,41 +1,16 @@
-"""Foreground colours, colour histograms, recall and unique colours: torch and numpy, reference and kernel."""
+"""Foreground colours, colour histograms and unique colours of torch tensors: reference and kernel."""
 
 import numpy as np
 import pytest
 import torch
+from histogram_cases import DTYPES, SHAPES, make_images, needs_native
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import m2o_fast.ops.histogram_numpy as histogram_numpy
-from m2o_fast.ops import (
-    color_histogram,
-    color_histogram_numpy,
-    color_recall,
-    color_recall_numpy,
-    foreground_color,
-    foreground_color_numpy,
-    unique_color_count,
-    unique_color_count_numpy,
-)
-from m2o_fast.ops._library import NATIVE_MISSING
+from m2o_fast.ops import color_histogram, foreground_color, unique_color_count
 from m2o_fast.ops.histogram import color_codes
 
-needs_native = pytest.mark.skipif(NATIVE_MISSING["cpu"] is not None, reason=f"no native code: {NATIVE_MISSING['cpu']}")
 BACKENDS = ["reference", pytest.param("compiled", marks=needs_native)]
-DTYPES = [torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64]
-SHAPES = [(5, 3, 32, 32), (7, 3, 13, 17), (3, 3, 40, 90), (2, 3, 1, 1), (4, 3, 1, 5), (3, 3, 0, 5), (0, 3, 4, 4)]
-
-
-def make_images(shape, dtype=torch.float32, seed=0):
-    """Images and content with noise, so that the fit is not exact; uint8 uses the whole range."""
-    generator = torch.Generator().manual_seed(seed)
-    count, _, height, width = shape
-    content = torch.rand(count, 1, height, width, generator=generator)
-    images = content * torch.rand(count, 3, 1, 1, generator=generator)
-    images = (images + 0.2 * torch.rand(shape, generator=generator)).clamp(0, 1)
-    if dtype == torch.uint8:
-        return (images * 255).round().to(dtype), (content * 255).round().to(dtype)
-    return images.to(dtype), content.to(dtype)
 
 
 def lay_out(images, layout):
@@ -210,7 +185,7 @@ def test_images_are_counted_by_their_foreground_colours(backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_groups_are_counted_apart(backend):
     colors = torch.rand(500, 3, generator=torch.Generator().manual_seed(2))
-    groups = torch.arange(1000)[::2] % 3  # strided
+    groups = (torch.arange(1000) % 3)[::2]  # strided
     counts = color_histogram(colors, 4, groups=groups, num_groups=4, backend=backend)
     assert counts.shape == (4, 64)
     for group in range(4):
@@ -259,59 +234,6 @@ def test_an_image_larger_than_the_kernels_chunk_is_counted_once_per_colour():
     counts = unique_color_count(images, per_image=True, backend="compiled")
     assert counts.tolist() == unique_color_count(images, per_image=True, backend="reference").tolist()
     assert counts[1] == 1
-
-
-# --- recall -----------------------------------------------------------------------------------------------------------
-
-
-def test_recall_of_hand_made_histograms():
-    uniform = torch.ones(64, dtype=torch.int64)
-    one_cell = torch.zeros(64, dtype=torch.int64)
-    one_cell[5] = 1000
-    half = torch.cat((torch.full((32,), 7), torch.zeros(32, dtype=torch.int64)))
-    assert color_recall(uniform * 3, uniform).item() == 1.0
-    assert color_recall(half, uniform).item() == 0.5
-    assert color_recall(one_cell, uniform).item() == 1 / 64
-    assert color_recall(one_cell, one_cell.roll(1)).item() == 0.0
-    recall = color_recall(torch.stack((uniform, half)), torch.stack((half, half)))
-    assert recall.dtype == torch.float64 and recall.tolist() == [0.5, 1.0]
-    assert color_recall_numpy(half.numpy(), uniform.numpy()) == 0.5
-
-
-histograms = st.lists(st.integers(0, 10**6), min_size=8, max_size=8).filter(any).map(torch.tensor)
-
-
-@settings(max_examples=60, deadline=None)
-@given(histograms, histograms, st.integers(1, 1000), st.permutations(range(8)))
-def test_recall_is_a_symmetric_similarity_of_distributions(first, second, factor, order):
-    recall = color_recall(first, second).item()
-    assert 0 <= recall <= 1
-    assert recall == color_recall(second, first).item()
-    assert color_recall(first, first).item() == 1
-    assert color_recall(first * factor, second).item() == pytest.approx(recall, abs=1e-12)
-    assert color_recall(first[list(order)], second[list(order)]).item() == pytest.approx(recall, abs=1e-12)
-    overlap = np.minimum(first.numpy() / first.sum().item(), second.numpy() / second.sum().item()).sum()
-    assert recall == pytest.approx(overlap, abs=1e-12)
-    assert color_recall_numpy(first.numpy(), second.numpy()) == recall
-
-
-@pytest.mark.parametrize("name", ["hist_generated", "hist_real"])
-@pytest.mark.parametrize("recall", [color_recall, lambda *pair: color_recall_numpy(*(h.numpy() for h in pair))])
-def test_recall_refuses_what_is_no_distribution(recall, name):
-    good = torch.ones(2, 8)
-    for bad, words in (
-        (torch.zeros(2, 8), "is empty"),
-        (torch.tensor([[1.0] * 8, [0.0] * 8]), "is empty"),
-        (-good, "negative"),
-        (good / 0, "non-finite"),
-        (good * float("nan"), "non-finite"),
-    ):
-        with pytest.raises(ValueError, match=f"{name}.*{words}"):
-            recall(*((bad, good) if name == "hist_generated" else (good, bad)))
-    with pytest.raises(ValueError, match=r"\[2, 8\] and \[2, 7\]"):
-        recall(good, good[:, :7])
-    with pytest.raises(TypeError, match="color_recall: hist_generated"):
-        recall(good > 0, good)
 
 
 # --- determinism, torch integration -----------------------------------------------------------------------------------
@@ -395,73 +317,6 @@ def test_counts_have_no_gradient_and_say_so(count):
         count(images, content=content)
 
 
-# --- numpy ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(params=["reference", pytest.param("native", marks=needs_native)])
-def numpy_backend(request, monkeypatch):
-    if request.param == "reference":
-        monkeypatch.setattr(histogram_numpy, "_native", lambda: histogram_numpy.NumpyReference)
-    return request.param
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32, torch.float64])
-def test_numpy_arrays_give_the_numbers_of_torch_tensors(numpy_backend, dtype, shape):
-    images, content = make_images(shape, dtype)
-    array, plane = images.permute(0, 2, 3, 1).numpy(), content[:, 0].numpy()
-    for arguments, tensors in (((array, plane), (images, content)), ((array,), (images,))):
-        colors, expected = foreground_color_numpy(*arguments), foreground_color(*tensors)
-        assert isinstance(colors, np.ndarray) and colors.dtype == expected.numpy().dtype
-        np.testing.assert_allclose(colors, expected.numpy(), rtol=2e-7, atol=1e-14)
-    assert np.array_equal(foreground_color_numpy(array, plane[..., None]), foreground_color_numpy(array, plane))
-    if dtype != torch.uint8:
-        groups = np.arange(shape[0]) % 2
-        counts = color_histogram_numpy(colors, 3, groups=groups, num_groups=2)
-        expected = color_histogram(torch.from_numpy(colors), 3, groups=torch.from_numpy(groups), num_groups=2)
-        assert counts.dtype == np.int64 and np.array_equal(counts, expected.numpy())
-    assert color_histogram_numpy(array, 3, plane).sum() == shape[0]
-    expected = unique_color_count(images, 4, per_image=True).numpy()
-    assert np.array_equal(unique_color_count_numpy(array, 4, per_image=True), expected)
-    assert unique_color_count_numpy(array, 4) == unique_color_count(torch.from_numpy(foreground_color_numpy(array)), 4)
-
-
-def test_numpy_arrays_of_any_memory_layout(numpy_backend):
-    images, content = (tensor.numpy() for tensor in make_images((3, 3, 6, 7)))
-    images, content = images.transpose(0, 2, 3, 1), content[:, 0]
-    expected = foreground_color_numpy(images, content)
-    packed = np.zeros(images.shape, dtype=[("flag", "u1"), ("value", "f4")])  # unaligned elements
-    packed["value"] = images
-    read_only = images.copy()
-    read_only.flags.writeable = False
-    for other in (
-        images[:, ::-1][:, ::-1],
-        images.astype(">f4"),
-        packed["value"],
-        read_only,
-        np.asfortranarray(images),
-    ):
-        assert np.array_equal(foreground_color_numpy(other, content), expected)
-        assert color_histogram_numpy(other).sum() == 3
-        assert np.array_equal(unique_color_count_numpy(other, 8, True), unique_color_count_numpy(images, 8, True))
-    reversed_rows = foreground_color_numpy(images[:, ::-1, ::-1], content[:, ::-1, ::-1])
-    np.testing.assert_allclose(reversed_rows, expected, rtol=2e-7)
-    assert np.array_equal(
-        color_histogram_numpy(expected[::-1], 4, groups=np.array([1, 0, 0]), num_groups=2),
-        color_histogram_numpy(expected, 4, groups=np.array([0, 0, 1]), num_groups=2),
-    )
-
-
-def test_numpy_refuses_non_finite_values_and_wrong_groups(numpy_backend):
-    images = np.full((2, 2, 2, 3), np.nan, dtype=np.float32)
-    assert np.isnan(foreground_color_numpy(images)).all()
-    for count in (color_histogram_numpy, unique_color_count_numpy):
-        with pytest.raises(ValueError, match="finite"):
-            count(images)
-    with pytest.raises(ValueError, match="group number"):
-        color_histogram_numpy(np.zeros((2, 3)), groups=np.array([0, 2]), num_groups=2)
-
-
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 IMAGES = torch.rand(2, 3, 4, 4)
@@ -502,34 +357,8 @@ def test_wrong_input_is_refused_in_words(backend, function, arguments, error, wo
     assert str(caught.value).startswith(("color_histogram: ", "foreground_color: ", "unique_color_count: "))
 
 
-ARRAY = IMAGES.permute(0, 2, 3, 1).numpy()
-NUMPY_REFUSALS = [
-    (foreground_color_numpy, (IMAGES.numpy(),), ValueError, r"\[N, H, W, 3\], got \[2, 3, 4, 4\]"),
-    (foreground_color_numpy, (ARRAY.astype(np.int32),), TypeError, "got int32"),
-    (foreground_color_numpy, (ARRAY.tolist(),), TypeError, "got list"),
-    (foreground_color_numpy, (ARRAY, ARRAY), ValueError, r"content must have the shape \[2, 4, 4\]"),
-    (foreground_color_numpy, (ARRAY, ARRAY[..., 0] > 0), TypeError, "content must be an array"),
-    (color_histogram_numpy, (ARRAY[0, 0, :, :2],), ValueError, r"\[N, 3\], got \[4, 2\]"),
-    (color_histogram_numpy, (ARRAY, 300), ValueError, "bins must be in"),
-    (color_histogram_numpy, (ARRAY, 4, None, np.zeros(2, np.int32), 2), TypeError, "int64 array"),
-    (color_histogram_numpy, (ARRAY, 4, None, np.zeros(3, np.int64), 2), ValueError, "groups must have the shape"),
-    (color_histogram_numpy, (ARRAY[0, 0], 4, ARRAY[..., 0]), ValueError, "content belongs to images"),
-    (unique_color_count_numpy, (ARRAY, 9), ValueError, "bits must be in"),
-    (unique_color_count_numpy, (ARRAY, 8, True, ARRAY[..., 0]), ValueError, "takes no content"),
-]
-
-
-@pytest.mark.parametrize(("function", "arguments", "error", "words"), NUMPY_REFUSALS)
-def test_wrong_arrays_are_refused_in_words(function, arguments, error, words):
-    with pytest.raises(error, match=words) as caught:
-        function(*arguments)
-    assert "_numpy: " in str(caught.value)
-
-
 @needs_native
-def test_calling_the_operators_and_the_native_module_wrongly_raises():
-    from m2o_fast import _C
-
+def test_calling_the_operators_wrongly_raises():
     ops = torch.ops.m2o_fast
     for call in (
         lambda: ops.foreground_color(torch.rand(3, 4), None),
@@ -539,12 +368,6 @@ def test_calling_the_operators_and_the_native_module_wrongly_raises():
         lambda: ops.color_histogram(torch.rand(2, 3), 0, None, 1),
         lambda: ops.color_histogram(torch.rand(2, 3), 4, torch.zeros(1).long(), 1),
         lambda: ops.unique_color_count(IMAGES, 9),
-        lambda: _C.foreground_color(IMAGES.numpy(), None),
-        lambda: _C.foreground_color(ARRAY, ARRAY[:1, :, :, 0]),
-        lambda: _C.foreground_color(ARRAY.astype(np.int16), None),
-        lambda: _C.color_histogram(ARRAY[0, 0], 4, np.zeros(1, np.int64), 1),
-        lambda: _C.color_histogram(ARRAY[0, 0], 4, None, 0),
-        lambda: _C.unique_color_count(ARRAY, 0),
     ):
         with pytest.raises((RuntimeError, TypeError, ValueError), match=r"(foreground|histogram|unique)"):
             call()

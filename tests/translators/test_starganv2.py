@@ -350,6 +350,16 @@ def test_batch_of_unimodal_targets_moves_no_style_net() -> None:
     assert not stepper.optimizers["mapping_network"].state
 
 
+def test_style_encoder_learns_from_the_cycle_of_a_multimodal_source() -> None:
+    """With uni-modal targets only, the cycle back to colour still reaches the style encoder, and never the mapping."""
+    domains = [COLOR, GRAY]
+    translator = StarGANv2(domains, ManyToOne(), SIZE)
+    stepper, _ = stepper_for(translator)
+    samples = [s for s in random_samples(domains, 40) if (s.source, s.target) == (0, 1)]
+    stepper(as_batch(samples, domains, pairs=False), 0)
+    assert stepper.optimizers["style_encoder"].state and not stepper.optimizers["mapping_network"].state
+
+
 def test_masked_losses_divide_by_the_full_batch() -> None:
     """Adding samples of uni-modal targets scales style and diversity losses by the share of the others."""
     domains = [COLOR, GRAY]

@@ -1,0 +1,119 @@
+"""Benchmarks: ``pytest benchmarks``, or ``pytest benchmarks --quick`` for a first look.
+
+Every benchmark names its implementation; at the end a table sets those of one group side by side.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+
+import pytest
+import torch
+
+CACHE_BYTES = 1 << 27  # inputs that take turns hold more than this: no cache does
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+
+
+def keep_freed_memory() -> None:
+    """Makes glibc reuse large blocks instead of handing them back to the kernel.
+
+    Else every large output is fresh memory, and what is measured is page faults, for every implementation alike.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+keep_freed_memory()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="few shapes and few rounds")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "full: left out by --quick")
+    if config.getoption("--quick"):
+        config.option.benchmark_max_time = 0.2
+        config.option.benchmark_min_rounds = 3
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--quick"):
+        for item in items:
+            if item.get_closest_marker("full"):
+                item.add_marker(pytest.mark.skip(reason="--quick"))
+
+
+def synchronize() -> None:
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
+@pytest.fixture(scope="session")
+def copy_bandwidth() -> float:
+    """Bytes per second, read and written, of a copy into memory that was touched before and is in no cache."""
+    numbers = CACHE_BYTES // 4
+    pairs = [(torch.randn(numbers, device=DEVICE), torch.ones(numbers, device=DEVICE)) for _ in range(2)]
+    seconds = []
+    for (source, target), _ in zip(itertools.cycle(pairs), range(20), strict=False):
+        synchronize()
+        start = time.perf_counter()
+        target.copy_(source)
+        synchronize()
+        seconds.append(time.perf_counter() - start)
+    return 8 * numbers / statistics.median(seconds[4:])
+
+
+@pytest.fixture
+def measure(benchmark, copy_bandwidth: float) -> Callable[..., None]:
+    """Times ``call(i)`` for i = 0, 1, ...; at least ``moved`` bytes go through memory (None: through caches)."""
+
+    def run(call: Callable[[int], object], implementation: str, moved: int | None = None) -> None:
+        turn = itertools.count()
+        calls = 20 if DEVICE.type == "cuda" else 1  # the launches of one round overlap, as they do in training
+
+        def once() -> None:
+            for _ in range(calls):
+                call(next(turn))
+            synchronize()
+
+        for _ in range(3):
+            once()
+        benchmark(once)
+        seconds = benchmark.stats.stats.median / calls
+        benchmark.extra_info |= {"implementation": implementation, "seconds": seconds, "device": DEVICE.type}
+        benchmark.extra_info |= {"threads": torch.get_num_threads(), "torch": torch.__version__}
+        if moved is not None:
+            benchmark.extra_info["copy_share"] = moved / seconds / copy_bandwidth
+
+    return run
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    session = getattr(terminalreporter.config, "_benchmarksession", None)
+    groups: dict[str, dict[str, dict]] = {}
+    for bench in session.benchmarks if session else ():
+        if "seconds" in bench.extra_info:
+            groups.setdefault(bench.group, {})[bench.extra_info["implementation"]] = bench.extra_info
+    if not groups:
+        return
+    terminalreporter.section("side by side")
+    width = max(map(len, groups))
+    titles = f"{'implementation':14} {'median':>11} {'vs eager':>9} {'vs compile':>11} {'of copy speed':>14}"
+    terminalreporter.write_line(f"{'':{width}}  {titles}")
+    for group, rows in groups.items():
+        for implementation, facts in rows.items():
+            columns = [f"{group:{width}}  {implementation:14} {facts['seconds'] * 1e6:8.0f} us"]
+            for baseline, space in (("eager", 9), ("compile", 11)):
+                faster = f"{rows[baseline]['seconds'] / facts['seconds']:.2f}x" if baseline in rows else ""
+                columns.append(f"{faster:>{space}}")
+            columns.append(f"{facts['copy_share']:>14.0%}" if "copy_share" in facts else "")
+            terminalreporter.write_line(" ".join(columns))
+            group = ""

@@ -1,0 +1,145 @@
+// Normalise + affine + LeakyReLU on the GPU: the operators' CUDA side. The kernels are in adain_forward.cu and
+// adain_backward.cu; the definition is adain_act_reference in m2o_fast/ops/adain.py.
+#include "adain_cuda.h"
+
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+
+#include <cmath>
+#include <optional>
+#include <tuple>
+
+#include "adain.h"
+
+namespace m2o_fast {
+namespace {
+
+AdainDtype kernel_dtype(ScalarType type) {
+  switch (type) {
+    case ScalarType::Float:
+      return AdainDtype::float32;
+    case ScalarType::Double:
+      return AdainDtype::float64;
+    case ScalarType::Half:
+      return AdainDtype::float16;
+    default:
+      return AdainDtype::bfloat16;
+  }
+}
+
+// The kernels read gamma and beta in the dtype of x or of the statistics and with any strides.
+Tensor in_readable_type(const Tensor& affine, const Tensor& x) {
+  const ScalarType type = affine.scalar_type(), wide = statistics_type(x.scalar_type());
+  return type == x.scalar_type() || type == wide ? affine : torch::stable::to(affine, wide);
+}
+
+void set_strides(int64_t (&strides)[2], const Tensor& affine) {
+  const bool per_sample = affine.dim() == 2;
+  strides[0] = per_sample ? affine.stride(0) : 0;
+  strides[1] = affine.stride(per_sample ? 1 : 0);
+}
+
+// What both operators take. The tensors must outlive the call of the kernel.
+AdainArguments as_arguments(const AdainShape& shape, const Tensor& x, const Tensor& gamma, const Tensor& beta,
+                            const Tensor& mean, const Tensor& rstd, double slope, bool one_plus) {
+  AdainArguments a{};
+  a.x = x.const_data_ptr();
+  a.gamma = gamma.const_data_ptr();
+  a.beta = beta.const_data_ptr();
+  a.mean = mean.mutable_data_ptr();
+  a.rstd = rstd.mutable_data_ptr();
+  a.batch = shape.batch;
+  a.channels = shape.channels;
+  a.plane = shape.plane();
+  set_strides(a.gamma_strides, gamma);
+  set_strides(a.beta_strides, beta);
+  a.dtype = kernel_dtype(x.scalar_type());
+  a.slope = slope;
+  const ScalarType wide = statistics_type(x.scalar_type());
+  a.gamma_wide = gamma.scalar_type() == wide;
+  a.beta_wide = beta.scalar_type() == wide;
+  a.one_plus = one_plus;
+  a.channels_last = shape.format == MemoryFormat::ChannelsLast;
+  return a;
+}
+
+using Workspace = const char* (*)(const AdainArguments&, size_t&);
+using Kernel = const char* (*)(const AdainArguments&, void*);
+
+// Runs a kernel on the current stream of x's device, which must be the current device.
+void run(const char* op, Workspace workspace_bytes, Kernel kernel, AdainArguments arguments, const Tensor& x) {
+  size_t bytes = 0;
+  const char* error = workspace_bytes(arguments, bytes);
+  require(error == nullptr, op, "CUDA: ", error);
+  std::optional<Tensor> workspace;
+  if (bytes > 0) {
+    const std::array<int64_t, 1> size{static_cast<int64_t>(bytes)};
+    workspace = torch::stable::empty({size.data(), size.size()}, ScalarType::Byte, std::nullopt, x.device());
+    arguments.workspace = workspace->mutable_data_ptr();
+  }
+  void* stream = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &stream));
+  error = kernel(arguments, stream);
+  require(error == nullptr, op, "CUDA: ", error);
+}
+
+std::tuple<Tensor, Tensor, Tensor> adain_act(Tensor x, Tensor gamma, Tensor beta, double eps, double slope,
+                                             bool one_plus) {
+  const char* op = "adain_act";
+  const AdainShape shape = check_input(op, x);
+  check_affine(op, "gamma", gamma, x);
+  check_affine(op, "beta", beta, x);
+  const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
+  Tensor y = empty_like_input(x, shape), mean = empty_statistics(x), rstd = empty_statistics(x);
+  if (x.numel() == 0) {
+    torch::stable::zero_(mean);
+    torch::stable::fill_(rstd, 1 / std::sqrt(eps));
+    return {y, mean, rstd};
+  }
+  const Tensor x_in_format = torch::stable::contiguous(x, shape.format);
+  const Tensor readable_gamma = in_readable_type(gamma, x), readable_beta = in_readable_type(beta, x);
+  AdainArguments a = as_arguments(shape, x_in_format, readable_gamma, readable_beta, mean, rstd, slope, one_plus);
+  a.eps = eps;
+  a.y = y.mutable_data_ptr();
+  run(op, adain_forward_workspace, adain_forward, a, x);
+  return {y, mean, rstd};
+}
+
+std::tuple<Tensor, Tensor, Tensor> adain_act_backward(Tensor grad, Tensor x, Tensor gamma, Tensor beta, Tensor mean,
+                                                      Tensor rstd, double slope, bool one_plus) {
+  const char* op = "adain_act_backward";
+  const AdainShape shape = check_input(op, x);
+  check_affine(op, "gamma", gamma, x);
+  check_affine(op, "beta", beta, x);
+  check_gradient(op, grad, x);
+  check_statistics(op, "mean", mean, x);
+  check_statistics(op, "rstd", rstd, x);
+  const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
+  Tensor grad_x = empty_like_input(x, shape), grad_gamma = empty_statistics(x), grad_beta = empty_statistics(x);
+  if (x.numel() == 0) {
+    torch::stable::zero_(grad_gamma);
+    torch::stable::zero_(grad_beta);
+    return {grad_x, grad_gamma, grad_beta};
+  }
+  const Tensor x_in_format = torch::stable::contiguous(x, shape.format);
+  const Tensor grad_in_format = torch::stable::contiguous(grad, shape.format);
+  const Tensor readable_gamma = in_readable_type(gamma, x), readable_beta = in_readable_type(beta, x);
+  const Tensor dense_mean = torch::stable::contiguous(mean), dense_rstd = torch::stable::contiguous(rstd);
+  AdainArguments a =
+      as_arguments(shape, x_in_format, readable_gamma, readable_beta, dense_mean, dense_rstd, slope, one_plus);
+  a.grad = grad_in_format.const_data_ptr();
+  a.grad_x = grad_x.mutable_data_ptr();
+  a.grad_gamma = grad_gamma.mutable_data_ptr();
+  a.grad_beta = grad_beta.mutable_data_ptr();
+  run(op, adain_backward_workspace, adain_backward, a, x);
+  return {grad_x, grad_gamma, grad_beta};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(m2o_fast, CUDA, m) {
+  m.impl("adain_act", TORCH_BOX(&adain_act));
+  m.impl("adain_act_backward", TORCH_BOX(&adain_act_backward));
+}
+
+}  // namespace m2o_fast

@@ -1,0 +1,22 @@
+"""Images and conditions that the tests of the histogram operators for torch and for numpy share."""
+
+import pytest
+import torch
+
+from m2o_fast.ops._library import NATIVE_MISSING
+
+needs_native = pytest.mark.skipif(NATIVE_MISSING["cpu"] is not None, reason=f"no native code: {NATIVE_MISSING['cpu']}")
+DTYPES = [torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64]
+SHAPES = [(5, 3, 32, 32), (7, 3, 13, 17), (3, 3, 40, 90), (2, 3, 1, 1), (4, 3, 1, 5), (3, 3, 0, 5), (0, 3, 4, 4)]
+
+
+def make_images(shape, dtype=torch.float32, seed=0):
+    """Images and content with noise, so that the fit is not exact; uint8 uses the whole range."""
+    generator = torch.Generator().manual_seed(seed)
+    count, _, height, width = shape
+    content = torch.rand(count, 1, height, width, generator=generator)
+    images = content * torch.rand(count, 3, 1, 1, generator=generator)
+    images = (images + 0.2 * torch.rand(shape, generator=generator)).clamp(0, 1)
+    if dtype == torch.uint8:
+        return (images * 255).round().to(dtype), (content * 255).round().to(dtype)
+    return images.to(dtype), content.to(dtype)

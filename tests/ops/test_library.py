@@ -1,0 +1,127 @@
+"""The choice of a backend: what is free, what is demanded, and what happens where a demand cannot be met."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from source_tree import ROOT, run_python
+
+from m2o_fast.ops import adain_act, backends, use_backend
+from m2o_fast.ops._library import choose_backend, in_format, is_channels_last
+
+CPU = torch.device("cpu")
+IMAGES, STYLE = torch.randn(2, 3, 4, 4), torch.zeros(2, 3)
+
+
+def test_backends_name_choice_and_reason() -> None:
+    table = backends()
+    assert {"adain_act", "instance_norm_act"} <= set(table)
+    for op, devices in table.items():
+        assert set(devices) == ({"cpu", "cuda"} if torch.cuda.is_available() else {"cpu"})
+        for device, facts in devices.items():
+            assert facts["available"]["reference"] is True
+            assert facts["available"][facts["chosen"]] is True
+            assert facts["chosen"] == choose_backend(op, torch.device(device), None)
+            assert facts["why"]
+            for backend, available in facts["available"].items():
+                if not available:
+                    with pytest.raises(RuntimeError, match=f"{op}: backend '{backend}' is not available: "):
+                        choose_backend(op, torch.device(device), backend)
+
+
+def test_demands_and_their_order() -> None:
+    free = choose_backend("adain_act", CPU, None)
+    with use_backend("reference"):
+        assert choose_backend("adain_act", CPU, None) == "reference"
+        assert backends()["adain_act"]["cpu"]["chosen"] == "reference"
+        with use_backend(None):
+            assert choose_backend("adain_act", CPU, None) == free
+        assert choose_backend("adain_act", CPU, None) == "reference"
+        if free == "compiled":
+            assert choose_backend("adain_act", CPU, "compiled") == "compiled"
+    assert choose_backend("adain_act", CPU, None) == free
+
+
+def test_a_demand_ends_with_its_block_even_by_an_error() -> None:
+    free = choose_backend("adain_act", CPU, None)
+    with pytest.raises(KeyError), use_backend("reference"):
+        raise KeyError
+    assert choose_backend("adain_act", CPU, None) == free
+
+
+def test_a_demand_holds_for_its_thread_only() -> None:
+    seen = []
+    with use_backend("reference"):
+        thread = threading.Thread(target=lambda: seen.append(choose_backend("adain_act", CPU, None)))
+        thread.start()
+        thread.join()
+    assert seen == [choose_backend("adain_act", CPU, None)]
+
+
+def test_unknown_backends_are_refused() -> None:
+    with pytest.raises(ValueError, match="adain_act: backend must be one of reference, compiled, triton or None"):
+        adain_act(IMAGES, STYLE, STYLE, backend="fast")
+    with pytest.raises(ValueError, match="use_backend: backend must be one of"):
+        use_backend("fast")
+
+
+def test_devices_without_kernels_get_the_reference() -> None:
+    meta = IMAGES.to("meta"), STYLE.to("meta"), STYLE.to("meta")
+    assert adain_act(*meta).shape == IMAGES.shape
+    with pytest.raises(RuntimeError, match="there are no kernels for meta tensors"):
+        adain_act(*meta, backend="compiled")
+
+
+def test_compiled_functions_follow_a_demand() -> None:
+    """torch.compile has to notice that the demand changed, inside and outside of the compiled function."""
+    graphs = []
+
+    def remember(graph: torch.fx.GraphModule, inputs: list) -> object:
+        graphs.append(graph.print_readable(print_output=False))
+        return graph.forward
+
+    def plain(x, style):
+        return adain_act(x, style, style)
+
+    def demanding(x, style):
+        with use_backend("reference"):
+            return adain_act(x, style, style)
+
+    torch.compiler.reset()
+    free = choose_backend("adain_act", CPU, None)
+    outside = torch.compile(plain, fullgraph=True, backend=remember)
+    outside(IMAGES, STYLE)
+    with use_backend("reference"):
+        outside(IMAGES, STYLE)
+    torch.compile(demanding, fullgraph=True, backend=remember)(IMAGES, STYLE)
+    assert ["m2o_fast.adain_act" in graph for graph in graphs] == [free != "reference", False, False]
+    assert choose_backend("adain_act", CPU, None) == free
+
+
+def test_environment_demands_a_backend() -> None:
+    code = "from m2o_fast.ops import backends; print(backends()['adain_act']['cpu'])"
+    result = run_python(code, folder=ROOT, M2O_BACKEND="reference")
+    assert "'chosen': 'reference'" in result.stdout and "demanded by M2O_BACKEND" in result.stdout, result.stderr
+    result = run_python(code, folder=ROOT, M2O_BACKEND="quick")
+    assert "M2O_BACKEND must be one of reference, compiled, triton, got 'quick'" in result.stderr
+
+
+def test_channels_last_rule() -> None:
+    contiguous = torch.empty(2, 6, 8, 8)
+    rows = contiguous.to(memory_format=torch.channels_last)
+    assert not is_channels_last(contiguous) and is_channels_last(rows)
+    assert is_channels_last(rows[:, 1:4, 2:, :5]) and not is_channels_last(contiguous[:, 1:4, 2:, :5])
+    assert not is_channels_last(contiguous[:1].expand(3, -1, -1, -1))
+    assert not is_channels_last(contiguous.transpose(2, 3)) and not is_channels_last(rows.transpose(2, 3))
+    assert not is_channels_last(torch.empty(2, 1, 1, 1).expand(2, 6, 8, 8))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_in_format_gives_the_strides_of_a_fresh_tensor(memory_format) -> None:
+    for x in (torch.randn(2, 3, 1, 1), torch.randn(2, 1, 3, 4), torch.randn(1, 2, 3, 1)):
+        for y in (x, x.to(memory_format=torch.channels_last), x.expand(2, -1, -1, -1) if len(x) == 1 else x):
+            formatted = in_format(y, memory_format)
+            assert formatted.stride() == torch.empty_like(y, memory_format=memory_format).stride()
+            assert torch.equal(formatted, y)
