@@ -129,13 +129,13 @@ M2O_INLINE void store_lanes(T* to, typename Simd<T>::Vector value, int64_t count
 
 template <typename Vector, typename Wide>
 M2O_INLINE Vector activate(Vector value, Wide slope) {
-  return value > 0 ? value : value * slope;
+  return where_positive(value, value, value * slope);
 }
 
 // The gradient behind the activation, from the gradient in front of it.
 template <typename Vector, typename Wide>
 M2O_INLINE Vector activate_gradient(Vector grad, Vector value, Wide slope) {
-  return value > 0 ? grad : grad * slope;
+  return where_positive(value, grad, grad * slope);
 }
 
 // Calls body with std::true_type or std::false_type.

@@ -7,30 +7,30 @@
 
 namespace m2o_fast {
 
-// 1 in the first `count` lanes, 0 in the others.
-template <typename T>
-M2O_INLINE typename Simd<T>::Vector present_lanes(int64_t count) {
-  typename Simd<T>::Vector present{};
+// The difference in the first `count` lanes, 0 in the others.
+template <typename T, typename Vector>
+M2O_INLINE Vector in_present_lanes(Vector difference, int64_t count) {
+  typename Simd<T>::Wide present[lanes<T>];
   for (int64_t lane = 0; lane < lanes<T>; ++lane) {
     present[lane] = lane < count ? 1 : 0;
   }
-  return present;
+  return difference * Simd<T>::load_wide(present);
 }
-template <typename T>
-M2O_INLINE typename Simd<T>::Vector present_lanes(AllLanes<T>) {
-  return typename Simd<T>::Vector{} + 1;
+template <typename T, typename Vector>
+M2O_INLINE Vector in_present_lanes(Vector difference, AllLanes<T>) {
+  return difference;
 }
 
-// body(offset, count, slot) for every vector of `size` numbers. The four slots are for independent sums, which hide the
-// latency of an addition.
+// Independent sums, which hide the latency of an addition.
+template <typename T>
+inline constexpr int SLOTS = 4 / registers<T>;
+
+// body(offset, count, slot) for every vector of `size` numbers.
 template <typename T, typename Body>
 M2O_INLINE void for_vectors(int64_t size, const Body& body) {
   int64_t offset = 0;
-  for (; offset + 4 * lanes<T> <= size; offset += 4 * lanes<T>) {
-    body(offset, AllLanes<T>{}, 0);
-    body(offset + lanes<T>, AllLanes<T>{}, 1);
-    body(offset + 2 * lanes<T>, AllLanes<T>{}, 2);
-    body(offset + 3 * lanes<T>, AllLanes<T>{}, 3);
+  for (; offset + SLOTS<T> * lanes<T> <= size; offset += SLOTS<T> * lanes<T>) {
+    M2O_UNROLLED for (int slot = 0; slot < SLOTS<T>; ++slot) { body(offset + slot * lanes<T>, AllLanes<T>{}, slot); }
   }
   for (; offset + lanes<T> <= size; offset += lanes<T>) {
     body(offset, AllLanes<T>{}, 0);
@@ -41,12 +41,21 @@ M2O_INLINE void for_vectors(int64_t size, const Body& body) {
 }
 
 constexpr int64_t PLANE_BLOCK = 4096;  // numbers: 16 KiB of float stay in the first-level cache
+constexpr int64_t SUM_PIECE = 512;     // numbers
 
-// Sums over one block in four slots.
+// Sums in all slots.
 template <typename T>
-struct BlockSum {
-  typename Simd<T>::Vector slot[4] = {};
-  M2O_INLINE typename Simd<T>::Wide total() const { return sum_of((slot[0] + slot[1]) + (slot[2] + slot[3])); }
+struct SlotSum {
+  typename Simd<T>::Vector slot[SLOTS<T>] = {};
+
+  M2O_INLINE typename Simd<T>::Vector over_slots() const {
+    if constexpr (SLOTS<T> == 4) {
+      return (slot[0] + slot[1]) + (slot[2] + slot[3]);
+    } else {
+      return slot[0] + slot[1];
+    }
+  }
+  M2O_INLINE typename Simd<T>::Wide total() const { return sum_of(over_slots()); }
 };
 
 template <typename T>
@@ -57,14 +66,14 @@ M2O_INLINE Moments plane_moments(const T* x, int64_t size) {
     const int64_t block = std::min(PLANE_BLOCK, size - begin);
     Wide guess = static_cast<Wide>(moments.mean);
     if (begin == 0) {
-      BlockSum<T> sum;
+      SlotSum<T> sum;
       for_vectors<T>(block, [&](int64_t offset, auto count, int slot)
                                 M2O_INLINED { sum.slot[slot] += load_lanes<T>(x + offset, count); });
       guess = sum.total() / static_cast<Wide>(block);
     }
-    BlockSum<T> sum, squares;
+    SlotSum<T> sum, squares;
     for_vectors<T>(block, [&](int64_t offset, auto count, int slot) M2O_INLINED {
-      const auto difference = (load_lanes<T>(x + offset, count) - guess) * present_lanes<T>(count);
+      const auto difference = in_present_lanes<T>(load_lanes<T>(x + offset, count) - guess, count);
       sum.slot[slot] += difference;
       squares.slot[slot] += difference * difference;
     });
@@ -118,6 +127,33 @@ M2O_INLINE void apply_gradient_to_plane(const T* grad, const T* x, T* out, int64
 }
 
 template <typename T>
+struct GradientSums {
+  typename Simd<T>::Vector gradients = {}, products = {};
+};
+
+// Sums of the gradient g behind the activation and of g * (x - mean). They are far smaller than what they are sums of,
+// so they are taken in short pieces: rounding errors grow with the length of a sum.
+template <typename T, typename Wide>
+M2O_INLINE GradientSums<T> gradient_sums(const AdainProblem<T>& p, const T* x, const T* grad, int64_t start,
+                                         int64_t stop, Coefficients<Wide> c) {
+  GradientSums<T> sums;
+  for (int64_t begin = start; begin < stop; begin += SUM_PIECE) {
+    SlotSum<T> gradients, products;
+    for_vectors<T>(std::min(SUM_PIECE, stop - begin), [&](int64_t offset, auto count, int slot) M2O_INLINED {
+      // Lanes that are not there have gradient 0 and so add 0.
+      const auto difference = load_lanes<T>(x + begin + offset, count) - c.mean;
+      const auto value = difference * c.scale + c.shift;
+      const auto g = activate_gradient(load_lanes<T>(grad + begin + offset, count), value, p.slope);
+      gradients.slot[slot] += g;
+      products.slot[slot] += g * difference;
+    });
+    sums.gradients += gradients.over_slots();
+    sums.products += products.over_slots();
+  }
+  return sums;
+}
+
+template <typename T>
 M2O_INLINE void backward_planes(const AdainProblem<T>& p, int64_t begin, int64_t end) {
   for (int64_t plane = begin; plane < end; ++plane) {
     const int64_t sample = plane / p.channels, channel = plane % p.channels;
@@ -127,17 +163,10 @@ M2O_INLINE void backward_planes(const AdainProblem<T>& p, int64_t begin, int64_t
     const auto c = saved_coefficients(p, sample, channel);
     double total = 0, total_of_products = 0;
     for (int64_t start = 0; start < p.plane; start += PLANE_BLOCK) {
-      BlockSum<T> sum, products;
-      for_vectors<T>(std::min(PLANE_BLOCK, p.plane - start), [&](int64_t offset, auto count, int slot) M2O_INLINED {
-        // Lanes that are not there have gradient 0 and so add 0.
-        const auto difference = load_lanes<T>(x + start + offset, count) - c.mean;
-        const auto value = difference * c.scale + c.shift;
-        const auto g = activate_gradient(load_lanes<T>(grad + start + offset, count), value, p.slope);
-        sum.slot[slot] += g;
-        products.slot[slot] += g * difference;
-      });
-      total += sum.total();
-      total_of_products += products.total();
+      const int64_t stop = std::min(start + PLANE_BLOCK, p.plane);
+      const auto sums = gradient_sums(p, x, grad, start, stop, c);
+      total += sum_of(sums.gradients);
+      total_of_products += sum_of(sums.products);
     }
     const auto from = finish_gradients(p, sample, channel, total, total_of_products);
     with_constant(p.streamed && is_aligned(out), [&](auto streamed) M2O_INLINED {

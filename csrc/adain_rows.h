@@ -10,11 +10,16 @@
 
 namespace m2o_fast {
 
-constexpr int64_t ROW_BLOCK = 64;  // rows that are summed in the type of the sums before they go into double
-constexpr int64_t ROW_GROUP = 4;   // rows that are worked on side by side, so that coefficients and sums serve several
-// Vectors per tile: as many as leave all that is kept per channel in 16 registers.
-constexpr int64_t FORWARD_TILE = 4;
-constexpr int64_t BACKWARD_TILE = 2;
+// Rows that are summed in the type of the sums before they go into double. Backward's sums are far smaller than what
+// they are sums of, so they are taken in shorter pieces.
+constexpr int64_t ROW_BLOCK = 64;
+constexpr int64_t BACKWARD_ROW_BLOCK = 16;
+constexpr int64_t ROW_GROUP = 4;  // rows that are worked on side by side, so that coefficients and sums serve several
+// Vectors per tile: so many that all that is kept per channel fits 16 registers.
+template <typename T>
+inline constexpr int64_t FORWARD_TILE = 4 / registers<T>;
+template <typename T>
+inline constexpr int64_t BACKWARD_TILE = 2 / registers<T>;
 constexpr int64_t TILED_CHANNELS = 32;  // a whole number of tiles for every storage type
 
 // Channels [begin, end) of one image.
@@ -55,10 +60,10 @@ struct Tile {
   typename Simd<T>::Vector part[width] = {};
 
   M2O_INLINE explicit Tile(const Wide* from) {
-    M2O_UNROLLED for (int64_t k = 0; k < width; ++k) { part[k] = load(from + k * lanes<Wide>); }
+    M2O_UNROLLED for (int64_t k = 0; k < width; ++k) { part[k] = Simd<T>::load_wide(from + k * lanes<T>); }
   }
   M2O_INLINE void store_to(Wide* to) const {
-    M2O_UNROLLED for (int64_t k = 0; k < width; ++k) { store(to + k * lanes<Wide>, part[k]); }
+    M2O_UNROLLED for (int64_t k = 0; k < width; ++k) { Simd<T>::store_wide(to + k * lanes<T>, part[k]); }
   }
 };
 
@@ -108,7 +113,7 @@ M2O_INLINE void add_block(const AdainProblem<T>& p, const T* x, int64_t begin, i
                           RowScratch<T>& of) {
   std::fill(of.block_first.begin(), of.block_first.end(), 0);
   std::fill(of.block_second.begin(), of.block_second.end(), 0);
-  for_tiles<T, FORWARD_TILE>(
+  for_tiles<T, FORWARD_TILE<T>>(
       begin, end, ROW_GROUP, range,
       [&](int64_t row, int64_t rows, int64_t channel, int64_t at, auto width, auto count)
           M2O_INLINED { add_tile<width>(x + row * p.channels + channel, p.channels, rows, count, of, at); });
@@ -164,7 +169,7 @@ M2O_INLINE void forward_rows(const AdainProblem<T>& p, ChannelRange range, RowSc
                                  Moments{static_cast<double>(p.plane), of.first[at], of.second[at]}));
   }
   with_constant(p.streamed, [&](auto streamed) M2O_INLINED {
-    for_tiles<T, FORWARD_TILE>(
+    for_tiles<T, FORWARD_TILE<T>>(
         0, p.plane, ROW_GROUP, range,
         [&](int64_t row, int64_t rows, int64_t channel, int64_t at, auto width, auto count) M2O_INLINED {
           const int64_t offset = row * p.channels + channel;
@@ -200,11 +205,11 @@ M2O_INLINE void row_gradient_sums(const AdainProblem<T>& p, const T* grad, const
                                   RowScratch<T>& of) {
   std::fill(of.first.begin(), of.first.end(), 0);
   std::fill(of.second.begin(), of.second.end(), 0);
-  for (int64_t begin = 0; begin < p.plane; begin += ROW_BLOCK) {
+  for (int64_t begin = 0; begin < p.plane; begin += BACKWARD_ROW_BLOCK) {
     std::fill(of.block_first.begin(), of.block_first.end(), 0);
     std::fill(of.block_second.begin(), of.block_second.end(), 0);
-    for_tiles<T, BACKWARD_TILE>(
-        begin, std::min(begin + ROW_BLOCK, p.plane), backward_rows_at_a_time(p), range,
+    for_tiles<T, BACKWARD_TILE<T>>(
+        begin, std::min(begin + BACKWARD_ROW_BLOCK, p.plane), backward_rows_at_a_time(p), range,
         [&](int64_t row, int64_t rows, int64_t channel, int64_t at, auto width, auto count) M2O_INLINED {
           const int64_t offset = row * p.channels + channel;
           add_gradient_tile<width>(grad + offset, x + offset, p.channels, rows, count, of, at, p.slope);
@@ -250,13 +255,13 @@ M2O_INLINE void backward_rows(const AdainProblem<T>& p, ChannelRange range, RowS
     of.from_gamma[at] = from.from_gamma;
   }
   with_constant(p.streamed, [&](auto streamed) M2O_INLINED {
-    for_tiles<T, BACKWARD_TILE>(0, p.plane, backward_rows_at_a_time(p), range,
-                                [&](int64_t row, int64_t rows, int64_t channel, int64_t at, auto width, auto count)
-                                    M2O_INLINED {
-                                      const int64_t offset = row * p.channels + channel;
-                                      apply_gradient_tile<width>(grad + offset, x + offset, out + offset, p.channels,
-                                                                 rows, count, of, at, p.slope, streamed);
-                                    });
+    for_tiles<T, BACKWARD_TILE<T>>(0, p.plane, backward_rows_at_a_time(p), range,
+                                   [&](int64_t row, int64_t rows, int64_t channel, int64_t at, auto width, auto count)
+                                       M2O_INLINED {
+                                         const int64_t offset = row * p.channels + channel;
+                                         apply_gradient_tile<width>(grad + offset, x + offset, out + offset, p.channels,
+                                                                    rows, count, of, at, p.slope, streamed);
+                                       });
   });
   finish_streams();
 }

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "common.h"
 #if defined(__x86_64__)
@@ -17,7 +18,6 @@ namespace m2o_fast {
 using Floats = float __attribute__((vector_size(32)));
 using Doubles = double __attribute__((vector_size(32)));
 using Words = uint32_t __attribute__((vector_size(32)));
-using HalfWords = uint16_t __attribute__((vector_size(16)));
 
 // Numbers of 16 bits as they lie in memory.
 struct Half {
@@ -36,19 +36,44 @@ M2O_INLINE To read_as(const From* from) {
 
 M2O_INLINE Words select(Words mask, Words yes, Words no) { return (mask & yes) | (~mask & no); }
 
-M2O_INLINE Floats widen_bfloat16(HalfWords bits) { return (Floats)(__builtin_convertvector(bits, Words) << 16); }
+// Sixteen numbers that lie as halves of eight words: those at even and those at odd places. Widened like this they need
+// no shuffling between the lanes.
+struct FloatPairs {
+  Floats even, odd;
+};
 
-// To the nearest, ties to even; NaN stays NaN.
-M2O_INLINE HalfWords narrow_bfloat16(Floats value) {
-  const Words bits = (Words)value;
-  const Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  return __builtin_convertvector(select((Words)(value != value), Words{} + 0x7fc0, rounded), HalfWords);
+M2O_INLINE FloatPairs operator+(FloatPairs a, FloatPairs b) { return {a.even + b.even, a.odd + b.odd}; }
+M2O_INLINE FloatPairs operator-(FloatPairs a, FloatPairs b) { return {a.even - b.even, a.odd - b.odd}; }
+M2O_INLINE FloatPairs operator*(FloatPairs a, FloatPairs b) { return {a.even * b.even, a.odd * b.odd}; }
+M2O_INLINE FloatPairs operator+(FloatPairs a, float b) { return {a.even + b, a.odd + b}; }
+M2O_INLINE FloatPairs operator-(FloatPairs a, float b) { return {a.even - b, a.odd - b}; }
+M2O_INLINE FloatPairs operator*(FloatPairs a, float b) { return {a.even * b, a.odd * b}; }
+M2O_INLINE FloatPairs& operator+=(FloatPairs& a, FloatPairs b) { return a = a + b; }
+
+// Lane by lane: yes where value > 0, else no (also for NaN).
+template <typename Vector>
+M2O_INLINE Vector where_positive(Vector value, Vector yes, Vector no) {
+  return value > 0 ? yes : no;
+}
+M2O_INLINE FloatPairs where_positive(FloatPairs value, FloatPairs yes, FloatPairs no) {
+  return {where_positive(value.even, yes.even, no.even), where_positive(value.odd, yes.odd, no.odd)};
 }
 
-// A half's exponent and mantissa, moved to where a float has them, make a float too small by 2^112, subnormal numbers
-// included. Infinity and NaN need the largest exponent put back.
-M2O_INLINE Floats widen_half(HalfWords half) {
-  const Words bits = __builtin_convertvector(half, Words);
+M2O_INLINE float sum_of(Floats v) { return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7])); }
+M2O_INLINE float sum_of(FloatPairs v) { return sum_of(v.even + v.odd); }
+M2O_INLINE double sum_of(Doubles v) { return (v[0] + v[2]) + (v[1] + v[3]); }
+
+// A bfloat16 in the upper half of each word; below it is rubbish. To the nearest, ties to even; NaN stays NaN.
+M2O_INLINE Words round_to_bfloat16(Floats value) {
+  const Words bits = (Words)value;
+  const Words rounded = bits + 0x7fff + ((bits >> 16) & 1);
+  return select((Words)(value != value), Words{} + 0x7fc00000, rounded);
+}
+
+// Halves are in the lower half of each word; the upper half is 0. A half's exponent and mantissa, moved to where a
+// float has them, make a float too small by 2^112, subnormal numbers included. Infinity and NaN need the largest
+// exponent.
+M2O_INLINE Floats widen_half(Words bits) {
   const Words magnitude = (bits & 0x7fff) << 13;
   const Words finite = (Words)((Floats)magnitude * 0x1p112f);
   const Words special = magnitude | 0x7f800000;
@@ -57,7 +82,7 @@ M2O_INLINE Floats widen_half(HalfWords half) {
 }
 
 // To the nearest, ties to even; too large numbers become infinite, NaN stays NaN.
-M2O_INLINE HalfWords narrow_half(Floats value) {
+M2O_INLINE Words narrow_half(Floats value) {
   const Words magnitude = (Words)value & 0x7fffffff;
   const Words sign = ((Words)value & 0x80000000) >> 16;
   // normal: rebias the exponent by 112 and round the 13 dropped bits away; a carry runs into the exponent, as it should
@@ -66,51 +91,58 @@ M2O_INLINE HalfWords narrow_half(Floats value) {
   const Words subnormal = (Words)((Floats)magnitude + 0.5f) - 0x3f000000;
   const Words infinite = select((Words)(magnitude > 0x7f800000), Words{} + 0x7e00, Words{} + 0x7c00);
   const Words finite = select((Words)(magnitude < (113u << 23)), subnormal, normal);
-  return __builtin_convertvector(select((Words)(magnitude >= (143u << 23)), infinite, finite) | sign, HalfWords);
+  return select((Words)(magnitude >= (143u << 23)), infinite, finite) | sign;
 }
 
-// How a storage type is computed with: Wide is the type of sums, Vector holds `lanes` of them.
+// How a storage type is computed with: Packed lies in memory, Vector holds as many numbers in the type Wide.
 template <typename T>
-struct Simd;
-
-template <>
-struct Simd<float> {
-  using Wide = float;
-  using Vector = Floats;
-  using Packed = Floats;
+struct Simd {  // float and double
+  using Wide = T;
+  using Packed = std::conditional_t<sizeof(T) == 4, Floats, Doubles>;
+  using Vector = Packed;
   static M2O_INLINE Vector widen(Packed packed) { return packed; }
   static M2O_INLINE Packed narrow(Vector value) { return value; }
+  static M2O_INLINE Vector load_wide(const Wide* from) { return read_as<Vector>(from); }
+  static M2O_INLINE void store_wide(Wide* to, Vector value) { std::memcpy(to, &value, sizeof(value)); }
 };
 
-template <>
-struct Simd<double> {
-  using Wide = double;
-  using Vector = Doubles;
-  using Packed = Doubles;
-  static M2O_INLINE Vector widen(Packed packed) { return packed; }
-  static M2O_INLINE Packed narrow(Vector value) { return value; }
-};
-
-template <>
-struct Simd<BFloat16> {
+struct PairSimd {
   using Wide = float;
-  using Vector = Floats;
-  using Packed = HalfWords;
-  static M2O_INLINE Vector widen(Packed packed) { return widen_bfloat16(packed); }
-  static M2O_INLINE Packed narrow(Vector value) { return narrow_bfloat16(value); }
+  using Packed = Words;
+  using Vector = FloatPairs;
+  static M2O_INLINE Vector load_wide(const Wide* from) {
+    const Floats first = read_as<Floats>(from), second = read_as<Floats>(from + 8);
+    return {__builtin_shuffle(first, second, Words{0, 2, 4, 6, 8, 10, 12, 14}),
+            __builtin_shuffle(first, second, Words{1, 3, 5, 7, 9, 11, 13, 15})};
+  }
+  static M2O_INLINE void store_wide(Wide* to, Vector value) {
+    const Floats first = __builtin_shuffle(value.even, value.odd, Words{0, 8, 1, 9, 2, 10, 3, 11});
+    const Floats second = __builtin_shuffle(value.even, value.odd, Words{4, 12, 5, 13, 6, 14, 7, 15});
+    std::memcpy(to, &first, sizeof(first));
+    std::memcpy(to + 8, &second, sizeof(second));
+  }
 };
 
 template <>
-struct Simd<Half> {
-  using Wide = float;
-  using Vector = Floats;
-  using Packed = HalfWords;
-  static M2O_INLINE Vector widen(Packed packed) { return widen_half(packed); }
-  static M2O_INLINE Packed narrow(Vector value) { return narrow_half(value); }
+struct Simd<BFloat16> : PairSimd {
+  static M2O_INLINE Vector widen(Packed packed) { return {(Floats)(packed << 16), (Floats)(packed & 0xffff0000)}; }
+  static M2O_INLINE Packed narrow(Vector value) {
+    return (round_to_bfloat16(value.even) >> 16) | (round_to_bfloat16(value.odd) & 0xffff0000);
+  }
+};
+
+template <>
+struct Simd<Half> : PairSimd {
+  static M2O_INLINE Vector widen(Packed packed) { return {widen_half(packed & 0xffff), widen_half(packed >> 16)}; }
+  static M2O_INLINE Packed narrow(Vector value) { return narrow_half(value.even) | (narrow_half(value.odd) << 16); }
 };
 
 template <typename T>
-inline constexpr int64_t lanes = sizeof(typename Simd<T>::Packed) / sizeof(T);
+inline constexpr int64_t lanes = 32 / sizeof(T);
+
+// Registers of 32 bytes that a vector takes.
+template <typename T>
+inline constexpr int64_t registers = sizeof(typename Simd<T>::Vector) / 32;
 
 template <typename T>
 M2O_INLINE typename Simd<T>::Vector load(const T* from) {
@@ -157,8 +189,5 @@ M2O_INLINE void finish_streams() {
   _mm_sfence();
 #endif
 }
-
-M2O_INLINE float sum_of(Floats v) { return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7])); }
-M2O_INLINE double sum_of(Doubles v) { return (v[0] + v[2]) + (v[1] + v[3]); }
 
 }  // namespace m2o_fast

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 class CompileCase(NamedTuple):
     """One kernel with everything that its machine code depends on.
 
-    Every module of this package has a function ``compile_cases()`` that yields them for :mod:`.compile`.
+    Every module that launches kernels has a function ``compile_cases()`` that yields them for :mod:`.compile`.
     """
 
     name: str
     kernel: Any  # a triton.JITFunction
     signature: dict[str, str]  # parameter -> type, such as "*fp32" or "i32", "constexpr" for a constant
     constants: dict[str, Any]
-    warps: int
+    options: dict[str, Any]  # of the compiler, such as num_warps
