@@ -31,7 +31,7 @@ M2O_ADAIN_KERNELS(Half)
 // Below this many numbers a second thread costs more than it brings.
 constexpr int64_t NUMBERS_PER_THREAD = 32768;
 // From this size on, the output would only push x out of the caches: it is written past them.
-constexpr int64_t STREAMED_BYTES = int64_t{1} << 24;
+constexpr int64_t STREAMED_BYTES = int64_t{1} << 23;
 int64_t grain_size(int64_t numbers_per_item) {
   return std::max<int64_t>(1, NUMBERS_PER_THREAD / std::max<int64_t>(1, numbers_per_item));
 }

@@ -6,14 +6,13 @@
 #include <sstream>
 #include <stdexcept>
 
-// A function marked M2O_CLONES is compiled once per instruction set, and the loader picks the best one for the CPU at hand.
+// A function marked M2O_CLONES is compiled once per instruction set, and the loader picks the best one for this CPU.
 // Everything it calls must be M2O_INLINE: only inlined code is compiled for the wider instruction sets, too.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12 && defined(__linux__)
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
+#define M2O_HAS_CLONES
 #define M2O_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#define M2O_CLONE_LEVELS {"x86-64-v4", "x86-64-v3"}
 #else
 #define M2O_CLONES
-#define M2O_CLONE_LEVELS {}
 #endif
 #define M2O_INLINED __attribute__((always_inline))  // for lambdas, behind the parameters
 #define M2O_INLINE inline M2O_INLINED

@@ -1,5 +1,5 @@
-// The Python module m2o_fast._C. Importing it registers the CPU operators (their static initialisers run); what it offers
-// itself is facts about the build and the entry points that need no torch tensors.
+// The Python module m2o_fast._C. Importing it registers the CPU operators (their static initialisers run); what it
+// offers itself is facts about the build and the entry points that need no torch tensors.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -20,25 +20,22 @@ std::string compiler() {
 #endif
 }
 
-std::vector<std::string> simd_levels() {
-  std::vector<std::string> levels = M2O_CLONE_LEVELS;
-  levels.emplace_back("default");
-  return levels;
-}
+// The instruction sets of an M2O_CLONES function, and the one among them that the loader picks here.
+#ifdef M2O_HAS_CLONES
+std::vector<std::string> simd_levels() { return {"x86-64-v4", "x86-64-v3", "default"}; }
 
-// The same question that the loader asks when it picks among the clones of an M2O_CLONES function.
 std::string simd_in_use() {
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12 && defined(__linux__)
   __builtin_cpu_init();
   if (__builtin_cpu_supports("x86-64-v4")) {
     return "x86-64-v4";
   }
-  if (__builtin_cpu_supports("x86-64-v3")) {
-    return "x86-64-v3";
-  }
-#endif
-  return "default";
+  return __builtin_cpu_supports("x86-64-v3") ? "x86-64-v3" : "default";
 }
+#else
+std::vector<std::string> simd_levels() { return {"default"}; }
+
+std::string simd_in_use() { return "default"; }
+#endif
 
 py::dict build_info() {
   py::dict info;

@@ -45,11 +45,16 @@ def test_folder_option_variable_and_cache_in_this_order(
 ) -> None:
     write_mnist(tmp_path / "cache" / "m2o_fast" / "mnist")
     assert open_dataset("mnist", split="test").count("gray") == 5
-    monkeypatch.setenv("M2O_DATA_DIR", str(tmp_path / "empty"))
-    with pytest.raises(UserError, match="empty"):
-        open_dataset("mnist", split="test")
+    monkeypatch.setenv("M2O_DATA_DIR", str(tmp_path / "named"))
+    assert open_dataset("mnist", split="test").count("gray") == 5  # nothing there: what was fetched is found
+    (tmp_path / "named").mkdir()
+    (tmp_path / "named" / f"{LABELS}.gz").write_bytes(b"not a file of MNIST")
+    with pytest.raises(UserError, match="named"):  # something there: it is meant, not the cache
+        open_dataset("mnist", split="train")
     write_mnist(tmp_path / "given")
     assert open_dataset("mnist", split="test", data_dir=tmp_path / "given").count("gray") == 5
+    with pytest.raises(UserError, match="elsewhere"):  # an option is never passed over
+        open_dataset("mnist", split="test", data_dir=tmp_path / "elsewhere")
 
 
 def test_missing_files_say_where_they_were_looked_for_and_how_to_get_them(tmp_path: Path) -> None:
