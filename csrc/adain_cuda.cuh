@@ -270,8 +270,8 @@ class Launch {
     }
     constexpr size_t kWithoutAsking = 48 * 1024;
     if (plan.shared_bytes > kWithoutAsking) {
-      error_ = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                    static_cast<int>(plan.shared_bytes));
+      set(cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(plan.shared_bytes));
+      set(cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
     }
   }
   Launch(const Launch&) = delete;
@@ -290,6 +290,12 @@ class Launch {
   }
 
  private:
+  void set(cudaFuncAttribute attribute, int value) {
+    if (error_ == cudaSuccess) {
+      error_ = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel_), attribute, value);
+    }
+  }
+
   Kernel kernel_;
   cudaLaunchConfig_t config_{};
   cudaLaunchAttribute cluster_{};

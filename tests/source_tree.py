@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,10 +20,16 @@ def copy_sources(to: Path) -> Path:
     return to
 
 
-def run_python(code: str, *, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs code in a fresh interpreter in ``folder``, with these environment variables and no others of ours."""
+def run_python(code: str, *, folder: Path, plain: bool = False, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs code in a fresh interpreter in ``folder``, with these environment variables and no others of ours.
+
+    ``plain`` leaves out the ``.pth`` files of this environment: an editable install would lend its native library.
+    """
     foreign = {name: value for name, value in os.environ.items() if not name.startswith(("M2O_", "PYTHON", "TRITON_"))}
     command = [sys.executable, "-W", "always", "-c", code]
+    if plain:
+        command.insert(1, "-S")
+        environment["PYTHONPATH"] = sysconfig.get_path("purelib")
     environment = {**foreign, **environment}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
 

@@ -73,17 +73,17 @@ def test_pure_python_wheel_works_and_says_what_is_missing(sources, tmp_path) -> 
         assert [name for name in files.namelist() if re.fullmatch(r"m2o_fast/engine/presets/\w+\.yaml", name)]
         files.extractall(installed)
 
-    result = run_python(USE_AN_OPERATOR, folder=installed)
+    result = run_python(USE_AN_OPERATOR, folder=installed, plain=True)
     assert result.returncode == 0, result.stderr
     assert "'chosen': 'reference'" in result.stdout and "m2o_fast._C was not built" in result.stdout
     assert result.stderr.count("m2o_fast runs without native code") == 1
     assert "pip install --no-build-isolation ." in result.stderr
 
-    result = run_python("import m2o_fast.ops", folder=installed, M2O_REQUIRE_EXT="1")
+    result = run_python("import m2o_fast.ops", folder=installed, plain=True, M2O_REQUIRE_EXT="1")
     assert result.returncode != 0
     assert "ImportError: M2O_REQUIRE_EXT=1, but m2o_fast._C was not built" in result.stderr
 
-    result = run_python(USE_AN_OPERATOR, folder=installed, M2O_BACKEND="compiled")
+    result = run_python(USE_AN_OPERATOR, folder=installed, plain=True, M2O_BACKEND="compiled")
     assert "adain_act: backend 'compiled' is not available: m2o_fast._C was not built" in result.stderr
 
 

@@ -54,7 +54,7 @@ def translate_path(translator: Translator, images: Path, out: Path, request: Req
     """
     source, target = _domains(translator, request)
     outputs = _outputs(list_images(images), out, into_folder=images.is_dir() or out.is_dir())
-    _keep_inputs([*outputs, *([request.reference] if request.reference else [])], outputs.values())
+    _keep_inputs([*outputs, *([Path(request.reference)] if request.reference else [])], outputs.values())
     style = _style(translator, target, request)
     failures = []
     for file, output in outputs.items():

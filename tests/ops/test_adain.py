@@ -139,6 +139,25 @@ def test_outputs_larger_than_the_caches(layout, shape) -> None:
         assert torch.equal(result, torch.cat(parts))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_sixteen_bit_numbers_are_converted_exactly(dtype) -> None:
+    """In a plane of one pixel the mean is the pixel, widened, and the result is beta, rounded: at ties, too."""
+    bits = torch.arange(-(2**15), 2**15).to(torch.int16)
+    pixels = bits.view(dtype)
+    pixels = pixels[pixels.isfinite()].reshape(1, -1, 1, 1)
+    neighbours = pixels.flatten().float().sort().values.unique()
+    beta = torch.cat([neighbours, (neighbours[1:].double() + neighbours[:-1].double()).div(2).float()])
+    beta = torch.cat([beta, beta.nextafter(torch.tensor(0.0)), beta * 1.1, torch.tensor([float("inf"), float("nan")])])
+    for x in (pixels, pixels.reshape(1, 1, -1, 1).transpose(1, 2)):
+        zero = torch.zeros(x.shape[1])
+        _, mean, _ = torch.ops.m2o_fast.adain_act(x, zero, zero, 1e-5, 1.0, True)
+        assert torch.equal(mean.flatten(), x.flatten().float())
+    flat = torch.zeros(1, beta.numel(), 1, 1, dtype=dtype)
+    for x in (flat, flat.expand(1, -1, 2, 17), flat.expand(1, -1, 2, 2).to(memory_format=torch.channels_last)):
+        y = adain_act(x, torch.zeros_like(beta), beta, slope=1.0, backend="compiled")
+        torch.testing.assert_close(y, beta.to(dtype)[None, :, None, None].expand_as(y), rtol=0, atol=0, equal_nan=True)
+
+
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("shape", EMPTY_SHAPES, ids=str)
 def test_empty(target, layout, shape) -> None:

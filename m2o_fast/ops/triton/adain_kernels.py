@@ -167,7 +167,9 @@ def forward_partial(
         difference = (other_mean - mean) + (other_rest - rest)
         share = more / (count + more)
         squares += other_squares + difference * difference * (count * share)
-        mean, rest = _moved(mean, rest + difference * share)
+        moved, lacking = _moved(mean, rest + difference * share)
+        mean = tl.where(count > 0, moved, other_mean)
+        rest = tl.where(count > 0, lacking, other_rest)
         count += more
     tl.store(_number_of_part(partial, part, 0, batch, channels, number, 3), mean, mask=exists)
     tl.store(_number_of_part(partial, part, 1, batch, channels, number, 3), rest, mask=exists)
