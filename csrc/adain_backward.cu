@@ -1,6 +1,6 @@
 // adain_act_backward on the GPU: two sums over each plane, which are the gradients of beta and gamma, then the gradient
 // of x.
-#include "adain_cuda.cuh"
+#include "adain_launch.cuh"
 
 namespace m2o_fast {
 namespace {

@@ -1,5 +1,5 @@
 // adain_act on the GPU: statistics of each plane, then the affine map and the LeakyReLU.
-#include "adain_cuda.cuh"
+#include "adain_launch.cuh"
 
 namespace m2o_fast {
 namespace {

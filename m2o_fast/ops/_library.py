@@ -57,7 +57,7 @@ def _load_cuda() -> str | None:
     if not path.is_file():
         return "m2o_fast/_cuda.so was not built"
     try:
-        torch.ops.load_library(path)
+        torch.ops.load_library(str(path))
     except OSError as error:
         return f"m2o_fast/_cuda.so cannot be loaded: {error}"
     return None

@@ -147,7 +147,9 @@ def test_sixteen_bit_numbers_are_converted_exactly(dtype) -> None:
     pixels = pixels[pixels.isfinite()].reshape(1, -1, 1, 1)
     neighbours = pixels.flatten().float().sort().values.unique()
     beta = torch.cat([neighbours, (neighbours[1:].double() + neighbours[:-1].double()).div(2).float()])
-    beta = torch.cat([beta, beta.nextafter(torch.tensor(0.0)), beta * 1.1, torch.tensor([float("inf"), float("nan")])])
+    full_of_ones = torch.tensor([2**31 - 1, -1], dtype=torch.int32).view(torch.float32)  # NaN that rounding would carry
+    special = torch.cat([full_of_ones, torch.tensor([float("inf"), -float("inf"), float("nan")])])
+    beta = torch.cat([beta, beta.nextafter(torch.tensor(0.0)), beta * 1.1, special])
     for x in (pixels, pixels.reshape(1, 1, -1, 1).transpose(1, 2)):
         zero = torch.zeros(x.shape[1])
         _, mean, _ = torch.ops.m2o_fast.adain_act(x, zero, zero, 1e-5, 1.0, True)
@@ -205,7 +207,7 @@ def test_bad_gradients_show(target, bad) -> None:
     assert [gradient.isfinite().tolist() for gradient in results[2:]] == [[[True, False]]] * 2
 
 
-@pytest.mark.parametrize("shapes", [((2, 2, 2, 3), (2, 2), (2, 2)), ((1, 3, 1, 2), (3,), (1, 3))], ids=str)
+@pytest.mark.parametrize("shapes", [((1, 2, 2, 3), (1, 2), (1, 2)), ((2, 2, 1, 2), (2,), (2, 2))], ids=str)
 @pytest.mark.parametrize("one_plus", [True, False])
 def test_first_and_second_derivatives(target, shapes, one_plus) -> None:
     backend, device = target

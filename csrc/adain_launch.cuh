@@ -1,0 +1,172 @@
+// How the host picks a kernel of adain_forward.cu or adain_backward.cu and starts it.
+#pragma once
+
+#include "adain_cuda.cuh"
+
+namespace m2o_fast {
+namespace {
+
+using Kernel = void (*)(AdainArguments, Plan);
+
+// A kernel with its launch configuration.
+class Launch {
+ public:
+  Launch(Kernel kernel, const Plan& plan, void* stream) : kernel_(kernel) {
+    config_.blockDim = dim3(plan.threads);
+    config_.dynamicSmemBytes = plan.shared_bytes;
+    config_.stream = static_cast<cudaStream_t>(stream);
+    const int64_t per_block = plan.route == Route::kLanes ? plan.threads / plan.columns : 1;
+    config_.gridDim = dim3(static_cast<unsigned>(ceil_div(plan.tiles, per_block) * plan.parts));
+    if (plan.route == Route::kOnChip && plan.parts > 1) {
+      cluster_.id = cudaLaunchAttributeClusterDimension;
+      cluster_.val.clusterDim = {static_cast<unsigned>(plan.parts), 1, 1};
+      config_.attrs = &cluster_;
+      config_.numAttrs = 1;
+    }
+    constexpr size_t kWithoutAsking = 48 * 1024;
+    if (plan.shared_bytes > kWithoutAsking) {
+      set(cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(plan.shared_bytes));
+      set(cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+    }
+  }
+  Launch(const Launch&) = delete;
+  Launch& operator=(const Launch&) = delete;
+
+  cudaError_t run(const AdainArguments& a, const Plan& plan) {
+    return error_ != cudaSuccess ? error_ : cudaLaunchKernelEx(&config_, kernel_, a, plan);
+  }
+
+  // Whether the GPU can run it at all, which is not certain for clusters of large blocks.
+  bool possible() {
+    int clusters = 0;
+    const bool good =
+        error_ == cudaSuccess &&
+        cudaOccupancyMaxActiveClusters(&clusters, reinterpret_cast<const void*>(kernel_), &config_) == cudaSuccess;
+    return good && clusters > 0;
+  }
+
+ private:
+  void set(cudaFuncAttribute attribute, int value) {
+    if (error_ == cudaSuccess) {
+      error_ = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel_), attribute, value);
+    }
+  }
+
+  Kernel kernel_;
+  cudaLaunchConfig_t config_{};
+  cudaLaunchAttribute cluster_{};
+  cudaError_t error_ = cudaSuccess;
+};
+
+template <typename Pass, typename L>
+cudaError_t make_plan(const AdainArguments& a, Plan& plan) {
+  const Workload work{a.batch,
+                      a.channels,
+                      a.plane,
+                      a.channels_last,
+                      L::kVector,
+                      int(sizeof(typename L::Vector)),
+                      int(sizeof(typename L::Real)),
+                      Pass::kTensors,
+                      kHeld<Route::kOnChip, Pass::kTensors>,
+                      kHeld<Route::kLanes, Pass::kTensors>,
+                      L::kOnChip};
+  Device device{};
+  int id = 0, major = 0;
+  cudaError_t error = cudaGetDevice(&id);
+  const auto ask = [&](cudaDeviceAttr attribute, int& value) {
+    error = error == cudaSuccess ? cudaDeviceGetAttribute(&value, attribute, id) : error;
+  };
+  ask(cudaDevAttrMultiProcessorCount, device.multiprocessors);
+  ask(cudaDevAttrMaxSharedMemoryPerBlockOptin, device.shared_bytes);
+  ask(cudaDevAttrComputeCapabilityMajor, major);
+  device.clusters = major >= 9;
+  if (error != cudaSuccess) {
+    return error;
+  }
+  plan = plan_call(work, device);
+  if constexpr (L::kOnChip) {
+    const bool cluster = plan.route == Route::kOnChip && plan.parts > 1;
+    if (cluster && !Launch(Pass::template kernel<L, Route::kOnChip>, plan, nullptr).possible()) {
+      device.clusters = false;  // a slice of a GPU may be too small for it
+      plan = plan_call(work, device);
+    }
+  }
+  return cudaSuccess;
+}
+
+template <typename Pass, typename L>
+cudaError_t launch(const AdainArguments& a, void* stream) {
+  Plan plan;
+  if (const cudaError_t error = make_plan<Pass, L>(a, plan); error != cudaSuccess) {
+    return error;
+  }
+  if constexpr (L::kOnChip) {
+    if (plan.route == Route::kOnChip) {
+      return Launch(Pass::template kernel<L, Route::kOnChip>, plan, stream).run(a, plan);
+    }
+  }
+  if constexpr (!L::kChannelsLast) {
+    if (plan.route == Route::kLanes) {
+      return Launch(Pass::template kernel<L, Route::kLanes>, plan, stream).run(a, plan);
+    }
+  }
+  if (a.workspace == nullptr) {
+    return cudaErrorInvalidValue;
+  }
+  const cudaError_t error = Launch(Pass::template kernel<L, Route::kPartial>, plan, stream).run(a, plan);
+  return error != cudaSuccess ? error : Launch(Pass::template kernel<L, Route::kFinish>, plan, stream).run(a, plan);
+}
+
+template <typename Pass, typename L>
+cudaError_t workspace_bytes(const AdainArguments& a, size_t& bytes) {
+  Plan plan;
+  const cudaError_t error = make_plan<Pass, L>(a, plan);
+  const bool needed = error == cudaSuccess && plan.route == Route::kPartial;
+  bytes = needed ? size_t(plan.parts) * kPartialNumbers * a.batch * a.channels * sizeof(typename L::Real) : 0;
+  return error;
+}
+
+// Calls use(Layout<...>{}) for the layout of the arguments: 16-byte vectors where every row of them starts on 16 bytes.
+template <typename Element, typename Use>
+cudaError_t with_layout(const AdainArguments& a, const Use& use) {
+  constexpr int kFull =
+      std::is_same_v<Element, double> ? 1 : 16 / sizeof(Element);  // float64 is for checks, not for speed
+  const auto on_16 = [](const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; };
+  const bool full = (a.channels_last ? a.channels : a.plane) % kFull == 0 && on_16(a.x) && on_16(a.y) &&
+                    on_16(a.grad) && on_16(a.grad_x);
+  if (a.channels_last) {
+    return full ? use(Layout<Element, kFull, true>{}) : use(Layout<Element, 1, true>{});
+  }
+  return full ? use(Layout<Element, kFull, false>{}) : use(Layout<Element, 1, false>{});
+}
+
+template <typename Use>
+cudaError_t with_layout_of(const AdainArguments& a, const Use& use) {
+  switch (a.dtype) {
+    case AdainDtype::float32:
+      return with_layout<float>(a, use);
+    case AdainDtype::float64:
+      return with_layout<double>(a, use);
+    case AdainDtype::float16:
+      return with_layout<__half>(a, use);
+    default:
+      return with_layout<__nv_bfloat16>(a, use);
+  }
+}
+
+template <typename Pass>
+const char* run(const AdainArguments& a, void* stream) {
+  const cudaError_t error = with_layout_of(a, [&](auto layout) { return launch<Pass, decltype(layout)>(a, stream); });
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
+template <typename Pass>
+const char* ask_workspace(const AdainArguments& a, size_t& bytes) {
+  const cudaError_t error =
+      with_layout_of(a, [&](auto layout) { return workspace_bytes<Pass, decltype(layout)>(a, bytes); });
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
+}  // namespace
+}  // namespace m2o_fast

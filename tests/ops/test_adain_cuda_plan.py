@@ -1,0 +1,94 @@
+"""How csrc/adain_cuda_plan.h divides the work of a CUDA call: host code, so a plain C++ compiler can try it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+CSRC = Path(__file__).resolve().parents[2] / "csrc"
+COMPILER = next((path for path in map(shutil.which, ("c++", "g++", "clang++")) if path), None)
+
+PROGRAM = r"""
+#include "adain_cuda_plan.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <initializer_list>
+
+using namespace m2o_fast;
+
+#define CHECK(condition)                                                                                        \
+  if (!(condition)) {                                                                                           \
+    std::printf("%s: N %ld C %ld P %ld nhwc %d vector %d tensors %d shared %d clusters %d: route %d threads %d " \
+                "columns %d parts %d chunks %d\n", #condition, long(work.batch), long(work.channels),           \
+                long(work.plane), work.channels_last, work.vector, work.tensors, device.shared_bytes,           \
+                device.clusters, int(plan.route), plan.threads, plan.columns, plan.parts, plan.chunks);         \
+    std::exit(1);                                                                                               \
+  }
+
+int routes[4], clusters;
+
+void check(const Workload& work, const Device& device) {
+  const Plan plan = plan_call(work, device);
+  ++routes[int(plan.route)];
+  const int held = plan.route == Route::kOnChip ? work.held_on_chip : work.held;
+  CHECK(plan.threads % 32 == 0 && plan.threads >= 32 && plan.threads <= 1024);
+  CHECK(plan.columns >= 1 && (plan.columns & (plan.columns - 1)) == 0 && 32 % plan.columns == 0);
+  CHECK(plan.shared_bytes <= size_t(device.shared_bytes));
+  CHECK(plan.vectors * work.vector == work.plane || work.channels_last);
+  if (plan.route == Route::kLanes) {
+    CHECK(!work.channels_last && plan.tiles == work.batch * work.channels && plan.parts == 1);
+    CHECK(plan.columns * held >= plan.vectors && plan.part_vectors == plan.vectors);
+    return;
+  }
+  const int64_t across = work.channels_last ? plan.tiles / work.batch * plan.columns : plan.tiles / work.batch;
+  CHECK(across * (work.channels_last ? work.vector : 1) >= work.channels);
+  // Every vector is in one part, and in a chunk of one thread.
+  CHECK(int64_t(plan.part_vectors) * plan.parts >= plan.vectors);
+  CHECK(int64_t(plan.threads / plan.columns) * held * plan.chunks >= plan.part_vectors);
+  CHECK(int64_t(plan.part_vectors) * work.vector < (int64_t(1) << 31));  // offsets within a part are 32 bits wide
+  if (plan.route == Route::kOnChip) {
+    CHECK(work.on_chip && plan.threads <= on_chip_threads(work.channels_last));
+    CHECK(plan.parts <= (device.clusters ? kMaxCluster : 1) && (plan.parts & (plan.parts - 1)) == 0);
+    const size_t kept = size_t(plan.chunks - 1) * plan.threads * held * work.vector_bytes * work.tensors;
+    CHECK(plan.shared_bytes == scratch_bytes(work, plan.threads, plan.columns) + kept);
+    clusters += plan.parts > 1;
+  } else {
+    CHECK(plan.route == Route::kPartial && plan.threads == kPassThreads);
+    CHECK(int64_t(plan.part_vectors) * (plan.parts - 1) < plan.vectors);  // no part is empty
+  }
+}
+
+int main() {
+  const Device devices[] = {{132, 232448, true}, {108, 166912, false}, {46, 101376, false}, {16, 232448, true}};
+  for (const Device& device : devices)
+    for (int64_t batch : {1, 8, 33})
+      for (int64_t channels : {1, 3, 8, 40, 64, 512, 1000})
+        for (int64_t plane : {1L, 2L, 49L, 100L, 256L, 1024L, 4096L, 16384L, 65536L, 65537L, 262144L, 1L << 33})
+          for (bool channels_last : {false, true})
+            for (int bytes : {2, 4, 8})
+              for (int tensors : {1, 2}) {
+                const int full = bytes == 8 ? 1 : 16 / bytes;
+                const int vector = (channels_last ? channels : plane) % full == 0 ? full : 1;
+                const bool on_chip = vector > 1 || !(channels_last || bytes == 8);
+                check({batch, channels, plane, channels_last, vector, vector * bytes, bytes == 8 ? 8 : 4, tensors,
+                       tensors == 1 ? 8 : 4, 4, on_chip}, device);
+              }
+  std::printf("%d %d %d %d\n", routes[0], routes[1], routes[2], clusters);
+}
+"""
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler on PATH")
+def test_plans_cover_every_vector_and_fit_the_device(tmp_path) -> None:
+    source, program = tmp_path / "plan.cpp", tmp_path / "plan"
+    source.write_text(PROGRAM)
+    words = [str(COMPILER), "-std=c++17", "-O0", "-Wall", "-Werror", f"-I{CSRC}", str(source), "-o", str(program)]
+    built = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert built.returncode == 0, built.stderr
+    done = subprocess.run([str(program)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout
+    assert all(int(count) > 0 for count in done.stdout.split()), f"a route is never taken: {done.stdout}"
