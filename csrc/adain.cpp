@@ -1,12 +1,11 @@
 // Normalise + affine + LeakyReLU on the CPU. The definition is adain_act_reference in m2o_fast/ops/adain.py.
-#include "adain.h"
-
 #include <torch/csrc/stable/library.h>
 
 #include <tuple>
 
 #include "adain_planes.h"
 #include "adain_rows.h"
+#include "tensor_cpu.h"
 
 namespace m2o_fast {
 namespace {
@@ -28,16 +27,8 @@ M2O_ADAIN_KERNELS(double)
 M2O_ADAIN_KERNELS(BFloat16)
 M2O_ADAIN_KERNELS(Half)
 
-// Below this many numbers a second thread costs more than it brings.
-constexpr int64_t NUMBERS_PER_THREAD = 32768;
-// From this size on, the output would only push x out of the caches: it is written past them.
-constexpr int64_t STREAMED_BYTES = int64_t{1} << 23;
-int64_t grain_size(int64_t numbers_per_item) {
-  return std::max<int64_t>(1, NUMBERS_PER_THREAD / std::max<int64_t>(1, numbers_per_item));
-}
-
 // channels_last: whole rows, in the order of memory, unless there are fewer images than threads.
-int64_t range_width(const AdainShape& shape) {
+int64_t range_width(const ImageShape& shape) {
   const int64_t threads = torch::stable::get_num_threads();
   if (shape.batch >= threads) {
     return shape.channels;
@@ -47,7 +38,7 @@ int64_t range_width(const AdainShape& shape) {
 }
 
 template <typename T, typename Run>
-void for_ranges(const AdainShape& shape, const Run& run) {
+void for_ranges(const ImageShape& shape, const Run& run) {
   const int64_t width = range_width(shape);
   const int64_t ranges = width == 0 ? 0 : ceil_div(shape.channels, width);
   torch::stable::parallel_for(
@@ -61,7 +52,7 @@ void for_ranges(const AdainShape& shape, const Run& run) {
 }
 
 template <typename T>
-void forward(const AdainProblem<T>& p, const AdainShape& shape) {
+void forward(const AdainProblem<T>& p, const ImageShape& shape) {
   if (shape.format == MemoryFormat::ChannelsLast) {
     for_ranges<T>(shape, [&](ChannelRange range, RowScratch<T>& scratch) { run_forward(p, range, scratch); });
   } else {
@@ -71,17 +62,13 @@ void forward(const AdainProblem<T>& p, const AdainShape& shape) {
 }
 
 template <typename T>
-void backward(const AdainProblem<T>& p, const AdainShape& shape) {
+void backward(const AdainProblem<T>& p, const ImageShape& shape) {
   if (shape.format == MemoryFormat::ChannelsLast) {
     for_ranges<T>(shape, [&](ChannelRange range, RowScratch<T>& scratch) { run_backward(p, range, scratch); });
   } else {
     torch::stable::parallel_for(0, shape.batch * shape.channels, grain_size(p.plane),
                                 [&](int64_t begin, int64_t end) { run_backward(p, begin, end); });
   }
-}
-
-Tensor in_type(const Tensor& tensor, ScalarType type) {
-  return tensor.scalar_type() == type ? tensor : torch::stable::to(tensor, type);
 }
 
 template <typename Wide>
@@ -91,25 +78,10 @@ Affine<Wide> as_affine(const Tensor& tensor) {
           tensor.stride(per_sample ? 1 : 0)};
 }
 
-// Calls body with a number of the storage type.
-template <typename Body>
-void for_type(ScalarType type, const Body& body) {
-  switch (type) {
-    case ScalarType::Float:
-      return body(float{});
-    case ScalarType::Double:
-      return body(double{});
-    case ScalarType::BFloat16:
-      return body(BFloat16{});
-    default:
-      return body(Half{});
-  }
-}
-
 // What the two operators have in common. gamma and beta are of the type of the sums; x and out are in the format of
 // shape.
 template <typename T>
-AdainProblem<T> as_problem(const AdainShape& shape, const Tensor& x, const Tensor& out, const Tensor& gamma,
+AdainProblem<T> as_problem(const ImageShape& shape, const Tensor& x, const Tensor& out, const Tensor& gamma,
                            const Tensor& beta, double slope, bool one_plus) {
   using Wide = typename Simd<T>::Wide;
   AdainProblem<T> p{};
@@ -142,7 +114,7 @@ typename Simd<T>::Wide* inputs(const Tensor& statistics) {
 std::tuple<Tensor, Tensor, Tensor> adain_act(Tensor x, Tensor gamma, Tensor beta, double eps, double slope,
                                              bool one_plus) {
   const char* op = "adain_act";
-  const AdainShape shape = check_input(op, x);
+  const ImageShape shape = check_input(op, x);
   check_affine(op, "gamma", gamma, x);
   check_affine(op, "beta", beta, x);
   const ScalarType wide = statistics_type(x.scalar_type());
@@ -163,7 +135,7 @@ std::tuple<Tensor, Tensor, Tensor> adain_act(Tensor x, Tensor gamma, Tensor beta
 std::tuple<Tensor, Tensor, Tensor> adain_act_backward(Tensor grad, Tensor x, Tensor gamma, Tensor beta, Tensor mean,
                                                       Tensor rstd, double slope, bool one_plus) {
   const char* op = "adain_act_backward";
-  const AdainShape shape = check_input(op, x);
+  const ImageShape shape = check_input(op, x);
   check_affine(op, "gamma", gamma, x);
   check_affine(op, "beta", beta, x);
   check_gradient(op, grad, x);

@@ -158,6 +158,4 @@ M2O_INLINE void put(T* to, typename Simd<T>::Vector value, Count count, Streamed
   }
 }
 
-M2O_INLINE bool is_aligned(const void* to) { return reinterpret_cast<uintptr_t>(to) % 16 == 0; }
-
 }  // namespace m2o_fast

@@ -2,30 +2,16 @@
 // adain_backward.cu; the definition is adain_act_reference in m2o_fast/ops/adain.py.
 #include "adain_cuda.h"
 
-#include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 
 #include <cmath>
 #include <optional>
 #include <tuple>
 
-#include "adain.h"
+#include "tensor_cuda.h"
 
 namespace m2o_fast {
 namespace {
-
-AdainDtype kernel_dtype(ScalarType type) {
-  switch (type) {
-    case ScalarType::Float:
-      return AdainDtype::float32;
-    case ScalarType::Double:
-      return AdainDtype::float64;
-    case ScalarType::Half:
-      return AdainDtype::float16;
-    default:
-      return AdainDtype::bfloat16;
-  }
-}
 
 // The kernels read gamma and beta in the dtype of x or of the statistics and with any strides.
 Tensor in_readable_type(const Tensor& affine, const Tensor& x) {
@@ -40,7 +26,7 @@ void set_strides(int64_t (&strides)[2], const Tensor& affine) {
 }
 
 // What both operators take. The tensors must outlive the call of the kernel.
-AdainArguments as_arguments(const AdainShape& shape, const Tensor& x, const Tensor& gamma, const Tensor& beta,
+AdainArguments as_arguments(const ImageShape& shape, const Tensor& x, const Tensor& gamma, const Tensor& beta,
                             const Tensor& mean, const Tensor& rstd, double slope, bool one_plus) {
   AdainArguments a{};
   a.x = x.const_data_ptr();
@@ -53,7 +39,7 @@ AdainArguments as_arguments(const AdainShape& shape, const Tensor& x, const Tens
   a.plane = shape.plane();
   set_strides(a.gamma_strides, gamma);
   set_strides(a.beta_strides, beta);
-  a.dtype = kernel_dtype(x.scalar_type());
+  a.dtype = element_type(x.scalar_type());
   a.slope = slope;
   const ScalarType wide = statistics_type(x.scalar_type());
   a.gamma_wide = gamma.scalar_type() == wide;
@@ -77,16 +63,14 @@ void run(const char* op, Workspace workspace_bytes, Kernel kernel, AdainArgument
     workspace = torch::stable::empty({size.data(), size.size()}, ScalarType::Byte, std::nullopt, x.device());
     arguments.workspace = workspace->mutable_data_ptr();
   }
-  void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &stream));
-  error = kernel(arguments, stream);
+  error = kernel(arguments, current_stream(x));
   require(error == nullptr, op, "CUDA: ", error);
 }
 
 std::tuple<Tensor, Tensor, Tensor> adain_act(Tensor x, Tensor gamma, Tensor beta, double eps, double slope,
                                              bool one_plus) {
   const char* op = "adain_act";
-  const AdainShape shape = check_input(op, x);
+  const ImageShape shape = check_input(op, x);
   check_affine(op, "gamma", gamma, x);
   check_affine(op, "beta", beta, x);
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
@@ -108,7 +92,7 @@ std::tuple<Tensor, Tensor, Tensor> adain_act(Tensor x, Tensor gamma, Tensor beta
 std::tuple<Tensor, Tensor, Tensor> adain_act_backward(Tensor grad, Tensor x, Tensor gamma, Tensor beta, Tensor mean,
                                                       Tensor rstd, double slope, bool one_plus) {
   const char* op = "adain_act_backward";
-  const AdainShape shape = check_input(op, x);
+  const ImageShape shape = check_input(op, x);
   check_affine(op, "gamma", gamma, x);
   check_affine(op, "beta", beta, x);
   check_gradient(op, grad, x);

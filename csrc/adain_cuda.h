@@ -7,9 +7,9 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace m2o_fast {
+#include "element_type.h"
 
-enum class AdainDtype : int32_t { float32, float64, float16, bfloat16 };
+namespace m2o_fast {
 
 // One call of adain_act (y, mean and rstd are written) or of adain_act_backward (the three gradients are written).
 // "Statistics type" is float64 for float64 images and float32 for all others.
@@ -27,7 +27,7 @@ struct AdainArguments {
   void* workspace;                 // as large as adain_*_workspace() says, aligned to 16; nullptr for 0
   int64_t batch, channels, plane;  // N, C, H * W
   int64_t gamma_strides[2], beta_strides[2];
-  AdainDtype dtype;
+  ElementType dtype;
   double eps, slope;
   bool gamma_wide, beta_wide;  // of the statistics type, else of x's dtype
   bool one_plus, channels_last;

@@ -144,11 +144,11 @@ cudaError_t with_layout(const AdainArguments& a, const Use& use) {
 template <typename Use>
 cudaError_t with_layout_of(const AdainArguments& a, const Use& use) {
   switch (a.dtype) {
-    case AdainDtype::float32:
+    case ElementType::float32:
       return with_layout<float>(a, use);
-    case AdainDtype::float64:
+    case ElementType::float64:
       return with_layout<double>(a, use);
-    case AdainDtype::float16:
+    case ElementType::float16:
       return with_layout<__half>(a, use);
     default:
       return with_layout<__nv_bfloat16>(a, use);

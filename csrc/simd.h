@@ -169,6 +169,9 @@ M2O_INLINE void store_first(T* to, typename Simd<T>::Vector value, int64_t count
   std::memcpy(to, &packed, count * sizeof(T));
 }
 
+// Whether stream() may write there.
+M2O_INLINE bool is_aligned(const void* to) { return reinterpret_cast<uintptr_t>(to) % 16 == 0; }
+
 // Past the caches, which spares reading the lines that are about to be overwritten. `to` is aligned to 16 bytes.
 template <typename T>
 M2O_INLINE void stream(T* to, typename Simd<T>::Vector value) {

@@ -291,7 +291,7 @@ def is_channels_last(x: Tensor) -> bool:
     """Whether the output of an operator on ``x`` ``[N, C, H, W]`` is channels_last.
 
     It is if x is (and is not contiguous as well), or if x is a slice of a channels_last tensor. The kernels follow the
-    same rule (``csrc/adain.h``).
+    same rule (``csrc/tensor.h``).
     """
     if x.is_contiguous():
         return False

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from m2o_fast.ops._checks import check_images, check_per_plane, wide
 from m2o_fast.ops._library import (
     Backend,
     choose_backend,
@@ -38,14 +39,9 @@ for _name in ("adain_act", "adain_act_triton"):
 # --- reference --------------------------------------------------------------------------------------------------------
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that statistics and affine are computed in."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 def _per_plane(affine: Tensor, x: Tensor) -> Tensor:
     """``[N, C]`` or ``[C]`` in the wide dtype, as it is broadcast over the planes of x."""
-    return affine.to(_wide(x.dtype))[..., None, None]
+    return affine.to(wide(x.dtype))[..., None, None]
 
 
 def _scale(gamma: Tensor, x: Tensor, one_plus: bool) -> Tensor:
@@ -57,10 +53,10 @@ def adain_act_reference(
     x: Tensor, gamma: Tensor, beta: Tensor, eps: float, slope: float, one_plus: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The definition of the operator, in differentiable torch: y, mean and 1/sqrt(variance + eps) of each plane."""
-    wide = x.to(_wide(x.dtype))
+    values = x.to(wide(x.dtype))
     count = max(x.shape[2] * x.shape[3], 1)
-    mean = wide.sum((2, 3), keepdim=True) / count
-    centred = wide - mean
+    mean = values.sum((2, 3), keepdim=True) / count
+    centred = values - mean
     rstd = (centred.square().sum((2, 3), keepdim=True) / count + eps).rsqrt()
     z = torch.addcmul(_per_plane(beta, x), centred, rstd * _scale(gamma, x, one_plus))
     return F.leaky_relu(z, slope).to(x.dtype), mean.flatten(1), rstd.flatten(1)
@@ -77,7 +73,7 @@ def _backward_fallback(
     grad: Tensor, x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, rstd: Tensor, slope: float, one_plus: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     rstd, count = rstd[:, :, None, None], max(x.shape[2] * x.shape[3], 1)
-    normalised = (x.to(_wide(x.dtype)) - mean[:, :, None, None]) * rstd
+    normalised = (x.to(wide(x.dtype)) - mean[:, :, None, None]) * rstd
     scale = _scale(gamma, x, one_plus)
     active = torch.addcmul(_per_plane(beta, x), normalised, scale) > 0
     grad = grad.to(normalised.dtype)
@@ -92,7 +88,7 @@ def _backward_fallback(
 
 
 def _like_statistics(x: Tensor) -> Tensor:
-    return x.new_empty(x.shape[:2], dtype=_wide(x.dtype))
+    return x.new_empty(x.shape[:2], dtype=wide(x.dtype))
 
 
 def _forward_fake(
@@ -243,11 +239,11 @@ def instance_norm_act(
         ValueError: for a wrong rank, shape, device or ``eps``.
         RuntimeError: if ``backend`` is not available here.
     """
-    _check_input("instance_norm_act", x)
+    check_images("instance_norm_act", "x", x)
     if weight is None:
-        weight = x.new_ones(x.shape[1], dtype=_wide(x.dtype))
+        weight = x.new_ones(x.shape[1], dtype=wide(x.dtype))
     if bias is None:
-        bias = x.new_zeros(x.shape[1], dtype=_wide(x.dtype))
+        bias = x.new_zeros(x.shape[1], dtype=wide(x.dtype))
     return _normalise("instance_norm_act", x, ("weight", weight), ("bias", bias), eps, slope, False, backend)
 
 
@@ -261,9 +257,9 @@ def _normalise(
     one_plus: bool,
     backend: str | None,
 ) -> Tensor:
-    _check_input(op, x)
-    _check_affine(op, *gamma, x)
-    _check_affine(op, *beta, x)
+    check_images(op, "x", x)
+    check_per_plane(op, *gamma, x)
+    check_per_plane(op, *beta, x)
     if not eps >= 0:
         raise ValueError(f"{op}: eps must be at least 0, got {eps}")
     arguments = (x, gamma[1], beta[1], float(eps), float(slope), one_plus)
@@ -273,27 +269,3 @@ def _normalise(
     if chosen == "triton":
         return torch.ops.m2o_fast.adain_act_triton.default(*arguments)[0]
     return torch.ops.m2o_fast.adain_act.default(*arguments)[0]
-
-
-def _check_floating(op: str, name: str, tensor: object) -> None:
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{op}: {name} must be a tensor, got {type(tensor).__name__}")
-    if tensor.dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
-        raise TypeError(f"{op}: {name} must be float32, float64, bfloat16 or float16, got {tensor.dtype}")
-
-
-def _check_input(op: str, x: Tensor) -> None:
-    _check_floating(op, "x", x)
-    if x.dim() != 4:
-        raise ValueError(f"{op}: x must be [N, C, H, W], got shape {list(x.shape)}")
-
-
-def _check_affine(op: str, name: str, affine: Tensor, x: Tensor) -> None:
-    _check_floating(op, name, affine)
-    if affine.shape != x.shape[:2] and affine.shape != x.shape[1:2]:
-        raise ValueError(
-            f"{op}: {name} must be [N, C] = {list(x.shape[:2])} or [C] = {list(x.shape[1:2])} for x of shape "
-            f"{list(x.shape)}, got shape {list(affine.shape)}"
-        )
-    if affine.device != x.device:
-        raise ValueError(f"{op}: {name} must be on the device of x, {x.device}, got {affine.device}")

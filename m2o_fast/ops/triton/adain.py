@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
+from m2o_fast.ops._checks import wide
 from m2o_fast.ops._library import in_format, is_channels_last, output_format
 from m2o_fast.ops.triton import CompileCase
+from m2o_fast.ops.triton._types import ELEMENT_TYPES, wide_in_kernel
 from m2o_fast.ops.triton.adain_kernels import (
     backward_finish,
     backward_fused,
@@ -83,28 +84,19 @@ def _affine_strides(gamma: Tensor, beta: Tensor) -> tuple[int, int, int, int]:
     return g_sample, g_channel, b_sample, b_channel
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of the statistics and of all arithmetic."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def _wide_in_kernel(dtype: torch.dtype) -> Any:
-    return tl.float64 if dtype == torch.float64 else tl.float32
-
-
 def adain_act_forward(
     x: Tensor, gamma: Tensor, beta: Tensor, eps: float, slope: float, one_plus: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, mean and rstd of ``adain_act``; shapes and dtypes as in :mod:`m2o_fast.ops.adain`."""
     x = in_format(x, output_format(x))
     y = torch.empty_like(x)
-    mean, rstd = (x.new_empty(x.shape[:2], dtype=_wide(x.dtype)) for _ in range(2))
+    mean, rstd = (x.new_empty(x.shape[:2], dtype=wide(x.dtype)) for _ in range(2))
     if x.numel() == 0:  # the reference divides the sum of no pixels by 1
         return y, mean.zero_(), rstd.fill_(eps).rsqrt_()
     plan = _plan_for(x, tensors=1)
     sizes = (x.shape[0], x.shape[1], x.shape[2] * x.shape[3])
     strides = _affine_strides(gamma, beta)
-    constants = {"WIDE": _wide_in_kernel(x.dtype), **plan.constants}
+    constants = {"WIDE": wide_in_kernel(x.dtype), **plan.constants}
     activation = {"EPS": eps, "SLOPE": slope, "ONE_PLUS": one_plus}
     with torch.cuda.device_of(x):
         if plan.parts == 0:
@@ -113,7 +105,7 @@ def adain_act_forward(
             )
             return y, mean, rstd
         grid = (plan.tiles, plan.parts)
-        partial = x.new_empty((plan.parts, 3, *x.shape[:2]), dtype=_wide(x.dtype))
+        partial = x.new_empty((plan.parts, 3, *x.shape[:2]), dtype=wide(x.dtype))
         forward_partial[grid](x, partial, *sizes, **constants, **plan.options)
         forward_finish[grid](
             x, partial, gamma, beta, y, mean, rstd, *sizes, plan.parts, *strides,
@@ -135,7 +127,7 @@ def adain_act_backward(
     plan = _plan_for(x, tensors=2)
     sizes = (x.shape[0], x.shape[1], x.shape[2] * x.shape[3])
     strides = _affine_strides(gamma, beta)
-    constants = {"SLOPE": slope, "ONE_PLUS": one_plus, "WIDE": _wide_in_kernel(x.dtype), **plan.constants}
+    constants = {"SLOPE": slope, "ONE_PLUS": one_plus, "WIDE": wide_in_kernel(x.dtype), **plan.constants}
     inputs = (gamma, beta, mean, rstd)
     outputs = (grad_x, grad_gamma, grad_beta)
     with torch.cuda.device_of(x):
@@ -154,12 +146,10 @@ def adain_act_backward(
 
 # --- ahead of time ----------------------------------------------------------------------------------------------------
 
-_ELEMENT_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
-
 
 def compile_cases() -> Iterator[CompileCase]:
     """Every kernel by dtype (float16 is like bfloat16) and memory format, as the launchers above have it compiled."""
-    for element, dtype in _ELEMENT_TYPES.items():
+    for element, dtype in ELEMENT_TYPES.items():
         for channels_last, plane in itertools.product((False, True), (1, 49, 1024, 65536)):
             if channels_last and plane == 1:
                 continue  # is contiguous as well, and treated so
@@ -169,11 +159,11 @@ def compile_cases() -> Iterator[CompileCase]:
 
 
 def _cases_of(element: str, dtype: torch.dtype, plane: int, plan: _Plan, forward: bool) -> Iterator[CompileCase]:
-    wide = "fp64" if dtype == torch.float64 else "fp32"
+    statistics = "fp64" if dtype == torch.float64 else "fp32"
     images, numbers = ("x", "y", "grad", "grad_x"), ("gamma", "beta", "mean_in", "rstd_in", "mean_out", "rstd_out")
-    types = {name: f"*{element}" for name in images} | {name: f"*{wide}" for name in numbers}
-    types |= {name: f"*{wide}" for name in ("partial", "grad_gamma", "grad_beta")}
-    constants = {"EPS": 1e-5, "SLOPE": 0.2, "ONE_PLUS": True, "WIDE": _wide_in_kernel(dtype), **plan.constants}
+    types = {name: f"*{element}" for name in images} | {name: f"*{statistics}" for name in numbers}
+    types |= {name: f"*{statistics}" for name in ("partial", "grad_gamma", "grad_beta")}
+    constants = {"EPS": 1e-5, "SLOPE": 0.2, "ONE_PLUS": True, "WIDE": wide_in_kernel(dtype), **plan.constants}
     constants["PARTS"] = triton.next_power_of_2(max(plan.parts, 1))
     constants |= {"g_channel": 1, "b_channel": 1} | ({"plane": 1} if plane == 1 else {})  # as Triton specialises 1
     if plan.parts == 0:

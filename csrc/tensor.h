@@ -1,4 +1,4 @@
-// What the CPU and the CUDA binding of the adain operators share: argument checks and the output's memory format.
+// What the CPU and the CUDA bindings of the operators on images share: argument checks and the output's memory format.
 // It knows torch (through its stable ABI); kernels in .cu files do not include it.
 #pragma once
 
@@ -11,6 +11,7 @@
 #include <string>
 
 #include "common.h"
+#include "element_type.h"
 
 namespace m2o_fast {
 
@@ -18,7 +19,7 @@ using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-struct AdainShape {
+struct ImageShape {
   int64_t batch, channels, height, width;
   MemoryFormat format;  // how x is laid out for the kernel, and how y is
 
@@ -52,6 +53,23 @@ inline ScalarType statistics_type(ScalarType type) {
   return type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
+inline ElementType element_type(ScalarType type) {
+  switch (type) {
+    case ScalarType::Float:
+      return ElementType::float32;
+    case ScalarType::Double:
+      return ElementType::float64;
+    case ScalarType::Half:
+      return ElementType::float16;
+    default:
+      return ElementType::bfloat16;
+  }
+}
+
+inline Tensor in_type(const Tensor& tensor, ScalarType type) {
+  return tensor.scalar_type() == type ? tensor : torch::stable::to(tensor, type);
+}
+
 inline std::string words_of_shape(const Tensor& tensor) {
   std::ostringstream words;
   words << '[';
@@ -75,7 +93,7 @@ inline void require_device(const char* op, const char* name, const Tensor& tenso
           op, name, " must be on the device of x");
 }
 
-inline AdainShape check_input(const char* op, const Tensor& x) {
+inline ImageShape check_input(const char* op, const Tensor& x) {
   require(x.dim() == 4, op, "x must be [N, C, H, W], got ", words_of_shape(x));
   require_floating(op, "x", x);
   const MemoryFormat format = is_channels_last(x) ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
@@ -111,7 +129,7 @@ inline void check_gradient(const char* op, const Tensor& grad, const Tensor& x) 
           torch::headeronly::toString(x.scalar_type()), ", got ", torch::headeronly::toString(grad.scalar_type()));
 }
 
-inline Tensor empty_like_input(const Tensor& x, const AdainShape& shape) {
+inline Tensor empty_like_input(const Tensor& x, const ImageShape& shape) {
   const std::array<int64_t, 4> sizes{shape.batch, shape.channels, shape.height, shape.width};
   return torch::stable::empty({sizes.data(), sizes.size()}, x.scalar_type(), std::nullopt, x.device(), std::nullopt,
                               shape.format);
