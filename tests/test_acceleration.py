@@ -1,0 +1,327 @@
+"""accelerate(): networks of the shapes that people have, written here, give the same before and after."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from m2o_fast.nn import accelerate
+
+
+class CycleGANBlock(nn.Module):
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        layers = [nn.ReflectionPad2d(1), nn.Conv2d(dim, dim, 3), nn.InstanceNorm2d(dim), nn.ReLU(True)]
+        self.conv_block = nn.Sequential(*layers, nn.ReflectionPad2d(1), nn.Conv2d(dim, dim, 3), nn.InstanceNorm2d(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv_block(x)
+
+
+class CycleGANGenerator(nn.Module):
+    """The residual generator of CycleGAN (arXiv 1703.10593, appendix): c7s1-k, d2k, R2k, uk, c7s1-3."""
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        norm, double = nn.InstanceNorm2d, 2 * width
+        layers: list[nn.Module] = [nn.ReflectionPad2d(3), nn.Conv2d(3, width, 7), norm(width), nn.ReLU(True)]
+        layers += [nn.Conv2d(width, double, 3, 2, 1), norm(double), nn.ReLU(True)]
+        layers += [CycleGANBlock(double), CycleGANBlock(double)]
+        layers += [nn.ConvTranspose2d(double, width, 3, 2, 1, 1), norm(width), nn.ReLU(True)]
+        self.model = nn.Sequential(*layers, nn.ReflectionPad2d(3), nn.Conv2d(width, 3, 7), nn.Tanh())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+class AdaptiveInstanceNorm2d(nn.Module):
+    """Of MUNIT (arXiv 1804.04732): weight and bias come from outside."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features, self.eps = num_features, 1e-5
+        self.weight, self.bias = None, None
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.weight is not None, "assign weight and bias first"
+        joined = x.contiguous().view(1, x.shape[0] * x.shape[1], *x.shape[2:])
+        mean, var = self.running_mean.repeat(x.shape[0]), self.running_var.repeat(x.shape[0])
+        return F.batch_norm(joined, mean, var, self.weight, self.bias, True, 0.1, self.eps).view_as(x)
+
+
+class MUNITConv(nn.Module):
+    def __init__(self, inputs: int, outputs: int, norm: str, activation: str) -> None:
+        super().__init__()
+        kinds = {"in": nn.InstanceNorm2d, "adain": AdaptiveInstanceNorm2d}
+        self.norm = kinds[norm](outputs) if norm != "none" else None
+        self.activation = nn.ReLU(inplace=True) if activation == "relu" else None
+        self.conv = nn.Conv2d(inputs, outputs, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(F.pad(x, (1, 1, 1, 1), mode="reflect"))
+        if self.norm:
+            x = self.norm(x)
+        if self.activation:
+            x = self.activation(x)
+        return x
+
+
+class MUNITGenerator(nn.Module):
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(MUNITConv(3, width, "in", "relu"), MUNITConv(width, width, "in", "none"))
+        self.decoder = nn.Sequential(MUNITConv(width, width, "adain", "relu"), MUNITConv(width, width, "adain", "none"))
+        self.last = MUNITConv(width, 3, "none", "none")
+        self.mlp = nn.Linear(5, 4 * width)
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        parameters = self.mlp(style)
+        for module in self.decoder.modules():
+            if module.__class__.__name__ == "AdaptiveInstanceNorm2d":  # as programs find them
+                count = module.num_features
+                module.bias = parameters[:, :count].contiguous().view(-1)
+                module.weight = parameters[:, count : 2 * count].contiguous().view(-1)
+                parameters = parameters[:, 2 * count :]
+        return self.last(self.decoder(self.encoder(x)))
+
+
+class AdaIN(nn.Module):
+    """Of StarGAN v2 (arXiv 1912.01865)."""
+
+    def __init__(self, style_dim: int, num_features: int) -> None:
+        super().__init__()
+        self.norm = nn.InstanceNorm2d(num_features, affine=False)
+        self.fc = nn.Linear(style_dim, num_features * 2)
+
+    def forward(self, x: Tensor, s: Tensor) -> Tensor:
+        gamma, beta = torch.chunk(self.fc(s)[:, :, None, None], chunks=2, dim=1)
+        return (1 + gamma) * self.norm(x) + beta
+
+
+SHARED = nn.LeakyReLU(0.2)  # one object in all blocks, as a default argument makes it
+
+
+class EncoderBlock(nn.Module):
+    def __init__(self, dim: int, normalize: bool = True) -> None:
+        super().__init__()
+        self.actv, self.normalize = SHARED, normalize
+        self.conv1, self.conv2 = nn.Conv2d(dim, dim, 3, 1, 1), nn.Conv2d(dim, dim, 3, 1, 1)
+        if normalize:
+            self.norm1, self.norm2 = nn.InstanceNorm2d(dim, affine=True), nn.InstanceNorm2d(dim, affine=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm1(x) if self.normalize else x
+        h = self.conv1(self.actv(h))
+        h = self.norm2(h) if self.normalize else h
+        return (x + self.conv2(self.actv(h))) / 2**0.5
+
+
+class DecoderBlock(nn.Module):
+    def __init__(self, dim: int, style_dim: int) -> None:
+        super().__init__()
+        self.actv = SHARED
+        self.conv1, self.conv2 = nn.Conv2d(dim, dim, 3, 1, 1), nn.Conv2d(dim, dim, 3, 1, 1)
+        self.norm1, self.norm2 = AdaIN(style_dim, dim), AdaIN(style_dim, dim)
+
+    def forward(self, x: Tensor, s: Tensor) -> Tensor:
+        h = self.conv1(self.actv(self.norm1(x, s)))
+        return (x + self.conv2(self.actv(self.norm2(h, s)))) / 2**0.5
+
+
+class StarGANv2Generator(nn.Module):
+    def __init__(self, dim: int = 4, style_dim: int = 5) -> None:
+        super().__init__()
+        self.from_rgb = nn.Conv2d(3, dim, 3, 1, 1)
+        self.encode = nn.ModuleList([EncoderBlock(dim), EncoderBlock(dim, normalize=False)])
+        self.decode = nn.ModuleList([DecoderBlock(dim, style_dim), DecoderBlock(dim, style_dim)])
+        self.to_rgb = nn.Sequential(nn.InstanceNorm2d(dim, affine=True), nn.LeakyReLU(0.2), nn.Conv2d(dim, 3, 1))
+
+    def forward(self, x: Tensor, s: Tensor, masks: Tensor | None = None) -> Tensor:
+        x = self.from_rgb(x)
+        for block in self.encode:
+            x = block(x)
+        for block in self.decode:
+            x = block(x, s)
+        return self.to_rgb(x)
+
+
+def randomised(model: nn.Module) -> nn.Module:
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator) * 0.5
+    return model.double()
+
+
+def results(model: nn.Module, *inputs: Tensor) -> list[Tensor]:
+    output = model(*inputs)
+    gradients = torch.autograd.grad(output.square().sum(), list(model.parameters()), allow_unused=True)
+    return [output.detach(), *(gradient for gradient in gradients if gradient is not None)]
+
+
+@pytest.mark.parametrize(
+    ("network", "styled", "expected"),
+    [
+        (CycleGANGenerator, False, {"InstanceNorm2d + ReLU": 5, "InstanceNorm2d": 2}),
+        (
+            MUNITGenerator,
+            True,
+            {"InstanceNorm2d + ReLU": 1, "InstanceNorm2d": 1}
+            | {"AdaptiveInstanceNorm2d + ReLU": 1, "AdaptiveInstanceNorm2d": 1},
+        ),
+        (StarGANv2Generator, True, {"InstanceNorm2d + LeakyReLU": 3, "AdaIN + LeakyReLU": 4}),
+    ],
+)
+def test_networks_give_the_same(network, styled, expected) -> None:
+    model = randomised(network())
+    fast = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(2, 3, 8, 8, generator=generator, dtype=torch.float64)]
+    if styled:
+        inputs.append(torch.randn(2, 5, generator=generator, dtype=torch.float64))
+    before = results(model, *inputs)
+    report = accelerate(fast)
+    counts = {was: sum(row.was == was for row in report.replaced) for was in {row.was for row in report.replaced}}
+    assert counts == expected, str(report)
+    assert report.left_alone == ()
+    after = results(fast, *inputs)
+    assert len(before) == len(after)
+    for old, new in zip(before, after, strict=True):
+        torch.testing.assert_close(new, old, rtol=1e-9, atol=1e-9)
+    assert list(fast.state_dict()) == list(model.state_dict())
+
+
+def test_a_second_time_there_is_nothing_left() -> None:
+    model = StarGANv2Generator()
+    accelerate(model)
+    report = accelerate(model)
+    assert report == ((), ())
+    assert str(report) == "0 replaced, 0 left alone"
+
+
+def test_modules_stay_what_they_are() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4, affine=True), nn.LeakyReLU(0.1), AdaIN(5, 4))
+    norm, adain, weight = model[1], model[3], model[1].weight
+    report = accelerate(model)
+    assert model[1] is norm and model[3] is adain and model[1].weight is weight
+    assert isinstance(model[1], nn.InstanceNorm2d) and isinstance(model[3], AdaIN)
+    assert type(model[3]).__name__ == "AdaIN"
+    assert norm.slope == 0.1 and isinstance(model[2], nn.Identity)
+    assert str(report).splitlines()[1] == "  1: InstanceNorm2d + LeakyReLU -> instance_norm_act"
+
+
+def test_copies_work_too() -> None:
+    model, x, style = StarGANv2Generator(), torch.randn(2, 3, 8, 8), torch.randn(2, 5)
+    accelerate(model)
+    assert torch.equal(copy.deepcopy(model)(x, style), model(x, style))
+
+
+def test_a_network_that_has_run_already() -> None:
+    """Its AdaIN modules hold tensors that cannot be copied."""
+    model, x, style = MUNITGenerator(), torch.randn(2, 3, 8, 8), torch.randn(2, 5)
+    before = model(x, style)
+    assert len(accelerate(model).replaced) == 4
+    assert isinstance(model.decoder[0].activation, nn.Identity)
+    torch.testing.assert_close(model(x, style), before)
+
+
+def test_random_numbers_of_the_program_are_not_used_up() -> None:
+    model = StarGANv2Generator()
+    state = torch.get_rng_state()
+    accelerate(model)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+class Branches(nn.Module):
+    """An activation that also works elsewhere, or whose input is needed twice, must stay."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.norm, self.act = nn.InstanceNorm2d(3), nn.LeakyReLU(0.2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        normalised = self.norm(x)
+        if self.kind == "input used twice":
+            return self.act(normalised) + normalised
+        if self.kind == "also elsewhere":
+            return self.act(normalised) + self.act(x)
+        if self.kind == "norm called twice":
+            return self.act(normalised) + self.norm(2 * x)
+        if self.kind == "control flow on data" and x.sum() > 0:
+            return self.act(normalised)
+        return normalised
+
+
+@pytest.mark.parametrize("kind", ["input used twice", "also elsewhere", "norm called twice", "control flow on data"])
+def test_only_the_norm_where_the_activation_is_needed_elsewhere(kind) -> None:
+    model = Branches(kind)
+    x = torch.randn(2, 3, 6, 6).abs()
+    before = model(x)
+    report = accelerate(model)
+    assert [row.was for row in report.replaced] == ["InstanceNorm2d"]
+    torch.testing.assert_close(model(x), before)
+
+
+def test_an_activation_under_two_names() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm1, self.norm2 = nn.InstanceNorm2d(3), nn.InstanceNorm2d(3)
+            self.act = self.other = nn.LeakyReLU(0.2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.act(self.norm1(x)) + self.other(self.norm2(2 + x))
+
+    model, x = Twice(), torch.randn(2, 3, 6, 6)
+    before = model(x)
+    assert len(accelerate(model).replaced) == 2
+    torch.testing.assert_close(model(x), before)
+
+
+def test_what_is_left_alone_is_named_with_the_reason() -> None:
+    class Other(AdaIN):
+        def forward(self, x: Tensor, s: Tensor) -> Tensor:
+            return super().forward(x, s).tanh()
+
+    model = nn.ModuleDict(
+        {"stats": nn.InstanceNorm2d(3, track_running_stats=True), "other": Other(5, 3), "hooked": nn.InstanceNorm2d(3)}
+    )
+    model["hooked"].register_forward_hook(lambda *_: None)
+    report = accelerate(model)
+    assert report.replaced == ()
+    assert [(row.name, row.was) for row in report.left_alone] == [
+        ("stats", "InstanceNorm2d"),
+        ("other", "Other"),
+        ("hooked", "InstanceNorm2d"),
+    ]
+    assert "running statistics" in report.left_alone[0].why
+    assert "scale * norm(x) + shift" in report.left_alone[1].why
+    assert "hooks" in report.left_alone[2].why
+    assert "left alone: it has hooks" in str(report)
+
+
+def test_the_model_itself_may_be_the_norm() -> None:
+    norm = nn.InstanceNorm2d(3)
+    x = torch.randn(3, 6, 6)  # without a batch dimension
+    before = norm(x)
+    assert accelerate(norm).replaced == (("", "InstanceNorm2d", "instance_norm_act"),)
+    torch.testing.assert_close(norm(x), before)
+
+
+def test_the_model_itself_may_be_an_adain() -> None:
+    adain, x, style = AdaIN(5, 3), torch.randn(2, 3, 6, 6), torch.randn(2, 5)
+    before = adain(x, style)
+    assert accelerate(adain).replaced == (("", "AdaIN", "adain_act"),)
+    assert type(adain.norm) is nn.InstanceNorm2d
+    torch.testing.assert_close(adain(x, style), before)
+
+
+def test_wrong_type() -> None:
+    with pytest.raises(TypeError, match="accelerate: model must be an nn.Module, got dict"):
+        accelerate({})
