@@ -38,8 +38,10 @@ lint: $(READY)  ## ruff, mypy, clang-format
 	$(BIN)/mypy m2o_fast
 	$(BIN)/clang-format --dry-run --Werror csrc/*
 
-bench: $(READY)  ## the speed of every operation, with baselines
-	$(BIN)/python -m pytest benchmarks
+bench: $(READY)  ## the speed of every operation, with baselines: benchmarks/results/, docs/benchmarks.md, README
+	mkdir -p build
+	$(BIN)/python -m pytest benchmarks --benchmark-json=build/bench.json $(OPTIONS)
+	$(BIN)/python benchmarks/publish.py build/bench.json
 
 ablation: $(READY)  ## three variants, three seeds: docs/results.md
 	$(BIN)/python benchmarks/ablation.py

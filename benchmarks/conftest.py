@@ -93,6 +93,12 @@ def measure(benchmark, copy_bandwidth: float) -> Callable[..., None]:
         seconds = benchmark.stats.stats.median / calls
         benchmark.extra_info |= {"implementation": implementation, "seconds": seconds, "device": DEVICE.type}
         benchmark.extra_info |= {"threads": torch.get_num_threads(), "torch": torch.__version__}
+        benchmark.extra_info["copy_bandwidth"] = copy_bandwidth
+        if DEVICE.type == "cuda":
+            benchmark.extra_info["gpu"] = torch.cuda.get_device_name()
+        rounds = sorted(benchmark.stats.stats.data)
+        for name, share in (("p20", 0.2), ("p80", 0.8)):
+            benchmark.extra_info[name] = rounds[round(share * (len(rounds) - 1))] / calls
         if moved is not None:
             benchmark.extra_info["copy_share"] = moved / seconds / copy_bandwidth
 

@@ -167,6 +167,11 @@ class use_backend:  # noqa: N801  (reads as a function at the place of use)
         _forced.backend = self._before.pop()
 
 
+def forced_backend() -> str | None:
+    """The backend that :class:`use_backend` or ``M2O_BACKEND`` demands of all operators; None if none."""
+    return _forced.backend
+
+
 def choose_backend(op: str, device: torch.device, backend: str | None) -> str:
     """The backend to run ``op`` with.
 

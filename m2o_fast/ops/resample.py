@@ -1,8 +1,9 @@
-"""Resampling folded into convolutions: exact algebra, no kernel of its own.
+"""Convolution and resampling in one: exact algebra, no kernel of its own.
 
 A 3x3 convolution with zero padding 1 and a 2x2 resampling are one linear map, and that map is a 4x4 convolution with
 stride 2: 2.25 times fewer multiplications, and the full-resolution intermediate never exists. The folded kernel is
-linear in the weight, so gradients of any order are right. Only rounding differs.
+linear in the weight, so gradients of any order are right. Only rounding differs. Whether folding pays is measured
+(:mod:`._choices`); under ``use_backend("reference")`` nothing is folded.
 """
 
 from __future__ import annotations
@@ -11,14 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from m2o_fast.ops._choices import folds
+from m2o_fast.ops._library import forced_backend
 
-def conv3x3_down2(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``avg_pool2d(conv2d(x, weight, bias, padding=1), 2)`` as one 4x4 convolution with stride 2.
+
+def conv3x3_down2(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, fold: bool | None = None) -> Tensor:
+    """``avg_pool2d(conv2d(x, weight, bias, padding=1), 2)``, folded into one 4x4 convolution with stride 2.
 
     Args:
         x: Float ``[N, Ci, H, W]``, H and W even.
         weight: Float ``[Co, Ci, 3, 3]``.
         bias: Float ``[Co]`` or None.
+        fold: Whether to fold; None takes what was measured to be faster on this kind of device.
 
     Returns:
         Float ``[N, Co, H/2, W/2]``.
@@ -29,16 +34,19 @@ def conv3x3_down2(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     _check("conv3x3_down2", x, weight)
     if x.shape[2] % 2 or x.shape[3] % 2:
         raise ValueError(f"conv3x3_down2: height and width must be even, got {list(x.shape)}")
+    if not _folds("conv3x3_down2", x, fold):
+        return F.avg_pool2d(F.conv2d(x, weight, bias, padding=1), 2)
     return F.conv2d(x, _spread(weight) * 0.25, bias, stride=2, padding=1)
 
 
-def up2_conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Nearest upsampling and then ``conv2d(..., weight, bias, padding=1)`` as one transposed convolution.
+def up2_conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, fold: bool | None = None) -> Tensor:
+    """Nearest upsampling and then ``conv2d(..., weight, bias, padding=1)``, folded into one transposed convolution.
 
     Args:
         x: Float ``[N, Ci, H, W]``.
         weight: Float ``[Co, Ci, 3, 3]``.
         bias: Float ``[Co]`` or None.
+        fold: Whether to fold; None takes what was measured to be faster on this kind of device.
 
     Returns:
         Float ``[N, Co, 2H, 2W]``.
@@ -47,8 +55,16 @@ def up2_conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
         ValueError: A wrong shape.
     """
     _check("up2_conv3x3", x, weight)
+    if not _folds("up2_conv3x3", x, fold):
+        return F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, bias, padding=1)
     folded = _spread(weight.flip(2, 3)).transpose(0, 1)
     return F.conv_transpose2d(x, folded, bias, stride=2, padding=1)
+
+
+def _folds(op: str, x: Tensor, wish: bool | None) -> bool:
+    if wish is not None:
+        return wish
+    return forced_backend() != "reference" and folds(op, x.device.type, x.dtype)
 
 
 def _spread(weight: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from m2o_fast.ops import conv3x3_down2, up2_conv3x3
+from m2o_fast.ops import conv3x3_down2, up2_conv3x3, use_backend
 
 
 def down(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -36,6 +36,18 @@ def test_equals_the_two_operations(folded, plain, n, inputs, outputs, height, wi
     weight = torch.randn(outputs, inputs, 3, 3, dtype=torch.float64)
     bias = torch.randn(outputs, dtype=torch.float64) if biased else None
     torch.testing.assert_close(folded(x, weight, bias), plain(x, weight, bias), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("op", "plain"), CASES)
+def test_fold_or_not(op, plain) -> None:
+    x, weight, bias = torch.randn(2, 3, 4, 6), torch.randn(2, 3, 3, 3), torch.randn(2)
+    assert torch.equal(op(x, weight, bias, fold=False), plain(x, weight, bias))
+    folded = op(x, weight, bias, fold=True)
+    assert not torch.equal(folded, plain(x, weight, bias))  # the rounding shows which way was taken
+    assert torch.equal(op(x, weight, bias), folded)
+    with use_backend("reference"):
+        assert torch.equal(op(x, weight, bias), plain(x, weight, bias))
+        assert torch.equal(op(x, weight, bias, fold=True), folded)
 
 
 @pytest.mark.parametrize(("folded", "plain"), CASES)

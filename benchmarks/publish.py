@@ -1,0 +1,279 @@
+"""From pytest-benchmark's report to results/<device>.json, docs/benchmarks.md, the plots and the README's table.
+
+    pytest benchmarks --benchmark-json=build/bench.json && python benchmarks/publish.py build/bench.json
+    python benchmarks/publish.py            # only the pages, from the results that are there
+
+A row keeps the group (operation, case, mode), the implementation, median, 20th and 80th percentile in seconds, and the
+share of the measured copy bandwidth where the case is out of cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+
+matplotlib.use("svg")
+from matplotlib import pyplot as plt  # noqa: E402  (the backend comes first)
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PLOTS = ROOT / "docs" / "plots"
+FUSED = ("compiled", "triton", "folded")
+BASELINES = ("eager", "compile", "grouped", "numpy", "bincount")
+Groups = dict[str, dict[str, dict[str, Any]]]  # group -> implementation -> row
+
+
+class Target(NamedTuple):
+    """What the fused operation has to reach in every group that fits; factors over a baseline, or a share of copy."""
+
+    words: str
+    pattern: str  # of the group
+    baseline: str  # an implementation, or "copy"
+    cpu: float
+    gpu: float
+
+
+TARGETS = [
+    Target("adain_act, forward, over eager", r"^adain_act .*, forward$", "eager", 5, 4),
+    Target("adain_act, forward + backward, over eager", r"^adain_act .*, forward\+backward$", "eager", 4, 3),
+    Target("adain_act in cache, over torch.compile", r"^adain_act .* in cache, ", "compile", 1.5, 1.3),
+    Target("adain_act out of cache, over torch.compile", r"^adain_act .* out of cache, ", "compile", 1.15, 1.3),
+    Target("adain_act, forward, of copy speed", r"^adain_act .* out of cache, forward$", "copy", 0.8, 0.9),
+    Target("adain_act, forward + backward, of copy speed", r"^adain_act .*, forward\+backward$", "copy", 0.8, 0.85),
+    Target("residual_merge, over eager", r"^residual_merge ", "eager", 2, 2.5),
+    Target("leaky_relu_down2, over eager", r"^leaky_relu_down2 ", "eager", 2, 2.5),
+    Target("scale_channels chains, over eager", r"^demodulate_act ", "eager", 2, 2.5),
+    Target("modulated_conv2d, over grouped convolution", r"^modulated_conv2d ", "grouped", 3, 2),
+    Target("color_histogram, over numpy.histogramdd", r"^color_histogram ", "numpy", 20, 200),
+    Target("color_histogram, over torch.bincount", r"^color_histogram ", "bincount", 4, 5),
+    Target("AdaIN residual block, forward + backward", r"^AdaINResBlock .*, forward\+backward$", "eager", 1.4, 1.8),
+]
+
+
+def main() -> None:
+    """Condenses the report, if one is named, and writes the pages."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("report", type=Path, nargs="?", help="what pytest --benchmark-json wrote")
+    parser.add_argument("--note", default="", help="what a reader has to know of the run, such as other load")
+    options = parser.parse_args()
+    if options.report is not None:
+        record = condense(json.loads(options.report.read_text()), options.note)
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{record['name']}.json").write_text(json.dumps(record, indent=1) + "\n")
+    records = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+    write_pages([record for record in records if "rows" in record])
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+def condense(report: dict[str, Any], note: str) -> dict[str, Any]:
+    """The record of one run on one machine."""
+    benches = [bench for bench in report["benchmarks"] if "seconds" in bench["extra_info"]]
+    if not benches:
+        raise SystemExit("publish: the report holds no benchmark of this project")
+    facts = benches[0]["extra_info"]
+    on_gpu = facts["device"] == "cuda"
+    processor = report["machine_info"]["cpu"].get("brand_raw", "unknown processor")
+    hardware = facts["gpu"] if on_gpu else f"{processor}, {facts['threads']} threads"
+    return {
+        "name": re.sub(r"[^a-z0-9]+", "-", hardware.lower()).strip("-"),
+        "device": facts["device"],
+        "hardware": hardware,
+        "torch": facts["torch"],
+        "python": report["machine_info"]["python_version"],
+        "commit": commit(),
+        "date": report["datetime"][:10],
+        "copy_bandwidth": facts["copy_bandwidth"],
+        "note": note,
+        "rows": [row(bench["group"], bench["extra_info"]) for bench in benches],
+    }
+
+
+def row(group: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """One implementation of one group."""
+    kept = ("implementation", "seconds", "p20", "p80", "copy_share")
+    return {"group": group} | {name: float(f"{facts[name]:.4g}") if name != "implementation" else facts[name]
+                               for name in kept if name in facts}  # fmt: skip
+
+
+def commit() -> str:
+    """The commit of this checkout, with a mark if it has changes."""
+    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    return done.stdout.strip() or "unknown"
+
+
+def groups_of(record: dict[str, Any]) -> Groups:
+    """Rows by group and implementation."""
+    groups: Groups = defaultdict(dict)
+    for entry in record["rows"]:
+        groups[entry["group"]][entry["implementation"]] = entry
+    return dict(groups)
+
+
+def fastest(rows: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """The fused implementation that took least; None where there is none."""
+    return min((rows[name] for name in FUSED if name in rows), key=lambda entry: entry["seconds"], default=None)
+
+
+def operation(group: str) -> str:
+    """The first word, which names the operation."""
+    return group.split()[0]
+
+
+# --- pages ------------------------------------------------------------------------------------------------------------
+
+
+def write_pages(records: list[dict[str, Any]]) -> None:
+    """docs/benchmarks.md, docs/plots/*.svg and the part of the README between its marks."""
+    PLOTS.mkdir(exist_ok=True)
+    for old in PLOTS.glob("*.svg"):
+        old.unlink()
+    lines = [
+        "# Benchmarks\n",
+        "Made by `make bench` (benchmarks/publish.py) from `benchmarks/results/*.json`. Medians, side by side in one",
+        "run, after the results were found right; inputs larger than the caches take turns, unless `in cache`.",
+        "Copy speed is that of a copy into warm memory, counting the bytes that any implementation has to move.\n",
+        "## Targets\n",
+        *targets(records),
+    ]
+    for record in records:
+        lines += section(record)
+        plot(record)
+    (ROOT / "docs" / "benchmarks.md").write_text("\n".join(lines) + "\n")
+    readme = ROOT / "README.md"
+    begin, end = "<!-- benchmarks: made by make bench -->", "<!-- end of benchmarks -->"
+    before, _, rest = readme.read_text().partition(begin)
+    after = rest.partition(end)[2]
+    readme.write_text(f"{before}{begin}\n" + "\n".join(headline(records)) + f"\n{end}{after}")
+
+
+def measured(record: dict[str, Any], target: Target) -> list[tuple[float, str]]:
+    """What every group that fits reached, the least first."""
+    reached = []
+    for group, rows in groups_of(record).items():
+        ours = fastest(rows)
+        if ours is None or not re.search(target.pattern, group):
+            continue
+        if target.baseline == "copy" and "copy_share" in ours:
+            reached.append((ours["copy_share"], group))
+        elif target.baseline in rows:
+            reached.append((rows[target.baseline]["seconds"] / ours["seconds"], group))
+    return sorted(reached)
+
+
+def targets(records: list[dict[str, Any]]) -> list[str]:
+    """Target and least measured value, per kind of device."""
+    lines = [
+        "| target, in every case measured | CPU | least on a CPU | GPU | least on a GPU |",
+        "|---|---|---|---|---|",
+    ]
+    for target in TARGETS:
+        form = "{:.0%}".format if target.baseline == "copy" else "{:.3g}x".format
+        cells = [target.words]
+        for device, aim in (("cpu", target.cpu), ("cuda", target.gpu)):
+            found = [pair for record in records if record["device"] == device for pair in measured(record, target)]
+            least = min(found, default=None)
+            missing = "not run on a GPU" if device == "cuda" else "not measured"
+            met = "" if least is None or least[0] >= aim else f" **missed** ({least[1]})"
+            cells += [f">= {form(aim)}", missing if least is None else f"{form(least[0])}{met}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def section(record: dict[str, Any]) -> list[str]:
+    """All rows of one machine."""
+    versions = f"torch {record['torch']}, Python {record['python']}, commit {record['commit']}, {record['date']}"
+    lines = [f"\n## {record['hardware']}\n", f"{versions}. Copy: {record['copy_bandwidth'] / 1e9:.1f} GB/s."]
+    lines += [record["note"]] if record["note"] else []
+    for name in dict.fromkeys(map(operation, groups_of(record))):
+        lines += [f"\n![{name}](plots/{name}-{record['name']}.svg)\n"]
+        lines += ["| case | implementation | median | p20 to p80 | over eager | over torch.compile | of copy speed |"]
+        lines += ["|---|---|---|---|---|---|---|"]
+        for group, rows in groups_of(record).items():
+            if operation(group) == name:
+                lines += table_rows(group, rows)
+    return lines
+
+
+def table_rows(group: str, rows: dict[str, dict[str, Any]]) -> list[str]:
+    """One line per implementation."""
+    lines = []
+    for implementation, entry in rows.items():
+        factors = [ratio(rows, baseline, entry) for baseline in ("eager", "compile")]
+        share = f"{entry['copy_share']:.0%}" if "copy_share" in entry else ""
+        spread = f"{duration(entry['p20'])} to {duration(entry['p80'])}" if "p20" in entry else ""
+        cells = [group, implementation, duration(entry["seconds"]), spread, *factors, share]
+        lines.append("| " + " | ".join(cells) + " |")
+        group = ""
+    return lines
+
+
+def ratio(rows: dict[str, dict[str, Any]], baseline: str, entry: dict[str, Any]) -> str:
+    """How many times as fast as the baseline."""
+    return f"{rows[baseline]['seconds'] / entry['seconds']:.2f}x" if baseline in rows else ""
+
+
+def duration(seconds: float) -> str:
+    """In milliseconds or microseconds."""
+    return f"{seconds * 1e3:.2f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.1f} µs"
+
+
+def headline(records: list[dict[str, Any]]) -> list[str]:
+    """The README's table: the first case of every operation and mode."""
+    lines = []
+    for record in records:
+        lines += [f"{record['hardware']}, torch {record['torch']}:\n"]
+        lines += ["| case | baseline | its median | m2o_fast | times as fast |", "|---|---|---|---|---|"]
+        shown = set()
+        for group, rows in groups_of(record).items():
+            ours, kind = fastest(rows), (operation(group), group.rpartition(", ")[2])
+            if ours is None or kind in shown:
+                continue
+            shown.add(kind)
+            for baseline in (name for name in BASELINES if name in rows):
+                slow = rows[baseline]["seconds"]
+                cells = [group, baseline, duration(slow), duration(ours["seconds"]), f"{slow / ours['seconds']:.1f}x"]
+                lines.append("| " + " | ".join(cells) + " |")
+        lines.append("")
+    if all(record["device"] == "cpu" for record in records):
+        lines.append("GPU: not run on a GPU yet.")
+    return [*lines, "All cases, implementations and targets: [docs/benchmarks.md](docs/benchmarks.md)."]
+
+
+def plot(record: dict[str, Any]) -> None:
+    """Per operation: times as fast as the first baseline, one bar per implementation."""
+    plt.rcParams.update({"svg.hashsalt": "m2o_fast", "font.size": 9})
+    groups = groups_of(record)
+    for name in dict.fromkeys(map(operation, groups)):
+        chosen = {group: rows for group, rows in groups.items() if operation(group) == name}
+        baseline = next(name for name in (*BASELINES, "reference") if all(name in rows for rows in chosen.values()))
+        implementations = list(dict.fromkeys(key for rows in chosen.values() for key in rows))
+        height = 0.8 / len(implementations)
+        figure, axes = plt.subplots(figsize=(9, 0.9 + 0.16 * len(chosen) * (len(implementations) + 1)))
+        for index, implementation in enumerate(implementations):
+            bars = [(at + index * height, rows[baseline]["seconds"] / rows[implementation]["seconds"])
+                    for at, rows in enumerate(chosen.values()) if implementation in rows]  # fmt: skip
+            drawn = axes.barh([at for at, _ in bars], [value for _, value in bars], height, label=implementation)
+            axes.bar_label(drawn, fmt="%.1f", padding=2, fontsize=7)
+        axes.set_yticks(
+            [at + 0.4 - height / 2 for at in range(len(chosen))], [group[len(name) + 1 :] for group in chosen]
+        )
+        axes.invert_yaxis()
+        axes.set_xlabel(f"times as fast as {baseline} ({record['hardware']})")
+        axes.set_title(name)
+        axes.legend(fontsize=7, loc="lower right")
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.savefig(PLOTS / f"{name}-{record['name']}.svg", bbox_inches="tight", metadata={"Date": None})
+        plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()
