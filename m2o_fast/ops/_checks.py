@@ -14,9 +14,11 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 
 
 def check_floating(op: str, name: str, tensor: object) -> None:
-    """Raises TypeError for what is not a floating-point tensor."""
+    """Raises TypeError for what is not a dense floating-point tensor."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{op}: {name} must be a tensor, got {type(tensor).__name__}")
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{op}: {name} must be a strided tensor, got {tensor.layout}")
     if tensor.dtype not in FLOATING:
         raise TypeError(f"{op}: {name} must be float32, float64, bfloat16 or float16, got {tensor.dtype}")
 

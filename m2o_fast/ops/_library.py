@@ -23,6 +23,7 @@ from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 Backend = Literal["reference", "compiled", "triton"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
@@ -184,18 +185,30 @@ def choose_backend(op: str, device: torch.device, backend: str | None) -> str:
         ValueError: if there is no backend of this name.
         RuntimeError: if the wish cannot be met; the message says why.
     """
-    wanted = backend or _forced.backend
+    wanted = _forced.backend if backend is None else backend
     if wanted is None:
-        return _best.get((op, device.type), "reference")
+        return "reference" if _needs_torch() else _best.get((op, device.type), "reference")
     if wanted not in BACKENDS:
         raise ValueError(f"{op}: backend must be one of {', '.join(BACKENDS)} or None, got {wanted!r}")
-    if wanted != "reference":
-        reason: str | None = f"there are no kernels for {device.type} tensors"
-        if device.type in _DEVICES:
-            reason = _unavailable.get((op, device.type, wanted))
-        if reason is not None:
-            raise RuntimeError(f"{op}: backend {wanted!r} is not available: {reason}")
+    reason = None if wanted == "reference" else _why_not(op, device, wanted)
+    if reason is not None:
+        raise RuntimeError(f"{op}: backend {wanted!r} is not available: {reason}")
     return wanted
+
+
+def _why_not(op: str, device: torch.device, backend: str) -> str | None:
+    if device.type not in _DEVICES:
+        return f"there are no kernels for {device.type} tensors"
+    if _needs_torch():
+        return "forward-mode derivatives and the transforms of torch.func need the reference"
+    return _unavailable.get((op, device.type, backend))
+
+
+def _needs_torch() -> bool:
+    """Whether derivatives are taken in a way that kernels know nothing of; forward mode would get zeros of them."""
+    if forward_ad._current_level >= 0:
+        return True
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 def backends() -> dict[str, dict[str, dict[str, Any]]]:
@@ -212,6 +225,8 @@ def backends() -> dict[str, dict[str, dict[str, Any]]]:
 def _describe(op: str, device: str) -> dict[str, Any]:
     order = _preferences[op][device]
     chosen = _forced.backend or _best[op, device]
+    if chosen not in order:
+        order = (*order, chosen)
     reasons = {backend: _unavailable.get((op, device, backend)) for backend in order}
     if _forced.backend is not None:
         why = "demanded by M2O_BACKEND or use_backend"
@@ -269,7 +284,7 @@ def register(
 def recompute_gradients(
     function: Callable[..., Tensor], inputs: Sequence[Tensor], needed: Sequence[bool], gradient: Tensor
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of ``function(*inputs)`` that can be differentiated again.
+    """Gradients of ``function(*inputs)``; in grad mode they can be differentiated again.
 
     A fused backward operator is opaque to autograd: second derivatives through it would be zero without a word. So when
     somebody differentiates the gradient (autograd then runs backward in grad mode), backward takes this way instead.
@@ -283,12 +298,13 @@ def recompute_gradients(
     Returns:
         One gradient per input, ``None`` where none is needed.
     """
+    create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         # Aliases tell apart arguments that are one and the same tensor, whose gradients would come out added up.
         aliases = [tensor.view_as(tensor) for tensor in inputs]
         output = function(*aliases)
         wanted = [alias for alias, need in zip(aliases, needed, strict=True) if need]
-        gradients = iter(torch.autograd.grad(output, wanted, gradient, create_graph=True))
+        gradients = iter(torch.autograd.grad(output, wanted, gradient, create_graph=create_graph))
     return tuple(next(gradients) if need else None for need in needed)
 
 

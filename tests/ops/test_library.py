@@ -8,7 +8,7 @@ import pytest
 import torch
 from source_tree import ROOT, run_python
 
-from m2o_fast.ops import adain_act, backends, use_backend
+from m2o_fast.ops import adain_act, backends, foreground_color, use_backend
 from m2o_fast.ops._library import choose_backend, in_format, is_channels_last
 
 CPU = torch.device("cpu")
@@ -125,3 +125,31 @@ def test_in_format_gives_the_strides_of_a_fresh_tensor(memory_format) -> None:
             formatted = in_format(y, memory_format)
             assert formatted.stride() == torch.empty_like(y, memory_format=memory_format).stride()
             assert torch.equal(formatted, y)
+
+
+@pytest.mark.parametrize(
+    "op", [adain_act, lambda x, g, b, **backend: foreground_color(x, **backend)], ids=["adain", "color"]
+)
+def test_forward_mode_and_transforms_take_the_reference(op) -> None:
+    x, g = torch.rand(2, 3, 4, 4, dtype=torch.float64), torch.rand(2, 3, dtype=torch.float64)
+
+    def loss(x, **backend):
+        return op(x, g, g, **backend).square().sum()
+
+    tangent = torch.rand_like(x)
+    expected = torch.func.jvp(lambda x: loss(x, backend="reference"), (x,), (tangent,))[1]
+    assert expected != 0
+    assert torch.func.jvp(loss, (x,), (tangent,))[1] == expected
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, tangent)
+        assert torch.autograd.forward_ad.unpack_dual(loss(dual)).tangent == expected
+        with pytest.raises(
+            RuntimeError, match="forward-mode derivatives and the transforms of torch.func need the ref"
+        ):
+            loss(dual, backend="compiled")
+    assert torch.equal(torch.func.grad(loss)(x), torch.func.grad(lambda x: loss(x, backend="reference"))(x))
+
+
+def test_plain_gradients_hold_no_graph() -> None:
+    images = torch.rand(1, 3, 8, 8, requires_grad=True)
+    assert not torch.autograd.grad(foreground_color(images).sum(), images)[0].requires_grad
