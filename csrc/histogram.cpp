@@ -28,10 +28,6 @@ int64_t images_per_thread(const Images& images) {
   return std::max<int64_t>(1, kPixelsPerThread / std::max<int64_t>(1, images.height * images.width));
 }
 
-bool rows_follow_each_other(const Images& images) {
-  return images.height == 1 || images.row_stride == images.width * images.column_stride;
-}
-
 // Calls visit(row, column, length) for pieces of one image that hold at most kChunk evenly spaced pixels. If rows
 // follow each other in memory, a piece may run over the end of its row.
 template <class Visit>
@@ -236,8 +232,8 @@ M2O_INLINE bool write_cells(const Images& images, int64_t image, int64_t row, in
   for (int channel = 0; channel < 3; ++channel) {
     load_values(images, image, channel, row, column, n, values);
     for (int64_t i = 0; i < n; ++i) {
+      infinite |= !(std::fabs(values[i]) <= std::numeric_limits<double>::max());
       double scaled = values[i] * steps;
-      infinite |= !(std::fabs(scaled) <= std::numeric_limits<double>::max());
       scaled = scaled > 0 ? scaled : 0;
       scaled = scaled < top ? scaled : top;
       cell[i] = cell[i] * (top + 1) + static_cast<int32_t>(kRound ? std::nearbyint(scaled) : scaled);

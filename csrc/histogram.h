@@ -18,6 +18,11 @@ struct Images {
   int64_t image_stride, channel_stride, row_stride, column_stride;
 };
 
+// Whether all pixels of an image are evenly spaced.
+constexpr bool rows_follow_each_other(const Images& images) {
+  return images.height == 1 || images.row_stride == images.width * images.column_stride;
+}
+
 // colors: [count, 3], float64 if the pixels are float64 and else float32. content: one plane per image, of the same
 // pixel type and size, or nullptr for the maximum over the channels.
 void foreground_color(const Images& images, const Images* content, void* colors);

@@ -5,13 +5,13 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
 
 #include <cstring>
 #include <optional>
 
 #include "common.h"
 #include "histogram.h"
+#include "histogram_tensor.h"
 
 namespace py = pybind11;
 using torch::headeronly::ScalarType;
@@ -20,55 +20,13 @@ using torch::stable::Tensor;
 namespace m2o_fast {
 namespace {
 
-void require_bits(int64_t bits) {
-  require(bits >= 1 && bits <= 8, "unique_color_count", "bits must be in [1, 8], got ", bits);
-}
-
-void require_cells(int64_t bins, int64_t groups) {
-  require(bins >= 1 && bins <= 256, "color_histogram", "bins must be in [1, 256], got ", bins);
-  require(groups >= 1, "color_histogram", "num_groups must be at least 1, got ", groups);
-}
-
 // ----------------------------------------------------------------------------------------------------- torch tensors
-
-Pixel pixel_of(const Tensor& tensor, const char* op) {
-  switch (tensor.scalar_type()) {
-    case ScalarType::Byte:
-      return Pixel::uint8;
-    case ScalarType::Half:
-      return Pixel::float16;
-    case ScalarType::BFloat16:
-      return Pixel::bfloat16;
-    case ScalarType::Float:
-      return Pixel::float32;
-    case ScalarType::Double:
-      return Pixel::float64;
-    default:
-      require(false, op, "needs a uint8 or floating-point tensor");
-      return Pixel::uint8;
-  }
-}
-
-// [N, 3, H, W]
-Images images_of(const Tensor& images, const char* op) {
-  require(images.dim() == 4 && images.size(1) == 3, op, "needs images of shape [N, 3, H, W]");
-  return {images.const_data_ptr(), pixel_of(images, op), images.size(0),   images.size(2),  images.size(3),
-          images.stride(0),        images.stride(1),     images.stride(2), images.stride(3)};
-}
 
 Tensor foreground_color_cpu(const Tensor& images, const std::optional<Tensor>& content) {
   constexpr const char* op = "foreground_color";
   const Images view = images_of(images, op);
-  std::optional<Images> planes;
-  if (content) {
-    require(content->dim() == 3 && content->size(0) == view.count && content->size(1) == view.height &&
-                content->size(2) == view.width && content->scalar_type() == images.scalar_type(),
-            op, "needs content of shape [N, H, W] and of the images' dtype");
-    planes = {content->const_data_ptr(), view.pixel, view.count,         view.height,       view.width,
-              content->stride(0),        0,          content->stride(1), content->stride(2)};
-  }
-  const auto dtype = view.pixel == Pixel::float64 ? ScalarType::Double : ScalarType::Float;
-  Tensor colors = torch::stable::new_empty(images, {view.count, 3}, dtype);
+  const std::optional<Images> planes = content_of(content, images, view, op);
+  Tensor colors = torch::stable::new_empty(images, {view.count, 3}, color_type(view.pixel));
   foreground_color(view, planes ? &*planes : nullptr, colors.mutable_data_ptr());
   return colors;
 }
@@ -76,18 +34,11 @@ Tensor foreground_color_cpu(const Tensor& images, const std::optional<Tensor>& c
 Tensor color_histogram_cpu(const Tensor& colors, int64_t bins, const std::optional<Tensor>& groups,
                            int64_t num_groups) {
   constexpr const char* op = "color_histogram";
-  require(colors.dim() == 2 && colors.size(1) == 3, op, "needs colours of shape [N, 3]");
-  require_cells(bins, num_groups);
-  const int64_t count = colors.size(0);
-  const Images pixels = {colors.const_data_ptr(), pixel_of(colors, op), 1, 1, count, 0, colors.stride(1), 0,
-                         colors.stride(0)};
-  if (groups) {
-    require(groups->dim() == 1 && groups->size(0) == count && groups->scalar_type() == ScalarType::Long, op,
-            "needs int64 groups of shape [N]");
-  }
+  const Images pixels = colors_of(colors, op);
+  require_cells(op, bins, num_groups);
+  const Groups group = groups_of(groups, colors, op);
   Tensor counts = torch::stable::new_zeros(colors, {num_groups, bins * bins * bins}, ScalarType::Long);
-  color_histogram(pixels, bins, groups ? groups->const_data_ptr<int64_t>() : nullptr, groups ? groups->stride(0) : 0,
-                  num_groups, counts.mutable_data_ptr<int64_t>());
+  color_histogram(pixels, bins, group.number, group.stride, num_groups, counts.mutable_data_ptr<int64_t>());
   return counts;
 }
 
@@ -156,7 +107,7 @@ py::array color_histogram_numpy(const py::array& colors, int64_t bins,
                                 int64_t num_groups) {
   constexpr const char* op = "color_histogram";
   require(colors.ndim() == 2 && colors.shape(1) == 3, op, "needs colours of shape [N, 3]");
-  require_cells(bins, num_groups);
+  require_cells(op, bins, num_groups);
   const int64_t count = colors.shape(0);
   require(!groups || (groups->ndim() == 1 && groups->shape(0) == count), op, "needs int64 groups of shape [N]");
   const Images pixels = {colors.data(),           pixel_of(colors, op), 1, 1, count, 0, stride_of(colors, 1, op), 0,

@@ -14,6 +14,7 @@ from m2o_fast.ops.histogram_numpy import (
     unique_color_count_numpy,
 )
 from m2o_fast.ops.resample import conv3x3_down2, up2_conv3x3
+from m2o_fast.ops.soft_histogram import soft_color_histogram
 
 __all__ = [
     "Backend",
@@ -28,6 +29,7 @@ __all__ = [
     "foreground_color",
     "foreground_color_numpy",
     "instance_norm_act",
+    "soft_color_histogram",
     "unique_color_count",
     "unique_color_count_numpy",
     "up2_conv3x3",

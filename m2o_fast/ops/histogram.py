@@ -10,12 +10,30 @@ Values are fractions in [0, 1], or uint8 standing for ``value / 255``. The same 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from m2o_fast.ops._color_checks import (
+    MAX_BINS,
+    MAX_BITS,
+    check_colors,
+    check_images,
+    check_integer,
+    check_recall_counts,
+    check_recall_shapes,
+    check_tensor_groups,
+    color_dtype,
+    describe,
+    fractions,
+    match_content,
+    refuse_gradient,
+    require_finite,
+    require_group_numbers,
+)
 from m2o_fast.ops._library import (
     NATIVE_MISSING,
     Backend,
@@ -26,14 +44,10 @@ from m2o_fast.ops._library import (
     register,
 )
 
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-MAX_BINS = 256
-MAX_BITS = 8
-MAX_GROUPS = 2**31 - 1
-
-define("foreground_color(Tensor images, Tensor? content) -> Tensor")
-define("color_histogram(Tensor colors, int bins, Tensor? groups, int num_groups) -> Tensor")
-define("unique_color_count(Tensor images, int bits) -> Tensor")
+for _suffix in ("", "_triton"):
+    define(f"foreground_color{_suffix}(Tensor images, Tensor? content) -> Tensor")
+    define(f"color_histogram{_suffix}(Tensor colors, int bins, Tensor? groups, int num_groups) -> Tensor")
+    define(f"unique_color_count{_suffix}(Tensor images, int bits) -> Tensor")
 
 
 # --- references: the definitions --------------------------------------------------------------------------------------
@@ -46,16 +60,15 @@ def foreground_color_reference(images: Tensor, content: Tensor | None) -> Tensor
     square = weight.square().sum((1, 2))
     fitted = (pixels * weight[:, None]).sum((2, 3)) / torch.where(square == 0, 1.0, square)[:, None]
     finite = fitted.isfinite().all(1, keepdim=True)
-    return torch.where(finite, fitted.clamp(0, 1), torch.nan).to(_color_dtype(images))
+    return torch.where(finite, fitted.clamp(0, 1), torch.nan).to(color_dtype(images))
 
 
 def color_histogram_reference(colors: Tensor, bins: int, groups: Tensor | None, num_groups: int) -> Tensor:
     """The definition of :func:`color_histogram`: colours ``[N, 3]``, groups ``[N]`` to ``[num_groups, bins^3]``."""
-    _require_finite("color_histogram", colors)
+    require_finite("color_histogram", colors)
+    require_group_numbers("color_histogram", groups, num_groups)
     cells = _cells((colors.double() * bins).clamp(0, bins - 1).long(), 1, bins)
     if groups is not None:
-        if ((groups < 0) | (groups >= num_groups)).any():
-            raise ValueError("color_histogram: every group number must be in [0, num_groups)")
         cells = cells + groups * bins**3
     return torch.bincount(cells, minlength=num_groups * bins**3).view(num_groups, bins**3)
 
@@ -82,13 +95,13 @@ def color_codes(colors: Tensor, bits: int = MAX_BITS) -> Tensor:
         TypeError: Colours are not a floating-point tensor.
         ValueError: A wrong shape, bits out of range, NaN or infinity.
     """
-    _check_colors("color_codes", colors)
+    check_colors("color_codes", colors)
     check_integer("color_codes", "bits", bits, 1, MAX_BITS)
     return _codes(colors, bits, 1)
 
 
 def _codes(values: Tensor, bits: int, channel_axis: int) -> Tensor:
-    _require_finite("unique_color_count", values)
+    require_finite("unique_color_count", values)
     top = 2**bits - 1
     return _cells((fractions(values, torch.float64) * top).clamp(0, top).round().long(), channel_axis, top + 1)
 
@@ -96,15 +109,6 @@ def _codes(values: Tensor, bits: int, channel_axis: int) -> Tensor:
 def _cells(levels: Tensor, channel_axis: int, base: int) -> Tensor:
     red, green, blue = levels.unbind(channel_axis)
     return (red * base + green) * base + blue
-
-
-def _require_finite(op: str, values: Tensor) -> None:
-    if values.is_floating_point() and not values.isfinite().all():
-        raise ValueError(f"{op}: every value must be finite, got NaN or infinity")
-
-
-def _color_dtype(images: Tensor) -> torch.dtype:
-    return torch.float64 if images.dtype == torch.float64 else torch.float32
 
 
 # --- registration -----------------------------------------------------------------------------------------------------
@@ -123,35 +127,53 @@ def _foreground_color_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | Non
     return gradients[0], gradients[1] if len(inputs) == 2 else None
 
 
-register(
+def _triton(op: str) -> Callable[..., Tensor]:
+    """The launcher of the Triton kernels of ``op``, imported when it is called."""
+
+    def launch(*arguments: Any) -> Tensor:
+        result: Tensor = getattr(import_module("m2o_fast.ops.triton.histogram"), op)(*arguments)
+        return result
+
+    return launch
+
+
+def _register(op: str, reference: Callable[..., Tensor], fake: Callable[..., Tensor], **derivative: Any) -> None:
+    register(op, reference=reference, fake=fake, **derivative)
+    register(f"{op}_triton", triton=_triton(op), fake=fake, **derivative)
+    # The Triton interpreter is for tests.
+    declare_backends(op, cpu=("compiled", "reference", "triton"), cuda=("compiled", "triton", "reference"))
+
+
+_register(
     "foreground_color",
-    reference=foreground_color_reference,
-    fake=lambda images, content: images.new_empty((images.shape[0], 3), dtype=_color_dtype(images)),
+    foreground_color_reference,
+    fake=lambda images, content: images.new_empty((images.shape[0], 3), dtype=color_dtype(images)),
     backward=_foreground_color_backward,
     setup_context=_save_inputs,
 )
-register(
+_register(
     "color_histogram",
-    reference=color_histogram_reference,
+    color_histogram_reference,
     fake=lambda colors, bins, groups, num_groups: colors.new_empty((num_groups, bins**3), dtype=torch.int64),
 )
-register(
+_register(
     "unique_color_count",
-    reference=unique_color_count_reference,
+    unique_color_count_reference,
     fake=lambda images, bits: images.new_empty((images.shape[0],), dtype=torch.int64),
 )
-for _op in ("foreground_color", "color_histogram", "unique_color_count"):
-    declare_backends(_op, cpu=("compiled",))
 
 
-def _implementation(
+def implementation(
     op: str, reference: Callable[..., Tensor], device: torch.device, backend: str | None
 ) -> Callable[..., Tensor]:
-    """The reference where it was chosen over a kernel, else the operator, which torch.compile keeps as one node."""
-    has_kernel = device.type == "cpu" and NATIVE_MISSING["cpu"] is None
-    if choose_backend(op, device, backend) == "reference" and has_kernel:
+    """What computes ``op``: an operator, which torch.compile keeps as one node, or the reference.
+
+    The reference is called itself only where it was chosen over a kernel; else it stands behind the operator.
+    """
+    chosen = choose_backend(op, device, backend)
+    if chosen == "reference" and NATIVE_MISSING.get(device.type, "no kernels") is None:
         return reference
-    operator: Callable[..., Tensor] = getattr(torch.ops.m2o_fast, op).default
+    operator: Callable[..., Tensor] = getattr(torch.ops.m2o_fast, f"{op}_triton" if chosen == "triton" else op).default
     return operator
 
 
@@ -168,7 +190,7 @@ def foreground_color(images: Tensor, content: Tensor | None = None, *, backend: 
         images: ``[N, 3, H, W]``, floating point in [0, 1] or uint8 (standing for ``value / 255``); any strides.
         content: g, the same kinds of dtype, ``[N, 1, H, W]`` or ``[N, H, W]``. Without it g is the maximum over the
             channels of the image itself. The brightness is then normalised away: one channel of every colour is 1.
-        backend: ``"reference"`` or ``"compiled"``; ``None`` takes the best one that is there.
+        backend: ``"reference"``, ``"compiled"`` or ``"triton"``; ``None`` takes the fastest that is there.
 
     Returns:
         float32 ``[N, 3]`` (float64 for float64 images or content). Black (0, 0, 0) where the content is black all over
@@ -180,10 +202,10 @@ def foreground_color(images: Tensor, content: Tensor | None = None, *, backend: 
         RuntimeError: The backend is not available.
     """
     op = "foreground_color"
-    _check_images(op, images)
+    check_images(op, images)
     if content is not None:
-        images, content = _match_content(op, images, content)
-    return _implementation(op, foreground_color_reference, images.device, backend)(images, content)
+        images, content = match_content(op, images, content)
+    return implementation(op, foreground_color_reference, images.device, backend)(images, content)
 
 
 def color_histogram(
@@ -200,6 +222,9 @@ def color_histogram(
     A value v falls into bin ``min(int(v * bins), bins - 1)``; values below 0 fall into the first bin. Cell
     ``(r * bins + g) * bins + b`` counts the colours whose red is in bin r, green in bin g and blue in bin b.
 
+    On a GPU the host waits once, to hear whether a colour is not finite or a group number out of range; so a CUDA graph
+    cannot capture it.
+
     Args:
         colors_or_images: Colours ``[N, 3]``, floating point in [0, 1]; or images as :func:`foreground_color` takes
             them, of which the foreground colours are counted.
@@ -207,7 +232,7 @@ def color_histogram(
         content: Content of the images, see :func:`foreground_color`.
         groups: int64 ``[N]``: the histogram, 0 to ``num_groups - 1``, that each colour belongs to.
         num_groups: Number of histograms; needed with ``groups``.
-        backend: ``"reference"`` or ``"compiled"``; ``None`` takes the best one that is there.
+        backend: ``"reference"``, ``"compiled"`` or ``"triton"``; ``None`` takes the fastest that is there.
 
     Returns:
         int64 ``[bins^3]``, or ``[num_groups, bins^3]`` with groups.
@@ -219,15 +244,11 @@ def color_histogram(
         RuntimeError: The input requires a gradient, which a count does not have; or the backend is not available.
     """
     op = "color_histogram"
-    _refuse_gradient(op, colors_or_images, content)
+    refuse_gradient(op, colors_or_images, content)
     check_integer(op, "bins", bins, 1, MAX_BINS)
-    colors = _colors_of(op, colors_or_images, content, backend)
-    if groups is not None and (not isinstance(groups, Tensor) or groups.dtype != torch.int64):
-        raise TypeError(f"{op}: groups must be an int64 tensor, got {_describe(groups)}")
-    check_groups(op, colors.shape[0], None if groups is None else groups.shape, num_groups)
-    if groups is not None and groups.device != colors.device:
-        raise ValueError(f"{op}: the colours are on {colors.device} but groups is on {groups.device}; move one of them")
-    count = _implementation(op, color_histogram_reference, colors.device, backend)
+    colors = colors_of(op, colors_or_images, content, backend)
+    check_tensor_groups(op, colors, groups, num_groups)
+    count = implementation(op, color_histogram_reference, colors.device, backend)
     counts = count(colors, bins, groups, 1 if num_groups is None else num_groups)
     return counts[0] if groups is None else counts
 
@@ -248,7 +269,7 @@ def color_recall(hist_generated: Tensor, hist_real: Tensor) -> Tensor:
     """
     for name, histogram in (("hist_generated", hist_generated), ("hist_real", hist_real)):
         if not isinstance(histogram, Tensor) or histogram.dtype == torch.bool or histogram.is_complex():
-            raise TypeError(f"color_recall: {name} must be a tensor of counts, got {_describe(histogram)}")
+            raise TypeError(f"color_recall: {name} must be a tensor of counts, got {describe(histogram)}")
     check_recall_shapes(hist_generated.shape, hist_real.shape)
     if hist_generated.device != hist_real.device:
         raise ValueError(
@@ -273,6 +294,8 @@ def unique_color_count(
 ) -> Tensor:
     """How many colours differ when each channel is rounded to ``bits`` bits: ``round(value * (2^bits - 1))``.
 
+    On a GPU the host waits once, to hear whether a value is not finite; so a CUDA graph cannot capture it.
+
     Args:
         images_or_colors: Colours ``[N, 3]``, floating point in [0, 1]; or images as :func:`foreground_color` takes
             them.
@@ -280,7 +303,7 @@ def unique_color_count(
         per_image: ``False`` counts the distinct foreground colours of the whole set. ``True`` (images only) counts the
             distinct pixel colours inside each image.
         content: Content of the images, see :func:`foreground_color`; only for the count over the set.
-        backend: ``"reference"`` or ``"compiled"``; ``None`` takes the best one that is there.
+        backend: ``"reference"``, ``"compiled"`` or ``"triton"``; ``None`` takes the fastest that is there.
 
     Returns:
         int64: a scalar for the set, ``[N]`` per image.
@@ -291,111 +314,24 @@ def unique_color_count(
         RuntimeError: The input requires a gradient, which a count does not have; or the backend is not available.
     """
     op = "unique_color_count"
-    _refuse_gradient(op, images_or_colors, content)
+    refuse_gradient(op, images_or_colors, content)
     check_integer(op, "bits", bits, 1, MAX_BITS)
     if per_image:
-        _check_images(op, images_or_colors)
+        check_images(op, images_or_colors)
         if content is not None:
             raise ValueError(f"{op}: per_image=True counts pixel colours and takes no content")
         images = images_or_colors
     else:  # the set of colours is one image whose pixels they are
-        images = _colors_of(op, images_or_colors, content, backend).t()[None, :, None, :]
-    counts = _implementation(op, unique_color_count_reference, images.device, backend)(images, bits)
+        images = colors_of(op, images_or_colors, content, backend).t()[None, :, None, :]
+    counts = implementation(op, unique_color_count_reference, images.device, backend)(images, bits)
     return counts if per_image else counts[0]
 
 
-# --- checks -----------------------------------------------------------------------------------------------------------
-
-
-def _describe(value: Any) -> str:
-    return f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-
-
-def _check_images(op: str, images: Tensor) -> None:
-    if not isinstance(images, Tensor) or images.dtype not in (torch.uint8, *_FLOATS):
-        raise TypeError(f"{op}: images must be a floating-point or uint8 tensor, got {_describe(images)}")
-    if images.dim() != 4 or images.shape[1] != 3:
-        raise ValueError(f"{op}: images must have the shape [N, 3, H, W], got {list(images.shape)}")
-
-
-def _check_colors(op: str, colors: Tensor) -> None:
-    if not isinstance(colors, Tensor) or colors.dtype not in _FLOATS:
-        raise TypeError(f"{op}: colours must be a floating-point tensor, got {_describe(colors)}")
-    if colors.dim() != 2 or colors.shape[1] != 3:
-        raise ValueError(f"{op}: colours must have the shape [N, 3], got {list(colors.shape)}")
-
-
-def check_integer(op: str, name: str, value: Any, least: int, most: int) -> None:
-    """Raises unless ``value`` is an integer in [least, most]; for torch and numpy."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{op}: {name} must be an integer, got {type(value).__name__}")
-    if not least <= value <= most:
-        raise ValueError(f"{op}: {name} must be in [{least}, {most}], got {value}")
-
-
-def check_recall_shapes(generated: Sequence[int], real: Sequence[int]) -> None:
-    """Raises unless two histograms can be compared; for torch and numpy."""
-    if len(generated) not in (1, 2) or tuple(generated) != tuple(real):
-        raise ValueError(
-            "color_recall: hist_generated and hist_real must both have the shape [cells] or [G, cells], "
-            f"got {list(generated)} and {list(real)}"
-        )
-
-
-def check_recall_counts(name: str, counts_are_valid: bool, counts_something: bool) -> None:
-    """Raises unless a histogram can be turned into probabilities; for torch and numpy."""
-    if not counts_are_valid:
-        raise ValueError(f"color_recall: {name} holds a negative or non-finite count")
-    if not counts_something:
-        raise ValueError(f"color_recall: {name} is empty (its counts sum to 0), so it has no distribution to compare")
-
-
-def check_groups(op: str, count: int, groups_shape: Sequence[int] | None, num_groups: int | None) -> None:
-    """Raises unless ``groups`` and ``num_groups`` belong together and fit ``count`` colours; for torch and numpy."""
-    if (groups_shape is None) != (num_groups is None):
-        raise ValueError(f"{op}: groups and num_groups must be given together")
-    if groups_shape is None:
-        return
-    if tuple(groups_shape) != (count,):
-        raise ValueError(f"{op}: groups must have the shape [{count}], one per colour, got {list(groups_shape)}")
-    check_integer(op, "num_groups", num_groups, 1, MAX_GROUPS)
-
-
-def _refuse_gradient(op: str, *tensors: Tensor | None) -> None:
-    if torch.is_grad_enabled() and any(isinstance(tensor, Tensor) and tensor.requires_grad for tensor in tensors):
-        raise RuntimeError(
-            f"{op}: the input requires a gradient, but a count has none; detach it or use torch.no_grad()"
-        )
-
-
-def _match_content(op: str, images: Tensor, content: Tensor) -> tuple[Tensor, Tensor]:
-    """Images, and content as ``[N, H, W]``, in one dtype: their own if it is the same, else a floating-point one."""
-    if not isinstance(content, Tensor) or content.dtype not in (torch.uint8, *_FLOATS):
-        raise TypeError(f"{op}: content must be a floating-point or uint8 tensor, got {_describe(content)}")
-    count, _, height, width = images.shape
-    if tuple(content.shape) not in ((count, 1, height, width), (count, height, width)):
-        raise ValueError(
-            f"{op}: content must have the shape [{count}, 1, {height}, {width}] or [{count}, {height}, {width}] to fit "
-            f"images {list(images.shape)}, got {list(content.shape)}"
-        )
-    if content.device != images.device:
-        raise ValueError(f"{op}: images are on {images.device} but content is on {content.device}; move one of them")
-    content = content.reshape(count, height, width)
-    if content.dtype == images.dtype:
-        return images, content
-    common = torch.float64 if torch.float64 in (images.dtype, content.dtype) else torch.float32
-    return fractions(images, common), fractions(content, common)
-
-
-def fractions(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """Pixel values as fractions of 1: uint8 divided by 255, floating point as it is."""
-    return values.to(dtype) / 255 if values.dtype == torch.uint8 else values.to(dtype)
-
-
-def _colors_of(op: str, colors_or_images: Tensor, content: Tensor | None, backend: Backend | None) -> Tensor:
+def colors_of(op: str, colors_or_images: Tensor, content: Tensor | None, backend: Backend | None) -> Tensor:
+    """Colours ``[N, 3]`` as they are, or the foreground colours of images."""
     if isinstance(colors_or_images, Tensor) and colors_or_images.dim() == 4:
         return foreground_color(colors_or_images, content, backend=backend)
-    _check_colors(op, colors_or_images)
+    check_colors(op, colors_or_images)
     if content is not None:
         raise ValueError(
             f"{op}: content belongs to images [N, 3, H, W], but got colours {list(colors_or_images.shape)}"

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from m2o_fast.ops._library import NATIVE_MISSING
-from m2o_fast.ops.histogram import (
+from m2o_fast.ops._color_checks import (
     MAX_BINS,
     MAX_BITS,
     check_groups,
@@ -21,6 +20,7 @@ from m2o_fast.ops.histogram import (
     check_recall_counts,
     check_recall_shapes,
 )
+from m2o_fast.ops._library import NATIVE_MISSING
 
 Array = NDArray[Any]
 _FLOATS = ("float16", "float32", "float64")

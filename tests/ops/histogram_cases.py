@@ -1,9 +1,12 @@
 """Images and conditions that the tests of the histogram operators for torch and for numpy share."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 
-from m2o_fast.ops._library import NATIVE_MISSING
+from m2o_fast.ops._library import NATIVE_MISSING, choose_backend
 
 needs_native = pytest.mark.skipif(NATIVE_MISSING["cpu"] is not None, reason=f"no native code: {NATIVE_MISSING['cpu']}")
 DTYPES = [torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -20,3 +23,35 @@ def make_images(shape, dtype=torch.float32, seed=0):
     if dtype == torch.uint8:
         return (images * 255).round().to(dtype), (content * 255).round().to(dtype)
     return images.to(dtype), content.to(dtype)
+
+
+TARGETS = [("reference", "cpu"), ("compiled", "cpu"), ("triton", "cpu"), ("compiled", "cuda"), ("triton", "cuda")]
+TARGET_NAMES = ["-".join(target) for target in TARGETS]
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor there, with its strides: ``Tensor.to`` would close the gaps."""
+    if device.type == "cpu" or tensor.requires_grad or 0 in tensor.stride():
+        return tensor.to(device)
+    there = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+    return there.copy_(tensor)
+
+
+def runner(op: str, backend: str, device: str) -> Callable[..., Tensor]:
+    """``run(function, *arguments, **options)`` on a backend and device; takes CPU tensors and returns one. Or skips."""
+    place = torch.device(device)
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    try:
+        choose_backend(op, place, backend)
+    except RuntimeError as error:
+        pytest.skip(str(error))
+
+    def move(value):
+        return to_device(value, place) if isinstance(value, Tensor) and value.device.type == "cpu" else value
+
+    def run(function, *arguments, **options):
+        options = {name: move(value) for name, value in options.items()}
+        return function(*map(move, arguments), **options, backend=backend).cpu()
+
+    return run
