@@ -12,7 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from m2o_fast.ops import adain_act, conv3x3_down2, instance_norm_act, up2_conv3x3
+from m2o_fast.ops import (
+    adain_act,
+    conv3x3_down2,
+    demodulation,
+    instance_norm_act,
+    modulated_conv2d,
+    scale_bias_act,
+    style_affines,
+    up2_conv3x3,
+)
 
 SLOPE = 0.2
 _MERGE = 1 / math.sqrt(2)
@@ -102,12 +111,16 @@ class ModulatedConv2d(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         """Float ``[N, in_channels, H, W]`` and style ``[N, style_dim]`` to ``[N, out_channels, H', W']``."""
-        scale = self.affine(style)
-        power = self.weight.square().sum(dim=(2, 3))
-        demodulation = torch.rsqrt(F.linear(scale.square(), power) + self.eps)
-        x = x * scale[:, :, None, None].to(x.dtype)
-        y = up2_conv3x3(x, self.weight) if self.upsample else F.conv2d(x, self.weight, padding=1)
-        return y * demodulation[:, :, None, None].to(y.dtype) + self.bias[:, None, None].to(y.dtype)
+        style = self.affine(style)
+        return modulated_conv2d(x, self.weight, style, self.bias, up=self.upsample, eps=self.eps)
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """The shared convolution alone: input planes already scaled, output planes not yet."""
+        return up2_conv3x3(x, self.weight) if self.upsample else F.conv2d(x, self.weight, padding=1)
+
+    def demodulation(self, scale: Tensor) -> Tensor:
+        """``d [N, out_channels]`` for input planes scaled by ``scale [N, in_channels]``."""
+        return demodulation(self.weight, scale, eps=self.eps)
 
 
 class ResBlock(nn.Module):
@@ -201,5 +214,11 @@ class ModulatedResBlock(_UpBlock):
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         """Float ``[N, in_channels, H, W]`` and style to ``[N, out_channels, H', W']``, H' = 2 H when it upsamples."""
-        residual = self.conv1(leaky_relu(x), style)
-        return self._merge(x, self.conv2(leaky_relu(residual), style))
+        layers = (self.conv1, self.conv2)
+        scale1, scale2 = style_affines(style, [c.affine.weight for c in layers], [c.affine.bias for c in layers])
+        # What lies between the convolutions is one pass each time: both modulations are done by the pass before.
+        residual = self.conv1.convolve(scale_bias_act(x, None, None, scale1, slope=SLOPE))
+        demodulation1, demodulation2 = self.conv1.demodulation(scale1), self.conv2.demodulation(scale2)
+        residual = scale_bias_act(residual, demodulation1, self.conv1.bias, scale2, slope=SLOPE)
+        residual = scale_bias_act(self.conv2.convolve(residual), demodulation2, self.conv2.bias, slope=1.0)
+        return self._merge(x, residual)

@@ -13,6 +13,8 @@ from m2o_fast.ops.histogram_numpy import (
     foreground_color_numpy,
     unique_color_count_numpy,
 )
+from m2o_fast.ops.modulate import scale_bias_act, scale_channels
+from m2o_fast.ops.modulated_conv import demodulation, modulated_conv2d, style_affines
 from m2o_fast.ops.resample import conv3x3_down2, up2_conv3x3
 from m2o_fast.ops.soft_histogram import soft_color_histogram
 
@@ -26,10 +28,15 @@ __all__ = [
     "color_recall",
     "color_recall_numpy",
     "conv3x3_down2",
+    "demodulation",
     "foreground_color",
     "foreground_color_numpy",
     "instance_norm_act",
+    "modulated_conv2d",
+    "scale_bias_act",
+    "scale_channels",
     "soft_color_histogram",
+    "style_affines",
     "unique_color_count",
     "unique_color_count_numpy",
     "up2_conv3x3",
