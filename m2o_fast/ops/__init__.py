@@ -14,6 +14,7 @@ from m2o_fast.ops.histogram_numpy import (
     unique_color_count_numpy,
 )
 from m2o_fast.ops.resample import conv3x3_down2, up2_conv3x3
+from m2o_fast.ops.residual import leaky_relu_down2, residual_merge
 
 __all__ = [
     "Backend",
@@ -28,6 +29,8 @@ __all__ = [
     "foreground_color",
     "foreground_color_numpy",
     "instance_norm_act",
+    "leaky_relu_down2",
+    "residual_merge",
     "unique_color_count",
     "unique_color_count_numpy",
     "up2_conv3x3",
