@@ -16,6 +16,7 @@ from m2o_fast.ops.histogram_numpy import (
 from m2o_fast.ops.modulate import scale_bias_act, scale_channels
 from m2o_fast.ops.modulated_conv import demodulation, modulated_conv2d, style_affines
 from m2o_fast.ops.resample import conv3x3_down2, up2_conv3x3
+from m2o_fast.ops.residual import leaky_relu_down2, residual_merge
 from m2o_fast.ops.soft_histogram import soft_color_histogram
 
 __all__ = [
@@ -32,7 +33,9 @@ __all__ = [
     "foreground_color",
     "foreground_color_numpy",
     "instance_norm_act",
+    "leaky_relu_down2",
     "modulated_conv2d",
+    "residual_merge",
     "scale_bias_act",
     "scale_channels",
     "soft_color_histogram",
