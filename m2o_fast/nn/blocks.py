@@ -18,13 +18,13 @@ from m2o_fast.ops import (
     demodulation,
     instance_norm_act,
     modulated_conv2d,
+    residual_merge,
     scale_bias_act,
     style_affines,
     up2_conv3x3,
 )
 
 SLOPE = 0.2
-_MERGE = 1 / math.sqrt(2)
 
 
 def he_normal_(layer: nn.Conv2d | nn.Linear) -> None:
@@ -144,13 +144,11 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Float ``[N, in_channels, H, W]`` to ``[N, out_channels, H', W']``, H' = H / 2 when it downsamples."""
-        return (self._shortcut(x) + self._residual(x)) * _MERGE
-
-    def _shortcut(self, x: Tensor) -> Tensor:
+        if self.conv1x1 is None:
+            return residual_merge(self._residual(x), x, resample_b="down2" if self.downsample else None)
         # A bias-free 1x1 convolution commutes with the average: pooling first costs a quarter of the work.
-        if self.downsample:
-            x = F.avg_pool2d(x, 2)
-        return x if self.conv1x1 is None else self.conv1x1(x)
+        shortcut = self.conv1x1(F.avg_pool2d(x, 2) if self.downsample else x)
+        return residual_merge(self._residual(x), shortcut)
 
     def _residual(self, x: Tensor) -> Tensor:
         x = leaky_relu(x) if self.norm1 is None else self.norm1(x)
@@ -167,10 +165,7 @@ class _UpBlock(nn.Module):
     def _merge(self, x: Tensor, residual: Tensor) -> Tensor:
         # The bias-free 1x1 convolution commutes with the nearest upsampling: at low resolution it costs a quarter.
         shortcut = x if self.conv1x1 is None else self.conv1x1(x)
-        return (self._up(shortcut) + residual) * _MERGE
-
-    def _up(self, x: Tensor) -> Tensor:
-        return F.interpolate(x, scale_factor=2, mode="nearest") if self.upsample else x
+        return residual_merge(residual, shortcut, resample_b="up2" if self.upsample else None)
 
 
 class AdaINResBlock(_UpBlock):
