@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import CACHE_BYTES
+from conftest import CACHE_BYTES, DEVICE
 from torch import Tensor
 
 from m2o_fast.ops import (
@@ -36,14 +36,21 @@ def make_images(seed: int, dtype: str) -> Tensor:
 @pytest.fixture(scope="module", params=["float32", "uint8"])
 def image_sets(request: pytest.FixtureRequest) -> list[Tensor]:
     """Tensors [N, 3, H, W] that take turns and are in no cache when their turn comes."""
-    first = make_images(0, request.param)
+    first = make_images(0, request.param).to(DEVICE)
     turns = max(2, -(-CACHE_BYTES // first.nbytes))
-    return [first, *(make_images(seed, request.param) for seed in range(1, turns))]
+    return [first, *(make_images(seed, request.param).to(DEVICE) for seed in range(1, turns))]
+
+
+EXACT = ("compiled", "compiled-numpy", "triton")
+
+
+def counts_of(result: Tensor | np.ndarray) -> np.ndarray:
+    return result.cpu().numpy() if isinstance(result, Tensor) else np.asarray(result)
 
 
 def as_numpy(images: Tensor) -> np.ndarray:
     """[N, H, W, 3], as numpy users hold images."""
-    return np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
+    return np.ascontiguousarray(images.permute(0, 2, 3, 1).cpu().numpy())
 
 
 # --- the ways one would write it --------------------------------------------------------------------------------------
@@ -82,15 +89,17 @@ HISTOGRAMS = {
     "compiled": lambda images: color_histogram(images, BINS, backend="compiled"),
     "compiled-numpy": lambda images: color_histogram_numpy(images, BINS),
 }
+if DEVICE.type == "cuda":
+    HISTOGRAMS["triton"] = lambda images: color_histogram(images, BINS, backend="triton")
 
 
 @pytest.mark.parametrize("way", HISTOGRAMS)
 def test_color_histogram(measure, benchmark, image_sets, way):
-    expected = color_histogram(image_sets[0], BINS, backend="reference").numpy()
+    expected = color_histogram(image_sets[0], BINS, backend="reference").cpu().numpy()
     inputs = [as_numpy(images) for images in image_sets] if "numpy" in way else image_sets
-    difference = np.abs(np.asarray(HISTOGRAMS[way](inputs[0])) - expected).sum()
+    difference = np.abs(counts_of(HISTOGRAMS[way](inputs[0])) - expected).sum()
     # The other formulations compute in float32 and may round a colour on an edge to the other side.
-    assert difference == 0 if "compiled" in way else difference <= 0.001 * COUNT
+    assert difference == 0 if way in EXACT else difference <= 0.001 * COUNT
     benchmark.group = f"color_histogram {COUNT}x{SIZE}x{SIZE} {image_sets[0].dtype}"
     measure(lambda i: HISTOGRAMS[way](inputs[i % len(inputs)]), way, image_sets[0].nbytes)
 
@@ -111,7 +120,7 @@ def recall_and_unique_in_torch(images: Tensor, real: Tensor) -> tuple[float, int
 
 def recall_and_unique_in_numpy(images: np.ndarray, real: Tensor) -> tuple[float, int]:
     colors = np.concatenate([colors_in_numpy(batch) for batch in batches(images)])
-    counts, real_counts = count_by_histogramdd(colors), real.numpy()
+    counts, real_counts = count_by_histogramdd(colors), real.cpu().numpy()
     recall = np.minimum(counts / counts.sum(), real_counts / real_counts.sum()).sum()
     return recall, len(np.unique(np.round(colors * 255), axis=0))
 
@@ -122,6 +131,8 @@ RECALLS = {
     "numpy": recall_and_unique_in_numpy,
     "compiled": lambda images, real: recall_and_unique(images, real, "compiled"),
 }
+if DEVICE.type == "cuda":
+    RECALLS["triton"] = lambda images, real: recall_and_unique(images, real, "triton")
 
 
 @pytest.mark.parametrize("way", RECALLS)
@@ -129,7 +140,7 @@ def test_color_recall_and_unique_colors(measure, benchmark, image_sets, way):
     real = color_histogram(image_sets[1], BINS, backend="reference")
     expected = RECALLS["reference"](image_sets[0], real)
     inputs = [as_numpy(images) for images in image_sets] if way == "numpy" else image_sets
-    assert RECALLS[way](inputs[0], real) == pytest.approx(expected, rel=0 if way == "compiled" else 0.002)
+    assert RECALLS[way](inputs[0], real) == pytest.approx(expected, rel=0 if way in EXACT else 0.002)
     benchmark.group = f"color_recall + unique_color_count {COUNT}x{SIZE}x{SIZE} {image_sets[0].dtype}"
     measure(lambda i: RECALLS[way](inputs[i % len(inputs)], real), way, image_sets[0].nbytes)
 
@@ -146,14 +157,16 @@ PIXEL_COLORS = {
     "compiled": lambda images: unique_color_count(images, per_image=True, backend="compiled"),
     "compiled-numpy": lambda images: unique_color_count_numpy(images, per_image=True),
 }
+if DEVICE.type == "cuda":
+    PIXEL_COLORS["triton"] = lambda images: unique_color_count(images, per_image=True, backend="triton")
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("way", PIXEL_COLORS)
 def test_unique_colors_of_each_image(measure, benchmark, image_sets, way):
-    expected = PIXEL_COLORS["reference"](image_sets[0]).numpy()
+    expected = PIXEL_COLORS["reference"](image_sets[0]).cpu().numpy()
     inputs = [as_numpy(images) for images in image_sets] if "numpy" in way else image_sets
-    difference = np.abs(np.asarray(PIXEL_COLORS[way](inputs[0])) - expected).max()
-    assert difference == 0 if "compiled" in way else difference <= 2  # a float32 product may round to the other side
+    difference = np.abs(counts_of(PIXEL_COLORS[way](inputs[0])) - expected).max()
+    assert difference == 0 if way in EXACT else difference <= 2  # a float32 product may round to the other side
     benchmark.group = f"unique_color_count per image {COUNT}x{SIZE}x{SIZE} {image_sets[0].dtype}"
     measure(lambda i: PIXEL_COLORS[way](inputs[i % len(inputs)]), way, image_sets[0].nbytes)

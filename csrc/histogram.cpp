@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "common.h"
+#include "simd.h"
 
 namespace m2o_fast {
 namespace {
@@ -21,6 +22,8 @@ namespace {
 // Pixels handled at a time: four float64 planes of them stay in the first-level cache, and a sum of their uint8
 // products fits 32 bits.
 constexpr int64_t kChunk = 1024;
+// Processors fetch ahead by themselves, but only to the end of a page of memory, which may hold a single small plane.
+constexpr int64_t kFetchAhead = 12288;
 // Pixels that are worth another thread.
 constexpr int64_t kPixelsPerThread = 16384;
 
@@ -74,13 +77,14 @@ M2O_INLINE const Loaded<Stored>* planar(const Stored* from, int64_t step, int64_
 // ---------------------------------------------------------------------------------------------- foreground colour
 
 // Sums over one image: content * channel for the three channels, then content * content. Floating-point sums run in
-// float64 and in kLanes interleaved parts: that order of summation is fixed, and it vectorises.
-constexpr int kLanes = 32;
+// float64 and in kVectors * 4 interleaved parts: that order of summation is fixed, and the parts stay in registers.
+constexpr int kVectors = 2;
+constexpr int64_t kLanes = 4 * kVectors;
 struct FloatSums {
-  double lane[4][kLanes] = {};
+  Doubles part[4][kVectors] = {};
   double total(int which) const {
     double sum = 0;
-    for (int i = 0; i < kLanes; ++i) sum += lane[which][i];
+    for (int64_t i = 0; i < kLanes; ++i) sum += part[which][i / 4][i % 4];
     return sum;
   }
 };
@@ -89,25 +93,43 @@ struct IntegerSums {
   double total(int which) const { return static_cast<double>(sum[which]); }
 };
 
+using FourFloats = float __attribute__((vector_size(16)));
+template <class Real>
+using Four = std::conditional_t<std::is_same_v<Real, float>, FourFloats, Doubles>;
+
 template <bool kHasContent, class Real>
 M2O_INLINE void add_products(FloatSums& sums, const Real* const channel[3], const Real* content, int64_t n) {
-  double* __restrict red_sum = sums.lane[0];
-  double* __restrict green_sum = sums.lane[1];
-  double* __restrict blue_sum = sums.lane[2];
-  double* __restrict square_sum = sums.lane[3];
-  for (int64_t first = 0; first < n; first += kLanes) {
-    const Real *red = channel[0] + first, *green = channel[1] + first, *blue = channel[2] + first;
-    const int lanes = static_cast<int>(std::min<int64_t>(kLanes, n - first));
-    for (int i = 0; i < lanes; ++i) {
-      const Real r = red[i], g = green[i], b = blue[i];
-      const Real brighter = r > g ? r : g;
-      const double weight = kHasContent ? content[first + i] : brighter > b ? brighter : b;
-      red_sum[i] += weight * r;
-      green_sum[i] += weight * g;
-      blue_sum[i] += weight * b;
-      square_sum[i] += weight * weight;
+  using Values = Four<Real>;
+  FloatSums s = sums;
+  const auto add = [&](int v, Values red, Values green, Values blue, Values weight) M2O_INLINED {
+    if constexpr (!kHasContent) {
+      const Values brighter = red > green ? red : green;
+      weight = brighter > blue ? brighter : blue;
+    }
+    const auto wide = __builtin_convertvector(weight, Doubles);
+    s.part[0][v] += wide * __builtin_convertvector(red, Doubles);
+    s.part[1][v] += wide * __builtin_convertvector(green, Doubles);
+    s.part[2][v] += wide * __builtin_convertvector(blue, Doubles);
+    s.part[3][v] += wide * wide;
+  };
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int k = 0; k < 3; ++k) __builtin_prefetch(reinterpret_cast<const char*>(channel[k] + i) + kFetchAhead);
+    M2O_UNROLLED
+    for (int v = 0; v < kVectors; ++v) {
+      const auto four = [&](const Real* from) M2O_INLINED { return read_as<Values>(from + i + 4 * v); };
+      add(v, four(channel[0]), four(channel[1]), four(channel[2]), kHasContent ? four(content) : Values{});
     }
   }
+  for (int v = 0; i < n; i += 4, ++v) {
+    const auto rest = [&](const Real* from) M2O_INLINED {
+      Values values{};
+      std::memcpy(&values, from + i, std::min<int64_t>(4, n - i) * sizeof(Real));
+      return values;
+    };
+    add(v, rest(channel[0]), rest(channel[1]), rest(channel[2]), kHasContent ? rest(content) : Values{});
+  }
+  sums = s;
 }
 
 template <bool kHasContent>

@@ -32,7 +32,8 @@ __device__ void write_color(const double (&sums)[4], Real* color) {
 
 template <typename Stored, PixelLayout kLayout>
 __global__ void __launch_bounds__(kFitThreads)
-    fit_kernel(Images images, Images content, bool has_content, FitPlan plan, void* colors, double* workspace) {
+    fit_kernel(Images images, const __grid_constant__ Images content, bool has_content, FitPlan plan, void* colors,
+               double* workspace) {
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const int64_t warp = int64_t{blockIdx.x} * kFitWarps + threadIdx.x / kWarpSize;
   const int64_t items = images.count * plan.parts, pixels = images.height * images.width;

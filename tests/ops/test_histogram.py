@@ -228,6 +228,8 @@ def test_colours_of_a_set_are_counted(target):
     assert target(unique_color_count, colors).item() == 3  # 0.0019 * 255 rounds to 0, 0.0020 * 255 to 1
     assert target(unique_color_count, colors, bits=1).item() == 2
     assert target(unique_color_count, torch.zeros(0, 3)).item() == 0
+    halves = torch.tensor([[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]])  # ties go to the even number
+    assert target(unique_color_count, halves, bits=1).item() == 1
     images, content = make_images((30, 3, 4, 4))
     fitted = target(foreground_color, images, content)
     assert target(unique_color_count, images, 3, content=content) == unique_color_count(fitted, 3)
@@ -293,6 +295,7 @@ def test_gpu_runs_give_the_same_bits(backend):
         colors = foreground_color(images, content, backend=backend)
         count = unique_color_count(images, per_image=True, backend=backend)
         results.append((colors, color_histogram(colors, 6, backend=backend), count))
+    assert torch.equal(results[0][2].cpu(), unique_color_count(images.cpu(), per_image=True))
     for result in results[1:]:
         assert all(torch.equal(first, other) for first, other in zip(results[0], result, strict=True))
 
