@@ -10,6 +10,8 @@
 #include <cstring>
 #include <limits>
 #include <mutex>
+#include <stdexcept>
+#include <string>
 #include <type_traits>
 #include <vector>
 
@@ -299,6 +301,10 @@ class CodeSet {
   std::vector<int32_t> members_;
 };
 
+[[noreturn]] void refuse(const char* op, const char* words) {
+  throw std::invalid_argument(std::string(op) + ": " + words);
+}
+
 }  // namespace
 
 void foreground_color(const Images& images, const Images* content, void* colors) {
@@ -307,14 +313,17 @@ void foreground_color(const Images& images, const Images* content, void* colors)
                               [&](int64_t begin, int64_t end) { fit(images, content, begin, end, colors); });
 }
 
-void color_histogram(const Images& colors, int64_t bins, const int64_t* group, int64_t group_stride, int64_t groups,
-                     int64_t* counts) {
+void color_histogram(const char* op, const Images& colors, int64_t bins, const int64_t* group, int64_t group_stride,
+                     int64_t groups, int64_t* counts) {
   const int64_t cells = bins * bins * bins;
   std::atomic<bool> finite{true}, grouped{true};
   std::mutex adding;
-  // Counts of one thread's share, added up at its end; integers, so the order does not matter.
+  // A share that is everything is counted where the counts belong; else the counts of a share are added up at its end,
+  // as integers, so their order does not matter.
   const auto count_share = [&](int64_t begin, int64_t end) {
-    std::vector<int64_t> share(groups * cells);
+    const bool everything = begin == 0 && end == colors.width;
+    std::vector<int64_t> own(everything ? 0 : groups * cells);
+    int64_t* share = everything ? counts : own.data();
     int32_t cell[kChunk];
     for (int64_t first = begin; first < end; first += kChunk) {
       const int64_t n = std::min(kChunk, end - first);
@@ -329,14 +338,14 @@ void color_histogram(const Images& colors, int64_t bins, const int64_t* group, i
       }
     }
     const std::lock_guard<std::mutex> lock(adding);
-    for (int64_t i = 0; i < groups * cells; ++i) counts[i] += share[i];
+    for (size_t i = 0; i < own.size(); ++i) counts[i] += own[i];
   };
   torch::stable::parallel_for(0, colors.width, std::max(kPixelsPerThread, groups * cells), count_share);
-  if (!finite) throw std::invalid_argument("color_histogram: every value must be finite, got NaN or infinity");
-  if (!grouped) throw std::invalid_argument("color_histogram: every group number must be in [0, num_groups)");
+  if (!finite) refuse(op, "every value must be finite, got NaN or infinity");
+  if (!grouped) refuse(op, "every group number must be in [0, num_groups)");
 }
 
-void unique_color_count(const Images& images, int64_t bits, int64_t* counts) {
+void unique_color_count(const char* op, const Images& images, int64_t bits, int64_t* counts) {
   const auto levels = int32_t{1} << bits;
   const bool one_run = rows_follow_each_other(images);
   std::atomic<bool> finite{true};
@@ -352,7 +361,7 @@ void unique_color_count(const Images& images, int64_t bits, int64_t* counts) {
       met.clear();
     }
   });
-  if (!finite) throw std::invalid_argument("unique_color_count: every value must be finite, got NaN or infinity");
+  if (!finite) refuse(op, "every value must be finite, got NaN or infinity");
 }
 
 }  // namespace m2o_fast

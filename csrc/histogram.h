@@ -29,12 +29,13 @@ void foreground_color(const Images& images, const Images* content, void* colors)
 
 // counts: [groups, bins^3], holding 0 at the call. colors: one image of 1 x N pixels, not uint8. group: N group numbers
 // `group_stride` elements apart, or nullptr if everything belongs to group 0.
-// Throws std::invalid_argument for a non-finite colour and for a group number outside [0, groups).
-void color_histogram(const Images& colors, int64_t bins, const int64_t* group, int64_t group_stride, int64_t groups,
-                     int64_t* counts);
+// Throws std::invalid_argument, in the name of `op`, for a non-finite colour and for a group number that is none of
+// 0..groups - 1.
+void color_histogram(const char* op, const Images& colors, int64_t bins, const int64_t* group, int64_t group_stride,
+                     int64_t groups, int64_t* counts);
 
 // counts: [count], the number of distinct colours in each image at `bits` <= 8 bits per channel.
-// Throws std::invalid_argument for a non-finite pixel.
-void unique_color_count(const Images& images, int64_t bits, int64_t* counts);
+// Throws std::invalid_argument, in the name of `op`, for a non-finite pixel.
+void unique_color_count(const char* op, const Images& images, int64_t bits, int64_t* counts);
 
 }  // namespace m2o_fast

@@ -12,11 +12,9 @@
 #include "common.h"
 #include "histogram.h"
 #include "histogram_tensor.h"
+#include "tensor.h"
 
 namespace py = pybind11;
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
 namespace m2o_fast {
 namespace {
 
@@ -34,19 +32,21 @@ Tensor foreground_color_cpu(const Tensor& images, const std::optional<Tensor>& c
 Tensor color_histogram_cpu(const Tensor& colors, int64_t bins, const std::optional<Tensor>& groups,
                            int64_t num_groups) {
   constexpr const char* op = "color_histogram";
+  require_floating(op, "colors", colors);
   const Images pixels = colors_of(colors, op);
   require_cells(op, bins, num_groups);
   const Groups group = groups_of(groups, colors, op);
   Tensor counts = torch::stable::new_zeros(colors, {num_groups, bins * bins * bins}, ScalarType::Long);
-  color_histogram(pixels, bins, group.number, group.stride, num_groups, counts.mutable_data_ptr<int64_t>());
+  color_histogram(op, pixels, bins, group.number, group.stride, num_groups, counts.mutable_data_ptr<int64_t>());
   return counts;
 }
 
 Tensor unique_color_count_cpu(const Tensor& images, int64_t bits) {
-  const Images view = images_of(images, "unique_color_count");
-  require_bits(bits);
+  constexpr const char* op = "unique_color_count";
+  const Images view = images_of(images, op);
+  require_bits(op, bits);
   Tensor counts = torch::stable::new_empty(images, {view.count}, ScalarType::Long);
-  unique_color_count(view, bits, counts.mutable_data_ptr<int64_t>());
+  unique_color_count(op, view, bits, counts.mutable_data_ptr<int64_t>());
   return counts;
 }
 
@@ -75,7 +75,7 @@ Images images_of(const py::array& images, const char* op) {
 }
 
 py::array foreground_color_numpy(const py::array& images, const std::optional<py::array>& content) {
-  constexpr const char* op = "foreground_color";
+  constexpr const char* op = "foreground_color_numpy";
   const Images view = images_of(images, op);
   std::optional<Images> planes;
   if (content) {
@@ -105,32 +105,34 @@ py::array foreground_color_numpy(const py::array& images, const std::optional<py
 py::array color_histogram_numpy(const py::array& colors, int64_t bins,
                                 const std::optional<py::array_t<int64_t, py::array::c_style>>& groups,
                                 int64_t num_groups) {
-  constexpr const char* op = "color_histogram";
+  constexpr const char* op = "color_histogram_numpy";
   require(colors.ndim() == 2 && colors.shape(1) == 3, op, "needs colours of shape [N, 3]");
   require_cells(op, bins, num_groups);
   const int64_t count = colors.shape(0);
   require(!groups || (groups->ndim() == 1 && groups->shape(0) == count), op, "needs int64 groups of shape [N]");
   const Images pixels = {colors.data(),           pixel_of(colors, op), 1, 1, count, 0, stride_of(colors, 1, op), 0,
                          stride_of(colors, 0, op)};
+  require(pixels.pixel != Pixel::uint8, op, "needs a floating-point array");
   py::array_t<int64_t> counts({num_groups, bins * bins * bins});
   const int64_t* group = groups ? groups->data() : nullptr;
   int64_t* written = counts.mutable_data();
   {
     const py::gil_scoped_release others_may_run;
     std::memset(written, 0, sizeof(int64_t) * static_cast<size_t>(counts.size()));
-    color_histogram(pixels, bins, group, 1, num_groups, written);
+    color_histogram(op, pixels, bins, group, 1, num_groups, written);
   }
   return counts;
 }
 
 py::array unique_color_count_numpy(const py::array& images, int64_t bits) {
-  const Images view = images_of(images, "unique_color_count");
-  require_bits(bits);
+  constexpr const char* op = "unique_color_count_numpy";
+  const Images view = images_of(images, op);
+  require_bits(op, bits);
   py::array_t<int64_t> counts(view.count);
   int64_t* written = counts.mutable_data();
   {
     const py::gil_scoped_release others_may_run;
-    unique_color_count(view, bits, written);
+    unique_color_count(op, view, bits, written);
   }
   return counts;
 }

@@ -73,7 +73,7 @@ Tensor run_color_histogram(Tensor colors, int64_t bins, std::optional<Tensor> gr
 Tensor run_unique_color_count(Tensor images, int64_t bits) {
   constexpr const char* op = "unique_color_count";
   const Images view = images_of(images, op);
-  require_bits(bits);
+  require_bits(op, bits);
   const DeviceGuard guard(images.get_device_index());
   const int32_t depth = static_cast<int32_t>(bits);
   Tensor counts = torch::stable::new_zeros(images, {view.count}, ScalarType::Long);

@@ -11,8 +11,8 @@
 
 namespace m2o_fast {
 
-inline void require_bits(int64_t bits) {
-  require(bits >= 1 && bits <= 8, "unique_color_count", "bits must be in [1, 8], got ", bits);
+inline void require_bits(const char* op, int64_t bits) {
+  require(bits >= 1 && bits <= 8, op, "bits must be in [1, 8], got ", bits);
 }
 
 inline void require_cells(const char* op, int64_t bins, int64_t groups) {

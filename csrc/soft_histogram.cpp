@@ -53,8 +53,8 @@ struct Sums {
   Sums(int64_t groups, int64_t cells) : units(groups * cells), spoilt(groups) {}
 
   void add(const Sums& other) {
-    for (size_t i = 0; i < units.size(); ++i) units[i] += other.units[i];
-    for (size_t i = 0; i < spoilt.size(); ++i) spoilt[i] |= other.spoilt[i];
+    for (size_t i = 0; i < other.units.size(); ++i) units[i] += other.units[i];
+    for (size_t i = 0; i < other.spoilt.size(); ++i) spoilt[i] |= other.spoilt[i];
   }
 };
 
@@ -66,7 +66,9 @@ void count(const Colors<Wide>& colors, int32_t bins, const Groups& groups, int64
   std::atomic<bool> grouped{true};
   std::mutex adding;
   const auto count_share = [&](int64_t begin, int64_t end) {
-    Sums share(num_groups, cells);
+    const bool everything = begin == 0 && end == colors.count;  // then it is held once only
+    Sums own(everything ? 0 : num_groups, cells);
+    Sums& share = everything ? total : own;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t group = groups.number ? groups.number[i * groups.stride] : 0;
       if (group < 0 || group >= num_groups) {
@@ -83,7 +85,7 @@ void count(const Colors<Wide>& colors, int32_t bins, const Groups& groups, int64
         histogram[corners.cell(corner, bins)] += in_units(corners.weight(corner), units);
     }
     const std::lock_guard<std::mutex> lock(adding);
-    total.add(share);
+    total.add(own);
   };
   torch::stable::parallel_for(0, colors.count, std::max(kColorsPerThread, num_groups * cells), count_share);
   if (!grouped) refuse_group("soft_color_histogram");

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,52 +37,68 @@ def check_colors(op: str, colors: Tensor) -> None:
         raise ValueError(f"{op}: colours must have the shape [N, 3], got {list(colors.shape)}")
 
 
-def check_integer(op: str, name: str, value: Any, least: int, most: int) -> None:
-    """Raises unless ``value`` is an integer in [least, most]; for torch and numpy."""
-    if isinstance(value, bool) or not isinstance(value, int):
+def check_integer(op: str, name: str, value: Any, least: int, most: int) -> int:
+    """``value``, of whatever type of integers, as int. Raises unless it is in [least, most]; for torch and numpy."""
+    try:
+        number = value if isinstance(value, int) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
         raise TypeError(f"{op}: {name} must be an integer, got {type(value).__name__}")
-    if not least <= value <= most:
-        raise ValueError(f"{op}: {name} must be in [{least}, {most}], got {value}")
+    if not least <= number <= most:
+        raise ValueError(f"{op}: {name} must be in [{least}, {most}], got {number}")
+    return number
 
 
-def check_recall_shapes(generated: Sequence[int], real: Sequence[int]) -> None:
+def check_recall_shapes(op: str, generated: Sequence[int], real: Sequence[int]) -> None:
     """Raises unless two histograms can be compared; for torch and numpy."""
-    if len(generated) not in (1, 2) or tuple(generated) != tuple(real):
+    if len(generated) not in (1, 2) or tuple(generated) != tuple(real) or generated[-1] == 0:
         raise ValueError(
-            "color_recall: hist_generated and hist_real must both have the shape [cells] or [G, cells], "
-            f"got {list(generated)} and {list(real)}"
+            f"{op}: hist_generated and hist_real must both have the shape [cells] or [G, cells], with at least one "
+            f"cell, got {list(generated)} and {list(real)}"
         )
 
 
-def check_recall_counts(name: str, counts_are_valid: bool, counts_something: bool) -> None:
+def check_recall_counts(op: str, name: str, counts_are_valid: bool, counts_something: bool) -> None:
     """Raises unless a histogram can be turned into probabilities; for torch and numpy."""
     if not counts_are_valid:
-        raise ValueError(f"color_recall: {name} holds a negative or non-finite count")
+        raise ValueError(f"{op}: {name} holds a negative or non-finite count")
     if not counts_something:
-        raise ValueError(f"color_recall: {name} is empty (its counts sum to 0), so it has no distribution to compare")
+        raise ValueError(f"{op}: {name} is empty (its counts sum to 0), so it has no distribution to compare")
 
 
-def check_groups(op: str, count: int, groups_shape: Sequence[int] | None, num_groups: int | None) -> None:
-    """Raises unless ``groups`` and ``num_groups`` belong together and fit ``count`` colours; for torch and numpy."""
+def check_groups(op: str, count: int, groups_shape: Sequence[int] | None, num_groups: int | None) -> int:
+    """The number of histograms, 1 without groups; for torch and numpy.
+
+    Raises unless ``groups`` and ``num_groups`` belong together and fit ``count`` colours.
+    """
     if (groups_shape is None) != (num_groups is None):
         raise ValueError(f"{op}: groups and num_groups must be given together")
     if groups_shape is None:
-        return
+        return 1
     if tuple(groups_shape) != (count,):
         raise ValueError(f"{op}: groups must have the shape [{count}], one per colour, got {list(groups_shape)}")
-    check_integer(op, "num_groups", num_groups, 1, MAX_GROUPS)
+    return check_integer(op, "num_groups", num_groups, 1, MAX_GROUPS)
 
 
-def check_tensor_groups(op: str, colors: Tensor, groups: Tensor | None, num_groups: int | None) -> None:
-    """Raises unless ``groups`` and ``num_groups`` belong together and fit the colours; the group numbers are not read.
+def check_tensor_groups(op: str, colors: Tensor, groups: Tensor | None, num_groups: int | None) -> int:
+    """The number of histograms, 1 without groups.
 
-    Reading them would make the host wait for a GPU: the operators do that, each where it has to.
+    Raises unless ``groups`` and ``num_groups`` belong together and fit the colours. The group numbers are not read:
+    reading them would make the host wait for a GPU: the operators do that, each where it has to.
     """
     if groups is not None and (not isinstance(groups, Tensor) or groups.dtype != torch.int64):
         raise TypeError(f"{op}: groups must be an int64 tensor, got {describe(groups)}")
-    check_groups(op, colors.shape[0], None if groups is None else groups.shape, num_groups)
+    number = check_groups(op, colors.shape[0], None if groups is None else groups.shape, num_groups)
     if groups is not None and groups.device != colors.device:
         raise ValueError(f"{op}: the colours are on {colors.device} but groups is on {groups.device}; move one of them")
+    return number
+
+
+def require_floating(op: str, colors: Tensor) -> None:
+    """Raises for uint8 and other integers, which a direct call of an operator might pass as fractions."""
+    if colors.dtype not in FLOATING:
+        raise TypeError(f"{op}: colors must be float32, float64, float16 or bfloat16, got {colors.dtype}")
 
 
 def require_finite(op: str, values: Tensor) -> None:

@@ -32,6 +32,7 @@ from m2o_fast.ops._color_checks import (
     match_content,
     refuse_gradient,
     require_finite,
+    require_floating,
     require_group_numbers,
 )
 from m2o_fast.ops._library import (
@@ -65,9 +66,10 @@ def foreground_color_reference(images: Tensor, content: Tensor | None) -> Tensor
 
 def color_histogram_reference(colors: Tensor, bins: int, groups: Tensor | None, num_groups: int) -> Tensor:
     """The definition of :func:`color_histogram`: colours ``[N, 3]``, groups ``[N]`` to ``[num_groups, bins^3]``."""
+    require_floating("color_histogram", colors)
     require_finite("color_histogram", colors)
     require_group_numbers("color_histogram", groups, num_groups)
-    cells = _cells((colors.double() * bins).clamp(0, bins - 1).long(), 1, bins)
+    cells = _cells((colors.double() * bins).clamp(0, bins - 1).long(), bins)
     if groups is not None:
         cells = cells + groups * bins**3
     return torch.bincount(cells, minlength=num_groups * bins**3).view(num_groups, bins**3)
@@ -75,7 +77,7 @@ def color_histogram_reference(colors: Tensor, bins: int, groups: Tensor | None, 
 
 def unique_color_count_reference(images: Tensor, bits: int) -> Tensor:
     """Distinct pixel colours per image, the definition behind :func:`unique_color_count`; images ``[N, 3, H, W]``."""
-    codes = _codes(images, bits, 1).flatten(1).sort(1).values
+    codes = _codes("unique_color_count", images, bits).flatten(1).sort(1).values
     if codes.shape[1] == 0:
         return codes.new_zeros(codes.shape[0])
     return (codes[:, 1:] != codes[:, :-1]).sum(1) + 1
@@ -96,18 +98,18 @@ def color_codes(colors: Tensor, bits: int = MAX_BITS) -> Tensor:
         ValueError: A wrong shape, bits out of range, NaN or infinity.
     """
     check_colors("color_codes", colors)
-    check_integer("color_codes", "bits", bits, 1, MAX_BITS)
-    return _codes(colors, bits, 1)
+    return _codes("color_codes", colors, check_integer("color_codes", "bits", bits, 1, MAX_BITS))
 
 
-def _codes(values: Tensor, bits: int, channel_axis: int) -> Tensor:
-    require_finite("unique_color_count", values)
+def _codes(op: str, values: Tensor, bits: int) -> Tensor:
+    """Codes of the colours along axis 1."""
+    require_finite(op, values)
     top = 2**bits - 1
-    return _cells((fractions(values, torch.float64) * top).clamp(0, top).round().long(), channel_axis, top + 1)
+    return _cells((fractions(values, torch.float64) * top).clamp(0, top).round().long(), top + 1)
 
 
-def _cells(levels: Tensor, channel_axis: int, base: int) -> Tensor:
-    red, green, blue = levels.unbind(channel_axis)
+def _cells(levels: Tensor, base: int) -> Tensor:
+    red, green, blue = levels.unbind(1)
     return (red * base + green) * base + blue
 
 
@@ -164,14 +166,18 @@ _register(
 
 
 def implementation(
-    op: str, reference: Callable[..., Tensor], device: torch.device, backend: str | None
+    op: str, reference: Callable[..., Tensor], device: torch.device, backend: str | None, *, reads_values: bool
 ) -> Callable[..., Tensor]:
-    """What computes ``op``: an operator, which torch.compile keeps as one node, or the reference.
+    """What computes ``op``: an operator or the reference itself, which forward mode and torch.func see through.
 
-    The reference is called itself only where it was chosen over a kernel; else it stands behind the operator.
+    A reference that reads values (``reads_values``) cannot be traced. Where no kernel stands behind the operator but
+    this very reference, torch.compile and meta tensors therefore get the operator.
     """
     chosen = choose_backend(op, device, backend)
-    if chosen == "reference" and NATIVE_MISSING.get(device.type, "no kernels") is None:
+    without_values = torch.compiler.is_compiling() or device.type == "meta"
+    if chosen == "reference" and not (
+        reads_values and without_values and NATIVE_MISSING.get(device.type, "no kernels") is not None
+    ):
         return reference
     operator: Callable[..., Tensor] = getattr(torch.ops.m2o_fast, f"{op}_triton" if chosen == "triton" else op).default
     return operator
@@ -201,11 +207,7 @@ def foreground_color(images: Tensor, content: Tensor | None = None, *, backend: 
         ValueError: Wrong shape, or tensors on two devices.
         RuntimeError: The backend is not available.
     """
-    op = "foreground_color"
-    check_images(op, images)
-    if content is not None:
-        images, content = match_content(op, images, content)
-    return implementation(op, foreground_color_reference, images.device, backend)(images, content)
+    return _fit("foreground_color", images, content, backend)
 
 
 def color_histogram(
@@ -245,43 +247,57 @@ def color_histogram(
     """
     op = "color_histogram"
     refuse_gradient(op, colors_or_images, content)
-    check_integer(op, "bins", bins, 1, MAX_BINS)
+    bins = check_integer(op, "bins", bins, 1, MAX_BINS)
     colors = colors_of(op, colors_or_images, content, backend)
-    check_tensor_groups(op, colors, groups, num_groups)
-    count = implementation(op, color_histogram_reference, colors.device, backend)
-    counts = count(colors, bins, groups, 1 if num_groups is None else num_groups)
+    number = check_tensor_groups(op, colors, groups, num_groups)
+    count = implementation(op, color_histogram_reference, colors.device, backend, reads_values=True)
+    counts = count(colors, bins, groups, number)
     return counts[0] if groups is None else counts
 
 
 def color_recall(hist_generated: Tensor, hist_real: Tensor) -> Tensor:
     """The share of the real colour mass that is generated: the sum over cells of ``min(p_generated, p_real)``.
 
+    The host reads the counts to check them, so it waits for a GPU. torch.compile and meta tensors have no values to
+    read: there the counts are not checked, and a histogram that counts nothing gives NaN.
+
     Args:
         hist_generated: Counts ``[cells]`` or ``[G, cells]``, for instance of :func:`color_histogram`.
         hist_real: Counts of the same shape.
 
     Returns:
-        float64, a scalar or ``[G]``, in [0, 1]; 1 exactly if the two distributions are the same.
+        float64, a scalar or ``[G]``, in [0, 1]: 1 exactly for identical histograms, 0 exactly for histograms without a
+        common cell. Proportional ones give 1 up to rounding, and exactly 1 if both are whole numbers and the product of
+        their totals is below 2^53.
 
     Raises:
         TypeError: Not tensors of numbers.
-        ValueError: Different shapes or devices, negative or non-finite counts, or a histogram that counts nothing.
+        ValueError: Different shapes or devices, no cells, negative or non-finite counts, or a histogram that counts
+            nothing.
     """
+    op = "color_recall"
     for name, histogram in (("hist_generated", hist_generated), ("hist_real", hist_real)):
         if not isinstance(histogram, Tensor) or histogram.dtype == torch.bool or histogram.is_complex():
-            raise TypeError(f"color_recall: {name} must be a tensor of counts, got {describe(histogram)}")
-    check_recall_shapes(hist_generated.shape, hist_real.shape)
+            raise TypeError(f"{op}: {name} must be a tensor of counts, got {describe(histogram)}")
+    check_recall_shapes(op, hist_generated.shape, hist_real.shape)
     if hist_generated.device != hist_real.device:
-        raise ValueError(
-            f"color_recall: hist_generated is on {hist_generated.device} but hist_real is on {hist_real.device}"
-        )
-    generated, real = hist_generated.double(), hist_real.double()
-    for name, counts in (("hist_generated", generated), ("hist_real", real)):
-        check_recall_counts(name, bool(((counts >= 0) & counts.isfinite()).all()), bool((counts.sum(-1) > 0).all()))
-    # Cross-multiplied, so that whole numbers are compared and equal distributions give exactly 1.
-    generated_total, real_total = generated.sum(-1), real.sum(-1)
-    common = torch.minimum(generated * real_total[..., None], real * generated_total[..., None]).sum(-1)
-    return (common / (generated_total * real_total)).clamp(max=1)
+        raise ValueError(f"{op}: hist_generated is on {hist_generated.device} but hist_real is on {hist_real.device}")
+    generated, real = hist_generated.double().contiguous(), hist_real.double().contiguous()
+    if not torch.compiler.is_compiling() and generated.device.type != "meta":
+        for name, counts in (("hist_generated", generated), ("hist_real", real)):
+            valid, something = ((counts >= 0) & counts.isfinite()).all(), (counts > 0).any(-1).all()
+            check_recall_counts(op, name, bool(valid), bool(something))
+    generated, real = _near_one(generated), _near_one(real)
+    # Cross-multiplied, so that whole numbers stay what they are: mostly, nothing is rounded before the quotient. Both
+    # totals are the same number but for rounding; added up in one order, the minima cannot give more than they.
+    generated, real = generated * real.sum(-1, keepdim=True), real * generated.sum(-1, keepdim=True)
+    return torch.minimum(generated, real).sum(-1) / torch.maximum(generated.sum(-1), real.sum(-1))
+
+
+def _near_one(counts: Tensor) -> Tensor:
+    """Counts divided by a power of two, so exactly, that brings the largest into [1, 2): no product can overflow."""
+    largest = counts.detach().amax(-1, keepdim=True)
+    return counts / (largest / (2 * torch.frexp(largest).mantissa))
 
 
 def unique_color_count(
@@ -315,7 +331,7 @@ def unique_color_count(
     """
     op = "unique_color_count"
     refuse_gradient(op, images_or_colors, content)
-    check_integer(op, "bits", bits, 1, MAX_BITS)
+    bits = check_integer(op, "bits", bits, 1, MAX_BITS)
     if per_image:
         check_images(op, images_or_colors)
         if content is not None:
@@ -323,17 +339,28 @@ def unique_color_count(
         images = images_or_colors
     else:  # the set of colours is one image whose pixels they are
         images = colors_of(op, images_or_colors, content, backend).t()[None, :, None, :]
-    counts = implementation(op, unique_color_count_reference, images.device, backend)(images, bits)
+    count = implementation(op, unique_color_count_reference, images.device, backend, reads_values=True)
+    counts = count(images, bits)
     return counts if per_image else counts[0]
 
 
 def colors_of(op: str, colors_or_images: Tensor, content: Tensor | None, backend: Backend | None) -> Tensor:
     """Colours ``[N, 3]`` as they are, or the foreground colours of images."""
     if isinstance(colors_or_images, Tensor) and colors_or_images.dim() == 4:
-        return foreground_color(colors_or_images, content, backend=backend)
+        return _fit(op, colors_or_images, content, backend)
     check_colors(op, colors_or_images)
     if content is not None:
         raise ValueError(
             f"{op}: content belongs to images [N, 3, H, W], but got colours {list(colors_or_images.shape)}"
         )
     return colors_or_images
+
+
+def _fit(op: str, images: Tensor, content: Tensor | None, backend: Backend | None) -> Tensor:
+    """Foreground colours; errors are those of the public function ``op``."""
+    check_images(op, images)
+    if content is not None:
+        images, content = match_content(op, images, content)
+    choose_backend(op, images.device, backend)
+    fit = implementation("foreground_color", foreground_color_reference, images.device, backend, reads_values=False)
+    return fit(images, content)

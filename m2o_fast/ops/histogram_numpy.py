@@ -39,26 +39,30 @@ class NumpyReference:
             fitted = (pixels * weight[..., None]).sum((1, 2)) / np.where(square == 0, 1, square)[:, None]
         finite = np.isfinite(fitted).all(1, keepdims=True)
         colors = np.where(finite, fitted.clip(0, 1), np.nan)
-        return colors.astype(np.float64 if images.dtype == np.float64 else np.float32)
+        return colors.astype(np.float64 if _is_float64(images) else np.float32)
 
     @staticmethod
     def color_histogram(colors: Array, bins: int, groups: Array | None, num_groups: int) -> Array:
         """See :func:`color_histogram_numpy`; always returns ``[num_groups, bins^3]``."""
-        _require_finite("color_histogram", colors)
-        cells = _cells((colors.astype(np.float64) * bins).clip(0, bins - 1).astype(np.int64), bins)
+        if colors.dtype.kind != "f":
+            raise TypeError(f"color_histogram_numpy: colours must be a floating-point array, got {_describe(colors)}")
+        _require_finite("color_histogram_numpy", colors)
+        with np.errstate(over="ignore"):
+            cells = _cells((colors.astype(np.float64) * bins).clip(0, bins - 1).astype(np.int64), bins)
         if groups is not None:
             if ((groups < 0) | (groups >= num_groups)).any():
-                raise ValueError("color_histogram: every group number must be in [0, num_groups)")
+                raise ValueError("color_histogram_numpy: every group number must be in [0, num_groups)")
             cells = cells + groups * bins**3
         return np.bincount(cells, minlength=num_groups * bins**3).reshape(num_groups, bins**3)
 
     @staticmethod
     def unique_color_count(images: Array, bits: int) -> Array:
         """Distinct pixel colours per image; images ``[N, H, W, 3]``."""
-        _require_finite("unique_color_count", images)
+        _require_finite("unique_color_count_numpy", images)
         fractions = images.astype(np.float64) / (255 if images.dtype == np.uint8 else 1)
         top = 2**bits - 1
-        codes = _cells(np.rint((fractions * top).clip(0, top)).astype(np.int64), top + 1)
+        with np.errstate(over="ignore"):
+            codes = _cells(np.rint((fractions * top).clip(0, top)).astype(np.int64), top + 1)
         return np.array([np.unique(image).size for image in codes], dtype=np.int64)
 
 
@@ -82,7 +86,11 @@ def foreground_color_numpy(images: Array, content: Array | None = None) -> Array
         TypeError: Not an array, or of another dtype.
         ValueError: Wrong shape.
     """
-    op = "foreground_color_numpy"
+    return _fit("foreground_color_numpy", images, content)
+
+
+def _fit(op: str, images: Array, content: Array | None) -> Array:
+    """Foreground colours; errors are those of the public function ``op``."""
     _check_images(op, images)
     if content is not None:
         _check_dtype(op, "content", content)
@@ -94,7 +102,7 @@ def foreground_color_numpy(images: Array, content: Array | None = None) -> Array
             )
         content = content.reshape(plane)
         if content.dtype != images.dtype:
-            common = np.float64 if np.float64 in (images.dtype, content.dtype) else np.float32
+            common = np.float64 if _is_float64(images) or _is_float64(content) else np.float32
             images, content = _fractions(images, common), _fractions(content, common)
         content = _addressable(content)
     colors: Array = _native().foreground_color(_addressable(images), content)
@@ -126,12 +134,14 @@ def color_histogram_numpy(
             range; a colour that is NaN or infinite.
     """
     op = "color_histogram_numpy"
-    check_integer(op, "bins", bins, 1, MAX_BINS)
+    bins = check_integer(op, "bins", bins, 1, MAX_BINS)
     colors = _colors_of(op, colors_or_images, content)
-    if groups is not None and (not isinstance(groups, np.ndarray) or groups.dtype != np.int64):
-        raise TypeError(f"{op}: groups must be an int64 array, got {_describe(groups)}")
-    check_groups(op, colors.shape[0], None if groups is None else groups.shape, num_groups)
-    counts: Array = _native().color_histogram(colors, bins, groups, 1 if num_groups is None else num_groups)
+    if groups is not None:
+        if not isinstance(groups, np.ndarray) or groups.dtype.name != "int64":
+            raise TypeError(f"{op}: groups must be an int64 array, got {_describe(groups)}")
+        groups = _addressable(groups)
+    number = check_groups(op, colors.shape[0], None if groups is None else groups.shape, num_groups)
+    counts: Array = _native().color_histogram(colors, bins, groups, number)
     return counts[0] if groups is None else counts
 
 
@@ -143,24 +153,34 @@ def color_recall_numpy(hist_generated: Array, hist_real: Array) -> Array:
         hist_real: Counts of the same shape.
 
     Returns:
-        float64, a scalar or ``[G]``, in [0, 1].
+        float64, a scalar or ``[G]``, in [0, 1]; bit by bit what :func:`~m2o_fast.ops.color_recall` gives for whole
+        numbers with a product of totals below 2^53.
 
     Raises:
         TypeError: Not arrays of numbers.
-        ValueError: Different shapes, negative or non-finite counts, or a histogram that counts nothing.
+        ValueError: Different shapes, no cells, negative or non-finite counts, or a histogram that counts nothing.
     """
+    op = "color_recall_numpy"
     for name, histogram in (("hist_generated", hist_generated), ("hist_real", hist_real)):
         if not isinstance(histogram, np.ndarray) or histogram.dtype.kind not in "iuf":
-            raise TypeError(f"color_recall: {name} must be an array of counts, got {_describe(histogram)}")
-    check_recall_shapes(hist_generated.shape, hist_real.shape)
-    generated, real = hist_generated.astype(np.float64), hist_real.astype(np.float64)
+            raise TypeError(f"{op}: {name} must be an array of counts, got {_describe(histogram)}")
+    check_recall_shapes(op, hist_generated.shape, hist_real.shape)
+    generated, real = (histogram.astype(np.float64, order="C") for histogram in (hist_generated, hist_real))
     for name, counts in (("hist_generated", generated), ("hist_real", real)):
-        check_recall_counts(name, bool(((counts >= 0) & np.isfinite(counts)).all()), bool((counts.sum(-1) > 0).all()))
-    # Cross-multiplied, so that whole numbers are compared and equal distributions give exactly 1.
-    generated_total, real_total = generated.sum(-1), real.sum(-1)
-    common = np.minimum(generated * real_total[..., None], real * generated_total[..., None]).sum(-1)
-    recall: Array = np.minimum(common / (generated_total * real_total), 1.0)
+        valid, something = ((counts >= 0) & np.isfinite(counts)).all(), (counts > 0).any(-1).all()
+        check_recall_counts(op, name, bool(valid), bool(something))
+    generated, real = _near_one(generated), _near_one(real)
+    # The same steps, for the same reasons, as in color_recall.
+    generated, real = generated * real.sum(-1, keepdims=True), real * generated.sum(-1, keepdims=True)
+    recall: Array = np.minimum(generated, real).sum(-1) / np.maximum(generated.sum(-1), real.sum(-1))
     return recall
+
+
+def _near_one(counts: Array) -> Array:
+    """Counts divided by a power of two, so exactly, that brings the largest into [1, 2)."""
+    largest = counts.max(-1, keepdims=True)
+    near: Array = counts / (largest / (2 * np.frexp(largest)[0]))
+    return near
 
 
 def unique_color_count_numpy(
@@ -183,7 +203,7 @@ def unique_color_count_numpy(
         ValueError: Wrong shape; bits out of range; NaN or infinity; ``per_image`` with colours or with content.
     """
     op = "unique_color_count_numpy"
-    check_integer(op, "bits", bits, 1, MAX_BITS)
+    bits = check_integer(op, "bits", bits, 1, MAX_BITS)
     if per_image:
         _check_images(op, images_or_colors)
         if content is not None:
@@ -212,7 +232,7 @@ def _check_images(op: str, images: Any) -> None:
 
 def _colors_of(op: str, colors_or_images: Array, content: Array | None) -> Array:
     if isinstance(colors_or_images, np.ndarray) and colors_or_images.ndim == 4:
-        return foreground_color_numpy(colors_or_images, content)
+        return _fit(op, colors_or_images, content)
     _check_dtype(op, "colours", colors_or_images, _FLOATS)
     if colors_or_images.ndim != 2 or colors_or_images.shape[1] != 3:
         raise ValueError(f"{op}: colours must have the shape [N, 3], got {list(colors_or_images.shape)}")
@@ -221,6 +241,11 @@ def _colors_of(op: str, colors_or_images: Array, content: Array | None) -> Array
             f"{op}: content belongs to images [N, H, W, 3], but got colours {list(colors_or_images.shape)}"
         )
     return _addressable(colors_or_images)
+
+
+def _is_float64(array: Array) -> bool:
+    """In any byte order."""
+    return array.dtype.kind == "f" and array.dtype.itemsize == 8
 
 
 def _addressable(array: Array) -> Array:

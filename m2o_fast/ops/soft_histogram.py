@@ -13,7 +13,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from m2o_fast.ops._color_checks import MAX_BINS, check_integer, check_tensor_groups, color_dtype, require_group_numbers
+from m2o_fast.ops._color_checks import (
+    MAX_BINS,
+    check_integer,
+    check_tensor_groups,
+    color_dtype,
+    require_floating,
+    require_group_numbers,
+)
 from m2o_fast.ops._library import Backend, declare_backends, define, recompute_gradients, register
 from m2o_fast.ops.histogram import colors_of, implementation
 
@@ -48,6 +55,7 @@ def _corners(colors: Tensor, bins: int, groups: Tensor | None) -> _Corners:
 
 def soft_color_histogram_reference(colors: Tensor, bins: int, groups: Tensor | None, num_groups: int) -> Tensor:
     """The definition of :func:`soft_color_histogram`: colours ``[N, 3]`` to ``[num_groups, bins^3]``."""
+    require_floating("soft_color_histogram", colors)
     require_group_numbers("soft_color_histogram", groups, num_groups)
     cells, weights, _ = _corners(colors, bins, groups)
     shares = torch.einsum("ni,nj,nk->nijk", *weights.unbind(1))
@@ -156,8 +164,9 @@ def soft_color_histogram(
 
     Differentiable any number of times; piecewise linear in each channel, so at a centre the derivative is the one
     towards the next bin. Weights are computed in float64. The kernels add them up as whole numbers of 2^-s, with s = 62
-    minus the bit length of N: no order of the sum, so the same bits in every run, on every device and for every number
-    of threads; the error of a cell is below N^2 / 2^59.
+    minus the bit length of N: no order of the sum, so the same bits in every run and for every number of threads; the
+    error of a cell is below N^2 / 2^59. Devices agree on the bits as well, but for float64 colours where bins is not a
+    power of two: there a GPU may round a weight once less.
 
     With groups, on a GPU, the host waits once to hear whether a group number is out of range, and a CUDA graph cannot
     capture the call; without groups it can.
@@ -182,9 +191,10 @@ def soft_color_histogram(
         RuntimeError: The backend is not available.
     """
     op = "soft_color_histogram"
-    check_integer(op, "bins", bins, 1, MAX_BINS)
+    bins = check_integer(op, "bins", bins, 1, MAX_BINS)
     colors = colors_of(op, colors_or_images, content, backend)
-    check_tensor_groups(op, colors, groups, num_groups)
-    count = implementation(op, soft_color_histogram_reference, colors.device, backend)
-    counts = count(colors, bins, groups, 1 if num_groups is None else num_groups)
+    number = check_tensor_groups(op, colors, groups, num_groups)
+    reads_values = groups is not None
+    count = implementation(op, soft_color_histogram_reference, colors.device, backend, reads_values=reads_values)
+    counts = count(colors, bins, groups, number)
     return counts[0] if groups is None else counts

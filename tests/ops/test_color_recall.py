@@ -40,8 +40,59 @@ def test_recall_is_a_symmetric_similarity_of_distributions(first, second, factor
     assert color_recall_numpy(first.numpy(), second.numpy()) == recall
 
 
+BOTH = pytest.mark.parametrize(
+    "recall",
+    [color_recall, lambda *pair: torch.as_tensor(color_recall_numpy(*(h.numpy() for h in pair)))],
+    ids=["torch", "numpy"],
+)
+
+
+@BOTH
+@pytest.mark.parametrize("seed", range(5))
+def test_identical_histograms_give_exactly_1_and_disjoint_ones_exactly_0(recall, seed):
+    generator = torch.Generator().manual_seed(seed)
+    counts = torch.randint(0, 10**7, (64,), generator=generator)
+    weights = torch.randn(3, 1000, generator=generator, dtype=torch.float64).mul(3).softmax(1)
+    extremes = torch.tensor([[1e-200, 5e-324], [1e200, 1e200], [0, 5e-324], [1.7e308, 1.7e308]], dtype=torch.float64)
+    for histogram in (counts, counts * 2**36, weights, weights.float(), extremes):
+        assert (recall(histogram, histogram) == 1).all()
+    assert recall(extremes[1], torch.tensor([1e200, 0], dtype=torch.float64)) == 0.5
+    apart = counts * (torch.arange(64) % 2), counts * (torch.arange(64) % 2 == 0)
+    assert recall(*apart) == 0 and recall(apart[0] * weights[0, 0], apart[1] * weights[0, 1]) == 0
+
+
+@BOTH
+@pytest.mark.parametrize("seed", range(5))
+def test_proportional_histograms_give_1(recall, seed):
+    generator = torch.Generator().manual_seed(seed)
+    counts = torch.randint(0, 10**4, (64,), generator=generator)
+    assert recall(counts * 3, counts * 7) == 1  # products of totals below 2^53: nothing is rounded
+    counts = torch.randint(0, 10**7, (2, 64), generator=generator)
+    ones = recall(counts * 3, counts * 7)
+    assert (ones <= 1).all() and (ones >= 1 - 1e-14).all()
+    assert (recall(counts, counts.t().contiguous().t()) == 1).all()
+
+
+def test_recall_has_a_gradient():
+    generated = torch.tensor([[3.0, 1.0, 5.0, 0.25], [1e100, 3e100, 2e100, 9e100]], dtype=torch.float64)
+    real = torch.tensor([[2.0, 2.0, 1.0, 3.0], [4.0, 1.0, 1.0, 1.0]], dtype=torch.float64)
+    leaf = generated.clone().requires_grad_()
+    color_recall(leaf, real).sum().backward()
+    share = (generated / generated.sum(1, keepdim=True)).requires_grad_()
+    torch.minimum(share / share.sum(1, keepdim=True), real / real.sum(1, keepdim=True)).sum().backward()
+    torch.testing.assert_close(leaf.grad * generated.sum(1, keepdim=True), share.grad, atol=1e-14, rtol=1e-12)
+
+
+def test_recall_compiles_to_one_graph_and_runs_without_values():
+    generated, real = torch.tensor([[7, 0, 3], [1, 1, 1]]), torch.tensor([[5, 5, 5], [1, 2, 1]])
+    compiled = torch.compile(color_recall, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(generated, real), color_recall(generated, real))
+    assert compiled(generated * 0, real).isnan().all()
+    assert color_recall(generated.to("meta"), real.to("meta")).shape == (2,)
+
+
 @pytest.mark.parametrize("name", ["hist_generated", "hist_real"])
-@pytest.mark.parametrize("recall", [color_recall, lambda *pair: color_recall_numpy(*(h.numpy() for h in pair))])
+@BOTH
 def test_recall_refuses_what_is_no_distribution(recall, name):
     good = torch.ones(2, 8)
     for bad, words in (
@@ -55,8 +106,20 @@ def test_recall_refuses_what_is_no_distribution(recall, name):
             recall(*((bad, good) if name == "hist_generated" else (good, bad)))
     with pytest.raises(ValueError, match=r"\[2, 8\] and \[2, 7\]"):
         recall(good, good[:, :7])
-    with pytest.raises(TypeError, match="color_recall: hist_generated"):
+    for shape in ((0,), (2, 0), (0, 0)):
+        with pytest.raises(ValueError, match="at least one cell"):
+            recall(torch.ones(shape), torch.ones(shape))
+    with pytest.raises(TypeError, match=r"color_recall(_numpy)?: hist_generated"):
         recall(good > 0, good)
+
+
+def test_errors_name_the_function_that_was_called():
+    counts = np.ones(3)
+    for pair in ((counts, counts[:2]), (counts, -counts), (counts * 0, counts), (counts, counts > 0)):
+        with pytest.raises((TypeError, ValueError), match="^color_recall_numpy: "):
+            color_recall_numpy(*pair)
+        with pytest.raises((TypeError, ValueError), match="^color_recall: "):
+            color_recall(*map(torch.from_numpy, pair))
 
 
 def test_recall_refuses_two_devices():

@@ -1,14 +1,18 @@
 """Foreground colours, colour histograms and unique colours of torch tensors: reference and kernel."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from histogram_cases import DTYPES, SHAPES, TARGET_NAMES, TARGETS, make_images, needs_native, runner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from source_tree import ROOT, run_python
 
 from m2o_fast.ops import color_histogram, foreground_color, unique_color_count
-from m2o_fast.ops.histogram import color_codes
+from m2o_fast.ops.histogram import color_codes, color_histogram_reference
+from m2o_fast.ops.soft_histogram import soft_color_histogram_reference
 
 
 @pytest.fixture(params=TARGETS, ids=TARGET_NAMES)
@@ -193,6 +197,15 @@ def test_huge_but_finite_colours_are_counted_at_the_ends(target):
     assert target(unique_color_count, colors) == 1
 
 
+@pytest.mark.parametrize("integer", [np.int64, np.uint8, np.int32])
+def test_integers_of_other_libraries_are_integers(target, integer):
+    colors, groups = torch.rand(9, 3), torch.arange(9) % 2
+    counts = target(color_histogram, colors, integer(40), groups=groups, num_groups=integer(2))
+    assert torch.equal(counts, target(color_histogram, colors, 40, groups=groups, num_groups=2))
+    assert target(unique_color_count, colors, integer(8)) == target(unique_color_count, colors, 8)
+    assert torch.equal(color_codes(colors, integer(8)), color_codes(colors))
+
+
 def test_groups_are_counted_apart(target):
     colors = torch.rand(500, 3, generator=torch.Generator().manual_seed(2))
     groups = (torch.arange(1000) % 3)[::2]  # strided
@@ -269,6 +282,28 @@ def test_threads_and_repetition_change_no_bit():
         torch.set_num_threads(threads)
     for result in results[1:]:
         assert all(torch.equal(first, other) for first, other in zip(results[0], result, strict=True))
+
+
+MEMORY = """
+import re, torch
+from m2o_fast.ops import color_histogram, soft_color_histogram
+def peak():
+    return int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1]) / 1024
+colors = torch.rand(5, 3)
+{op}(colors, 2)
+before = peak()
+counts = {op}(colors, 256, backend="compiled")
+print(peak() - before)
+"""
+
+
+@needs_native
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's own count of memory")
+@pytest.mark.parametrize(("op", "most"), [("color_histogram", 150), ("soft_color_histogram", 270)])
+def test_counts_are_held_once(op, most):
+    """2^24 cells are 128 MB of int64; the result of the soft histogram takes 64 MB more."""
+    result = run_python(MEMORY.format(op=op), folder=ROOT, OMP_NUM_THREADS="1")
+    assert result.returncode == 0 and float(result.stdout) < most, result.stdout + result.stderr
 
 
 @settings(max_examples=20, deadline=None)
@@ -380,7 +415,32 @@ REFUSALS = [
 def test_wrong_input_is_refused_in_words(target, function, arguments, error, words):
     with pytest.raises(error, match=words) as caught:
         target(function, *arguments)
-    assert str(caught.value).startswith(("color_histogram: ", "foreground_color: ", "unique_color_count: "))
+    assert str(caught.value).startswith(f"{function.__name__}: ")
+
+
+@pytest.mark.parametrize("function", [color_histogram, unique_color_count])
+def test_errors_about_images_and_values_name_the_function_that_was_called(target, function):
+    for wrong in (torch.rand(2, 4, 4, 3), IMAGES.long(), torch.full((2, 3), float("nan")), IMAGES / 0):
+        with pytest.raises((TypeError, ValueError), match=f"^{function.__name__}: "):
+            target(function, wrong)
+    with pytest.raises(ValueError, match=f"^{function.__name__}: content must have"):
+        target(function, IMAGES, content=torch.rand(2, 1, 4, 5))
+    with pytest.raises(RuntimeError, match=f"^{function.__name__}: backend 'triton' is not available"):
+        function(IMAGES.to("meta"), backend="triton")
+    with pytest.raises(ValueError, match="^color_codes: every value"):
+        color_codes(torch.full((2, 3), float("nan")))
+
+
+@pytest.mark.parametrize("suffix", ["", "_triton"])
+@pytest.mark.parametrize("op", ["color_histogram", "soft_color_histogram"])
+def test_direct_calls_refuse_colours_that_are_no_fractions(op, suffix):
+    runner("color_histogram", "triton" if suffix else "reference", "cpu")
+    operator = getattr(torch.ops.m2o_fast, f"{op}{suffix}").default
+    reference = {"color_histogram": color_histogram_reference, "soft_color_histogram": soft_color_histogram_reference}
+    for call in (operator, reference[op]):
+        for dtype in (torch.uint8, torch.int64):
+            with pytest.raises((RuntimeError, TypeError), match=f"{op}: colors must be float32"):
+                call(torch.ones(4, 3, dtype=dtype), 4, None, 1)
 
 
 @needs_native

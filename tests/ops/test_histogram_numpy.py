@@ -49,7 +49,14 @@ def test_numpy_content_may_have_another_dtype(numpy_backend):
     images, content = images.transpose(0, 2, 3, 1), content[:, 0]
     colors = foreground_color_numpy(images, content)
     np.testing.assert_allclose(foreground_color_numpy(images, content / np.float32(255)), colors, atol=2e-7)
-    assert foreground_color_numpy(images, content / 255).dtype == np.float64
+    in_float64 = foreground_color_numpy(images, content / 255)
+    assert in_float64.dtype == np.float64
+    for order in "<>":
+        pairs = ((images, (content / 255).astype(f"{order}f8")), ((images / 255).astype(f"{order}f8"), content))
+        for pair in pairs:
+            assert foreground_color_numpy(*pair).dtype == np.float64
+            np.testing.assert_allclose(foreground_color_numpy(*pair), in_float64, atol=1e-15)
+        assert foreground_color_numpy(images, (content / 255).astype(f"{order}f4")).dtype == np.float32
 
 
 def test_numpy_arrays_of_any_memory_layout(numpy_backend):
@@ -84,8 +91,29 @@ def test_numpy_refuses_non_finite_values_and_wrong_groups(numpy_backend):
     for count in (color_histogram_numpy, unique_color_count_numpy):
         with pytest.raises(ValueError, match="finite"):
             count(images)
-    with pytest.raises(ValueError, match="group number"):
+        with pytest.raises(ValueError, match=f"^{count.__name__}: "):
+            count(np.full((2, 3), np.inf))
+        with pytest.raises(ValueError, match=f"^{count.__name__}: images must have"):
+            count(images[:, :, :, :2])
+    with pytest.raises(ValueError, match="^color_histogram_numpy: every group number"):
         color_histogram_numpy(np.zeros((2, 3)), groups=np.array([0, 2]), num_groups=2)
+
+
+@pytest.mark.filterwarnings("error")
+def test_numpy_huge_but_finite_colours_are_counted_at_the_ends(numpy_backend):
+    colors = np.array([[1e308, -1e308, 0.5]])
+    assert color_histogram_numpy(colors, 256)[255 * 256**2 + 128] == 1
+    assert unique_color_count_numpy(colors) == 1
+
+
+@pytest.mark.parametrize("integer", [np.int64, np.uint8, np.int32])
+def test_numpy_integers_are_integers(numpy_backend, integer):
+    colors = np.random.default_rng(1).random((9, 3))
+    groups = np.arange(9) % 2
+    counts = color_histogram_numpy(colors, integer(40), groups=groups, num_groups=integer(2))
+    assert np.array_equal(counts, color_histogram_numpy(colors, 40, groups=groups, num_groups=2))
+    assert np.array_equal(counts, color_histogram_numpy(colors, 40, groups=groups.astype(">i8"), num_groups=2))
+    assert unique_color_count_numpy(colors, integer(8)) == unique_color_count_numpy(colors, 8)
 
 
 ARRAY = np.random.default_rng(0).random((2, 4, 4, 3), dtype=np.float32)
@@ -109,7 +137,7 @@ NUMPY_REFUSALS = [
 def test_wrong_arrays_are_refused_in_words(function, arguments, error, words):
     with pytest.raises(error, match=words) as caught:
         function(*arguments)
-    assert "_numpy: " in str(caught.value)
+    assert str(caught.value).startswith(f"{function.__name__}: ")
 
 
 @needs_native
@@ -123,6 +151,7 @@ def test_calling_the_native_module_wrongly_raises():
         lambda: _C.color_histogram(ARRAY[0, 0], 4, np.zeros(1, np.int64), 1),
         lambda: _C.color_histogram(ARRAY[0, 0], 4, None, 0),
         lambda: _C.unique_color_count(ARRAY, 0),
+        lambda: _C.color_histogram(np.zeros((2, 3), np.uint8), 4, None, 1),
     ):
-        with pytest.raises((RuntimeError, TypeError, ValueError), match=r"(foreground|histogram|unique)"):
+        with pytest.raises((RuntimeError, TypeError, ValueError), match=r"(foreground|histogram|unique)\w*_numpy: "):
             call()

@@ -150,6 +150,68 @@ def test_forward_mode_and_transforms_take_the_reference(op) -> None:
     assert torch.equal(torch.func.grad(loss)(x), torch.func.grad(lambda x: loss(x, backend="reference"))(x))
 
 
+TRANSFORMS = """
+import sys, warnings
+warnings.simplefilter("ignore")
+if {native} == 0:
+    sys.modules["m2o_fast._C"] = None
+import torch
+from m2o_fast.ops import foreground_color, soft_color_histogram
+x = torch.rand(2, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+tangent = torch.rand(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+for op in (lambda x: foreground_color(x), lambda x: soft_color_histogram(x, 3)):
+    loss = lambda x: op(x).square().sum()
+    leaf = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(leaf), leaf)
+    numeric = (loss(x + 1e-6 * tangent) - loss(x - 1e-6 * tangent)) / 2e-6
+    expected = (gradient * tangent).sum()
+    assert expected.abs() > 1e-3
+    torch.testing.assert_close(expected, numeric, atol=1e-7, rtol=1e-5)
+    torch.testing.assert_close(torch.func.jvp(loss, (x,), (tangent,))[1], expected)
+    torch.testing.assert_close(torch.func.grad(loss)(x), gradient)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, tangent)
+        torch.testing.assert_close(torch.autograd.forward_ad.unpack_dual(loss(dual)).tangent, expected)
+print("right")
+"""
+
+
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("backend", ["", "reference"])
+def test_transforms_are_right_with_and_without_native_code(native, backend) -> None:
+    environment = {"M2O_BACKEND": backend} if backend else {}
+    result = run_python(TRANSFORMS.format(native=int(native)), folder=ROOT, **environment)
+    assert result.stdout == "right\n", result.stderr
+
+
+WITHOUT_NATIVE = """
+import sys, warnings
+warnings.simplefilter("ignore")
+sys.modules["m2o_fast._C"] = None
+import torch
+from m2o_fast.ops import color_histogram, foreground_color, soft_color_histogram, unique_color_count
+images, groups = torch.rand(3, 3, 4, 4), torch.tensor([0, 1, 1])
+def describe(images, groups):
+    return (
+        foreground_color(images),
+        color_histogram(images, 4, groups=groups, num_groups=2),
+        unique_color_count(images),
+        soft_color_histogram(images, 4, groups=groups, num_groups=2),
+    )
+eager = describe(images, groups)
+compiled = torch.compile(describe, fullgraph=True, backend="aot_eager")(images, groups)
+meta = describe(images.to("meta"), groups.to("meta"))
+assert all(torch.equal(*pair) for pair in zip(eager, compiled))
+assert all((one.shape, one.dtype) == (other.shape, other.dtype) for one, other in zip(eager, meta))
+print("right")
+"""
+
+
+def test_counts_without_native_code_compile_to_one_graph_and_run_without_values() -> None:
+    result = run_python(WITHOUT_NATIVE, folder=ROOT)
+    assert result.stdout == "right\n", result.stderr
+
+
 def test_plain_gradients_hold_no_graph() -> None:
     images = torch.rand(1, 3, 8, 8, requires_grad=True)
     assert not torch.autograd.grad(foreground_color(images).sum(), images)[0].requires_grad

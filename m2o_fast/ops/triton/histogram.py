@@ -10,7 +10,7 @@ import torch
 import triton
 from torch import Tensor
 
-from m2o_fast.ops._color_checks import color_dtype
+from m2o_fast.ops._color_checks import color_dtype, require_floating
 from m2o_fast.ops.triton import CompileCase
 from m2o_fast.ops.triton.histogram_kernels import (
     count_colors,
@@ -95,6 +95,7 @@ def foreground_color(images: Tensor, content: Tensor | None) -> Tensor:
 
 def color_histogram(colors: Tensor, bins: int, groups: Tensor | None, num_groups: int) -> Tensor:
     """See :func:`m2o_fast.ops.color_histogram`; ``[num_groups, bins^3]``."""
+    require_floating("color_histogram", colors)
     counts = colors.new_zeros((num_groups, bins**3), dtype=torch.int64)
     count = colors.shape[0]
     if count == 0:

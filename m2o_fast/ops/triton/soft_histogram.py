@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from m2o_fast.ops._color_checks import color_dtype
+from m2o_fast.ops._color_checks import color_dtype, require_floating
 from m2o_fast.ops.triton import CompileCase
 from m2o_fast.ops.triton.histogram import Status, case
 from m2o_fast.ops.triton.histogram_kernels import group_of, note
@@ -142,6 +142,7 @@ def _grouping(colors: Tensor, groups: Tensor | None) -> tuple[Tensor, int]:
 
 def soft_color_histogram(colors: Tensor, bins: int, groups: Tensor | None, num_groups: int) -> Tensor:
     """See :func:`m2o_fast.ops.soft_color_histogram`; ``[num_groups, bins^3]``."""
+    require_floating("soft_color_histogram", colors)
     count, cells = colors.shape[0], bins**3
     counts = colors.new_empty((num_groups, cells), dtype=color_dtype(colors))
     units = colors.new_zeros(num_groups * (cells + 1), dtype=torch.int64)
