@@ -8,14 +8,26 @@ from __future__ import annotations
 
 import torch
 
-#: Operator -> device type -> backends, the fastest first. The first one that is there is taken; Triton on a CPU is the
-#: interpreter, for tests. CUDA orders are expectations: not run on a GPU yet.
-BACKENDS: dict[str, dict[str, tuple[str, ...]]] = {
-    "adain_act": {"cpu": ("compiled", "reference", "triton"), "cuda": ("compiled", "triton", "reference")},
-    "instance_norm_act": {"cpu": ("compiled", "reference", "triton"), "cuda": ("compiled", "triton", "reference")},
+#: Triton on a CPU is the interpreter, for tests.
+_CPU = ("compiled", "reference", "triton")
+#: An expectation: not run on a GPU yet.
+_CUDA = ("compiled", "triton", "reference")
+
+#: Function -> device type -> backends, the fastest first. The first one that is there is taken.
+PREFERENCES: dict[str, dict[str, tuple[str, ...]]] = {
+    "adain_act": {"cpu": _CPU, "cuda": _CUDA},
+    "color_histogram": {"cpu": _CPU, "cuda": _CUDA},
+    "foreground_color": {"cpu": _CPU, "cuda": _CUDA},
+    "instance_norm_act": {"cpu": _CPU, "cuda": _CUDA},
+    "leaky_relu_down2": {"cpu": _CPU, "cuda": _CUDA},
+    "residual_merge": {"cpu": _CPU, "cuda": _CUDA},
+    "scale_bias_act": {"cpu": _CPU, "cuda": _CUDA},
+    "scale_channels": {"cpu": _CPU, "cuda": _CUDA},
+    "soft_color_histogram": {"cpu": _CPU, "cuda": _CUDA},
+    "unique_color_count": {"cpu": _CPU, "cuda": _CUDA},
 }
 
-#: Operator -> device type -> dtypes whose resampling is folded into the convolution. CUDA: an expectation, from 2.25
+#: Function -> device type -> dtypes whose resampling is folded into the convolution. CUDA: an expectation, from 2.25
 #: times fewer multiplications and no tensor in between.
 FOLDED: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
     "conv3x3_down2": {

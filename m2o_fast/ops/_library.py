@@ -25,6 +25,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from m2o_fast.ops._choices import PREFERENCES
+
 Backend = Literal["reference", "compiled", "triton"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
 REBUILD = "pip install --no-build-isolation . (in the source folder, with torch, cmake, ninja and pybind11 installed)"
@@ -106,18 +108,11 @@ _unavailable: dict[tuple[str, str, str], str] = {}
 _preferences: dict[str, dict[str, tuple[str, ...]]] = {}
 
 
-def declare_backends(op: str, **preferences: tuple[str, ...]) -> None:
-    """Says which backends ``op`` has.
-
-    Args:
-        op: Name of the public function.
-        preferences: Per device type (``cpu``, ``cuda``), its backends in the order of measured speed. ``reference`` is
-            the last one unless it is named.
-    """
-    _preferences[op] = {}
+def declare_backends(op: str) -> None:
+    """Finds out which backends of ``op``, a public function, can run here, and which one is the best."""
+    _preferences[op] = PREFERENCES[op]
     for device in _DEVICES:
-        named = preferences.get(device, ())
-        order = _preferences[op][device] = named if "reference" in named else (*named, "reference")
+        order = _preferences[op][device]
         for backend in BACKENDS:
             reason = _why_unavailable(op, device, backend, order)
             if reason is not None:

@@ -163,8 +163,7 @@ for _name, _forward_kernel, _backward_kernel in (
         triton=_backward_kernel,
     )
 for _name in ("adain_act", "instance_norm_act"):
-    # The Triton interpreter is for tests.
-    declare_backends(_name, cpu=("compiled", "reference", "triton"), cuda=("compiled", "triton", "reference"))
+    declare_backends(_name)
 
 
 # --- public functions -------------------------------------------------------------------------------------------------

@@ -142,8 +142,7 @@ def _triton(op: str) -> Callable[..., Tensor]:
 def _register(op: str, reference: Callable[..., Tensor], fake: Callable[..., Tensor], **derivative: Any) -> None:
     register(op, reference=reference, fake=fake, **derivative)
     register(f"{op}_triton", triton=_triton(op), fake=fake, **derivative)
-    # The Triton interpreter is for tests.
-    declare_backends(op, cpu=("compiled", "reference", "triton"), cuda=("compiled", "triton", "reference"))
+    declare_backends(op)
 
 
 _register(

@@ -172,8 +172,7 @@ for _name, _forward_kernel, _backward_kernel in (
         triton=_backward_kernel,
     )
 for _name in ("scale_bias_act", "scale_channels"):
-    # The Triton interpreter is for tests.
-    declare_backends(_name, cpu=("compiled", "reference", "triton"), cuda=("compiled", "triton", "reference"))
+    declare_backends(_name)
 
 
 # --- public functions -------------------------------------------------------------------------------------------------

@@ -236,8 +236,7 @@ for _suffix in ("", "_triton"):
     _register_merge(_suffix)
     _register_leaky(_suffix)
 for _name in ("residual_merge", "leaky_relu_down2"):
-    # The Triton interpreter is for tests.
-    declare_backends(_name, cpu=("compiled", "reference", "triton"), cuda=("compiled", "triton", "reference"))
+    declare_backends(_name)
 
 
 # --- public functions -------------------------------------------------------------------------------------------------

@@ -135,9 +135,7 @@ for _name, _forward, _backward in (
         **_forward,
     )
     register(f"{_name}_backward", fake=_backward_fake, **_backward)
-declare_backends(
-    "soft_color_histogram", cpu=("compiled", "reference", "triton"), cuda=("compiled", "triton", "reference")
-)
+declare_backends("soft_color_histogram")
 
 
 # --- public function --------------------------------------------------------------------------------------------------
