@@ -81,8 +81,8 @@ M2O_INLINE void for_pieces(int64_t size, const Body& body) {
   for_rest<lanes<T> / 2, aligned ? lanes<T> / 2 : 1>(offset, size, body);
 }
 
-// A piece as a vector whose other lanes are 0. It is put together in registers: through memory, where small stores
-// precede a large load, it would take five times as long.
+// A piece as a vector whose other lanes are 0: a multiple of 8 bytes, or 4 or 2. It is put together in registers:
+// through memory, where small stores precede a large load, it would take five times as long.
 template <int64_t count, typename T>
 M2O_INLINE typename Simd<T>::Vector load_piece(const T* from, Lanes<count>) {
   if constexpr (count == lanes<T>) {
@@ -92,10 +92,10 @@ M2O_INLINE typename Simd<T>::Vector load_piece(const T* from, Lanes<count>) {
     const auto* place = reinterpret_cast<const char*>(from);
     LongWords words{};
     M2O_UNROLLED for (int64_t at = 0; at < bytes / 8; ++at) { words[at] = read_as<uint64_t>(place + 8 * at); }
-    if constexpr (bytes % 8 == 4) {
-      words[bytes / 8] = read_as<uint32_t>(place + bytes / 8 * 8);
-    } else if constexpr (bytes % 8 == 2) {
-      words[bytes / 8] = read_as<uint16_t>(place + bytes / 8 * 8);
+    if constexpr (bytes == 4) {
+      words[0] = read_as<uint32_t>(place);
+    } else if constexpr (bytes == 2) {
+      words[0] = read_as<uint16_t>(place);
     }
     return Simd<T>::widen((typename Simd<T>::Packed)words);
   }
@@ -114,8 +114,10 @@ M2O_INLINE void put_piece(T* to, typename Simd<T>::Vector value, Lanes<count>, S
       const uint64_t word = words[at];
       std::memcpy(place + 8 * at, &word, 8);
     }
-    const uint64_t last = words[bytes / 8];
-    std::memcpy(place + bytes / 8 * 8, &last, bytes % 8);
+    if constexpr (bytes < 8) {
+      const uint64_t word = words[0];
+      std::memcpy(place, &word, bytes);
+    }
   }
 }
 
