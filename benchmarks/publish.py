@@ -49,7 +49,7 @@ TARGETS = [
     Target("adain_act, forward + backward, of copy speed", r"^adain_act .*, forward\+backward$", "copy", 0.8, 0.85),
     Target("residual_merge, over eager", r"^residual_merge ", "eager", 2, 2.5),
     Target("leaky_relu_down2, over eager", r"^leaky_relu_down2 ", "eager", 2, 2.5),
-    Target("scale_channels chains, over eager", r"^demodulate_act ", "eager", 2, 2.5),
+    Target("scale_channels chains, over eager", r"^scale_bias_act ", "eager", 2, 2.5),
     Target("modulated_conv2d, over grouped convolution", r"^modulated_conv2d ", "grouped", 3, 2),
     Target("color_histogram, over numpy.histogramdd", r"^color_histogram ", "numpy", 20, 200),
     Target("color_histogram, over torch.bincount", r"^color_histogram ", "bincount", 4, 5),

@@ -25,13 +25,13 @@ def python(*words: str, cache: Path) -> subprocess.CompletedProcess[str]:
 
 def test_triton_kernels_compile_for_hopper(tmp_path) -> None:
     pytest.importorskip("triton")
-    match = "bf16, nchw, 65536 pixels"
+    match = "[bf16, nchw, 65536 pixels]"
     done = python("-m", "m2o_fast.ops.triton.compile", "--arch", "90", "--match", match, cache=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     for kernel in ("forward_partial", "forward_finish", "backward_partial", "backward_finish"):
-        size = re.search(rf"^sm_90 adain\.{kernel}\[{match}\]: (\d+) bytes", done.stdout, re.MULTILINE)
+        size = re.search(rf"^sm_90 adain\.{kernel}{re.escape(match)}: (\d+) bytes", done.stdout, re.MULTILINE)
         assert size and int(size[1]) > 1000, done.stdout
-    assert "4 compiled, 0 failed" in done.stdout
+    assert re.search(r"^\d+ compiled, 0 failed$", done.stdout, re.MULTILINE)
     assert list(tmp_path.rglob("*.cubin")), "nothing was compiled"
 
 
