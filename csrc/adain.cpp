@@ -128,6 +128,7 @@ std::tuple<Tensor, Tensor, Tensor> adain_act(Tensor x, Tensor gamma, Tensor beta
                                              bool one_plus, int64_t resample) {
   const char* op = "adain_act";
   const ImageShape shape = check_input(op, x);
+  check_eps(op, eps);
   const Resample change = as_resample(op, resample);
   check_affine(op, "gamma", gamma, x);
   check_affine(op, "beta", beta, x);

@@ -11,6 +11,8 @@ inline Resample as_resample(const char* op, int64_t resample) {
   return static_cast<Resample>(resample);
 }
 
+inline void check_eps(const char* op, double eps) { require(eps >= 0, op, "eps must be at least 0, got ", eps); }
+
 // The shape of y and of its gradient, for x of this shape.
 inline ImageShape resampled_shape(const char* op, const ImageShape& x, Resample resample) {
   ImageShape y = x;

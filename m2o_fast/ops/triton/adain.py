@@ -10,7 +10,7 @@ import torch
 import triton
 from torch import Tensor
 
-from m2o_fast.ops._checks import wide
+from m2o_fast.ops._checks import check_images, check_per_plane, wide
 from m2o_fast.ops._library import in_format, is_channels_last, output_format
 from m2o_fast.ops.adain import RESAMPLES, resampled_shape
 from m2o_fast.ops.triton import CompileCase
@@ -91,10 +91,18 @@ def _sizes(x: Tensor, resample: int) -> tuple[int, int, int, int]:
     return batch, channels, height * width, width if resample else 0
 
 
+def _check(x: Tensor, gamma: Tensor, beta: Tensor) -> None:
+    """Kernels trust their arguments; the operators can be called without the public functions."""
+    check_images("adain_act", "x", x)
+    check_per_plane("adain_act", "gamma", gamma, x)
+    check_per_plane("adain_act", "beta", beta, x)
+
+
 def adain_act_forward(
     x: Tensor, gamma: Tensor, beta: Tensor, eps: float, slope: float, one_plus: bool, resample: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, mean and rstd of ``adain_act``; shapes and dtypes as in :mod:`m2o_fast.ops.adain`."""
+    _check(x, gamma, beta)
     shape, memory_format = resampled_shape(x, resample), output_format(x)
     x = in_format(x, memory_format)
     y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
@@ -134,6 +142,11 @@ def adain_act_backward(
     resample: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, gamma and beta; those of gamma and beta are per sample, ``[N, C]``."""
+    _check(x, gamma, beta)
+    for name, numbers in (("mean", mean), ("rstd", rstd)):
+        if numbers.shape != x.shape[:2]:
+            wanted, got = list(x.shape[:2]), list(numbers.shape)
+            raise ValueError(f"adain_act_backward: {name} must be [N, C] = {wanted}, got shape {got}")
     shape = resampled_shape(x, resample)
     if grad.shape != shape:
         raise ValueError(f"adain_act_backward: grad must have the shape of y, {list(shape)}, got {list(grad.shape)}")
@@ -201,5 +214,6 @@ def _cases_of(
     for kernel in kernels:
         fixed = {name: constants[name] for name in kernel.arg_names if name in constants}
         signature = {name: "constexpr" if name in fixed else types.get(name, "i32") for name in kernel.arg_names}
-        name = f"adain.{kernel.fn.__name__}[{element}, {layout}, {plane} pixels{f', {resample}' if resample else ''}]"
+        words = [element, *filter(None, [resample]), layout, f"{plane} pixels"]
+        name = f"adain.{kernel.fn.__name__}[{', '.join(words)}]"
         yield CompileCase(name, kernel, signature, fixed, plan.options)

@@ -60,7 +60,14 @@ def put_output(y, values, first, exists, begin, end, width, channels, CHANNELS_L
                PLANES: tl.constexpr, PIXELS: tl.constexpr, RESAMPLE: tl.constexpr):  # fmt: skip
     """Writes the output of the tile's pixels from ``begin`` on; with down2 they are in the order of ``in_squares``."""
     begin = tl.full((), begin, tl.int64)
-    if RESAMPLE == UP2:
+    if RESAMPLE == UP2 and CHANNELS_LAST:
+        pixel = begin + tl.arange(0, PIXELS).to(tl.int64)
+        inside = exists[:, None] & (pixel < end)[None, :]
+        for which in tl.static_range(4):
+            place = square_of(pixel, width) + which // 2 * 2 * width + which % 2
+            offsets = _offsets(first, place, channels, CHANNELS_LAST)
+            tl.store(y + offsets, values.to(y.dtype.element_ty), mask=inside)
+    elif RESAMPLE == UP2:
         # Every number beside itself: so the two rows are written without gaps.
         doubled = tl.interleave(values, values).to(y.dtype.element_ty)
         index = tl.arange(0, 2 * PIXELS).to(tl.int64)
