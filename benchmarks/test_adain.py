@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import pytest
@@ -11,7 +12,8 @@ import torch.nn.functional as F
 from conftest import CACHE_BYTES, DEVICE
 from torch import Tensor
 
-from m2o_fast.ops import adain_act
+from m2o_fast.ops import Backend, adain_act
+from m2o_fast.ops.adain import Resample
 
 
 class Case(NamedTuple):
@@ -19,10 +21,11 @@ class Case(NamedTuple):
     dtype: torch.dtype = torch.float32
     channels_last: bool = False
     in_cache: bool = False  # the same tensors every time, else tensors that no cache holds
+    resample: Resample | None = None
 
     def __str__(self) -> str:
         words = ["x".join(map(str, self.shape)), str(self.dtype).removeprefix("torch.")]
-        words += ["channels_last"] * self.channels_last
+        words += ["channels_last"] * self.channels_last + ([self.resample] if self.resample else [])
         return " ".join([*words, "in cache" if self.in_cache else "out of cache"])
 
 
@@ -40,18 +43,29 @@ FULL = [
     Case((8, 128, 128, 128), channels_last=True),
     Case((32, 128, 32, 32), torch.bfloat16),
     Case((8, 128, 128, 128), torch.bfloat16),
+    Case((32, 128, 16, 16), resample="up2"),
+    Case((32, 128, 16, 16), resample="up2", in_cache=True),
+    Case((32, 128, 16, 16), resample="up2", channels_last=True),
+    Case((8, 128, 128, 128), torch.bfloat16, resample="up2"),
+    Case((32, 128, 32, 32), resample="down2"),
+    Case((32, 128, 16, 16), resample="down2", in_cache=True),
+    Case((32, 128, 32, 32), resample="down2", channels_last=True),
+    Case((8, 128, 128, 128), torch.bfloat16, resample="down2"),
 ]
 CASES = [*QUICK, *(pytest.param(case, marks=pytest.mark.full) for case in FULL)]
 
 
-def eager(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+def eager(x: Tensor, gamma: Tensor, beta: Tensor, resample: Resample | None) -> Tensor:
     """As StarGAN v2 writes it. Float32 gamma and beta make y float32; the next convolution would take it back."""
     y = (1 + gamma[:, :, None, None]) * F.instance_norm(x) + beta[:, :, None, None]
-    return F.leaky_relu(y, 0.2).to(x.dtype)
+    y = F.leaky_relu(y, 0.2).to(x.dtype)
+    if resample == "up2":
+        return F.interpolate(y, scale_factor=2, mode="nearest")
+    return F.avg_pool2d(y, 2) if resample == "down2" else y
 
 
-def reference(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-    return adain_act(x, gamma, beta, backend="reference")
+def reference(x: Tensor, gamma: Tensor, beta: Tensor, resample: Resample | None) -> Tensor:
+    return adain_act(x, gamma, beta, resample=resample, backend="reference")
 
 
 def compiled_by_torch() -> Callable[..., Tensor]:
@@ -59,14 +73,18 @@ def compiled_by_torch() -> Callable[..., Tensor]:
     return torch.compile(reference, fullgraph=True, dynamic=False)
 
 
+def by_backend(backend: Backend) -> Callable[..., Tensor]:
+    return lambda *tensors, resample: adain_act(*tensors, resample=resample, backend=backend)
+
+
 IMPLEMENTATIONS: dict[str, Callable[[], Callable[..., Tensor]]] = {
     "eager": lambda: eager,
     "compile": compiled_by_torch,
     "reference": lambda: reference,
-    "compiled": lambda: lambda *tensors: adain_act(*tensors, backend="compiled"),
+    "compiled": lambda: by_backend("compiled"),
 }
 if DEVICE.type == "cuda":
-    IMPLEMENTATIONS["triton"] = lambda: lambda *tensors: adain_act(*tensors, backend="triton")
+    IMPLEMENTATIONS["triton"] = lambda: by_backend("triton")
 
 
 class Inputs(NamedTuple):
@@ -78,20 +96,22 @@ class Inputs(NamedTuple):
 
 def make_inputs(case: Case) -> list[Inputs]:
     """As many as take turns. Values as features have them: no zeros, no special numbers."""
-    n, c, *_ = case.shape
+    n, c, height, width = case.shape
     memory_format = torch.channels_last if case.channels_last else torch.contiguous_format
     generator = torch.Generator(DEVICE).manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, device=DEVICE)
 
-    def features() -> Tensor:
-        return normal(*case.shape).to(case.dtype).to(memory_format=memory_format)
+    def features(factor: float = 1) -> Tensor:
+        shape = n, c, int(factor * height), int(factor * width)
+        return normal(*shape).to(case.dtype).to(memory_format=memory_format)
 
     size = features().nbytes
     count = 1 if case.in_cache else 1 + max(1, CACHE_BYTES // size)
     # gamma and beta stay float32, as under autocast
-    return [Inputs(features(), 0.3 * normal(n, c), 0.3 * normal(n, c), features()) for _ in range(count)]
+    factor = {None: 1, "up2": 2, "down2": 0.5}[case.resample]
+    return [Inputs(features(), 0.3 * normal(n, c), 0.3 * normal(n, c), features(factor)) for _ in range(count)]
 
 
 def gradients(function: Callable[..., Tensor], inputs: Inputs) -> tuple[Tensor, ...]:
@@ -99,7 +119,7 @@ def gradients(function: Callable[..., Tensor], inputs: Inputs) -> tuple[Tensor, 
     return torch.autograd.grad(function(*leaves), leaves, inputs.grad.to(inputs.x.dtype))
 
 
-def assert_right(function: Callable[..., Tensor], inputs: Inputs) -> None:
+def assert_right(function: Callable[..., Tensor], reference: Callable[..., Tensor], inputs: Inputs) -> None:
     """The first sample against float64, by root mean square: near 0, rounding decides the side of the activation."""
     results = [function(*inputs[:3]), *gradients(function, inputs)]
     first = Inputs(*(tensor[:1].double() for tensor in inputs))
@@ -115,8 +135,8 @@ def assert_right(function: Callable[..., Tensor], inputs: Inputs) -> None:
 def test_adain_act(benchmark, measure, case: Case, mode: str, implementation: str) -> None:
     benchmark.group = f"adain_act {case}, {mode}"
     inputs = make_inputs(case)
-    function = IMPLEMENTATIONS[implementation]()
-    assert_right(function, inputs[0])
+    function = partial(IMPLEMENTATIONS[implementation](), resample=case.resample)
+    assert_right(function, partial(reference, resample=case.resample), inputs[0])
     if mode == "forward":
 
         def call(turn: int) -> object:
@@ -127,6 +147,7 @@ def test_adain_act(benchmark, measure, case: Case, mode: str, implementation: st
         def call(turn: int) -> object:
             return gradients(function, inputs[turn % len(inputs)])
 
-    # forward reads x and writes y; backward reads the gradient and x and writes the gradient of x
-    tensors = 2 if mode == "forward" else 5
-    measure(call, implementation, None if case.in_cache else tensors * inputs[0].x.nbytes)
+    # forward reads x and writes y; backward reads the gradient of y and x and writes the gradient of x
+    x, y = inputs[0].x.nbytes, inputs[0].grad.nbytes
+    moved = x + y if mode == "forward" else 3 * x + 2 * y
+    measure(call, implementation, None if case.in_cache else moved)

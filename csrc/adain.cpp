@@ -3,24 +3,26 @@
 
 #include <tuple>
 
-#include "adain_planes.h"
-#include "adain_rows.h"
+#include "adain_resampled.h"
+#include "adain_tensor.h"
 #include "tensor_cpu.h"
 
 namespace m2o_fast {
 namespace {
 
 // target_clones wants plain functions: one of each for every storage type, into which the kernels are inlined.
-#define M2O_ADAIN_KERNELS(T)                                                                                           \
-  M2O_CLONES void run_forward(const AdainProblem<T>& p, int64_t begin, int64_t end) { forward_planes(p, begin, end); } \
-  M2O_CLONES void run_backward(const AdainProblem<T>& p, int64_t begin, int64_t end) {                                 \
-    backward_planes(p, begin, end);                                                                                    \
-  }                                                                                                                    \
-  M2O_CLONES void run_forward(const AdainProblem<T>& p, ChannelRange range, RowScratch<T>& scratch) {                  \
-    forward_rows(p, range, scratch);                                                                                   \
-  }                                                                                                                    \
-  M2O_CLONES void run_backward(const AdainProblem<T>& p, ChannelRange range, RowScratch<T>& scratch) {                 \
-    backward_rows(p, range, scratch);                                                                                  \
+#define M2O_ADAIN_KERNELS(T)                                                                           \
+  M2O_CLONES void run_forward(const AdainProblem<T>& p, int64_t begin, int64_t end) {                  \
+    forward_planes<PlaneWriter<T>>(p, begin, end);                                                     \
+  }                                                                                                    \
+  M2O_CLONES void run_backward(const AdainProblem<T>& p, int64_t begin, int64_t end) {                 \
+    backward_planes<PlaneGradient<T>>(p, begin, end);                                                  \
+  }                                                                                                    \
+  M2O_CLONES void run_forward(const AdainProblem<T>& p, ChannelRange range, RowScratch<T>& scratch) {  \
+    forward_rows<RowWriter<T>>(p, range, scratch);                                                     \
+  }                                                                                                    \
+  M2O_CLONES void run_backward(const AdainProblem<T>& p, ChannelRange range, RowScratch<T>& scratch) { \
+    backward_rows<RowGradient<T>>(p, range, scratch);                                                  \
   }
 M2O_ADAIN_KERNELS(float)
 M2O_ADAIN_KERNELS(double)
@@ -51,23 +53,31 @@ void for_ranges(const ImageShape& shape, const Run& run) {
       });
 }
 
+// Calls run(planes' begin, end) or run(range, scratch), as the layout demands.
+template <typename T, typename Run>
+void in_parallel(const AdainProblem<T>& p, const ImageShape& shape, const Run& run) {
+  if (shape.format == MemoryFormat::ChannelsLast) {
+    for_ranges<T>(shape, run);
+  } else {
+    torch::stable::parallel_for(0, shape.batch * shape.channels, grain_size(p.plane), run);
+  }
+}
+
 template <typename T>
 void forward(const AdainProblem<T>& p, const ImageShape& shape) {
-  if (shape.format == MemoryFormat::ChannelsLast) {
-    for_ranges<T>(shape, [&](ChannelRange range, RowScratch<T>& scratch) { run_forward(p, range, scratch); });
+  if (p.resample == Resample::none) {
+    in_parallel(p, shape, [&](auto&&... part) { run_forward(p, part...); });
   } else {
-    torch::stable::parallel_for(0, shape.batch * shape.channels, grain_size(p.plane),
-                                [&](int64_t begin, int64_t end) { run_forward(p, begin, end); });
+    in_parallel(p, shape, [&](auto&&... part) { run_forward_resampled(p, part...); });
   }
 }
 
 template <typename T>
 void backward(const AdainProblem<T>& p, const ImageShape& shape) {
-  if (shape.format == MemoryFormat::ChannelsLast) {
-    for_ranges<T>(shape, [&](ChannelRange range, RowScratch<T>& scratch) { run_backward(p, range, scratch); });
+  if (p.resample == Resample::none) {
+    in_parallel(p, shape, [&](auto&&... part) { run_backward(p, part...); });
   } else {
-    torch::stable::parallel_for(0, shape.batch * shape.channels, grain_size(p.plane),
-                                [&](int64_t begin, int64_t end) { run_backward(p, begin, end); });
+    in_parallel(p, shape, [&](auto&&... part) { run_backward_resampled(p, part...); });
   }
 }
 
@@ -79,14 +89,17 @@ Affine<Wide> as_affine(const Tensor& tensor) {
 }
 
 // What the two operators have in common. gamma and beta are of the type of the sums; x and out are in the format of
-// shape.
+// shape, which is that of x.
 template <typename T>
 AdainProblem<T> as_problem(const ImageShape& shape, const Tensor& x, const Tensor& out, const Tensor& gamma,
-                           const Tensor& beta, double slope, bool one_plus) {
+                           const Tensor& beta, double slope, bool one_plus, Resample resample) {
   using Wide = typename Simd<T>::Wide;
   AdainProblem<T> p{};
   p.channels = shape.channels;
   p.plane = shape.plane();
+  p.height = shape.height;
+  p.width = shape.width;
+  p.resample = resample;
   p.inverse_plane = 1.0 / static_cast<double>(std::max<int64_t>(1, p.plane));
   p.x = static_cast<const T*>(x.const_data_ptr());
   p.out = static_cast<T*>(out.mutable_data_ptr());
@@ -94,7 +107,7 @@ AdainProblem<T> as_problem(const ImageShape& shape, const Tensor& x, const Tenso
   p.beta = as_affine<Wide>(beta);
   p.slope = static_cast<Wide>(slope);
   p.one_plus = one_plus;
-  const int64_t bytes = shape.batch * shape.channels * p.plane * static_cast<int64_t>(sizeof(T));
+  const int64_t bytes = out.numel() * static_cast<int64_t>(sizeof(T));
   const bool rows_are_aligned = shape.channels * sizeof(T) % 16 == 0 && is_aligned(p.out);
   p.streamed = bytes >= STREAMED_BYTES && (shape.format == MemoryFormat::Contiguous || rows_are_aligned);
   return p;
@@ -112,18 +125,21 @@ typename Simd<T>::Wide* inputs(const Tensor& statistics) {
 }
 
 std::tuple<Tensor, Tensor, Tensor> adain_act(Tensor x, Tensor gamma, Tensor beta, double eps, double slope,
-                                             bool one_plus) {
+                                             bool one_plus, int64_t resample) {
   const char* op = "adain_act";
   const ImageShape shape = check_input(op, x);
+  check_eps(op, eps);
+  const Resample change = as_resample(op, resample);
   check_affine(op, "gamma", gamma, x);
   check_affine(op, "beta", beta, x);
   const ScalarType wide = statistics_type(x.scalar_type());
   const Tensor x_in_format = torch::stable::contiguous(x, shape.format);
   const Tensor wide_gamma = in_type(gamma, wide), wide_beta = in_type(beta, wide);
-  const Tensor y = empty_like_input(x, shape), mean = empty_statistics(x), rstd = empty_statistics(x);
+  const Tensor y = empty_like_input(x, resampled_shape(op, shape, change));
+  const Tensor mean = empty_statistics(x), rstd = empty_statistics(x);
   for_type(x.scalar_type(), [&](auto number) {
     using T = decltype(number);
-    auto p = as_problem<T>(shape, x_in_format, y, wide_gamma, wide_beta, slope, one_plus);
+    auto p = as_problem<T>(shape, x_in_format, y, wide_gamma, wide_beta, slope, one_plus, change);
     p.eps = eps;
     p.mean = outputs<T>(mean);
     p.rstd = outputs<T>(rstd);
@@ -133,12 +149,13 @@ std::tuple<Tensor, Tensor, Tensor> adain_act(Tensor x, Tensor gamma, Tensor beta
 }
 
 std::tuple<Tensor, Tensor, Tensor> adain_act_backward(Tensor grad, Tensor x, Tensor gamma, Tensor beta, Tensor mean,
-                                                      Tensor rstd, double slope, bool one_plus) {
+                                                      Tensor rstd, double slope, bool one_plus, int64_t resample) {
   const char* op = "adain_act_backward";
   const ImageShape shape = check_input(op, x);
   check_affine(op, "gamma", gamma, x);
   check_affine(op, "beta", beta, x);
-  check_gradient(op, grad, x);
+  const Resample change = as_resample(op, resample);
+  check_output_gradient(op, grad, x, resampled_shape(op, shape, change));
   check_statistics(op, "mean", mean, x);
   check_statistics(op, "rstd", rstd, x);
   const ScalarType wide = statistics_type(x.scalar_type());
@@ -149,7 +166,7 @@ std::tuple<Tensor, Tensor, Tensor> adain_act_backward(Tensor grad, Tensor x, Ten
   const Tensor grad_x = empty_like_input(x, shape), grad_gamma = empty_statistics(x), grad_beta = empty_statistics(x);
   for_type(x.scalar_type(), [&](auto number) {
     using T = decltype(number);
-    auto p = as_problem<T>(shape, x_in_format, grad_x, wide_gamma, wide_beta, slope, one_plus);
+    auto p = as_problem<T>(shape, x_in_format, grad_x, wide_gamma, wide_beta, slope, one_plus, change);
     p.grad = static_cast<const T*>(grad_in_format.const_data_ptr());
     p.mean = inputs<T>(dense_mean);
     p.rstd = inputs<T>(dense_rstd);

@@ -1,122 +1,16 @@
-// adain_act_backward on the GPU: two sums over each plane, which are the gradients of beta and gamma, then the gradient
-// of x.
-#include "adain_launch.cuh"
+// adain_backward as adain_cuda.h has it; its kernels without a change of size.
+#include "adain_backward.cuh"
 
 namespace m2o_fast {
-namespace {
-
-// With g the gradient before the LeakyReLU and d = x - mean:
-//   grad_beta = sum g,  grad_gamma = rstd sum g d,  grad_x = scale (g - grad_beta / P - d rstd grad_gamma / P).
-template <typename L, Route kRoute>
-__global__ void __launch_bounds__((kMaxThreads<L, kRoute>), (kMinBlocks<kRoute>))
-    backward_kernel(const AdainArguments a, const Plan plan) {
-  using Real = typename L::Real;
-  constexpr int kCount = kHeld<kRoute, 2>, kPlanes = L::kPlanes;
-  const auto span = thread_span<L, kRoute>(a, plan);
-  const int64_t plane = span.image * a.channels + span.channel;
-  const auto *x = static_cast<const typename L::Element*>(a.x), *grad = static_cast<const typename L::Element*>(a.grad);
-  const typename L::Element* const tensors[2] = {x, grad};
-  typename L::Vector held[kCount][2];
-  typename L::Vector* slots = slot_memory<L>(plan);
-  const Real slope = Real(a.slope);
-  if constexpr (kRoute != Route::kFinish) {
-    load_chunk(held, tensors, span, 0);
-  }
-  Affine<L> affine(a, span);
-  Real rstd[kPlanes] = {}, sums[2 * kPlanes] = {};  // sums of g, then of g d
-#pragma unroll
-  for (int p = 0; span.live && p < kPlanes; ++p) {
-    rstd[p] = static_cast<const Real*>(a.rstd)[plane + p];
-    affine.normalise(p, static_cast<const Real*>(a.mean)[plane + p], rstd[p]);
-  }
-  if constexpr (kRoute == Route::kFinish) {
-    for (int part = span.rank; span.live && part < plan.parts; part += span.ranks) {
-#pragma unroll
-      for (int p = 0; p < kPlanes; ++p) {
-        sums[p] += partial<Real>(a, part, 0)[plane + p];
-        sums[kPlanes + p] += partial<Real>(a, part, 1)[plane + p];
-      }
-    }
-  } else {
-    for (int chunk = 0;; ++chunk) {
-#pragma unroll
-      for (int k = 0; k < kCount; ++k) {
-        if (k < span.vectors - chunk * kCount) {
-#pragma unroll
-          for (int e = 0; e < L::kVector; ++e) {
-            const int p = e % kPlanes;
-            const Real deviation = held[k][0].get(e) - affine.mean[p];
-            const Real outer = held[k][1].get(e);
-            const Real g = affine.preactivation(deviation, p) > 0 ? outer : outer * slope;
-            sums[p] += g;
-            sums[kPlanes + p] = fma(g, deviation, sums[kPlanes + p]);
-          }
-        }
-        held[k][0].forget_widened();
-        held[k][1].forget_widened();
-      }
-      if (chunk + 1 == plan.chunks) {
-        break;
-      }
-      if constexpr (kRoute == Route::kOnChip) {
-        keep_chunk(held, slots, chunk);
-      }
-      load_chunk(held, tensors, span, chunk + 1);
-    }
-  }
-  sum_over_tile<kRoute>(sums, plan, scratch_memory<Real>());
-  if constexpr (kRoute == Route::kPartial) {
-    if (span.writes) {
-#pragma unroll
-      for (int p = 0; p < kPlanes; ++p) {
-        partial<Real>(a, span.part, 0)[plane + p] = sums[p];
-        partial<Real>(a, span.part, 1)[plane + p] = sums[kPlanes + p];
-      }
-    }
-  } else if (span.live) {
-    Real mean_g[kPlanes], along[kPlanes];
-#pragma unroll
-    for (int p = 0; p < kPlanes; ++p) {
-      const Real grad_gamma = sums[kPlanes + p] * rstd[p];
-      mean_g[p] = sums[p] / Real(a.plane);
-      along[p] = grad_gamma * rstd[p] / Real(a.plane);
-      if (span.writes) {
-        static_cast<Real*>(a.grad_gamma)[plane + p] = grad_gamma;
-        static_cast<Real*>(a.grad_beta)[plane + p] = sums[p];
-      }
-    }
-    auto* grad_x = static_cast<typename L::Element*>(a.grad_x);
-    for_each_vector<L, kRoute>(held, tensors, slots, span, plan,
-                               [&](const typename L::Vector(&now)[2], int64_t offset) {
-                                 typename L::Vector result;
-#pragma unroll
-                                 for (int e = 0; e < L::kVector; ++e) {
-                                   const int p = e % kPlanes;
-                                   const Real deviation = now[0].get(e) - affine.mean[p];
-                                   const Real outer = now[1].get(e);
-                                   const Real g = affine.preactivation(deviation, p) > 0 ? outer : outer * slope;
-                                   result.set(e, affine.scale[p] * fma(-deviation, along[p], g - mean_g[p]));
-                                 }
-                                 store_pack(grad_x + offset, result);
-                               });
-  }
-  if (kRoute == Route::kOnChip && plan.parts > 1) {
-    leave_cluster();
-  }
-}
-
-struct Backward {
-  static constexpr int kTensors = 2;
-  template <typename L, Route kRoute>
-  static constexpr Kernel kernel = &backward_kernel<L, kRoute>;
-};
-
-}  // namespace
 
 const char* adain_backward_workspace(const AdainArguments& arguments, size_t& bytes) {
-  return ask_workspace<Backward>(arguments, bytes);
+  return arguments.resample == Resample::none ? ask_workspace<Backward, Resample::none>(arguments, bytes)
+                                              : adain_backward_resampled_workspace(arguments, bytes);
 }
 
-const char* adain_backward(const AdainArguments& arguments, void* stream) { return run<Backward>(arguments, stream); }
+const char* adain_backward(const AdainArguments& arguments, void* stream) {
+  return arguments.resample == Resample::none ? run<Backward, Resample::none>(arguments, stream)
+                                              : adain_backward_resampled(arguments, stream);
+}
 
 }  // namespace m2o_fast

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <type_traits>
 
+#include "adain_resample.h"
 #include "simd.h"
 
 namespace m2o_fast {
@@ -24,10 +25,12 @@ struct Affine {
 };
 
 // One call of the forward or the backward operator. x, grad and out share a layout: [N, C, plane] or [N, plane, C].
+// Those of them that belong to y have its plane, which differs where it is resampled.
 template <typename T>
 struct AdainProblem {
   using Wide = typename Simd<T>::Wide;
-  int64_t channels, plane;
+  int64_t channels, plane, height, width;  // of x: plane = height * width
+  Resample resample;
   double inverse_plane;  // 1 / max(plane, 1)
   const T* x;
   const T* grad;  // backward only
@@ -145,6 +148,20 @@ M2O_INLINE void with_constant(bool flag, const Body& body) {
     body(std::true_type{});
   } else {
     body(std::false_type{});
+  }
+}
+
+// Numbers of a gradient from memory: as they are, or already in the type of the sums.
+template <typename T, typename From, typename Count>
+M2O_INLINE typename Simd<T>::Vector load_gradient(const From* from, Count count) {
+  if constexpr (std::is_same_v<From, T>) {
+    return load_lanes<T>(from, count);
+  } else if constexpr (std::is_same_v<Count, AllLanes<T>>) {
+    return Simd<T>::load_wide(from);
+  } else {
+    From present[lanes<T>] = {};
+    std::memcpy(present, from, count * sizeof(From));
+    return Simd<T>::load_wide(present);
   }
 }
 

@@ -1,5 +1,5 @@
-// Normalise + affine + LeakyReLU on the GPU: the operators' CUDA side. The kernels are in adain_forward.cu and
-// adain_backward.cu; the definition is adain_act_reference in m2o_fast/ops/adain.py.
+// Normalise + affine + LeakyReLU on the GPU: the operators' CUDA side. The kernels are in adain_forward.cuh and
+// adain_backward.cuh; the definition is adain_act_reference in m2o_fast/ops/adain.py.
 #include "adain_cuda.h"
 
 #include <torch/csrc/stable/library.h>
@@ -8,6 +8,7 @@
 #include <optional>
 #include <tuple>
 
+#include "adain_tensor.h"
 #include "tensor_cuda.h"
 
 namespace m2o_fast {
@@ -27,7 +28,7 @@ void set_strides(int64_t (&strides)[2], const Tensor& affine) {
 
 // What both operators take. The tensors must outlive the call of the kernel.
 AdainArguments as_arguments(const ImageShape& shape, const Tensor& x, const Tensor& gamma, const Tensor& beta,
-                            const Tensor& mean, const Tensor& rstd, double slope, bool one_plus) {
+                            const Tensor& mean, const Tensor& rstd, double slope, bool one_plus, Resample resample) {
   AdainArguments a{};
   a.x = x.const_data_ptr();
   a.gamma = gamma.const_data_ptr();
@@ -37,6 +38,8 @@ AdainArguments as_arguments(const ImageShape& shape, const Tensor& x, const Tens
   a.batch = shape.batch;
   a.channels = shape.channels;
   a.plane = shape.plane();
+  a.width = shape.width;
+  a.resample = resample;
   set_strides(a.gamma_strides, gamma);
   set_strides(a.beta_strides, beta);
   a.dtype = element_type(x.scalar_type());
@@ -68,13 +71,16 @@ void run(const char* op, Workspace workspace_bytes, Kernel kernel, AdainArgument
 }
 
 std::tuple<Tensor, Tensor, Tensor> adain_act(Tensor x, Tensor gamma, Tensor beta, double eps, double slope,
-                                             bool one_plus) {
+                                             bool one_plus, int64_t resample) {
   const char* op = "adain_act";
   const ImageShape shape = check_input(op, x);
+  check_eps(op, eps);
+  const Resample change = as_resample(op, resample);
   check_affine(op, "gamma", gamma, x);
   check_affine(op, "beta", beta, x);
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
-  Tensor y = empty_like_input(x, shape), mean = empty_statistics(x), rstd = empty_statistics(x);
+  Tensor y = empty_like_input(x, resampled_shape(op, shape, change));
+  Tensor mean = empty_statistics(x), rstd = empty_statistics(x);
   if (x.numel() == 0) {
     torch::stable::zero_(mean);
     torch::stable::fill_(rstd, 1 / std::sqrt(eps));
@@ -82,7 +88,8 @@ std::tuple<Tensor, Tensor, Tensor> adain_act(Tensor x, Tensor gamma, Tensor beta
   }
   const Tensor x_in_format = torch::stable::contiguous(x, shape.format);
   const Tensor readable_gamma = in_readable_type(gamma, x), readable_beta = in_readable_type(beta, x);
-  AdainArguments a = as_arguments(shape, x_in_format, readable_gamma, readable_beta, mean, rstd, slope, one_plus);
+  AdainArguments a =
+      as_arguments(shape, x_in_format, readable_gamma, readable_beta, mean, rstd, slope, one_plus, change);
   a.eps = eps;
   a.y = y.mutable_data_ptr();
   run(op, adain_forward_workspace, adain_forward, a, x);
@@ -90,12 +97,13 @@ std::tuple<Tensor, Tensor, Tensor> adain_act(Tensor x, Tensor gamma, Tensor beta
 }
 
 std::tuple<Tensor, Tensor, Tensor> adain_act_backward(Tensor grad, Tensor x, Tensor gamma, Tensor beta, Tensor mean,
-                                                      Tensor rstd, double slope, bool one_plus) {
+                                                      Tensor rstd, double slope, bool one_plus, int64_t resample) {
   const char* op = "adain_act_backward";
   const ImageShape shape = check_input(op, x);
   check_affine(op, "gamma", gamma, x);
   check_affine(op, "beta", beta, x);
-  check_gradient(op, grad, x);
+  const Resample change = as_resample(op, resample);
+  check_output_gradient(op, grad, x, resampled_shape(op, shape, change));
   check_statistics(op, "mean", mean, x);
   check_statistics(op, "rstd", rstd, x);
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
@@ -110,7 +118,7 @@ std::tuple<Tensor, Tensor, Tensor> adain_act_backward(Tensor grad, Tensor x, Ten
   const Tensor readable_gamma = in_readable_type(gamma, x), readable_beta = in_readable_type(beta, x);
   const Tensor dense_mean = torch::stable::contiguous(mean), dense_rstd = torch::stable::contiguous(rstd);
   AdainArguments a =
-      as_arguments(shape, x_in_format, readable_gamma, readable_beta, dense_mean, dense_rstd, slope, one_plus);
+      as_arguments(shape, x_in_format, readable_gamma, readable_beta, dense_mean, dense_rstd, slope, one_plus, change);
   a.grad = grad_in_format.const_data_ptr();
   a.grad_x = grad_x.mutable_data_ptr();
   a.grad_gamma = grad_gamma.mutable_data_ptr();

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "adain_resample.h"
 #include "element_type.h"
 
 namespace m2o_fast {
@@ -17,17 +18,19 @@ struct AdainArguments {
   const void* x;                   // [N, C, H, W], dense, NCHW or, with channels_last, NHWC; not empty
   const void* gamma;               // [N, C] behind gamma_strides, which count elements and may be 0
   const void* beta;                // [N, C] behind beta_strides
-  const void* grad;                // backward only: the gradient of y, of x's dtype and memory format
+  const void* grad;                // backward only: the gradient of y, like y
   void* mean;                      // [N, C], statistics type; the forward writes it, the backward reads it
   void* rstd;                      // likewise
-  void* y;                         // forward: like x
+  void* y;                         // forward: of x's dtype and memory format, and of its shape or resampled
   void* grad_x;                    // backward: like x
   void* grad_gamma;                // backward: [N, C], statistics type
   void* grad_beta;                 // backward: likewise
   void* workspace;                 // as large as adain_*_workspace() says, aligned to 16; nullptr for 0
   int64_t batch, channels, plane;  // N, C, H * W
+  int64_t width;                   // W
   int64_t gamma_strides[2], beta_strides[2];
   ElementType dtype;
+  Resample resample;
   double eps, slope;
   bool gamma_wide, beta_wide;  // of the statistics type, else of x's dtype
   bool one_plus, channels_last;

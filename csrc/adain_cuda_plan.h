@@ -3,7 +3,8 @@
 //
 // The unit is a tile: the vectors (16 bytes, or one element) over which one statistic, or one vector of statistics, is
 // taken. NCHW: the plane of one image and channel. Channels-last: all pixels of one image for `columns` neighbouring
-// channel vectors.
+// channel vectors. Where y is half as high and wide as x, the vectors that end up in one vector of y stay together:
+// what is called a vector here is that group of them.
 #pragma once
 
 #include <algorithm>
@@ -36,7 +37,7 @@ struct Plan {
 struct Workload {
   int64_t batch, channels, plane;
   bool channels_last;
-  int vector;  // elements per vector
+  int vector;  // elements per vector; channels-last: channels
   int vector_bytes;
   int statistic_bytes;  // of one number in float32 or float64
   int tensors;          // read per element: x, and in the backward pass the gradient
@@ -53,7 +54,6 @@ struct Device {
 
 constexpr int kLaneThreads = 128;                   // of a block on kLanes
 constexpr int kPassThreads = 256;                   // of a block on kPartial and kFinish
-constexpr int kLaneVectors = 128;                   // the largest plane for kLanes
 constexpr int kMaxCluster = 8;                      // what every GPU with clusters can run
 constexpr int64_t kCachedBytes = int64_t(1) << 25;  // what fits the L2 cache of every GPU from the A100 on
 // So many threads leave each the 80 or 128 registers, which the kernels need.
@@ -123,7 +123,7 @@ inline Plan plan_call(const Workload& work, const Device& device) {
   Plan plan{};
   plan.parts = 1;
   plan.vectors = work.channels_last ? work.plane : work.plane / work.vector;
-  if (!work.channels_last && plan.vectors <= kLaneVectors) {
+  if (!work.channels_last && plan.vectors <= 32 * work.held) {
     plan.route = Route::kLanes;
     plan.threads = kLaneThreads;
     plan.columns = 1;

@@ -1,9 +1,16 @@
-// How the host picks a kernel of adain_forward.cu or adain_backward.cu and starts it.
+// How the host picks a kernel of adain_forward.cuh or adain_backward.cuh and starts it.
 #pragma once
 
 #include "adain_cuda.cuh"
 
 namespace m2o_fast {
+
+// What adain_cuda.h promises, where y is resampled.
+const char* adain_forward_resampled_workspace(const AdainArguments& arguments, size_t& bytes);
+const char* adain_backward_resampled_workspace(const AdainArguments& arguments, size_t& bytes);
+const char* adain_forward_resampled(const AdainArguments& arguments, void* stream);
+const char* adain_backward_resampled(const AdainArguments& arguments, void* stream);
+
 namespace {
 
 using Kernel = void (*)(AdainArguments, Plan);
@@ -62,14 +69,14 @@ template <typename Pass, typename L>
 cudaError_t make_plan(const AdainArguments& a, Plan& plan) {
   const Workload work{a.batch,
                       a.channels,
-                      a.plane,
+                      a.channels_last ? a.plane / L::kGroup : a.plane,
                       a.channels_last,
-                      L::kVector,
-                      int(sizeof(typename L::Vector)),
+                      a.channels_last ? L::kVector : L::kVector * L::kGroup,
+                      int(sizeof(typename L::Vector)) * L::kGroup,
                       int(sizeof(typename L::Real)),
                       Pass::kTensors,
-                      kHeld<Route::kOnChip, Pass::kTensors>,
-                      kHeld<Route::kLanes, Pass::kTensors>,
+                      kHeld<Route::kOnChip, Pass::kTensors> / L::kGroup,
+                      kHeld<Route::kLanes, Pass::kTensors> / L::kGroup,
                       L::kOnChip};
   Device device{};
   int id = 0, major = 0;
@@ -128,43 +135,44 @@ cudaError_t workspace_bytes(const AdainArguments& a, size_t& bytes) {
 }
 
 // Calls use(Layout<...>{}) for the layout of the arguments: 16-byte vectors where every row of them starts on 16 bytes.
-template <typename Element, typename Use>
+template <Resample kResample, typename Element, typename Use>
 cudaError_t with_layout(const AdainArguments& a, const Use& use) {
   constexpr int kFull =
       std::is_same_v<Element, double> ? 1 : 16 / sizeof(Element);  // float64 is for checks, not for speed
   const auto on_16 = [](const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; };
-  const bool full = (a.channels_last ? a.channels : a.plane) % kFull == 0 && on_16(a.x) && on_16(a.y) &&
-                    on_16(a.grad) && on_16(a.grad_x);
+  const int64_t row = a.channels_last ? a.channels : kResample == Resample::none ? a.plane : a.width;
+  const bool full = row % kFull == 0 && on_16(a.x) && on_16(a.y) && on_16(a.grad) && on_16(a.grad_x);
   if (a.channels_last) {
-    return full ? use(Layout<Element, kFull, true>{}) : use(Layout<Element, 1, true>{});
+    return full ? use(Layout<Element, kFull, true, kResample>{}) : use(Layout<Element, 1, true, kResample>{});
   }
-  return full ? use(Layout<Element, kFull, false>{}) : use(Layout<Element, 1, false>{});
+  return full ? use(Layout<Element, kFull, false, kResample>{}) : use(Layout<Element, 1, false, kResample>{});
 }
 
-template <typename Use>
+template <Resample kResample, typename Use>
 cudaError_t with_layout_of(const AdainArguments& a, const Use& use) {
   switch (a.dtype) {
     case ElementType::float32:
-      return with_layout<float>(a, use);
+      return with_layout<kResample, float>(a, use);
     case ElementType::float64:
-      return with_layout<double>(a, use);
+      return with_layout<kResample, double>(a, use);
     case ElementType::float16:
-      return with_layout<__half>(a, use);
+      return with_layout<kResample, __half>(a, use);
     default:
-      return with_layout<__nv_bfloat16>(a, use);
+      return with_layout<kResample, __nv_bfloat16>(a, use);
   }
 }
 
-template <typename Pass>
+template <typename Pass, Resample kResample>
 const char* run(const AdainArguments& a, void* stream) {
-  const cudaError_t error = with_layout_of(a, [&](auto layout) { return launch<Pass, decltype(layout)>(a, stream); });
+  const cudaError_t error =
+      with_layout_of<kResample>(a, [&](auto layout) { return launch<Pass, decltype(layout)>(a, stream); });
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 
-template <typename Pass>
+template <typename Pass, Resample kResample>
 const char* ask_workspace(const AdainArguments& a, size_t& bytes) {
   const cudaError_t error =
-      with_layout_of(a, [&](auto layout) { return workspace_bytes<Pass, decltype(layout)>(a, bytes); });
+      with_layout_of<kResample>(a, [&](auto layout) { return workspace_bytes<Pass, decltype(layout)>(a, bytes); });
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 

@@ -96,9 +96,23 @@ M2O_INLINE auto plane_coefficients(const AdainProblem<T>& p, int64_t plane) {
   return finish_statistics(p, plane / p.channels, plane % p.channels, moments);
 }
 
-// Planes [begin, end) of the N * C.
+// Writes planes of y that are as large as those of x. Writers for the others are in adain_planes_resampled.h.
 template <typename T>
+struct PlaneWriter {
+  M2O_INLINE explicit PlaneWriter(const AdainProblem<T>&) {}
+  template <typename Wide>
+  M2O_INLINE void write(const AdainProblem<T>& p, int64_t plane, Coefficients<Wide> c) {
+    const T* x = p.x + plane * p.plane;
+    T* y = p.out + plane * p.plane;
+    with_constant(p.streamed && is_aligned(y),
+                  [&](auto streamed) M2O_INLINED { apply_plane(x, y, p.plane, c, p.slope, streamed); });
+  }
+};
+
+// Planes [begin, end) of the N * C.
+template <typename Writer, typename T>
 M2O_INLINE void forward_planes(const AdainProblem<T>& p, int64_t begin, int64_t end) {
+  Writer writer(p);
   // Dividing and taking roots is a long chain of few operations. Where two planes fit the first-level cache, the next
   // plane's is done ahead, while this plane is written.
   const bool ahead = p.plane <= PLANE_BLOCK / 2;
@@ -108,20 +122,17 @@ M2O_INLINE void forward_planes(const AdainProblem<T>& p, int64_t begin, int64_t 
     if (ahead && plane + 1 < end) {
       next = plane_coefficients(p, plane + 1);
     }
-    const T* x = p.x + plane * p.plane;
-    T* y = p.out + plane * p.plane;
-    with_constant(p.streamed && is_aligned(y),
-                  [&](auto streamed) M2O_INLINED { apply_plane(x, y, p.plane, c, p.slope, streamed); });
+    writer.write(p, plane, c);
   }
   finish_streams();
 }
 
-template <typename T, typename Wide, typename Streamed>
-M2O_INLINE void apply_gradient_to_plane(const T* grad, const T* x, T* out, int64_t size, Coefficients<Wide> c,
+template <typename From, typename T, typename Wide, typename Streamed>
+M2O_INLINE void apply_gradient_to_plane(const From* grad, const T* x, T* out, int64_t size, Coefficients<Wide> c,
                                         GradientCoefficients<Wide> from, Wide slope, Streamed streamed) {
   for_vectors<T>(size, [&](int64_t offset, auto count, int) M2O_INLINED {
     const auto difference = load_lanes<T>(x + offset, count) - c.mean;
-    const auto g = activate_gradient(load_lanes<T>(grad + offset, count), difference * c.scale + c.shift, slope);
+    const auto g = activate_gradient(load_gradient<T>(grad + offset, count), difference * c.scale + c.shift, slope);
     put(out + offset, (g - from.from_beta - difference * from.from_gamma) * c.scale, count, streamed);
   });
 }
@@ -133,8 +144,8 @@ struct GradientSums {
 
 // Sums of the gradient g behind the activation and of g * (x - mean). They are far smaller than what they are sums of,
 // so they are taken in short pieces: rounding errors grow with the length of a sum.
-template <typename T, typename Wide>
-M2O_INLINE GradientSums<T> gradient_sums(const AdainProblem<T>& p, const T* x, const T* grad, int64_t start,
+template <typename From, typename T, typename Wide>
+M2O_INLINE GradientSums<T> gradient_sums(const AdainProblem<T>& p, const T* x, const From* grad, int64_t start,
                                          int64_t stop, Coefficients<Wide> c) {
   GradientSums<T> sums;
   for (int64_t begin = start; begin < stop; begin += SUM_PIECE) {
@@ -143,7 +154,7 @@ M2O_INLINE GradientSums<T> gradient_sums(const AdainProblem<T>& p, const T* x, c
       // Lanes that are not there have gradient 0 and so add 0.
       const auto difference = load_lanes<T>(x + begin + offset, count) - c.mean;
       const auto value = difference * c.scale + c.shift;
-      const auto g = activate_gradient(load_lanes<T>(grad + begin + offset, count), value, p.slope);
+      const auto g = activate_gradient(load_gradient<T>(grad + begin + offset, count), value, p.slope);
       gradients.slot[slot] += g;
       products.slot[slot] += g * difference;
     });
@@ -153,12 +164,20 @@ M2O_INLINE GradientSums<T> gradient_sums(const AdainProblem<T>& p, const T* x, c
   return sums;
 }
 
+// The gradients of y's planes as large as those of x: here, they are so.
 template <typename T>
+struct PlaneGradient {
+  M2O_INLINE explicit PlaneGradient(const AdainProblem<T>&) {}
+  M2O_INLINE const T* of(const AdainProblem<T>& p, int64_t plane) { return p.grad + plane * p.plane; }
+};
+
+template <typename Gradient, typename T>
 M2O_INLINE void backward_planes(const AdainProblem<T>& p, int64_t begin, int64_t end) {
+  Gradient gradient(p);
   for (int64_t plane = begin; plane < end; ++plane) {
     const int64_t sample = plane / p.channels, channel = plane % p.channels;
     const T* x = p.x + plane * p.plane;
-    const T* grad = p.grad + plane * p.plane;
+    const auto* grad = gradient.of(p, plane);
     T* out = p.out + plane * p.plane;
     const auto c = saved_coefficients(p, sample, channel);
     double total = 0, total_of_products = 0;

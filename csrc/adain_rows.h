@@ -158,39 +158,68 @@ M2O_INLINE void apply_tile(const T* x, T* y, int64_t stride, int64_t rows, Count
   }
 }
 
+// Writes images of y that are as large as those of x. Writers for the others are in adain_rows_resampled.h.
 template <typename T>
+struct RowWriter {
+  static M2O_INLINE void write(const AdainProblem<T>& p, const T* x, ChannelRange range, const RowScratch<T>& of) {
+    T* y = p.out + range.sample * p.plane * p.channels;
+    with_constant(p.streamed, [&](auto streamed) M2O_INLINED {
+      for_tiles<T, FORWARD_TILE<T>>(
+          0, p.plane, ROW_GROUP, range,
+          [&](int64_t row, int64_t rows, int64_t channel, int64_t at, auto width, auto count) M2O_INLINED {
+            const int64_t offset = row * p.channels + channel;
+            apply_tile<width>(x + offset, y + offset, p.channels, rows, count, of, at, p.slope, streamed);
+          });
+    });
+  }
+};
+
+template <typename Writer, typename T>
 M2O_INLINE void forward_rows(const AdainProblem<T>& p, ChannelRange range, RowScratch<T>& of) {
   const T* x = p.x + range.sample * p.plane * p.channels;
-  T* y = p.out + range.sample * p.plane * p.channels;
   row_moments(p, x, range, of);
   for (int64_t channel = range.begin; channel < range.end; ++channel) {
     const int64_t at = channel - range.begin;
     of.set(at, finish_statistics(p, range.sample, channel,
                                  Moments{static_cast<double>(p.plane), of.first[at], of.second[at]}));
   }
-  with_constant(p.streamed, [&](auto streamed) M2O_INLINED {
-    for_tiles<T, FORWARD_TILE<T>>(
-        0, p.plane, ROW_GROUP, range,
-        [&](int64_t row, int64_t rows, int64_t channel, int64_t at, auto width, auto count) M2O_INLINED {
-          const int64_t offset = row * p.channels + channel;
-          apply_tile<width>(x + offset, y + offset, p.channels, rows, count, of, at, p.slope, streamed);
-        });
-  });
+  Writer::write(p, x, range, of);
   finish_streams();
 }
 
+// Gradients of rows in the range, `stride` numbers from row to row.
+template <typename From>
+struct GradientRows {
+  const From* data;
+  int64_t stride;
+};
+
+// The gradients of images of y as large as those of x: here, they are so.
+template <typename T>
+struct RowGradient {
+  M2O_INLINE RowGradient(const AdainProblem<T>&, ChannelRange) {}
+
+  // How many rows at() gives at a time.
+  static M2O_INLINE int64_t block(const AdainProblem<T>& p) { return std::max<int64_t>(1, p.plane); }
+
+  // Rows [begin, end).
+  M2O_INLINE GradientRows<T> at(const AdainProblem<T>& p, ChannelRange range, int64_t begin, int64_t) {
+    return {p.grad + (range.sample * p.plane + begin) * p.channels + range.begin, p.channels};
+  }
+};
+
 // Adds rows of a tile to the sums of the gradient g behind the activation and of g * (x - mean).
-template <int64_t width, typename T, typename Count>
-M2O_INLINE void add_gradient_tile(const T* grad, const T* x, int64_t stride, int64_t rows, Count count,
-                                  RowScratch<T>& of, int64_t at, typename Simd<T>::Wide slope) {
+template <int64_t width, typename From, typename T, typename Count>
+M2O_INLINE void add_gradient_tile(const From* grad, int64_t grad_stride, const T* x, int64_t stride, int64_t rows,
+                                  Count count, RowScratch<T>& of, int64_t at, typename Simd<T>::Wide slope) {
   const Tile<T, width> center(&of.center[at]), scale(&of.scale[at]), shift(&of.shift[at]);
   Tile<T, width> sum(&of.block_first[at]), products(&of.block_second[at]);
   for (int64_t row = 0; row < rows; ++row) {
     M2O_UNROLLED for (int64_t k = 0; k < width; ++k) {
-      const int64_t offset = row * stride + k * lanes<T>;
-      const auto difference = load_lanes<T>(x + offset, count) - center.part[k];
+      const auto difference = load_lanes<T>(x + row * stride + k * lanes<T>, count) - center.part[k];
       const auto value = difference * scale.part[k] + shift.part[k];
-      const auto g = activate_gradient(load_lanes<T>(grad + offset, count), value, slope);
+      const auto outer = load_gradient<T>(grad + row * grad_stride + k * lanes<T>, count);
+      const auto g = activate_gradient(outer, value, slope);
       sum.part[k] += g;
       products.part[k] += g * difference;
     }
@@ -200,19 +229,21 @@ M2O_INLINE void add_gradient_tile(const T* grad, const T* x, int64_t stride, int
 }
 
 // Leaves both sums of every channel in of.first and of.second.
-template <typename T>
-M2O_INLINE void row_gradient_sums(const AdainProblem<T>& p, const T* grad, const T* x, ChannelRange range,
+template <typename Gradient, typename T>
+M2O_INLINE void row_gradient_sums(const AdainProblem<T>& p, Gradient& gradient, const T* x, ChannelRange range,
                                   RowScratch<T>& of) {
   std::fill(of.first.begin(), of.first.end(), 0);
   std::fill(of.second.begin(), of.second.end(), 0);
   for (int64_t begin = 0; begin < p.plane; begin += BACKWARD_ROW_BLOCK) {
     std::fill(of.block_first.begin(), of.block_first.end(), 0);
     std::fill(of.block_second.begin(), of.block_second.end(), 0);
+    const int64_t end = std::min(begin + BACKWARD_ROW_BLOCK, p.plane);
+    const auto grad = gradient.at(p, range, begin, end);
     for_tiles<T, BACKWARD_TILE<T>>(
-        begin, std::min(begin + BACKWARD_ROW_BLOCK, p.plane), backward_rows_at_a_time(p), range,
+        begin, end, backward_rows_at_a_time(p), range,
         [&](int64_t row, int64_t rows, int64_t channel, int64_t at, auto width, auto count) M2O_INLINED {
-          const int64_t offset = row * p.channels + channel;
-          add_gradient_tile<width>(grad + offset, x + offset, p.channels, rows, count, of, at, p.slope);
+          add_gradient_tile<width>(grad.data + (row - begin) * grad.stride + at, grad.stride,
+                                   x + row * p.channels + channel, p.channels, rows, count, of, at, p.slope);
         });
     for (int64_t at = 0; at < range.end - range.begin; ++at) {
       of.first[at] += of.block_first[at];
@@ -221,10 +252,10 @@ M2O_INLINE void row_gradient_sums(const AdainProblem<T>& p, const T* grad, const
   }
 }
 
-template <int64_t width, typename T, typename Count, typename Streamed>
-M2O_INLINE void apply_gradient_tile(const T* grad, const T* x, T* out, int64_t stride, int64_t rows, Count count,
-                                    const RowScratch<T>& of, int64_t at, typename Simd<T>::Wide slope,
-                                    Streamed streamed) {
+template <int64_t width, typename From, typename T, typename Count, typename Streamed>
+M2O_INLINE void apply_gradient_tile(const From* grad, int64_t grad_stride, const T* x, T* out, int64_t stride,
+                                    int64_t rows, Count count, const RowScratch<T>& of, int64_t at,
+                                    typename Simd<T>::Wide slope, Streamed streamed) {
   const Tile<T, width> center(&of.center[at]), scale(&of.scale[at]), shift(&of.shift[at]);
   const Tile<T, width> from_beta(&of.from_beta[at]), from_gamma(&of.from_gamma[at]);
   for (int64_t row = 0; row < rows; ++row) {
@@ -232,22 +263,23 @@ M2O_INLINE void apply_gradient_tile(const T* grad, const T* x, T* out, int64_t s
       const int64_t offset = row * stride + k * lanes<T>;
       const auto difference = load_lanes<T>(x + offset, count) - center.part[k];
       const auto value = difference * scale.part[k] + shift.part[k];
-      const auto g = activate_gradient(load_lanes<T>(grad + offset, count), value, slope);
+      const auto outer = load_gradient<T>(grad + row * grad_stride + k * lanes<T>, count);
+      const auto g = activate_gradient(outer, value, slope);
       put(out + offset, (g - from_beta.part[k] - difference * from_gamma.part[k]) * scale.part[k], count, streamed);
     }
   }
 }
 
-template <typename T>
+template <typename Gradient, typename T>
 M2O_INLINE void backward_rows(const AdainProblem<T>& p, ChannelRange range, RowScratch<T>& of) {
   const int64_t image = range.sample * p.plane * p.channels;
   const T* x = p.x + image;
-  const T* grad = p.grad + image;
   T* out = p.out + image;
+  Gradient gradient(p, range);
   for (int64_t channel = range.begin; channel < range.end; ++channel) {
     of.set(channel - range.begin, saved_coefficients(p, range.sample, channel));
   }
-  row_gradient_sums(p, grad, x, range, of);
+  row_gradient_sums(p, gradient, x, range, of);
   for (int64_t channel = range.begin; channel < range.end; ++channel) {
     const int64_t at = channel - range.begin;
     const auto from = finish_gradients(p, range.sample, channel, of.first[at], of.second[at]);
@@ -255,13 +287,17 @@ M2O_INLINE void backward_rows(const AdainProblem<T>& p, ChannelRange range, RowS
     of.from_gamma[at] = from.from_gamma;
   }
   with_constant(p.streamed, [&](auto streamed) M2O_INLINED {
-    for_tiles<T, BACKWARD_TILE<T>>(0, p.plane, backward_rows_at_a_time(p), range,
-                                   [&](int64_t row, int64_t rows, int64_t channel, int64_t at, auto width, auto count)
-                                       M2O_INLINED {
-                                         const int64_t offset = row * p.channels + channel;
-                                         apply_gradient_tile<width>(grad + offset, x + offset, out + offset, p.channels,
-                                                                    rows, count, of, at, p.slope, streamed);
-                                       });
+    for (int64_t begin = 0; begin < p.plane; begin += gradient.block(p)) {
+      const int64_t end = std::min(begin + gradient.block(p), p.plane);
+      const auto grad = gradient.at(p, range, begin, end);
+      for_tiles<T, BACKWARD_TILE<T>>(
+          begin, end, backward_rows_at_a_time(p), range,
+          [&](int64_t row, int64_t rows, int64_t channel, int64_t at, auto width, auto count) M2O_INLINED {
+            const int64_t offset = row * p.channels + channel;
+            apply_gradient_tile<width>(grad.data + (row - begin) * grad.stride + at, grad.stride, x + offset,
+                                       out + offset, p.channels, rows, count, of, at, p.slope, streamed);
+          });
+    }
   });
   finish_streams();
 }

@@ -172,18 +172,23 @@ M2O_INLINE void store_first(T* to, typename Simd<T>::Vector value, int64_t count
 // Whether stream() may write there.
 M2O_INLINE bool is_aligned(const void* to) { return reinterpret_cast<uintptr_t>(to) % 16 == 0; }
 
-// Past the caches, which spares reading the lines that are about to be overwritten. `to` is aligned to 16 bytes.
-template <typename T>
-M2O_INLINE void stream(T* to, typename Simd<T>::Vector value) {
+// A copy past the caches, which spares reading the lines that are about to be overwritten. `to` is aligned to 16 bytes,
+// and `bytes` is a multiple of them.
+M2O_INLINE void stream_bytes(void* to, const void* from, uint64_t bytes) {
 #if defined(__x86_64__)
-  const auto packed = Simd<T>::narrow(value);
-  for (uint64_t part = 0; part < sizeof(packed) / 16; ++part) {
-    const auto* from = reinterpret_cast<const char*>(&packed) + 16 * part;
-    _mm_stream_si128(reinterpret_cast<__m128i*>(to) + part, read_as<__m128i>(from));
+  for (uint64_t part = 0; part < bytes / 16; ++part) {
+    const auto* place = static_cast<const char*>(from) + 16 * part;
+    _mm_stream_si128(static_cast<__m128i*>(to) + part, read_as<__m128i>(place));
   }
 #else
-  store(to, value);
+  std::memcpy(to, from, bytes);
 #endif
+}
+
+template <typename T>
+M2O_INLINE void stream(T* to, typename Simd<T>::Vector value) {
+  const auto packed = Simd<T>::narrow(value);
+  stream_bytes(to, &packed, sizeof(packed));
 }
 
 // Streamed stores are weakly ordered: to be called once behind them.

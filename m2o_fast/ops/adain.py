@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,14 +25,19 @@ from m2o_fast.ops._library import (
     register,
 )
 
+Resample = Literal["up2", "down2"]
+
+#: What the argument ``resample`` of the operators says; the C++ side is ``csrc/adain_resample.h``.
+RESAMPLES: dict[str | None, int] = {None: 0, "up2": 1, "down2": 2}
+
 for _name in ("adain_act", "adain_act_triton"):
     define(
-        f"{_name}(Tensor x, Tensor gamma, Tensor beta, float eps, float slope, bool one_plus)"
+        f"{_name}(Tensor x, Tensor gamma, Tensor beta, float eps, float slope, bool one_plus, int resample=0)"
         " -> (Tensor y, Tensor mean, Tensor rstd)"
     )
     define(
         f"{_name}_backward(Tensor grad, Tensor x, Tensor gamma, Tensor beta, Tensor mean, Tensor rstd, float slope,"
-        " bool one_plus) -> (Tensor grad_x, Tensor grad_gamma, Tensor grad_beta)"
+        " bool one_plus, int resample=0) -> (Tensor grad_x, Tensor grad_gamma, Tensor grad_beta)"
     )
 
 
@@ -49,34 +54,83 @@ def _scale(gamma: Tensor, x: Tensor, one_plus: bool) -> Tensor:
     return 1 + scale if one_plus else scale
 
 
+def resampled_shape(x: Tensor, resample: int) -> tuple[int, int, int, int]:
+    """The shape of y for x."""
+    batch, channels, height, width = x.shape
+    if resample == RESAMPLES["up2"]:
+        return batch, channels, 2 * height, 2 * width
+    if resample == RESAMPLES["down2"]:
+        if height % 2 or width % 2:
+            raise ValueError(f"adain_act: height and width of x must be even for down2, got {height} x {width}")
+        return batch, channels, height // 2, width // 2
+    if resample != RESAMPLES[None]:
+        raise ValueError(f"adain_act: resample must be 0 (no), 1 (up2) or 2 (down2), got {resample}")
+    return batch, channels, height, width
+
+
+def _up2(z: Tensor) -> Tensor:
+    """Every number four times. Unlike F.interpolate it takes tensors without numbers."""
+    batch, channels, height, width = z.shape
+    larger = z[:, :, :, None, :, None].expand(batch, channels, height, 2, width, 2)
+    return larger.reshape(batch, channels, 2 * height, 2 * width).contiguous(memory_format=output_format(z))
+
+
+def _sum_of_squares(z: Tensor) -> Tensor:
+    """The sum of every 2x2 square. Unlike F.avg_pool2d it takes tensors without numbers."""
+    rows = z[:, :, ::2] + z[:, :, 1::2]
+    return rows[..., ::2] + rows[..., 1::2]
+
+
 def adain_act_reference(
-    x: Tensor, gamma: Tensor, beta: Tensor, eps: float, slope: float, one_plus: bool
+    x: Tensor, gamma: Tensor, beta: Tensor, eps: float, slope: float, one_plus: bool, resample: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The definition of the operator, in differentiable torch: y, mean and 1/sqrt(variance + eps) of each plane."""
+    resampled_shape(x, resample)
     values = x.to(wide(x.dtype))
     count = max(x.shape[2] * x.shape[3], 1)
     mean = values.sum((2, 3), keepdim=True) / count
     centred = values - mean
     rstd = (centred.square().sum((2, 3), keepdim=True) / count + eps).rsqrt()
     z = torch.addcmul(_per_plane(beta, x), centred, rstd * _scale(gamma, x, one_plus))
-    return F.leaky_relu(z, slope).to(x.dtype), mean.flatten(1), rstd.flatten(1)
+    y = F.leaky_relu(z, slope)
+    if resample == RESAMPLES["down2"]:
+        y = 0.25 * _sum_of_squares(y)
+    y = y.to(x.dtype)
+    if resample == RESAMPLES["up2"]:
+        y = _up2(y)
+    return y, mean.flatten(1), rstd.flatten(1)
 
 
 def _forward_fallback(
-    x: Tensor, gamma: Tensor, beta: Tensor, eps: float, slope: float, one_plus: bool
+    x: Tensor, gamma: Tensor, beta: Tensor, eps: float, slope: float, one_plus: bool, resample: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    y, mean, rstd = adain_act_reference(x, gamma, beta, eps, slope, one_plus)
+    y, mean, rstd = adain_act_reference(x, gamma, beta, eps, slope, one_plus, resample)
     return in_format(y, output_format(x)), mean, rstd
 
 
 def _backward_fallback(
-    grad: Tensor, x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, rstd: Tensor, slope: float, one_plus: bool
+    grad: Tensor,
+    x: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    slope: float,
+    one_plus: bool,
+    resample: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    shape = resampled_shape(x, resample)
+    if grad.shape != shape:
+        raise ValueError(f"adain_act_backward: grad must have the shape of y, {list(shape)}, got {list(grad.shape)}")
     rstd, count = rstd[:, :, None, None], max(x.shape[2] * x.shape[3], 1)
     normalised = (x.to(wide(x.dtype)) - mean[:, :, None, None]) * rstd
     scale = _scale(gamma, x, one_plus)
     active = torch.addcmul(_per_plane(beta, x), normalised, scale) > 0
     grad = grad.to(normalised.dtype)
+    if resample == RESAMPLES["up2"]:
+        grad = _sum_of_squares(grad)
+    elif resample == RESAMPLES["down2"]:
+        grad = _up2(0.25 * grad)
     grad = torch.where(active, grad, slope * grad)
     grad_beta = grad.sum((2, 3), keepdim=True)
     grad_gamma = (grad * normalised).sum((2, 3), keepdim=True)
@@ -92,15 +146,14 @@ def _like_statistics(x: Tensor) -> Tensor:
 
 
 def _forward_fake(
-    x: Tensor, gamma: Tensor, beta: Tensor, eps: float, slope: float, one_plus: bool
+    x: Tensor, gamma: Tensor, beta: Tensor, eps: float, slope: float, one_plus: bool, resample: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    y = torch.empty_like(x, memory_format=output_format(x))
+    shape, memory_format = resampled_shape(x, resample), output_format(x)
+    y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
     return y, _like_statistics(x), _like_statistics(x)
 
 
-def _backward_fake(
-    grad: Tensor, x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, rstd: Tensor, slope: float, one_plus: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def _backward_fake(grad: Tensor, x: Tensor, *others: Any, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
     grad_x = torch.empty_like(x, memory_format=output_format(x))
     return grad_x, _like_statistics(x), _like_statistics(x)
 
@@ -114,7 +167,7 @@ def _backward_triton(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    x, gamma, beta, ctx.eps, ctx.slope, ctx.one_plus = inputs
+    x, gamma, beta, ctx.eps, ctx.slope, ctx.one_plus, ctx.resample = inputs
     _, mean, rstd = output
     ctx.mark_non_differentiable(mean, rstd)
     ctx.save_for_backward(x, gamma, beta, mean, rstd)
@@ -128,12 +181,13 @@ def _backward_through(fused: Callable[..., tuple[Tensor, Tensor, Tensor]]) -> Ca
         if torch.is_grad_enabled():
 
             def reference(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-                return adain_act_reference(x, gamma, beta, ctx.eps, ctx.slope, ctx.one_plus)[0]
+                return adain_act_reference(x, gamma, beta, ctx.eps, ctx.slope, ctx.one_plus, ctx.resample)[0]
 
             gradients = recompute_gradients(reference, (x, gamma, beta), ctx.needs_input_grad[:3], grad)
-            return *gradients, None, None, None
-        grad_x, grad_gamma, grad_beta = fused(grad, x, gamma, beta, mean, rstd, ctx.slope, ctx.one_plus)
-        return grad_x, _as_given(grad_gamma, gamma), _as_given(grad_beta, beta), None, None, None
+            return *gradients, None, None, None, None
+        results = fused(grad, x, gamma, beta, mean, rstd, ctx.slope, ctx.one_plus, ctx.resample)
+        grad_x, grad_gamma, grad_beta = results
+        return grad_x, _as_given(grad_gamma, gamma), _as_given(grad_beta, beta), None, None, None, None
 
     return backward
 
@@ -177,9 +231,10 @@ def adain_act(
     eps: float = 1e-5,
     slope: float = 0.2,
     one_plus: bool = True,
+    resample: Resample | None = None,
     backend: Backend | None = None,
 ) -> Tensor:
-    """Adaptive instance normalisation and LeakyReLU.
+    """Adaptive instance normalisation, LeakyReLU and, if wanted, a change of size, in one pass.
 
     ``LeakyReLU((1 + gamma) * (x - mean) / sqrt(variance + eps) + beta)`` with mean and biased variance over each plane.
     AdaIN: Huang and Belongie, arXiv 1703.06868; with ``1 + gamma`` as in StarGAN v2, arXiv 1912.01865.
@@ -195,17 +250,20 @@ def adain_act(
         eps: Added to the variance, at least 0.
         slope: Of the activation below 0: 0 makes it ReLU, 1 switches it off.
         one_plus: Whether the scale is ``1 + gamma`` or ``gamma`` (MUNIT).
+        resample: Behind the activation: ``"up2"`` doubles height and width, every number being written four times
+            (nearest); ``"down2"`` halves them, with the mean of every 2x2 square.
         backend: ``"reference"``, ``"compiled"`` or ``"triton"``; ``None`` takes the fastest that is there.
 
     Returns:
-        ``[N, C, H, W]`` in the dtype and memory format (contiguous or channels_last) of x.
+        ``[N, C, H, W]``, resampled ``[N, C, 2 H, 2 W]`` or ``[N, C, H/2, W/2]``, in the dtype and memory format
+        (contiguous or channels_last) of x.
 
     Raises:
         TypeError: for what is not a floating-point tensor.
-        ValueError: for a wrong rank, shape, device or ``eps``.
+        ValueError: for a wrong rank, shape, device, ``eps`` or ``resample``, and for ``"down2"`` of an odd size.
         RuntimeError: if ``backend`` is not available here.
     """
-    return _normalise("adain_act", x, ("gamma", gamma), ("beta", beta), eps, slope, one_plus, backend)
+    return _normalise("adain_act", x, ("gamma", gamma), ("beta", beta), eps, slope, one_plus, resample, backend)
 
 
 def instance_norm_act(
@@ -215,9 +273,10 @@ def instance_norm_act(
     *,
     eps: float = 1e-5,
     slope: float = 0.2,
+    resample: Resample | None = None,
     backend: Backend | None = None,
 ) -> Tensor:
-    """Instance normalisation (Ulyanov et al., arXiv 1607.08022) and LeakyReLU.
+    """Instance normalisation (Ulyanov et al., arXiv 1607.08022), LeakyReLU and, if wanted, a change of size.
 
     ``LeakyReLU(weight * (x - mean) / sqrt(variance + eps) + bias)`` with mean and biased variance over each plane.
     Unlike torch's it takes planes of one pixel (flat, so the result is that of bias), and it keeps channels_last.
@@ -228,14 +287,15 @@ def instance_norm_act(
         bias: ``[C]``; ``None`` is 0.
         eps: Added to the variance, at least 0.
         slope: Of the activation below 0: 0 makes it ReLU, 1 switches it off.
+        resample: As for :func:`adain_act`.
         backend: As for :func:`adain_act`.
 
     Returns:
-        ``[N, C, H, W]`` in the dtype and memory format of x.
+        As :func:`adain_act`.
 
     Raises:
         TypeError: for what is not a floating-point tensor.
-        ValueError: for a wrong rank, shape, device or ``eps``.
+        ValueError: for a wrong rank, shape, device, ``eps`` or ``resample``, and for ``"down2"`` of an odd size.
         RuntimeError: if ``backend`` is not available here.
     """
     check_images("instance_norm_act", "x", x)
@@ -243,7 +303,8 @@ def instance_norm_act(
         weight = x.new_ones(x.shape[1], dtype=wide(x.dtype))
     if bias is None:
         bias = x.new_zeros(x.shape[1], dtype=wide(x.dtype))
-    return _normalise("instance_norm_act", x, ("weight", weight), ("bias", bias), eps, slope, False, backend)
+    affine = ("weight", weight), ("bias", bias)
+    return _normalise("instance_norm_act", x, *affine, eps, slope, False, resample, backend)
 
 
 def _normalise(
@@ -254,6 +315,7 @@ def _normalise(
     eps: float,
     slope: float,
     one_plus: bool,
+    resample: str | None,
     backend: str | None,
 ) -> Tensor:
     check_images(op, "x", x)
@@ -261,7 +323,11 @@ def _normalise(
     check_per_plane(op, *beta, x)
     if not eps >= 0:
         raise ValueError(f"{op}: eps must be at least 0, got {eps}")
-    arguments = (x, gamma[1], beta[1], float(eps), float(slope), one_plus)
+    if resample not in RESAMPLES:
+        raise ValueError(f"{op}: resample must be 'up2', 'down2' or None, got {resample!r}")
+    if resample == "down2" and (x.shape[2] % 2 or x.shape[3] % 2):
+        raise ValueError(f"{op}: height and width of x must be even for resample='down2', got shape {list(x.shape)}")
+    arguments = (x, gamma[1], beta[1], float(eps), float(slope), one_plus, RESAMPLES[resample])
     chosen = choose_backend(op, x.device, backend)
     if chosen == "reference":
         return adain_act_reference(*arguments)[0]

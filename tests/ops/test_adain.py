@@ -8,68 +8,18 @@ import os
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import CONTENTS, EMPTY_SHAPES, LAYOUTS, SHAPES, judge
+from adain_cases import DTYPES, TARGETS, Target, available, check, normal, run
+from cases import CONTENTS, EMPTY_SHAPES, LAYOUTS, SHAPES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from m2o_fast.ops import adain_act, instance_norm_act
-from m2o_fast.ops._library import choose_backend
-
-TARGETS = [("reference", "cpu"), ("compiled", "cpu"), ("triton", "cpu"), ("compiled", "cuda"), ("triton", "cuda")]
-DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
 
-@pytest.fixture(params=TARGETS, ids=lambda target: "-".join(target))
-def target(request: pytest.FixtureRequest) -> tuple[str, torch.device]:
-    """A backend and the device to run it on."""
-    backend, device = request.param
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
-    try:
-        choose_backend("adain_act", torch.device(device), backend)
-    except RuntimeError as error:
-        pytest.skip(str(error))
-    return backend, torch.device(device)
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def run(x: Tensor, gamma: Tensor, beta: Tensor, grad: Tensor, **options) -> tuple[Tensor, ...]:
-    """y and the gradients of x, gamma and beta."""
-    x, gamma, beta = (tensor.detach().requires_grad_() for tensor in (x, gamma, beta))
-    y = adain_act(x, gamma, beta, **options)
-    return y.detach(), *torch.autograd.grad(y, (x, gamma, beta), grad)
-
-
-def far_from_kink(grad: Tensor, x: Tensor, gamma: Tensor, beta: Tensor, margin: float) -> Tensor:
-    """The gradient, 0 where rounding may take the activation to its other side."""
-    z = adain_act(x.double(), gamma.double(), beta.double(), slope=1.0, backend="reference")
-    return torch.where(z.abs() > margin, grad.to(z.device), 0)
-
-
-def check(target, x: Tensor, gamma: Tensor, beta: Tensor, grad: Tensor | None = None, **options) -> tuple[Tensor, ...]:
-    """Runs a backend, torch in the same dtype and torch in float64, and judges y and every gradient."""
-    backend, device = target
-    dtype, eps = x.dtype, torch.finfo(torch.promote_types(x.dtype, torch.float32)).eps
-    spread = x.double().var((2, 3), correction=0).add(1e-5).sqrt()
-    condition = 1 + (x.double().mean((2, 3)).abs() / spread).max().item()  # how much a rounded mean is worth
-    if grad is None:
-        grad = normal(*x.shape, seed=9)
-    grad = far_from_kink(grad, x, gamma, beta, 16 * eps * condition).to(dtype)
-    on_device = [tensor.to(device) if device.type != "cpu" else tensor for tensor in (x, gamma, beta, grad)]
-    results = run(*on_device, backend=backend, **options)
-    same_dtype = run(x, gamma, beta, grad, backend="reference", **options)
-    exact = run(x.double(), gamma.double(), beta.double(), grad.double(), backend="reference", **options)
-    for name, result, torch_result, truth in zip(
-        ("y", "grad_x", "grad_gamma", "grad_beta"), results, same_dtype, exact, strict=True
-    ):
-        assert result.shape == truth.shape and result.dtype == torch_result.dtype, name
-        last_place = max(eps, torch.finfo(result.dtype).eps)
-        judge(result, torch_result, truth).assert_good(name, last_place, condition=1 if name == "y" else condition)
-    return results
+@pytest.fixture(params=TARGETS, ids="-".join)
+def target(request: pytest.FixtureRequest) -> Target:
+    return available(*request.param)
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -125,18 +75,6 @@ def test_affine_of_any_shape_stride_and_dtype(target, dtype, per_channel) -> Non
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_options(target, options, layout) -> None:
     check(target, LAYOUTS[layout](normal(2, 5, 6, 7).float()), normal(2, 5, seed=1), normal(2, 5, seed=2), **options)
-
-
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("shape", [(4, 16, 256, 260), (4, 1, 1051, 1001), (4, 3, 601, 603)], ids=str)
-def test_outputs_larger_than_the_caches(layout, shape) -> None:
-    """They are written by streaming stores, with demands on alignment; one sample alone is not large."""
-    tensors = [LAYOUTS[layout](normal(*shape).float()), normal(*shape[:2], seed=1).float(), normal(*shape[:2]).float()]
-    tensors.append(LAYOUTS[layout](normal(*shape, seed=3).float()))
-    together = run(*tensors, backend="compiled")
-    alone = [run(*(tensor[at : at + 1] for tensor in tensors), backend="compiled") for at in range(len(tensors[0]))]
-    for result, parts in zip(together, zip(*alone, strict=True), strict=True):
-        assert torch.equal(result, torch.cat(parts))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -311,32 +249,6 @@ def test_any_shape(shape, layout, dtype, one_plus) -> None:
         check(("compiled", torch.device("cpu")), x, gamma, beta, one_plus=one_plus)
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("shape", [(1, 40, 64, 65), (4, 24, 16, 16)], ids=str)
-def test_runs_and_thread_counts_give_the_same_bits(layout, shape) -> None:
-    x, grad = LAYOUTS[layout](normal(*shape).float()), normal(*shape, seed=3).float()
-    gamma, beta = normal(*shape[:2], seed=1).float(), normal(*shape[:2], seed=2).float()
-    threads = torch.get_num_threads()
-    results = []
-    try:
-        for count in (1, 2, 3, 1):
-            torch.set_num_threads(count)
-            results.append(run(x, gamma, beta, grad, backend="compiled"))
-    finally:
-        torch.set_num_threads(threads)
-    for others in results[1:]:
-        assert all(torch.equal(first, other) for first, other in zip(results[0], others, strict=True))
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("backend", ["compiled", "triton"])
-def test_gpu_runs_give_the_same_bits(backend) -> None:
-    tensors = [normal(*shape).float().cuda() for shape in ((4, 64, 64, 64), (4, 64), (4, 64), (4, 64, 64, 64))]
-    results = [run(*tensors, backend=backend) for _ in range(3)]
-    for others in results[1:]:
-        assert all(torch.equal(first, other) for first, other in zip(results[0], others, strict=True))
-
-
 @pytest.mark.parametrize("affine", [False, True])
 def test_instance_norm_act_is_torchs(target, affine) -> None:
     backend, device = target
@@ -378,16 +290,41 @@ FORWARD_MISTAKES = {
     r"beta must be float32": {"beta": torch.ones(2, 3, dtype=torch.complex64)},
 }
 BACKWARD_MISTAKES = {
-    r"grad must have the shape of x, \[2, 3, 4, 4\], got \[2, 3, 4, 5\]": {"grad": torch.ones(2, 3, 4, 5)},
+    r"grad must have the shape of y, \[2, 3, 4, 4\], got \[2, 3, 4, 5\]": {"grad": torch.ones(2, 3, 4, 5)},
     r"grad must have the dtype of x": {"grad": torch.ones(2, 3, 4, 4, dtype=torch.bfloat16)},
     r"mean must be \[N, C\]": {"mean": torch.ones(3)},
     r"rstd must be float32": {"rstd": torch.ones(2, 3, dtype=torch.float64)},
 }
 
 
+TRITON_MISTAKES = {
+    r"gamma must be \[N, C\] = \[2, 3\] or": {"gamma": torch.ones(3, 2)},
+    r"beta must be float32": {"beta": torch.ones(2, 3, dtype=torch.int32)},
+    r"mean must be \[N, C\] = \[2, 3\], got shape \[3\]": {"mean": torch.ones(3)},
+    r"grad must have the shape of y, \[2, 3, 4, 4\], got": {"grad": torch.ones(2, 3, 4, 5)},
+}
+
+
+@pytest.mark.parametrize("words", TRITON_MISTAKES)
+def test_direct_calls_of_the_triton_operators_raise_on_bad_input(words) -> None:
+    available("triton", "cpu")
+    x, affine = torch.ones(2, 3, 4, 4), torch.ones(2, 3)
+    tensors = {"grad": x, "x": x, "gamma": affine, "beta": affine, "mean": affine, "rstd": affine}
+    tensors |= TRITON_MISTAKES[words]
+    with pytest.raises((TypeError, ValueError), match=f"adain_act.*: {words}"):
+        torch.ops.m2o_fast.adain_act_triton_backward(*tensors.values(), 0.2, True)
+
+
+def test_direct_call_with_a_negative_eps_raises() -> None:
+    available("compiled", "cpu")
+    affine = torch.ones(2, 3)
+    with pytest.raises(RuntimeError, match="adain_act: eps must be at least 0, got -1"):
+        torch.ops.m2o_fast.adain_act(torch.ones(2, 3, 4, 4), affine, affine, -1.0, 0.2, True)
+
+
 @pytest.mark.parametrize("words", [*FORWARD_MISTAKES, *BACKWARD_MISTAKES])
 def test_direct_calls_of_the_operators_raise_on_bad_input(words) -> None:
-    choose_backend("adain_act", torch.device("cpu"), "compiled")
+    available("compiled", "cpu")
     affine = torch.ones(2, 3)
     given_tensors = {"x": torch.ones(2, 3, 4, 4), "gamma": affine, "beta": affine}
     if words in FORWARD_MISTAKES:

@@ -31,7 +31,8 @@ using namespace m2o_fast;
 
 int routes[4], clusters;
 
-void check(const Workload& work, const Device& device) {
+// A vector of the plan may be a group of vectors of x that are one vector or half of one in y: adain_cuda_layout.cuh.
+void check(const Workload& work, const Device& device, int group) {
   const Plan plan = plan_call(work, device);
   ++routes[int(plan.route)];
   const int held = plan.route == Route::kOnChip ? work.held_on_chip : work.held;
@@ -49,7 +50,8 @@ void check(const Workload& work, const Device& device) {
   // Every vector is in one part, and in a chunk of one thread.
   CHECK(int64_t(plan.part_vectors) * plan.parts >= plan.vectors);
   CHECK(int64_t(plan.threads / plan.columns) * held * plan.chunks >= plan.part_vectors);
-  CHECK(int64_t(plan.part_vectors) * work.vector < (int64_t(1) << 31));  // offsets within a part are 32 bits wide
+  // offsets within a part are 32 bits wide; a group's steps are those of y
+  CHECK(int64_t(plan.part_vectors) * work.vector / group < (int64_t(1) << 31));
   if (plan.route == Route::kOnChip) {
     CHECK(work.on_chip && plan.threads <= on_chip_threads(work.channels_last));
     CHECK(plan.parts <= (device.clusters ? kMaxCluster : 1) && (plan.parts & (plan.parts - 1)) == 0);
@@ -74,8 +76,14 @@ int main() {
                 const int full = bytes == 8 ? 1 : 16 / bytes;
                 const int vector = (channels_last ? channels : plane) % full == 0 ? full : 1;
                 const bool on_chip = vector > 1 || !(channels_last || bytes == 8);
-                check({batch, channels, plane, channels_last, vector, vector * bytes, bytes == 8 ? 8 : 4, tensors,
-                       tensors == 1 ? 8 : 4, 4, on_chip}, device);
+                const int held = tensors == 1 ? 8 : 4, statistic = bytes == 8 ? 8 : 4;
+                check({batch, channels, plane, channels_last, vector, vector * bytes, statistic, tensors, held, 4,
+                       on_chip}, device, 1);
+                const int group = channels_last || vector == 1 ? 4 : 2;  // with y half as high and wide
+                if (plane % (4 * vector) == 0)
+                  check({batch, channels, channels_last ? plane / group : plane, channels_last,
+                         channels_last ? vector : vector * group, vector * bytes * group, statistic, tensors,
+                         held / group, 4 / group, vector > 1}, device, group);
               }
   std::printf("%d %d %d %d\n", routes[0], routes[1], routes[2], clusters);
 }

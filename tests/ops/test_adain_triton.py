@@ -13,6 +13,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # has to be set before the kernels are imported
 pytest.importorskip("triton")
 
+from m2o_fast.ops.triton import adain as launchers  # noqa: E402
 from m2o_fast.ops.triton.adain import _plan, adain_act_backward, adain_act_forward  # noqa: E402
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -133,6 +134,22 @@ def test_large_offset_costs_no_digits(shape) -> None:
     mean = wide.mean((2, 3), keepdim=True)
     expected = (wide - mean) / (wide.var((2, 3), correction=0, keepdim=True) + EPS).sqrt()
     assert (y - expected).abs().max() < 1e-5
+
+
+def test_parts_far_from_each_other() -> None:
+    x = normal(1, 2, 150, 152)
+    x[:, :, 75:] += 50
+    check(x.float(), torch.zeros(1, 2), normal(1, 2, seed=2).float())
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_parts_of_several_steps(monkeypatch, channels_last) -> None:
+    """As they are in planes of more than 512 x 512 pixels."""
+    monkeypatch.setattr(launchers, "MOST_PARTS", 2)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    x = normal(1, 2, 150, 152).float().to(memory_format=memory_format)
+    assert _plan(1, 2, 150 * 152, channels_last, 4, tensors=2).part_pixels >= 3 * 2048
+    check(x, normal(1, 2, seed=1).float(), normal(1, 2, seed=2).float(), memory_format=memory_format)
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 4, 4), (2, 0, 4, 4), (2, 3, 0, 4)])

@@ -10,8 +10,9 @@ import torch
 import triton
 from torch import Tensor
 
-from m2o_fast.ops._checks import wide
+from m2o_fast.ops._checks import check_images, check_per_plane, wide
 from m2o_fast.ops._library import in_format, is_channels_last, output_format
+from m2o_fast.ops.adain import RESAMPLES, resampled_shape
 from m2o_fast.ops.triton import CompileCase
 from m2o_fast.ops.triton._types import ELEMENT_TYPES, wide_in_kernel
 from m2o_fast.ops.triton.adain_kernels import (
@@ -84,19 +85,34 @@ def _affine_strides(gamma: Tensor, beta: Tensor) -> tuple[int, int, int, int]:
     return g_sample, g_channel, b_sample, b_channel
 
 
+def _sizes(x: Tensor, resample: int) -> tuple[int, int, int, int]:
+    """The kernels' sizes of x. The width is left out where it is not needed: another one would be another kernel."""
+    batch, channels, height, width = x.shape
+    return batch, channels, height * width, width if resample else 0
+
+
+def _check(x: Tensor, gamma: Tensor, beta: Tensor) -> None:
+    """Kernels trust their arguments; the operators can be called without the public functions."""
+    check_images("adain_act", "x", x)
+    check_per_plane("adain_act", "gamma", gamma, x)
+    check_per_plane("adain_act", "beta", beta, x)
+
+
 def adain_act_forward(
-    x: Tensor, gamma: Tensor, beta: Tensor, eps: float, slope: float, one_plus: bool
+    x: Tensor, gamma: Tensor, beta: Tensor, eps: float, slope: float, one_plus: bool, resample: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, mean and rstd of ``adain_act``; shapes and dtypes as in :mod:`m2o_fast.ops.adain`."""
-    x = in_format(x, output_format(x))
-    y = torch.empty_like(x)
+    _check(x, gamma, beta)
+    shape, memory_format = resampled_shape(x, resample), output_format(x)
+    x = in_format(x, memory_format)
+    y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
     mean, rstd = (x.new_empty(x.shape[:2], dtype=wide(x.dtype)) for _ in range(2))
     if x.numel() == 0:  # the reference divides the sum of no pixels by 1
         return y, mean.zero_(), rstd.fill_(eps).rsqrt_()
     plan = _plan_for(x, tensors=1)
-    sizes = (x.shape[0], x.shape[1], x.shape[2] * x.shape[3])
+    sizes = _sizes(x, resample)
     strides = _affine_strides(gamma, beta)
-    constants = {"WIDE": wide_in_kernel(x.dtype), **plan.constants}
+    constants = {"WIDE": wide_in_kernel(x.dtype), "RESAMPLE": resample, **plan.constants}
     activation = {"EPS": eps, "SLOPE": slope, "ONE_PLUS": one_plus}
     with torch.cuda.device_of(x):
         if plan.parts == 0:
@@ -115,9 +131,25 @@ def adain_act_forward(
 
 
 def adain_act_backward(
-    grad: Tensor, x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, rstd: Tensor, slope: float, one_plus: bool
+    grad: Tensor,
+    x: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    slope: float,
+    one_plus: bool,
+    resample: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, gamma and beta; those of gamma and beta are per sample, ``[N, C]``."""
+    _check(x, gamma, beta)
+    for name, numbers in (("mean", mean), ("rstd", rstd)):
+        if numbers.shape != x.shape[:2]:
+            wanted, got = list(x.shape[:2]), list(numbers.shape)
+            raise ValueError(f"adain_act_backward: {name} must be [N, C] = {wanted}, got shape {got}")
+    shape = resampled_shape(x, resample)
+    if grad.shape != shape:
+        raise ValueError(f"adain_act_backward: grad must have the shape of y, {list(shape)}, got {list(grad.shape)}")
     x, grad = in_format(x, output_format(x)), in_format(grad, output_format(x))
     mean, rstd = mean.contiguous(), rstd.contiguous()
     grad_x = torch.empty_like(x)
@@ -125,9 +157,10 @@ def adain_act_backward(
     if x.numel() == 0:
         return grad_x, grad_gamma.zero_(), grad_beta.zero_()
     plan = _plan_for(x, tensors=2)
-    sizes = (x.shape[0], x.shape[1], x.shape[2] * x.shape[3])
+    sizes = _sizes(x, resample)
     strides = _affine_strides(gamma, beta)
-    constants = {"SLOPE": slope, "ONE_PLUS": one_plus, "WIDE": wide_in_kernel(x.dtype), **plan.constants}
+    constants = {"SLOPE": slope, "ONE_PLUS": one_plus, "WIDE": wide_in_kernel(x.dtype), "RESAMPLE": resample}
+    constants |= plan.constants
     inputs = (gamma, beta, mean, rstd)
     outputs = (grad_x, grad_gamma, grad_beta)
     with torch.cuda.device_of(x):
@@ -149,6 +182,10 @@ def adain_act_backward(
 
 def compile_cases() -> Iterator[CompileCase]:
     """Every kernel by dtype (float16 is like bfloat16) and memory format, as the launchers above have it compiled."""
+    for resample, channels_last, plane in itertools.product(("up2", "down2"), (False, True), (1024, 65536)):
+        for tensors in (1, 2):
+            plan = _plan(8, 64, plane, channels_last, torch.bfloat16.itemsize, tensors)
+            yield from _cases_of("bf16", torch.bfloat16, plane, plan, forward=tensors == 1, resample=resample)
     for element, dtype in ELEMENT_TYPES.items():
         for channels_last, plane in itertools.product((False, True), (1, 49, 1024, 65536)):
             if channels_last and plane == 1:
@@ -158,12 +195,15 @@ def compile_cases() -> Iterator[CompileCase]:
                 yield from _cases_of(element, dtype, plane, plan, forward=tensors == 1)
 
 
-def _cases_of(element: str, dtype: torch.dtype, plane: int, plan: _Plan, forward: bool) -> Iterator[CompileCase]:
+def _cases_of(
+    element: str, dtype: torch.dtype, plane: int, plan: _Plan, forward: bool, resample: str | None = None
+) -> Iterator[CompileCase]:
     statistics = "fp64" if dtype == torch.float64 else "fp32"
     images, numbers = ("x", "y", "grad", "grad_x"), ("gamma", "beta", "mean_in", "rstd_in", "mean_out", "rstd_out")
     types = {name: f"*{element}" for name in images} | {name: f"*{statistics}" for name in numbers}
     types |= {name: f"*{statistics}" for name in ("partial", "grad_gamma", "grad_beta")}
     constants = {"EPS": 1e-5, "SLOPE": 0.2, "ONE_PLUS": True, "WIDE": wide_in_kernel(dtype), **plan.constants}
+    constants["RESAMPLE"] = RESAMPLES[resample]
     constants["PARTS"] = triton.next_power_of_2(max(plan.parts, 1))
     constants |= {"g_channel": 1, "b_channel": 1} | ({"plane": 1} if plane == 1 else {})  # as Triton specialises 1
     if plan.parts == 0:
@@ -174,5 +214,6 @@ def _cases_of(element: str, dtype: torch.dtype, plane: int, plan: _Plan, forward
     for kernel in kernels:
         fixed = {name: constants[name] for name in kernel.arg_names if name in constants}
         signature = {name: "constexpr" if name in fixed else types.get(name, "i32") for name in kernel.arg_names}
-        name = f"adain.{kernel.fn.__name__}[{element}, {layout}, {plane} pixels]"
+        words = [element, *filter(None, [resample]), layout, f"{plane} pixels"]
+        name = f"adain.{kernel.fn.__name__}[{', '.join(words)}]"
         yield CompileCase(name, kernel, signature, fixed, plan.options)

@@ -15,6 +15,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from m2o_fast.ops.triton.adain_resample_kernels import DOWN2, first_of_output, in_squares, load_gradient, put_output
+
 
 @triton.jit
 def _planes_of(tile, batch, channels, plane, CHANNELS_LAST: tl.constexpr, PLANES: tl.constexpr):
@@ -37,10 +39,13 @@ def _planes_of(tile, batch, channels, plane, CHANNELS_LAST: tl.constexpr, PLANES
 
 
 @triton.jit
-def _pixels_of(first, exists, begin, end, channels, CHANNELS_LAST: tl.constexpr, PIXELS: tl.constexpr):
+def _pixels_of(first, exists, begin, end, channels, width, CHANNELS_LAST: tl.constexpr, PIXELS: tl.constexpr,
+               RESAMPLE: tl.constexpr):  # fmt: skip
     """Offsets [planes, pixels] of the pixels from ``begin`` on, and which of them exist (those before ``end``)."""
     pixel = begin + tl.arange(0, PIXELS).to(tl.int64)
     inside = exists[:, None] & (pixel < end)[None, :]
+    if RESAMPLE == DOWN2:
+        pixel = in_squares(pixel, width)
     if CHANNELS_LAST:
         return first[:, None] + (pixel * channels)[None, :], inside
     else:
@@ -48,13 +53,13 @@ def _pixels_of(first, exists, begin, end, channels, CHANNELS_LAST: tl.constexpr,
 
 
 @triton.jit
-def _part_of(first, exists, part, step, plane, channels, CHANNELS_LAST: tl.constexpr, PIXELS: tl.constexpr,
-             PART_PIXELS: tl.constexpr):  # fmt: skip
-    """Offsets of a step of a part, which of them exist, and how many pixels those are."""
+def _part_of(first, exists, part, step, plane, channels, width, CHANNELS_LAST: tl.constexpr, PIXELS: tl.constexpr,
+             PART_PIXELS: tl.constexpr, RESAMPLE: tl.constexpr):  # fmt: skip
+    """Offsets of a step of a part, which of them exist, and the range that its pixels are in."""
     begin = part * PART_PIXELS + step
     end = tl.minimum(part * PART_PIXELS + PART_PIXELS, plane)
-    offsets, inside = _pixels_of(first, exists, begin, end, channels, CHANNELS_LAST, PIXELS)
-    return offsets, inside, tl.maximum(tl.minimum(end - begin, PIXELS), 0)
+    offsets, inside = _pixels_of(first, exists, begin, end, channels, width, CHANNELS_LAST, PIXELS, RESAMPLE)
+    return offsets, inside, begin, end
 
 
 @triton.jit
@@ -104,10 +109,26 @@ def _put_statistics(mean_out, rstd_out, number, exists, mean, squares, count, EP
 
 
 @triton.jit
-def _put_output(y, offsets, inside, values, mean, scale, shift, SLOPE: tl.constexpr):
+def _put_output(y, offsets, inside, first, channel, exists, begin, end, channels, width, values, mean, scale, shift,
+                SLOPE: tl.constexpr, CHANNELS_LAST: tl.constexpr, PLANES: tl.constexpr, PIXELS: tl.constexpr,
+                RESAMPLE: tl.constexpr):  # fmt: skip
     before = (values - mean[:, None]) * scale[:, None] + shift[:, None]
     after = tl.where(before > 0, before, before * SLOPE)
-    tl.store(y + offsets, after.to(y.dtype.element_ty), mask=inside)
+    if RESAMPLE:
+        first = first_of_output(first, channel, CHANNELS_LAST, RESAMPLE)
+        put_output(y, after, first, exists, begin, end, width, channels, CHANNELS_LAST, PLANES, PIXELS, RESAMPLE)
+    else:
+        tl.store(y + offsets, after.to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _load_gradient(grad, offsets, inside, first, channel, exists, begin, end, channels, width, WIDE: tl.constexpr,
+                   CHANNELS_LAST: tl.constexpr, PIXELS: tl.constexpr, RESAMPLE: tl.constexpr):  # fmt: skip
+    if RESAMPLE:
+        first = first_of_output(first, channel, CHANNELS_LAST, RESAMPLE)
+        return load_gradient(grad, first, exists, begin, end, width, channels, WIDE, CHANNELS_LAST, PIXELS, RESAMPLE)
+    else:
+        return tl.load(grad + offsets, mask=inside, other=0).to(WIDE)
 
 
 @triton.jit
@@ -127,13 +148,13 @@ def _put_gradient(grad_x, offsets, inside, deviation, grad, scale, rstd, grad_ga
 
 @triton.jit
 def forward_fused(
-    x, gamma, beta, y, mean_out, rstd_out, batch, channels, plane, g_sample, g_channel, b_sample, b_channel,
+    x, gamma, beta, y, mean_out, rstd_out, batch, channels, plane, width, g_sample, g_channel, b_sample, b_channel,
     EPS: tl.constexpr, SLOPE: tl.constexpr, ONE_PLUS: tl.constexpr, WIDE: tl.constexpr, CHANNELS_LAST: tl.constexpr,
-    PLANES: tl.constexpr, PIXELS: tl.constexpr,
+    PLANES: tl.constexpr, PIXELS: tl.constexpr, RESAMPLE: tl.constexpr,
 ):  # fmt: skip
     """Statistics and output of whole planes."""
     number, sample, channel, exists, first = _planes_of(tl.program_id(0), batch, channels, plane, CHANNELS_LAST, PLANES)
-    offsets, inside = _pixels_of(first, exists, 0, plane, channels, CHANNELS_LAST, PIXELS)
+    offsets, inside = _pixels_of(first, exists, 0, plane, channels, width, CHANNELS_LAST, PIXELS, RESAMPLE)
     values = tl.load(x + offsets, mask=inside, other=0).to(WIDE)
     gain, shift = _affine(
         gamma, beta, sample, channel, exists, g_sample, g_channel, b_sample, b_channel, ONE_PLUS, WIDE
@@ -141,14 +162,17 @@ def forward_fused(
     count = tl.full((), plane, WIDE)
     mean, rest, squares = _moments(values, inside, count)
     scale = gain * _put_statistics(mean_out, rstd_out, number, exists, mean, squares, count, EPS)
-    _put_output(y, offsets, inside, values, mean, scale, shift - rest * scale, SLOPE)
+    _put_output(
+        y, offsets, inside, first, channel, exists, 0, plane, channels, width, values, mean, scale,
+        shift - rest * scale, SLOPE, CHANNELS_LAST, PLANES, PIXELS, RESAMPLE,
+    )  # fmt: skip
 
 
 @triton.jit
 def forward_partial(
-    x, partial, batch, channels, plane,
+    x, partial, batch, channels, plane, width,
     WIDE: tl.constexpr, CHANNELS_LAST: tl.constexpr, PLANES: tl.constexpr, PIXELS: tl.constexpr,
-    PART_PIXELS: tl.constexpr,
+    PART_PIXELS: tl.constexpr, RESAMPLE: tl.constexpr,
 ):  # fmt: skip
     """Mean, its rest and sum of squared deviations of a part of each plane: ``partial`` [parts, 3, N, C]."""
     number, _, _, exists, first = _planes_of(tl.program_id(0), batch, channels, plane, CHANNELS_LAST, PLANES)
@@ -158,11 +182,11 @@ def forward_partial(
     rest = tl.zeros((PLANES,), WIDE)
     squares = tl.zeros((PLANES,), WIDE)
     for step in range(0, PART_PIXELS, PIXELS):
-        offsets, inside, pixels = _part_of(
-            first, exists, part, step, plane, channels, CHANNELS_LAST, PIXELS, PART_PIXELS
+        offsets, inside, begin, end = _part_of(
+            first, exists, part, step, plane, channels, width, CHANNELS_LAST, PIXELS, PART_PIXELS, RESAMPLE
         )
         values = tl.load(x + offsets, mask=inside, other=0).to(WIDE)
-        more = pixels.to(WIDE)
+        more = tl.maximum(tl.minimum(end - begin, PIXELS), 0).to(WIDE)
         other_mean, other_rest, other_squares = _moments(values, inside, more)
         difference = (other_mean - mean) + (other_rest - rest)
         share = more / (count + more)
@@ -178,10 +202,11 @@ def forward_partial(
 
 @triton.jit
 def forward_finish(
-    x, partial, gamma, beta, y, mean_out, rstd_out, batch, channels, plane, parts,
+    x, partial, gamma, beta, y, mean_out, rstd_out, batch, channels, plane, width, parts,
     g_sample, g_channel, b_sample, b_channel,
     EPS: tl.constexpr, SLOPE: tl.constexpr, ONE_PLUS: tl.constexpr, WIDE: tl.constexpr, CHANNELS_LAST: tl.constexpr,
     PLANES: tl.constexpr, PIXELS: tl.constexpr, PART_PIXELS: tl.constexpr, PARTS: tl.constexpr,
+    RESAMPLE: tl.constexpr,
 ):  # fmt: skip
     """Puts the parts together; output of one part of each plane."""
     number, sample, channel, exists, first = _planes_of(tl.program_id(0), batch, channels, plane, CHANNELS_LAST, PLANES)
@@ -206,23 +231,30 @@ def forward_finish(
     scale = gain * _put_statistics(mean_out, rstd_out, number, leads, mean, total, count, EPS)
     shift -= rest * scale
     for step in range(0, PART_PIXELS, PIXELS):
-        offsets, inside, _ = _part_of(first, exists, part, step, plane, channels, CHANNELS_LAST, PIXELS, PART_PIXELS)
+        offsets, inside, begin, end = _part_of(
+            first, exists, part, step, plane, channels, width, CHANNELS_LAST, PIXELS, PART_PIXELS, RESAMPLE
+        )
         values = tl.load(x + offsets, mask=inside, other=0).to(WIDE)
-        _put_output(y, offsets, inside, values, mean, scale, shift, SLOPE)
+        _put_output(
+            y, offsets, inside, first, channel, exists, begin, end, channels, width, values, mean, scale, shift,
+            SLOPE, CHANNELS_LAST, PLANES, PIXELS, RESAMPLE,
+        )  # fmt: skip
 
 
 @triton.jit
 def backward_fused(
-    grad, x, gamma, beta, mean_in, rstd_in, grad_x, grad_gamma, grad_beta, batch, channels, plane,
+    grad, x, gamma, beta, mean_in, rstd_in, grad_x, grad_gamma, grad_beta, batch, channels, plane, width,
     g_sample, g_channel, b_sample, b_channel,
     SLOPE: tl.constexpr, ONE_PLUS: tl.constexpr, WIDE: tl.constexpr, CHANNELS_LAST: tl.constexpr,
-    PLANES: tl.constexpr, PIXELS: tl.constexpr,
+    PLANES: tl.constexpr, PIXELS: tl.constexpr, RESAMPLE: tl.constexpr,
 ):  # fmt: skip
     """All gradients of whole planes."""
     number, sample, channel, exists, first = _planes_of(tl.program_id(0), batch, channels, plane, CHANNELS_LAST, PLANES)
-    offsets, inside = _pixels_of(first, exists, 0, plane, channels, CHANNELS_LAST, PIXELS)
+    offsets, inside = _pixels_of(first, exists, 0, plane, channels, width, CHANNELS_LAST, PIXELS, 0)
     values = tl.load(x + offsets, mask=inside, other=0).to(WIDE)
-    outer = tl.load(grad + offsets, mask=inside, other=0).to(WIDE)
+    outer = _load_gradient(
+        grad, offsets, inside, first, channel, exists, 0, plane, channels, width, WIDE, CHANNELS_LAST, PIXELS, RESAMPLE
+    )
     gain, shift = _affine(
         gamma, beta, sample, channel, exists, g_sample, g_channel, b_sample, b_channel, ONE_PLUS, WIDE
     )
@@ -240,10 +272,10 @@ def backward_fused(
 
 @triton.jit
 def backward_partial(
-    grad, x, gamma, beta, mean_in, rstd_in, partial, batch, channels, plane,
+    grad, x, gamma, beta, mean_in, rstd_in, partial, batch, channels, plane, width,
     g_sample, g_channel, b_sample, b_channel,
     SLOPE: tl.constexpr, ONE_PLUS: tl.constexpr, WIDE: tl.constexpr, CHANNELS_LAST: tl.constexpr,
-    PLANES: tl.constexpr, PIXELS: tl.constexpr, PART_PIXELS: tl.constexpr,
+    PLANES: tl.constexpr, PIXELS: tl.constexpr, PART_PIXELS: tl.constexpr, RESAMPLE: tl.constexpr,
 ):  # fmt: skip
     """Gradients of beta and gamma over a part of each plane: ``partial`` [parts, 2, N, C]."""
     number, sample, channel, exists, first = _planes_of(tl.program_id(0), batch, channels, plane, CHANNELS_LAST, PLANES)
@@ -256,9 +288,14 @@ def backward_partial(
     sum_beta = tl.zeros((PLANES,), WIDE)
     sum_gamma = tl.zeros((PLANES,), WIDE)
     for step in range(0, PART_PIXELS, PIXELS):
-        offsets, inside, _ = _part_of(first, exists, part, step, plane, channels, CHANNELS_LAST, PIXELS, PART_PIXELS)
+        offsets, inside, begin, end = _part_of(
+            first, exists, part, step, plane, channels, width, CHANNELS_LAST, PIXELS, PART_PIXELS, 0
+        )
         values = tl.load(x + offsets, mask=inside, other=0).to(WIDE)
-        outer = tl.load(grad + offsets, mask=inside, other=0).to(WIDE)
+        outer = _load_gradient(
+            grad, offsets, inside, first, channel, exists, begin, end, channels, width, WIDE, CHANNELS_LAST, PIXELS,
+            RESAMPLE,
+        )  # fmt: skip
         deviation, inner = _before_activation(values, outer, mean, gain * rstd, shift, SLOPE)
         sum_beta += tl.sum(inner, 1)
         sum_gamma += tl.sum(inner * deviation, 1)
@@ -268,10 +305,11 @@ def backward_partial(
 
 @triton.jit
 def backward_finish(
-    grad, x, partial, gamma, beta, mean_in, rstd_in, grad_x, grad_gamma, grad_beta, batch, channels, plane,
+    grad, x, partial, gamma, beta, mean_in, rstd_in, grad_x, grad_gamma, grad_beta, batch, channels, plane, width,
     parts, g_sample, g_channel, b_sample, b_channel,
     SLOPE: tl.constexpr, ONE_PLUS: tl.constexpr, WIDE: tl.constexpr, CHANNELS_LAST: tl.constexpr,
     PLANES: tl.constexpr, PIXELS: tl.constexpr, PART_PIXELS: tl.constexpr, PARTS: tl.constexpr,
+    RESAMPLE: tl.constexpr,
 ):  # fmt: skip
     """Puts the parts together; gradient of x over one part of each plane."""
     number, sample, channel, exists, first = _planes_of(tl.program_id(0), batch, channels, plane, CHANNELS_LAST, PLANES)
@@ -293,8 +331,13 @@ def backward_finish(
     scale = gain * rstd
     count = tl.full((), plane, WIDE)
     for step in range(0, PART_PIXELS, PIXELS):
-        offsets, inside, _ = _part_of(first, exists, part, step, plane, channels, CHANNELS_LAST, PIXELS, PART_PIXELS)
+        offsets, inside, begin, end = _part_of(
+            first, exists, part, step, plane, channels, width, CHANNELS_LAST, PIXELS, PART_PIXELS, 0
+        )
         values = tl.load(x + offsets, mask=inside, other=0).to(WIDE)
-        outer = tl.load(grad + offsets, mask=inside, other=0).to(WIDE)
+        outer = _load_gradient(
+            grad, offsets, inside, first, channel, exists, begin, end, channels, width, WIDE, CHANNELS_LAST, PIXELS,
+            RESAMPLE,
+        )  # fmt: skip
         deviation, inner = _before_activation(values, outer, mean, scale, shift, SLOPE)
         _put_gradient(grad_x, offsets, inside, deviation, inner, scale, rstd, sum_gamma, sum_beta, count)

@@ -1,0 +1,41 @@
+// What the CPU and the CUDA bindings of the adain operators share beyond tensor.h: y, which may be resampled.
+#pragma once
+
+#include "adain_resample.h"
+#include "tensor.h"
+
+namespace m2o_fast {
+
+inline Resample as_resample(const char* op, int64_t resample) {
+  require(resample >= 0 && resample <= 2, op, "resample must be 0 (no), 1 (up2) or 2 (down2), got ", resample);
+  return static_cast<Resample>(resample);
+}
+
+inline void check_eps(const char* op, double eps) { require(eps >= 0, op, "eps must be at least 0, got ", eps); }
+
+// The shape of y and of its gradient, for x of this shape.
+inline ImageShape resampled_shape(const char* op, const ImageShape& x, Resample resample) {
+  ImageShape y = x;
+  if (resample == Resample::up2) {
+    y.height = 2 * x.height;
+    y.width = 2 * x.width;
+  } else if (resample == Resample::down2) {
+    require(x.height % 2 == 0 && x.width % 2 == 0, op, "height and width of x must be even for down2, got ", x.height,
+            " x ", x.width);
+    y.height = x.height / 2;
+    y.width = x.width / 2;
+  }
+  return y;
+}
+
+inline void check_output_gradient(const char* op, const Tensor& grad, const Tensor& x, const ImageShape& y) {
+  require_device(op, "grad", grad, x);
+  const bool same = grad.dim() == 4 && grad.size(0) == y.batch && grad.size(1) == y.channels &&
+                    grad.size(2) == y.height && grad.size(3) == y.width;
+  require(same, op, "grad must have the shape of y, [", y.batch, ", ", y.channels, ", ", y.height, ", ", y.width,
+          "], got ", words_of_shape(grad));
+  require(grad.scalar_type() == x.scalar_type(), op, "grad must have the dtype of x, ",
+          torch::headeronly::toString(x.scalar_type()), ", got ", torch::headeronly::toString(grad.scalar_type()));
+}
+
+}  // namespace m2o_fast
