@@ -309,7 +309,8 @@ def unique_color_count(
 ) -> Tensor:
     """How many colours differ when each channel is rounded to ``bits`` bits: ``round(value * (2^bits - 1))``.
 
-    On a GPU the host waits once, to hear whether a value is not finite; so a CUDA graph cannot capture it.
+    On a GPU the host waits once, to hear whether a value is not finite (not for uint8 pixels, which all are); so a CUDA
+    graph cannot capture it.
 
     Args:
         images_or_colors: Colours ``[N, 3]``, floating point in [0, 1]; or images as :func:`foreground_color` takes

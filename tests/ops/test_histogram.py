@@ -150,7 +150,7 @@ def test_a_non_finite_value_spoils_its_image_and_only_its_image(target, bad, whe
 
 
 def test_foreground_color_has_first_and_second_derivatives(target):
-    images, content = (tensor.double().requires_grad_() for tensor in make_images((2, 3, 1, 2)))
+    images, content = (tensor.double().requires_grad_() for tensor in make_images((1, 3, 1, 2)))
 
     def color(*arguments):
         return target(foreground_color, *arguments)
@@ -223,7 +223,7 @@ def test_no_colours_give_a_histogram_of_zeros(target):
 # --- unique colours ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("bits", [1, 3, 8])
+@pytest.mark.parametrize("bits", [3, 8])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_pixel_colours_of_each_image_are_counted(target, bits, dtype, shape):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from cases import judge
@@ -97,6 +99,12 @@ def test_mass_is_conserved_and_the_hard_cell_has_an_eighth(target, bins) -> None
     assert together.sum() == pytest.approx(200, abs=1e-12)
 
 
+@needs_native
+def test_rounding_to_units_has_no_bias() -> None:
+    counts = soft_color_histogram(make_colors(5000), 4, backend="compiled")
+    assert abs(math.fsum(counts.tolist()) - 5000) < 2e-12
+
+
 def test_beyond_the_outermost_centres_nothing_moves(target) -> None:
     bins = 4
     values = torch.tensor([0.0, 0.1249, -5.0, -float("inf"), 0.8751, 1.0, 7.0, float("inf")], dtype=torch.float64)
@@ -140,6 +148,9 @@ def test_bad_gradients_reach_the_colours_near_them(target) -> None:
     grad[0] = float("inf")
     _, gradient = run(target, colors, 4, grad)
     assert not gradient[0].isfinite().any() and gradient[1].isfinite().all()
+    # Beyond the last centre nothing moves, whatever the gradient there is.
+    _, gradient = run(target, torch.full((1, 3), 0.95), 4, grad.flip(0))
+    assert torch.equal(gradient, torch.zeros(1, 3))
 
 
 def test_strides_and_expanded_gradients(target) -> None:
