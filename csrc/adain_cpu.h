@@ -9,7 +9,7 @@
 #include <cmath>
 #include <type_traits>
 
-#include "adain_resample.h"
+#include "resample.h"
 #include "simd.h"
 
 namespace m2o_fast {

@@ -113,7 +113,8 @@ __device__ __forceinline__ Real* scratch_memory() {
   return reinterpret_cast<Real*>(shared_bytes);
 }
 
-// This thread's first place in the shared memory behind the scratch, whose size is scratch_bytes() of adain_plan.h.
+// This thread's first place in the shared memory behind the scratch, whose size is scratch_bytes() of
+// adain_cuda_plan.h.
 template <typename L>
 __device__ __forceinline__ typename L::Vector* slot_memory(const Plan& plan) {
   const size_t numbers = size_t(block_sum_scratch(blockDim.x, plan.columns, L::kPlanes)) * 3;

@@ -7,8 +7,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "adain_resample.h"
 #include "element_type.h"
+#include "resample.h"
 
 namespace m2o_fast {
 

@@ -43,12 +43,16 @@ class Launch {
     return error_ != cudaSuccess ? error_ : cudaLaunchKernelEx(&config_, kernel_, a, plan);
   }
 
-  // Whether the GPU can run it at all, which is not certain for clusters of large blocks.
-  bool possible() {
+  // Whether the GPU can run it in clusters at all: a slice of a GPU may be too small for clusters of large blocks, and
+  // code that was compiled for an older GPU and translated for this one has no barrier over a cluster.
+  bool possible_in_clusters() {
+    const void* kernel = reinterpret_cast<const void*>(kernel_);
+    cudaFuncAttributes attributes{};
     int clusters = 0;
-    const bool good =
-        error_ == cudaSuccess &&
-        cudaOccupancyMaxActiveClusters(&clusters, reinterpret_cast<const void*>(kernel_), &config_) == cudaSuccess;
+    const bool good = error_ == cudaSuccess && cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess &&
+                      attributes.ptxVersion >= 90 &&
+                      cudaOccupancyMaxActiveClusters(&clusters, kernel, &config_) == cudaSuccess;
+    cudaGetLastError();  // a refusal is an answer, not an error that torch should find
     return good && clusters > 0;
   }
 
@@ -94,8 +98,8 @@ cudaError_t make_plan(const AdainArguments& a, Plan& plan) {
   plan = plan_call(work, device);
   if constexpr (L::kOnChip) {
     const bool cluster = plan.route == Route::kOnChip && plan.parts > 1;
-    if (cluster && !Launch(Pass::template kernel<L, Route::kOnChip>, plan, nullptr).possible()) {
-      device.clusters = false;  // a slice of a GPU may be too small for it
+    if (cluster && !Launch(Pass::template kernel<L, Route::kOnChip>, plan, nullptr).possible_in_clusters()) {
+      device.clusters = false;
       plan = plan_call(work, device);
     }
   }
@@ -166,14 +170,14 @@ template <typename Pass, Resample kResample>
 const char* run(const AdainArguments& a, void* stream) {
   const cudaError_t error =
       with_layout_of<kResample>(a, [&](auto layout) { return launch<Pass, decltype(layout)>(a, stream); });
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+  return words_of(error);
 }
 
 template <typename Pass, Resample kResample>
 const char* ask_workspace(const AdainArguments& a, size_t& bytes) {
   const cudaError_t error =
       with_layout_of<kResample>(a, [&](auto layout) { return workspace_bytes<Pass, decltype(layout)>(a, bytes); });
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+  return words_of(error);
 }
 
 }  // namespace

@@ -1,15 +1,9 @@
 // What the CPU and the CUDA bindings of the adain operators share beyond tensor.h: y, which may be resampled.
 #pragma once
 
-#include "adain_resample.h"
 #include "tensor.h"
 
 namespace m2o_fast {
-
-inline Resample as_resample(const char* op, int64_t resample) {
-  require(resample >= 0 && resample <= 2, op, "resample must be 0 (no), 1 (up2) or 2 (down2), got ", resample);
-  return static_cast<Resample>(resample);
-}
 
 inline void check_eps(const char* op, double eps) { require(eps >= 0, op, "eps must be at least 0, got ", eps); }
 

@@ -11,6 +11,16 @@
 
 namespace m2o_fast {
 
+// The words for an error, or nullptr. The runtime also remembers an error until it is asked for, and hands it to
+// whoever asks next: that would be torch, after some kernel of its own. So it is made to forget it.
+inline const char* words_of(cudaError_t error) {
+  if (error == cudaSuccess) {
+    return nullptr;
+  }
+  cudaGetLastError();
+  return cudaGetErrorString(error);
+}
+
 // Arithmetic is done in float32, for float64 elements in float64.
 template <typename Element>
 using Arithmetic = std::conditional_t<std::is_same_v<Element, double>, double, float>;

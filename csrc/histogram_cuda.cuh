@@ -128,7 +128,5 @@ inline unsigned grid_for(int64_t pieces, int64_t most = int64_t{1} << 20) {
   return static_cast<unsigned>(std::clamp<int64_t>(pieces, 1, most));
 }
 
-inline const char* words_of(cudaError_t error) { return error == cudaSuccess ? nullptr : cudaGetErrorString(error); }
-
 }  // namespace
 }  // namespace m2o_fast

@@ -279,7 +279,7 @@ const char* with_layout_of(const ModulateArguments& a, const Use& use) {
         return with_layout<__nv_bfloat16>(a, use);
     }
   }();
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+  return words_of(error);
 }
 
 }  // namespace

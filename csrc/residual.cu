@@ -275,8 +275,7 @@ const char* with_type(ElementType dtype, const Use& use) {
     default:
       use(__nv_bfloat16{});
   }
-  const cudaError_t error = cudaGetLastError();
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+  return words_of(cudaGetLastError());
 }
 
 }  // namespace

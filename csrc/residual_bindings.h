@@ -12,8 +12,6 @@
 
 namespace m2o_fast {
 
-enum class Resample : int64_t { none, up2, down2 };  // as in m2o_fast/ops/residual.py
-
 // N, C, H, W
 using Sizes = std::array<int64_t, 4>;
 
@@ -64,10 +62,6 @@ inline QuadCall quad_call(QuadOperation operation, const Tensor& x, const Sizes&
   return call;
 }
 
-inline void check_resample(const char* op, int64_t resample) {
-  require(resample >= 0 && resample <= 2, op, "resample must be 0 (none), 1 (up2) or 2 (down2), got ", resample);
-}
-
 // y = (a + b) * scale, all three laid out alike; b may be missing.
 template <typename Device>
 void merge(const Tensor& a, const void* b, const Tensor& y, double scale) {
@@ -82,8 +76,7 @@ Tensor residual_merge(Tensor a, Tensor b, double scale, int64_t resample) {
   const char* op = "residual_merge";
   const ImageShape shape = check_input(op, a);
   const Sizes sizes = sizes_of(shape);
-  check_resample(op, resample);
-  const Resample how{resample};
+  const Resample how = as_resample(op, resample);
   if (how == Resample::up2) {
     require_even(op, "a", a);
   }
@@ -115,9 +108,8 @@ std::tuple<Tensor, Tensor> residual_merge_backward(Tensor grad, double scale, in
   const char* op = "residual_merge_backward";
   const ImageShape shape = check_input(op, grad);
   const Sizes sizes = sizes_of(shape);
-  check_resample(op, resample);
   const Tensor dense = torch::stable::contiguous(grad, shape.format);
-  const Resample how{resample};
+  const Resample how = as_resample(op, resample);
   if (how == Resample::none) {
     const Tensor scaled = empty_images(sizes, grad, shape.format);
     merge<Device>(dense, nullptr, scaled, scale);

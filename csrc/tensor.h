@@ -12,6 +12,7 @@
 
 #include "common.h"
 #include "element_type.h"
+#include "resample.h"
 
 namespace m2o_fast {
 
@@ -127,6 +128,11 @@ inline void check_gradient(const char* op, const Tensor& grad, const Tensor& x) 
   require(same, op, "grad must have the shape of x, ", words_of_shape(x), ", got ", words_of_shape(grad));
   require(grad.scalar_type() == x.scalar_type(), op, "grad must have the dtype of x, ",
           torch::headeronly::toString(x.scalar_type()), ", got ", torch::headeronly::toString(grad.scalar_type()));
+}
+
+inline Resample as_resample(const char* op, int64_t resample) {
+  require(resample >= 0 && resample <= 2, op, "resample must be 0 (none), 1 (up2) or 2 (down2), got ", resample);
+  return static_cast<Resample>(resample);
 }
 
 inline Tensor empty_like_input(const Tensor& x, const ImageShape& shape) {

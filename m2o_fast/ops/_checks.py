@@ -23,6 +23,16 @@ def check_floating(op: str, name: str, tensor: object) -> None:
         raise TypeError(f"{op}: {name} must be float32, float64, bfloat16 or float16, got {tensor.dtype}")
 
 
+def as_number(op: str, name: str, value: object, least: float | None = None) -> float:
+    """The number as a float. Raises TypeError for what is none, ValueError if it is less than ``least``."""
+    if isinstance(value, Tensor) or not hasattr(value, "__float__"):
+        raise TypeError(f"{op}: {name} must be a number, got {type(value).__name__}")
+    number = float(value)
+    if least is not None and not number >= least:
+        raise ValueError(f"{op}: {name} must be at least {least:g}, got {number:g}")
+    return number
+
+
 def check_images(op: str, name: str, tensor: object) -> None:
     """Raises TypeError for what is not a floating-point tensor, ValueError for what is not ``[N, C, H, W]``."""
     check_floating(op, name, tensor)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from m2o_fast.ops._checks import check_images, check_per_plane, wide
+from m2o_fast.ops._checks import as_number, check_images, check_per_plane, wide
 from m2o_fast.ops._library import (
     Backend,
     choose_backend,
@@ -24,11 +24,7 @@ from m2o_fast.ops._library import (
     recompute_gradients,
     register,
 )
-
-Resample = Literal["up2", "down2"]
-
-#: What the argument ``resample`` of the operators says; the C++ side is ``csrc/adain_resample.h``.
-RESAMPLES: dict[str | None, int] = {None: 0, "up2": 1, "down2": 2}
+from m2o_fast.ops._resampling import DOWN2, NONE, RESAMPLES, UP2, Resample, down2, sum_of_quads, up2
 
 for _name in ("adain_act", "adain_act_triton"):
     define(
@@ -57,28 +53,15 @@ def _scale(gamma: Tensor, x: Tensor, one_plus: bool) -> Tensor:
 def resampled_shape(x: Tensor, resample: int) -> tuple[int, int, int, int]:
     """The shape of y for x."""
     batch, channels, height, width = x.shape
-    if resample == RESAMPLES["up2"]:
+    if resample == UP2:
         return batch, channels, 2 * height, 2 * width
-    if resample == RESAMPLES["down2"]:
+    if resample == DOWN2:
         if height % 2 or width % 2:
             raise ValueError(f"adain_act: height and width of x must be even for down2, got {height} x {width}")
         return batch, channels, height // 2, width // 2
-    if resample != RESAMPLES[None]:
-        raise ValueError(f"adain_act: resample must be 0 (no), 1 (up2) or 2 (down2), got {resample}")
+    if resample != NONE:
+        raise ValueError(f"adain_act: resample must be 0 (none), 1 (up2) or 2 (down2), got {resample}")
     return batch, channels, height, width
-
-
-def _up2(z: Tensor) -> Tensor:
-    """Every number four times. Unlike F.interpolate it takes tensors without numbers."""
-    batch, channels, height, width = z.shape
-    larger = z[:, :, :, None, :, None].expand(batch, channels, height, 2, width, 2)
-    return larger.reshape(batch, channels, 2 * height, 2 * width).contiguous(memory_format=output_format(z))
-
-
-def _sum_of_squares(z: Tensor) -> Tensor:
-    """The sum of every 2x2 square. Unlike F.avg_pool2d it takes tensors without numbers."""
-    rows = z[:, :, ::2] + z[:, :, 1::2]
-    return rows[..., ::2] + rows[..., 1::2]
 
 
 def adain_act_reference(
@@ -93,11 +76,11 @@ def adain_act_reference(
     rstd = (centred.square().sum((2, 3), keepdim=True) / count + eps).rsqrt()
     z = torch.addcmul(_per_plane(beta, x), centred, rstd * _scale(gamma, x, one_plus))
     y = F.leaky_relu(z, slope)
-    if resample == RESAMPLES["down2"]:
-        y = 0.25 * _sum_of_squares(y)
+    if resample == DOWN2:
+        y = down2(y)
     y = y.to(x.dtype)
-    if resample == RESAMPLES["up2"]:
-        y = _up2(y)
+    if resample == UP2:
+        y = up2(y)
     return y, mean.flatten(1), rstd.flatten(1)
 
 
@@ -127,10 +110,10 @@ def _backward_fallback(
     scale = _scale(gamma, x, one_plus)
     active = torch.addcmul(_per_plane(beta, x), normalised, scale) > 0
     grad = grad.to(normalised.dtype)
-    if resample == RESAMPLES["up2"]:
-        grad = _sum_of_squares(grad)
-    elif resample == RESAMPLES["down2"]:
-        grad = _up2(0.25 * grad)
+    if resample == UP2:
+        grad = sum_of_quads(grad)
+    elif resample == DOWN2:
+        grad = up2(0.25 * grad)
     grad = torch.where(active, grad, slope * grad)
     grad_beta = grad.sum((2, 3), keepdim=True)
     grad_gamma = (grad * normalised).sum((2, 3), keepdim=True)
@@ -321,16 +304,15 @@ def _normalise(
     check_images(op, "x", x)
     check_per_plane(op, *gamma, x)
     check_per_plane(op, *beta, x)
-    if not eps >= 0:
-        raise ValueError(f"{op}: eps must be at least 0, got {eps}")
+    eps, slope = as_number(op, "eps", eps, least=0), as_number(op, "slope", slope)
     if resample not in RESAMPLES:
         raise ValueError(f"{op}: resample must be 'up2', 'down2' or None, got {resample!r}")
     if resample == "down2" and (x.shape[2] % 2 or x.shape[3] % 2):
         raise ValueError(f"{op}: height and width of x must be even for resample='down2', got shape {list(x.shape)}")
-    arguments = (x, gamma[1], beta[1], float(eps), float(slope), one_plus, RESAMPLES[resample])
+    arguments = (x, gamma[1], beta[1], eps, slope, bool(one_plus), RESAMPLES[resample])
     chosen = choose_backend(op, x.device, backend)
     if chosen == "reference":
-        return adain_act_reference(*arguments)[0]
+        return adain_act_reference(*arguments)[0].contiguous(memory_format=output_format(x))
     if chosen == "triton":
         return torch.ops.m2o_fast.adain_act_triton.default(*arguments)[0]
     return torch.ops.m2o_fast.adain_act.default(*arguments)[0]

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from m2o_fast.ops._checks import check_images, check_per_plane, wide
+from m2o_fast.ops._checks import as_number, check_images, check_per_plane, wide
 from m2o_fast.ops._library import (
     Backend,
     choose_backend,
@@ -242,7 +242,9 @@ def scale_bias_act(
     for name, vector in (("scale", scale), ("bias", bias), ("next_scale", next_scale)):
         if vector is not None:
             check_per_plane("scale_bias_act", name, vector, x)
-    return _scale_bias_act("scale_bias_act", x, scale, bias, next_scale, float(slope), backend)
+    return _scale_bias_act(
+        "scale_bias_act", x, scale, bias, next_scale, as_number("scale_bias_act", "slope", slope), backend
+    )
 
 
 def _scale_bias_act(
@@ -256,7 +258,8 @@ def _scale_bias_act(
 ) -> Tensor:
     chosen = choose_backend(op, x.device, backend)
     if chosen == "reference":
-        return scale_bias_act_reference(x, scale, bias, next_scale, slope)
+        y = scale_bias_act_reference(x, scale, bias, next_scale, slope)
+        return y.contiguous(memory_format=output_format(x))
     if chosen == "triton":
         return torch.ops.m2o_fast.scale_bias_act_triton.default(x, scale, bias, next_scale, slope)
     return torch.ops.m2o_fast.scale_bias_act.default(x, scale, bias, next_scale, slope)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from m2o_fast.ops._checks import check_device, check_floating, check_images, wide
+from m2o_fast.ops._checks import as_number, check_device, check_floating, check_images, wide
 from m2o_fast.ops._library import Backend
 from m2o_fast.ops.modulate import scale_bias_act, scale_channels
 from m2o_fast.ops.resample import up2_conv3x3
@@ -139,8 +139,7 @@ def _check_modulation(op: str, weight: Tensor, style: Tensor, eps: float) -> Non
         )
     if style.device != weight.device:
         raise ValueError(f"{op}: style must be on the device of weight, {weight.device}, got {style.device}")
-    if not eps >= 0:
-        raise ValueError(f"{op}: eps must be at least 0, got {eps}")
+    as_number(op, "eps", eps, least=0)
 
 
 def _check_convolution(op: str, x: Tensor, weight: Tensor, style: Tensor, bias: Tensor | None) -> None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from m2o_fast.ops._checks import check_images, wide
+from m2o_fast.ops._checks import as_number, check_images, wide
 from m2o_fast.ops._library import (
     Backend,
     choose_backend,
@@ -24,11 +24,7 @@ from m2o_fast.ops._library import (
     output_format,
     register,
 )
-
-Resample = Literal["up2", "down2"]
-#: What the operators' argument ``resample`` means; as in ``csrc/residual_bindings.h``.
-NONE, UP2, DOWN2 = 0, 1, 2
-_CODES: dict[str | None, int] = {None: NONE, "up2": UP2, "down2": DOWN2}
+from m2o_fast.ops._resampling import NONE, RESAMPLES, UP2, Resample, down2, sum_of_quads, up2
 
 for _suffix in ("", "_triton"):
     define(f"residual_merge{_suffix}(Tensor a, Tensor b, float scale, int resample) -> Tensor")
@@ -46,24 +42,8 @@ for _suffix in ("", "_triton"):
 # --- references -------------------------------------------------------------------------------------------------------
 
 
-def _up2(x: Tensor) -> Tensor:
-    """Nearest: every pixel becomes 2 x 2 pixels. Torch's own refuses empty images."""
-    n, c, h, w = x.shape
-    return x[:, :, :, None, :, None].expand(n, c, h, 2, w, 2).reshape(n, c, 2 * h, 2 * w)
-
-
-def _sum_of_quads(x: Tensor) -> Tensor:
-    n, c, h, w = x.shape
-    return x.reshape(n, c, h // 2, 2, w // 2, 2).sum((3, 5))
-
-
-def _down2(x: Tensor) -> Tensor:
-    """Mean over 2 x 2 pixels. Torch's own refuses empty images."""
-    return _sum_of_quads(x) * 0.25
-
-
 def _resampled(b: Tensor, resample: int) -> Tensor:
-    return b if resample == NONE else _up2(b) if resample == UP2 else _down2(b)
+    return b if resample == NONE else up2(b) if resample == UP2 else down2(b)
 
 
 def residual_merge_reference(a: Tensor, b: Tensor, scale: float, resample: int) -> Tensor:
@@ -74,7 +54,7 @@ def residual_merge_reference(a: Tensor, b: Tensor, scale: float, resample: int) 
 
 def leaky_relu_down2_reference(x: Tensor, slope: float) -> Tensor:
     """The definition of ``leaky_relu_down2``, in differentiable torch."""
-    return _down2(F.leaky_relu(x.to(wide(x.dtype)), slope)).to(x.dtype)
+    return down2(F.leaky_relu(x.to(wide(x.dtype)), slope)).to(x.dtype)
 
 
 def _merge_fallback(a: Tensor, b: Tensor, scale: float, resample: int) -> Tensor:
@@ -86,7 +66,7 @@ def _merge_backward_fallback(grad: Tensor, scale: float, resample: int, need_a: 
     grad_a = in_format(scaled.to(grad.dtype), memory_format) if need_a or resample == NONE else grad.new_empty(0)
     if resample == NONE:
         return grad_a, grad.new_empty(0)
-    grad_b = _sum_of_quads(scaled) if resample == UP2 else _up2(scaled * 0.25)
+    grad_b = sum_of_quads(scaled) if resample == UP2 else up2(scaled * 0.25)
     return grad_a, in_format(grad_b.to(grad.dtype), memory_format)
 
 
@@ -95,13 +75,13 @@ def _leaky_fallback(x: Tensor, slope: float) -> Tensor:
 
 
 def _leaky_backward_fallback(grad: Tensor, x: Tensor, slope: float) -> Tensor:
-    spread = _up2(grad.to(wide(x.dtype)) * 0.25)
+    spread = up2(grad.to(wide(x.dtype)) * 0.25)
     return in_format(torch.where(x > 0, spread, spread * slope).to(x.dtype), output_format(x))
 
 
 def _leaky_tangent_fallback(along: Tensor, x: Tensor, slope: float) -> Tensor:
     along = along.to(wide(x.dtype))
-    return in_format(_down2(torch.where(x > 0, along, along * slope)).to(x.dtype), output_format(x))
+    return in_format(down2(torch.where(x > 0, along, along * slope)).to(x.dtype), output_format(x))
 
 
 # --- fakes ------------------------------------------------------------------------------------------------------------
@@ -278,7 +258,7 @@ def residual_merge(
     op = "residual_merge"
     check_images(op, "a", a)
     check_images(op, "b", b)
-    if resample_b not in _CODES:
+    if resample_b not in RESAMPLES:
         raise ValueError(f"{op}: resample_b must be None, 'up2' or 'down2', got {resample_b!r}")
     n, c, h, w = a.shape
     if resample_b == "up2" and (h % 2 or w % 2):
@@ -298,9 +278,9 @@ def residual_merge(
     chosen = choose_backend(op, a.device, backend)
     # Of two dtypes, the result is computed in the wide one and rounded once, as the definition says.
     dtype = a.dtype if a.dtype == b.dtype else wide(a.dtype)
-    arguments = (a.to(dtype), b.to(dtype), float(scale), _CODES[resample_b])
+    arguments = (a.to(dtype), b.to(dtype), as_number(op, "scale", scale), RESAMPLES[resample_b])
     if chosen == "reference":
-        y = residual_merge_reference(*arguments)
+        y = residual_merge_reference(*arguments).contiguous(memory_format=output_format(a))
     elif chosen == "triton":
         y = torch.ops.m2o_fast.residual_merge_triton.default(*arguments)
     else:
@@ -335,9 +315,10 @@ def leaky_relu_down2(x: Tensor, *, slope: float = 0.2, backend: Backend | None =
     check_images(op, "x", x)
     if x.shape[2] % 2 or x.shape[3] % 2:
         raise ValueError(f"{op}: height and width of x must be even, got shape {list(x.shape)}")
+    slope = as_number(op, "slope", slope)
     chosen = choose_backend(op, x.device, backend)
     if chosen == "reference":
-        return leaky_relu_down2_reference(x, float(slope))
+        return leaky_relu_down2_reference(x, slope).contiguous(memory_format=output_format(x))
     if chosen == "triton":
-        return torch.ops.m2o_fast.leaky_relu_down2_triton.default(x, float(slope))
-    return torch.ops.m2o_fast.leaky_relu_down2.default(x, float(slope))
+        return torch.ops.m2o_fast.leaky_relu_down2_triton.default(x, slope)
+    return torch.ops.m2o_fast.leaky_relu_down2.default(x, slope)

@@ -1,31 +1,15 @@
-"""What the tests of adain_act share: backends that run here, and the comparison with float64."""
+"""What the tests of adain_act share: runs of it, and the comparison with float64."""
 
 from __future__ import annotations
 
-import pytest
 import torch
 import torch.nn.functional as F
-from cases import judge
+from cases import Target, judge
 from torch import Tensor
 
 from m2o_fast.ops import adain_act
-from m2o_fast.ops._library import choose_backend
 
-TARGETS = [("reference", "cpu"), ("compiled", "cpu"), ("triton", "cpu"), ("compiled", "cuda"), ("triton", "cuda")]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-
-Target = tuple[str, torch.device]
-
-
-def available(backend: str, device: str) -> Target:
-    """A backend and the device to run it on; skips where there is none."""
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
-    try:
-        choose_backend("adain_act", torch.device(device), backend)
-    except RuntimeError as error:
-        pytest.skip(str(error))
-    return backend, torch.device(device)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

@@ -5,8 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import pytest
 import torch
 from torch import Tensor
+
+from m2o_fast.ops._library import NATIVE_MISSING, choose_backend
+
+Target = tuple[str, torch.device]
+
+#: Backends and devices that operators on images are tried on.
+TARGETS = [("reference", "cpu"), ("compiled", "cpu"), ("triton", "cpu"), ("compiled", "cuda"), ("triton", "cuda")]
+
+#: Marks tests of the C++ kernels.
+needs_native = pytest.mark.skipif(NATIVE_MISSING["cpu"] is not None, reason=f"no native code: {NATIVE_MISSING['cpu']}")
+
+
+def available(op: str, backend: str, device: str) -> Target:
+    """A backend and the device to run it on; skips where there is none."""
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    try:
+        choose_backend(op, torch.device(device), backend)
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    return backend, torch.device(device)
 
 
 def _plain(x: Tensor) -> Tensor:

@@ -2,13 +2,10 @@
 
 from collections.abc import Callable
 
-import pytest
 import torch
+from cases import TARGETS, available
 from torch import Tensor
 
-from m2o_fast.ops._library import NATIVE_MISSING, choose_backend
-
-needs_native = pytest.mark.skipif(NATIVE_MISSING["cpu"] is not None, reason=f"no native code: {NATIVE_MISSING['cpu']}")
 DTYPES = [torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64]
 SHAPES = [(5, 3, 32, 32), (7, 3, 13, 17), (3, 3, 40, 90), (2, 3, 1, 1), (4, 3, 1, 5), (3, 3, 0, 5), (0, 3, 4, 4)]
 
@@ -25,7 +22,6 @@ def make_images(shape, dtype=torch.float32, seed=0):
     return images.to(dtype), content.to(dtype)
 
 
-TARGETS = [("reference", "cpu"), ("compiled", "cpu"), ("triton", "cpu"), ("compiled", "cuda"), ("triton", "cuda")]
 TARGET_NAMES = ["-".join(target) for target in TARGETS]
 
 
@@ -39,13 +35,7 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 def runner(op: str, backend: str, device: str) -> Callable[..., Tensor]:
     """``run(function, *arguments, **options)`` on a backend and device; takes CPU tensors and returns one. Or skips."""
-    place = torch.device(device)
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
-    try:
-        choose_backend(op, place, backend)
-    except RuntimeError as error:
-        pytest.skip(str(error))
+    place = available(op, backend, device)[1]
 
     def move(value):
         return to_device(value, place) if isinstance(value, Tensor) and value.device.type == "cpu" else value

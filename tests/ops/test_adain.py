@@ -8,8 +8,8 @@ import os
 import pytest
 import torch
 import torch.nn.functional as F
-from adain_cases import DTYPES, TARGETS, Target, available, check, normal, run
-from cases import CONTENTS, EMPTY_SHAPES, LAYOUTS, SHAPES
+from adain_cases import DTYPES, check, normal, run
+from cases import CONTENTS, EMPTY_SHAPES, LAYOUTS, SHAPES, TARGETS, Target, available, needs_native
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -19,7 +19,7 @@ from m2o_fast.ops import adain_act, instance_norm_act
 
 @pytest.fixture(params=TARGETS, ids="-".join)
 def target(request: pytest.FixtureRequest) -> Target:
-    return available(*request.param)
+    return available("adain_act", *request.param)
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -36,10 +36,10 @@ def test_memory_layouts(target, layout, shape) -> None:
     for grad_layout in ("contiguous", "channels_last", "expanded"):
         grad = LAYOUTS[grad_layout](normal(*shape, seed=3).float())
         y, grad_x, _, _ = check(target, x, gamma, beta, grad)
-        if target[0] != "reference" and shape[2] > 1 and shape[1] > 1:
+        if shape[2] > 1 and shape[1] > 1:
             memory_format = torch.channels_last if "channels_last" in layout else torch.contiguous_format
             assert y.is_contiguous(memory_format=memory_format), y.stride()
-            assert grad_x.is_contiguous(memory_format=memory_format), grad_x.stride()
+            assert target[0] == "reference" or grad_x.is_contiguous(memory_format=memory_format), grad_x.stride()
 
 
 @pytest.mark.parametrize("content", CONTENTS)
@@ -77,6 +77,7 @@ def test_options(target, options, layout) -> None:
     check(target, LAYOUTS[layout](normal(2, 5, 6, 7).float()), normal(2, 5, seed=1), normal(2, 5, seed=2), **options)
 
 
+@needs_native
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_sixteen_bit_numbers_are_converted_exactly(dtype) -> None:
     """In a plane of one pixel the mean is the pixel, widened, and the result is beta, rounded: at ties, too."""
@@ -233,6 +234,7 @@ def test_autocast(target) -> None:
     assert style.grad.dtype == torch.float32 and convolution.weight.grad.isfinite().all()
 
 
+@needs_native
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
     shape=st.tuples(st.integers(0, 3), st.integers(0, 40), st.integers(0, 9), st.integers(0, 70)),
@@ -272,6 +274,12 @@ def test_errors_name_operator_argument_and_need() -> None:
         adain_act(x, affine[:1], affine)
     with pytest.raises(ValueError, match=r"instance_norm_act: bias must be .* got shape \[4\]"):
         instance_norm_act(x, torch.ones(3), torch.ones(4))
+    with pytest.raises(TypeError, match=r"adain_act: eps must be a number, got NoneType"):
+        adain_act(x, affine, affine, eps=None)
+    with pytest.raises(TypeError, match=r"instance_norm_act: slope must be a number, got str"):
+        instance_norm_act(x, slope="0.2")
+    with pytest.raises(TypeError, match=r"instance_norm_act: slope must be a number, got Tensor"):
+        instance_norm_act(x, slope=torch.tensor([0.2, 0.1]))
     with pytest.raises(ValueError, match=r"instance_norm_act: x must be \[N, C, H, W\]"):
         instance_norm_act(x[0])
     with pytest.raises(ValueError, match=r"adain_act: gamma must be on the device of x, cpu, got meta"):
@@ -307,7 +315,7 @@ TRITON_MISTAKES = {
 
 @pytest.mark.parametrize("words", TRITON_MISTAKES)
 def test_direct_calls_of_the_triton_operators_raise_on_bad_input(words) -> None:
-    available("triton", "cpu")
+    available("adain_act", "triton", "cpu")
     x, affine = torch.ones(2, 3, 4, 4), torch.ones(2, 3)
     tensors = {"grad": x, "x": x, "gamma": affine, "beta": affine, "mean": affine, "rstd": affine}
     tensors |= TRITON_MISTAKES[words]
@@ -316,7 +324,7 @@ def test_direct_calls_of_the_triton_operators_raise_on_bad_input(words) -> None:
 
 
 def test_direct_call_with_a_negative_eps_raises() -> None:
-    available("compiled", "cpu")
+    available("adain_act", "compiled", "cpu")
     affine = torch.ones(2, 3)
     with pytest.raises(RuntimeError, match="adain_act: eps must be at least 0, got -1"):
         torch.ops.m2o_fast.adain_act(torch.ones(2, 3, 4, 4), affine, affine, -1.0, 0.2, True)
@@ -324,7 +332,7 @@ def test_direct_call_with_a_negative_eps_raises() -> None:
 
 @pytest.mark.parametrize("words", [*FORWARD_MISTAKES, *BACKWARD_MISTAKES])
 def test_direct_calls_of_the_operators_raise_on_bad_input(words) -> None:
-    available("compiled", "cpu")
+    available("adain_act", "compiled", "cpu")
     affine = torch.ones(2, 3)
     given_tensors = {"x": torch.ones(2, 3, 4, 4), "gamma": affine, "beta": affine}
     if words in FORWARD_MISTAKES:

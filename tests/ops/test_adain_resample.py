@@ -8,8 +8,8 @@ import os
 import pytest
 import torch
 import torch.nn.functional as F
-from adain_cases import DTYPES, TARGETS, Target, available, check, normal, output_shape, run
-from cases import CONTENTS, EMPTY_SHAPES, LAYOUTS
+from adain_cases import DTYPES, check, normal, output_shape, run
+from cases import CONTENTS, EMPTY_SHAPES, LAYOUTS, TARGETS, Target, available
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -33,7 +33,7 @@ SHAPES = {
 
 @pytest.fixture(params=TARGETS, ids="-".join)
 def target(request: pytest.FixtureRequest) -> Target:
-    return available(*request.param)
+    return available("adain_act", *request.param)
 
 
 def inputs_of(shape: tuple[int, ...], dtype=torch.float32) -> tuple[Tensor, Tensor, Tensor]:
@@ -240,7 +240,7 @@ def test_compile(target, layout, resample) -> None:
     resample=st.sampled_from(WAYS),
 )
 def test_any_shape(shape, layout, dtype, resample) -> None:
-    target = available("compiled", "cpu")
+    target = available("adain_act", "compiled", "cpu")
     if resample == "down2":
         shape = (*shape[:2], 2 * shape[2], 2 * shape[3])
     x, gamma, beta = inputs_of(shape, dtype)
@@ -283,7 +283,7 @@ def test_errors_name_operator_argument_and_need() -> None:
 
 @pytest.mark.parametrize("backend", ["compiled", "triton"])
 def test_direct_calls_of_the_operators_raise_on_bad_input(backend) -> None:
-    available(backend, "cpu")
+    available("adain_act", backend, "cpu")
     name = "adain_act" if backend == "compiled" else "adain_act_triton"
     forward, backward = getattr(torch.ops.m2o_fast, name), getattr(torch.ops.m2o_fast, f"{name}_backward")
     x, affine = torch.ones(2, 3, 4, 5), torch.ones(2, 3)

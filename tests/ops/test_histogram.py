@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from histogram_cases import DTYPES, SHAPES, TARGET_NAMES, TARGETS, make_images, needs_native, runner
+from cases import TARGETS, needs_native
+from histogram_cases import DTYPES, SHAPES, TARGET_NAMES, make_images, runner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from source_tree import ROOT, run_python

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from histogram_cases import SHAPES, make_images, needs_native
+from cases import needs_native
+from histogram_cases import SHAPES, make_images
 
 import m2o_fast.ops.histogram_numpy as histogram_numpy
 from m2o_fast.ops import (

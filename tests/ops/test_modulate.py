@@ -8,15 +8,13 @@ import os
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import EMPTY_SHAPES, LAYOUTS, SHAPES, judge
+from cases import EMPTY_SHAPES, LAYOUTS, SHAPES, TARGETS, available, judge, needs_native
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from m2o_fast.ops import scale_bias_act, scale_channels
-from m2o_fast.ops._library import choose_backend
 
-TARGETS = [("reference", "cpu"), ("compiled", "cpu"), ("triton", "cpu"), ("compiled", "cuda"), ("triton", "cuda")]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 #: which of scale, bias and next_scale are given
 GIVEN = {
@@ -32,14 +30,7 @@ GIVEN = {
 @pytest.fixture(params=TARGETS, ids=lambda target: "-".join(target))
 def target(request: pytest.FixtureRequest) -> tuple[str, torch.device]:
     """A backend and the device to run it on."""
-    backend, device = request.param
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
-    try:
-        choose_backend("scale_bias_act", torch.device(device), backend)
-    except RuntimeError as error:
-        pytest.skip(str(error))
-    return backend, torch.device(device)
+    return available("scale_bias_act", *request.param)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -114,10 +105,10 @@ def test_memory_layouts(target, layout, shape) -> None:
         grad = LAYOUTS[grad_layout](normal(*shape, seed=3).float())
         vectors = vectors_for(shape, GIVEN["scale" if plain else "all"])
         y, grad_x, *_ = check(target, x, vectors, grad, slope=1.0 if plain else 0.2)
-        if target[0] != "reference" and shape[2] > 1 and shape[1] > 1:
+        if shape[2] > 1 and shape[1] > 1:
             memory_format = torch.channels_last if "channels_last" in layout else torch.contiguous_format
             assert y.is_contiguous(memory_format=memory_format), y.stride()
-            assert grad_x.is_contiguous(memory_format=memory_format), grad_x.stride()
+            assert target[0] == "reference" or grad_x.is_contiguous(memory_format=memory_format), grad_x.stride()
 
 
 @pytest.mark.parametrize("given_ones", GIVEN.values(), ids=GIVEN)
@@ -142,6 +133,7 @@ def test_vectors_of_any_shape_stride_and_dtype(target, dtype, per_channel) -> No
             assert result.dtype == vector_dtype and result.shape == vector.shape
 
 
+@needs_native
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("given_ones", ["all", "scale"])
 @pytest.mark.parametrize("shape", [(4, 16, 256, 260), (4, 3, 601, 603)], ids=str)
@@ -256,6 +248,7 @@ def test_gradient_of_some_arguments_only(target) -> None:
         torch.testing.assert_close(gradient, everything[1 + at])
 
 
+@needs_native
 def test_only_x_and_the_vectors_are_kept() -> None:
     kept = []
     tensors = [tensor.requires_grad_() for tensor in (normal(2, 3, 8, 8).float(), *vectors_for((2, 3)))]
@@ -314,6 +307,7 @@ def test_autocast_takes_features_and_vectors_of_two_dtypes(target) -> None:
     assert all(vector.grad.dtype == torch.float32 for vector in vectors) and convolution.weight.grad.isfinite().all()
 
 
+@needs_native
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
     shape=st.tuples(st.integers(0, 3), st.integers(0, 40), st.integers(0, 9), st.integers(0, 70)),
@@ -331,6 +325,7 @@ def test_any_shape(shape, layout, dtype, given_ones, slope) -> None:
         check(("compiled", torch.device("cpu")), x, vectors, slope=slope)
 
 
+@needs_native
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("shape", [(1, 40, 64, 65), (4, 24, 16, 16)], ids=str)
 def test_runs_and_thread_counts_give_the_same_bits(layout, shape) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from cases import needs_native
 
 from m2o_fast.ops import scale_bias_act, scale_channels
-from m2o_fast.ops._library import choose_backend
 
 
 def test_errors_name_operator_argument_and_need() -> None:
@@ -42,9 +42,9 @@ BACKWARD_MISTAKES = {
 }
 
 
+@needs_native
 @pytest.mark.parametrize("words", [*FORWARD_MISTAKES, *BACKWARD_MISTAKES])
 def test_direct_calls_of_the_operators_raise_on_bad_input(words) -> None:
-    choose_backend("scale_bias_act", torch.device("cpu"), "compiled")
     tensors = {"x": torch.ones(2, 3, 4, 4), "scale": None, "bias": None, "next_scale": None}
     if words in FORWARD_MISTAKES:
         tensors |= FORWARD_MISTAKES[words]

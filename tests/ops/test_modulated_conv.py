@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import available
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from m2o_fast.nn.blocks import ModulatedResBlock
 from m2o_fast.ops import demodulation, modulated_conv2d, scale_channels, style_affines
-from m2o_fast.ops._library import choose_backend, use_backend
+from m2o_fast.ops._library import use_backend
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -111,10 +112,7 @@ def test_style_affines_is_one_product_of_all_layers() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("backend", ["reference", "compiled"])
 def test_scale_channels_is_the_product(backend, dtype) -> None:
-    try:
-        choose_backend("scale_channels", torch.device("cpu"), backend)
-    except RuntimeError as error:
-        pytest.skip(str(error))
+    available("scale_channels", backend, "cpu")
     x = normal(2, 6, 7, 5).to(dtype)
     for scale in (normal(2, 6, seed=1).float(), normal(6, seed=2).float()):
         y = scale_channels(x, scale, backend=backend)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import EMPTY_SHAPES, LAYOUTS, SHAPES, judge
+from cases import EMPTY_SHAPES, LAYOUTS, SHAPES, TARGETS, available, judge, needs_native
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from residual_cases import (
@@ -26,9 +26,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from m2o_fast.ops import leaky_relu_down2, residual_merge
-from m2o_fast.ops._library import choose_backend
 
-TARGETS = [("reference", "cpu"), ("compiled", "cpu"), ("triton", "cpu"), ("compiled", "cuda"), ("triton", "cuda")]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 # of a and b
 MIXES = [
@@ -45,14 +43,7 @@ RESAMPLE = [None, "up2", "down2"]
 @pytest.fixture(params=TARGETS, ids=lambda target: "-".join(target))
 def target(request: pytest.FixtureRequest) -> tuple[str, torch.device]:
     """A backend and the device to run it on."""
-    backend, device = request.param
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
-    try:
-        choose_backend("residual_merge", torch.device(device), backend)
-    except RuntimeError as error:
-        pytest.skip(str(error))
-    return backend, torch.device(device)
+    return available("residual_merge", *request.param)
 
 
 def check(target, function: Callable[..., Tensor], plain: Callable, inputs: list[Tensor], grad: Tensor) -> list[Tensor]:
@@ -108,9 +99,9 @@ def test_memory_layouts(target, layout, shape) -> None:
     """The result is laid out like a or x; b and gradients may lie in any way."""
     memory_format = torch.channels_last if "channels_last" in layout else torch.contiguous_format
 
-    def check_format(*results: Tensor) -> None:
-        for result in results:
-            if target[0] != "reference" and min(result.shape[1:]) > 1:
+    def check_format(y: Tensor, *gradients: Tensor) -> None:
+        for result in (y, *(gradients if target[0] != "reference" else ())):
+            if min(result.shape[1:]) > 1:
                 assert result.is_contiguous(memory_format=memory_format), result.stride()
 
     for other in ("contiguous", "channels_last", "sliced", "expanded"):
@@ -308,6 +299,7 @@ def test_autocast(target) -> None:
     assert images.grad.dtype == torch.float32 and convolution.weight.grad.isfinite().all()
 
 
+@needs_native
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(
     shape=st.tuples(st.integers(0, 3), st.integers(0, 40), st.integers(0, 5), st.integers(0, 40)),

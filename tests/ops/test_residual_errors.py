@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from cases import needs_native
 
 from m2o_fast.ops import leaky_relu_down2, residual_merge
-from m2o_fast.ops._library import choose_backend
 
 X = torch.ones(2, 3, 4, 6)
 COARSE = torch.ones(2, 3, 2, 3)
@@ -62,8 +62,8 @@ MISTAKES = [
 ]
 
 
+@needs_native
 @pytest.mark.parametrize(("op", "arguments", "words"), MISTAKES)
 def test_direct_calls_of_the_operators_raise_on_bad_input(op, arguments, words) -> None:
-    choose_backend("residual_merge", torch.device("cpu"), "compiled")
     with pytest.raises(RuntimeError, match=f"{op}: {words}"):
         getattr(torch.ops.m2o_fast, op)(*arguments)

@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from cases import judge
-from histogram_cases import TARGET_NAMES, TARGETS, make_images, needs_native, runner
+from cases import TARGETS, judge, needs_native
+from histogram_cases import TARGET_NAMES, make_images, runner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from m2o_fast.ops._checks import check_images, check_per_plane, wide
 from m2o_fast.ops._library import in_format, is_channels_last, output_format
-from m2o_fast.ops.adain import RESAMPLES, resampled_shape
+from m2o_fast.ops._resampling import RESAMPLES
+from m2o_fast.ops.adain import resampled_shape
 from m2o_fast.ops.triton import CompileCase
 from m2o_fast.ops.triton._types import ELEMENT_TYPES, wide_in_kernel
 from m2o_fast.ops.triton.adain_kernels import (
@@ -40,7 +41,6 @@ class _Plan(NamedTuple):
 
     @property
     def options(self) -> dict[str, Any]:
-        # Multiply-adds are welcome: the sign before the LeakyReLU comes out alike in both passes.
         return {"num_warps": min(max(self.planes * self.pixels // 512, 4), 16), "enable_fp_fusion": True}
 
     @property
@@ -181,7 +181,7 @@ def adain_act_backward(
 
 
 def compile_cases() -> Iterator[CompileCase]:
-    """Every kernel by dtype (float16 is like bfloat16) and memory format, as the launchers above have it compiled."""
+    """Every kernel by dtype (float16 is like bfloat16) and memory format, for sizes that divide by nothing."""
     for resample, channels_last, plane in itertools.product(("up2", "down2"), (False, True), (1024, 65536)):
         for tensors in (1, 2):
             plan = _plan(8, 64, plane, channels_last, torch.bfloat16.itemsize, tensors)

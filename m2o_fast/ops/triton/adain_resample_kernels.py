@@ -1,7 +1,7 @@
 """What the Triton kernels of ``adain_act`` do differently where y is larger or smaller than x.
 
-``RESAMPLE`` is the number of ``m2o_fast.ops.adain.RESAMPLES``. A place in a plane is a number of pixels from its first
-one. x is read as often as without resampling. Its gradient is brought to the size of x as it is loaded: of the square
+``RESAMPLE`` is a number of :data:`m2o_fast.ops._resampling.RESAMPLES`. A place in a plane is counted in pixels from its
+first one. x is read as often as without resampling. Its gradient is brought to the size of x as it is loaded: of the square
 that a pixel of x becomes (up2), four loads share their cache lines, and so do the loads of a pixel of y by the pixels
 of x that it is the mean of (down2). Reading it so in both passes moves 11 planes of x through memory where a plane is
 read twice, 6 where it is read once; a kernel that sums it beforehand would move 10 and 8.

@@ -1,0 +1,99 @@
+"""Every compiled kernel a few times, on small tensors of awkward shapes: for tools that make a run far slower.
+
+compute-sanitizer --tool memcheck python benchmarks/short_op_run.py
+
+Runs on the GPU if there is one, else on the CPU. Results are compared with the reference's, but loosely.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from m2o_fast import ops
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+#: Planes of one number, odd ones, ones that a few lanes, a block, a cluster of blocks hold, and ones that none does.
+SIZES = [(3, 5, 1, 1), (2, 7, 5, 3), (2, 16, 8, 8), (3, 8, 34, 32), (1, 4, 128, 128), (1, 2, 512, 514)]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+FORMATS = [torch.contiguous_format, torch.channels_last]
+
+Case = tuple[str, Callable[..., Tensor], list[Tensor]]
+
+
+def normal(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64).to(dtype).to(DEVICE)
+
+
+def image_cases(shape: tuple[int, ...], dtype: torch.dtype, memory_format: torch.memory_format) -> Iterator[Case]:
+    n, c, h, w = shape
+
+    def images(height: int, width: int) -> Tensor:
+        return normal(n, c, height, width, dtype=dtype).contiguous(memory_format=memory_format)
+
+    per_plane = [normal(n, c), normal(n, c)]
+    for resample in (None, "up2", "down2") if h % 2 == 0 and w % 2 == 0 else (None, "up2"):
+        name = f"adain_act {resample}"
+        yield name, lambda *tensors, r=resample: ops.adain_act(*tensors, resample=r), [images(h, w), *per_plane]
+        size = {None: (h, w), "up2": (2 * h, 2 * w), "down2": (h // 2, w // 2)}[resample]
+        merge = (lambda b, a, r=resample: ops.residual_merge(a, b, resample_b=r)), [images(h, w), images(*size)]
+        yield f"residual_merge {resample}", *merge
+    yield "leaky_relu_down2", ops.leaky_relu_down2, [images(2 * h, 2 * w)]
+    yield "scale_bias_act", ops.scale_bias_act, [images(h, w), per_plane[0], normal(c), per_plane[1]]
+    yield "scale_channels", ops.scale_channels, [images(h, w), per_plane[0]]
+
+
+def color_cases(dtype: torch.dtype) -> Iterator[Case]:
+    for count, height, width in ((1, 1, 1), (5, 7, 3), (70, 32, 32)):
+        images = torch.rand(count, 3, height, width, dtype=torch.float64)
+        images = (images * 255).byte() if dtype == torch.uint8 else images.to(dtype)
+        images = images.to(DEVICE)
+        groups = torch.arange(count, device=DEVICE) % 2
+        yield "foreground_color", ops.foreground_color, [images]
+        yield "unique_color_count", lambda x: ops.unique_color_count(x, bits=5, per_image=True), [images]
+        colors = torch.rand(count, 3, device=DEVICE)
+        yield "color_histogram", lambda x, g: ops.color_histogram(x, 4, groups=g, num_groups=2), [colors, groups]
+    colors = torch.rand(500, 3, device=DEVICE)
+    yield "soft_color_histogram", lambda x: ops.soft_color_histogram(x, 4), [colors]
+
+
+def outcome(function: Callable[..., Tensor], tensors: list[Tensor]) -> list[Tensor]:
+    """The result and, of functions that have them, the gradients."""
+    inputs = [tensor.detach().requires_grad_(tensor.is_floating_point()) for tensor in tensors]
+    result = function(*inputs)
+    if not result.requires_grad:
+        return [result]
+    along = torch.linspace(-1, 1, result.numel(), dtype=torch.float64, device=DEVICE).reshape(result.shape)
+    wanted = [tensor for tensor in inputs if tensor.requires_grad]
+    return [result.detach(), *torch.autograd.grad(result, wanted, along.to(result.dtype))]
+
+
+def compare(name: str, results: list[Tensor], expected: list[Tensor]) -> None:
+    for got, wanted in zip(results, expected, strict=True):
+        error = (got.double() - wanted.double()).norm() / wanted.double().norm().clamp_min(1)
+        if not error <= 0.05:
+            raise SystemExit(f"{name}: relative error {error:.3g} against the reference")
+
+
+def main() -> None:
+    """Runs everything; exits with a message at the first result that is wrong."""
+    torch.manual_seed(0)
+    images = itertools.product(SIZES, DTYPES, FORMATS)
+    cases = itertools.chain.from_iterable(image_cases(*choice) for choice in images)
+    colors = itertools.chain.from_iterable(map(color_cases, (torch.float32, torch.uint8)))
+    count = 0
+    for name, function, tensors in itertools.chain(cases, colors):
+        with ops.use_backend("compiled"):
+            results = outcome(function, tensors)
+        with ops.use_backend("reference"):
+            expected = outcome(function, tensors)
+        compare(f"{name} {[list(t.shape) for t in tensors]} {tensors[0].dtype}", results, expected)
+        count += 1
+    print(f"{count} calls on {DEVICE}, all as the reference")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""Resampling by 2 inside the operators on images: its names, and the plain torch of the references."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+Resample = Literal["up2", "down2"]
+#: What the operators' argument ``resample`` means; as in ``csrc/resample.h``.
+NONE, UP2, DOWN2 = 0, 1, 2
+RESAMPLES: dict[str | None, int] = {None: NONE, "up2": UP2, "down2": DOWN2}
+
+
+def up2(x: Tensor) -> Tensor:
+    """Nearest: every pixel becomes 2 x 2 pixels. Torch's own refuses empty images."""
+    n, c, h, w = x.shape
+    return x[:, :, :, None, :, None].expand(n, c, h, 2, w, 2).reshape(n, c, 2 * h, 2 * w)
+
+
+def sum_of_quads(x: Tensor) -> Tensor:
+    """The sum of every 2 x 2 pixels."""
+    rows = x[:, :, ::2] + x[:, :, 1::2]
+    return rows[..., ::2] + rows[..., 1::2]
+
+
+def down2(x: Tensor) -> Tensor:
+    """The mean of every 2 x 2 pixels. Torch's own refuses empty images."""
+    return sum_of_quads(x) * 0.25
