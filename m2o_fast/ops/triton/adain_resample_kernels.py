@@ -1,10 +1,10 @@
 """What the Triton kernels of ``adain_act`` do differently where y is larger or smaller than x.
 
 ``RESAMPLE`` is a number of :data:`m2o_fast.ops._resampling.RESAMPLES`. A place in a plane is counted in pixels from its
-first one. x is read as often as without resampling. Its gradient is brought to the size of x as it is loaded: of the square
-that a pixel of x becomes (up2), four loads share their cache lines, and so do the loads of a pixel of y by the pixels
-of x that it is the mean of (down2). Reading it so in both passes moves 11 planes of x through memory where a plane is
-read twice, 6 where it is read once; a kernel that sums it beforehand would move 10 and 8.
+first one. x is read as often as without resampling. Its gradient is brought to the size of x as it is loaded: of the
+square that a pixel of x becomes (up2), four loads share their cache lines, and so do the loads of a pixel of y by the
+pixels of x that it is the mean of (down2). Reading it so in both passes moves 11 planes of x through memory where a
+plane is read twice, 6 where it is read once; a kernel that sums it beforehand would move 10 and 8.
 """
 # In a kernel, annotations mean something else to Triton:
 # mypy: disallow-untyped-defs=False
