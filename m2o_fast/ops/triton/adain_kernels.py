@@ -16,48 +16,24 @@ import triton
 import triton.language as tl
 
 from m2o_fast.ops.triton.adain_resample_kernels import DOWN2, first_of_output, in_squares, load_gradient, put_output
-
-
-@triton.jit
-def _planes_of(tile, batch, channels, plane, CHANNELS_LAST: tl.constexpr, PLANES: tl.constexpr):
-    """The planes of a tile: number in [N, C], sample, channel, whether they exist, offset of their first pixel."""
-    tile = tile.to(tl.int64)
-    if CHANNELS_LAST:
-        per_sample = tl.cdiv(channels, PLANES)
-        channel = tile % per_sample * PLANES + tl.arange(0, PLANES)
-        exists = channel < channels
-        sample = tl.zeros_like(channel) + tile // per_sample
-        number = sample * channels + channel
-        first = sample * plane * channels + channel
-    else:
-        number = tile * PLANES + tl.arange(0, PLANES)
-        sample = number // channels
-        exists = sample < batch
-        channel = number - sample * channels
-        first = number * plane
-    return number, sample, channel, exists, first
+from m2o_fast.ops.triton.plane_kernels import offsets_of, pixels_from, planes_of, range_of
 
 
 @triton.jit
 def _pixels_of(first, exists, begin, end, channels, width, CHANNELS_LAST: tl.constexpr, PIXELS: tl.constexpr,
                RESAMPLE: tl.constexpr):  # fmt: skip
     """Offsets [planes, pixels] of the pixels from ``begin`` on, and which of them exist (those before ``end``)."""
-    pixel = begin + tl.arange(0, PIXELS).to(tl.int64)
-    inside = exists[:, None] & (pixel < end)[None, :]
+    pixel, inside = pixels_from(begin, end, exists, PIXELS)
     if RESAMPLE == DOWN2:
         pixel = in_squares(pixel, width)
-    if CHANNELS_LAST:
-        return first[:, None] + (pixel * channels)[None, :], inside
-    else:
-        return first[:, None] + pixel[None, :], inside
+    return offsets_of(first, pixel, channels, CHANNELS_LAST), inside
 
 
 @triton.jit
 def _part_of(first, exists, part, step, plane, channels, width, CHANNELS_LAST: tl.constexpr, PIXELS: tl.constexpr,
              PART_PIXELS: tl.constexpr, RESAMPLE: tl.constexpr):  # fmt: skip
     """Offsets of a step of a part, which of them exist, and the range that its pixels are in."""
-    begin = part * PART_PIXELS + step
-    end = tl.minimum(part * PART_PIXELS + PART_PIXELS, plane)
+    begin, end = range_of(part, step, plane, PART_PIXELS)
     offsets, inside = _pixels_of(first, exists, begin, end, channels, width, CHANNELS_LAST, PIXELS, RESAMPLE)
     return offsets, inside, begin, end
 
@@ -153,7 +129,7 @@ def forward_fused(
     PLANES: tl.constexpr, PIXELS: tl.constexpr, RESAMPLE: tl.constexpr,
 ):  # fmt: skip
     """Statistics and output of whole planes."""
-    number, sample, channel, exists, first = _planes_of(tl.program_id(0), batch, channels, plane, CHANNELS_LAST, PLANES)
+    number, sample, channel, exists, first = planes_of(tl.program_id(0), batch, channels, plane, CHANNELS_LAST, PLANES)
     offsets, inside = _pixels_of(first, exists, 0, plane, channels, width, CHANNELS_LAST, PIXELS, RESAMPLE)
     values = tl.load(x + offsets, mask=inside, other=0).to(WIDE)
     gain, shift = _affine(
@@ -175,7 +151,7 @@ def forward_partial(
     PART_PIXELS: tl.constexpr, RESAMPLE: tl.constexpr,
 ):  # fmt: skip
     """Mean, its rest and sum of squared deviations of a part of each plane: ``partial`` [parts, 3, N, C]."""
-    number, _, _, exists, first = _planes_of(tl.program_id(0), batch, channels, plane, CHANNELS_LAST, PLANES)
+    number, _, _, exists, first = planes_of(tl.program_id(0), batch, channels, plane, CHANNELS_LAST, PLANES)
     part = tl.program_id(1).to(tl.int64)
     count = tl.full((), 0, WIDE)
     mean = tl.zeros((PLANES,), WIDE)
@@ -209,7 +185,7 @@ def forward_finish(
     RESAMPLE: tl.constexpr,
 ):  # fmt: skip
     """Puts the parts together; output of one part of each plane."""
-    number, sample, channel, exists, first = _planes_of(tl.program_id(0), batch, channels, plane, CHANNELS_LAST, PLANES)
+    number, sample, channel, exists, first = planes_of(tl.program_id(0), batch, channels, plane, CHANNELS_LAST, PLANES)
     index = tl.arange(0, PARTS).to(tl.int64)[None, :]
     there = exists[:, None] & (index < parts)
     means = tl.load(_number_of_part(partial, index, 0, batch, channels, number[:, None], 3), mask=there, other=0)
@@ -249,7 +225,7 @@ def backward_fused(
     PLANES: tl.constexpr, PIXELS: tl.constexpr, RESAMPLE: tl.constexpr,
 ):  # fmt: skip
     """All gradients of whole planes."""
-    number, sample, channel, exists, first = _planes_of(tl.program_id(0), batch, channels, plane, CHANNELS_LAST, PLANES)
+    number, sample, channel, exists, first = planes_of(tl.program_id(0), batch, channels, plane, CHANNELS_LAST, PLANES)
     offsets, inside = _pixels_of(first, exists, 0, plane, channels, width, CHANNELS_LAST, PIXELS, 0)
     values = tl.load(x + offsets, mask=inside, other=0).to(WIDE)
     outer = _load_gradient(
@@ -278,7 +254,7 @@ def backward_partial(
     PLANES: tl.constexpr, PIXELS: tl.constexpr, PART_PIXELS: tl.constexpr, RESAMPLE: tl.constexpr,
 ):  # fmt: skip
     """Gradients of beta and gamma over a part of each plane: ``partial`` [parts, 2, N, C]."""
-    number, sample, channel, exists, first = _planes_of(tl.program_id(0), batch, channels, plane, CHANNELS_LAST, PLANES)
+    number, sample, channel, exists, first = planes_of(tl.program_id(0), batch, channels, plane, CHANNELS_LAST, PLANES)
     gain, shift = _affine(
         gamma, beta, sample, channel, exists, g_sample, g_channel, b_sample, b_channel, ONE_PLUS, WIDE
     )
@@ -312,7 +288,7 @@ def backward_finish(
     RESAMPLE: tl.constexpr,
 ):  # fmt: skip
     """Puts the parts together; gradient of x over one part of each plane."""
-    number, sample, channel, exists, first = _planes_of(tl.program_id(0), batch, channels, plane, CHANNELS_LAST, PLANES)
+    number, sample, channel, exists, first = planes_of(tl.program_id(0), batch, channels, plane, CHANNELS_LAST, PLANES)
     index = tl.arange(0, PARTS).to(tl.int64)[None, :]
     there = exists[:, None] & (index < parts)
     betas = tl.load(_number_of_part(partial, index, 0, batch, channels, number[:, None], 2), mask=there, other=0)

@@ -14,6 +14,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from m2o_fast.ops.triton.plane_kernels import offsets_of, pixels_from
+
 UP2 = tl.constexpr(1)
 DOWN2 = tl.constexpr(2)
 
@@ -48,24 +50,15 @@ def first_of_output(first, channel, CHANNELS_LAST: tl.constexpr, RESAMPLE: tl.co
 
 
 @triton.jit
-def _offsets(first, place, channels, CHANNELS_LAST: tl.constexpr):
-    if CHANNELS_LAST:
-        return first[:, None] + (place * channels)[None, :]
-    else:
-        return first[:, None] + place[None, :]
-
-
-@triton.jit
 def put_output(y, values, first, exists, begin, end, width, channels, CHANNELS_LAST: tl.constexpr,
                PLANES: tl.constexpr, PIXELS: tl.constexpr, RESAMPLE: tl.constexpr):  # fmt: skip
     """Writes the output of the tile's pixels from ``begin`` on; with down2 they are in the order of ``in_squares``."""
     begin = tl.full((), begin, tl.int64)
     if RESAMPLE == UP2 and CHANNELS_LAST:
-        pixel = begin + tl.arange(0, PIXELS).to(tl.int64)
-        inside = exists[:, None] & (pixel < end)[None, :]
+        pixel, inside = pixels_from(begin, end, exists, PIXELS)
         for which in tl.static_range(4):
             place = square_of(pixel, width) + which // 2 * 2 * width + which % 2
-            offsets = _offsets(first, place, channels, CHANNELS_LAST)
+            offsets = offsets_of(first, place, channels, CHANNELS_LAST)
             tl.store(y + offsets, values.to(y.dtype.element_ty), mask=inside)
     elif RESAMPLE == UP2:
         # Every number beside itself: so the two rows are written without gaps.
@@ -74,31 +67,30 @@ def put_output(y, values, first, exists, begin, end, width, channels, CHANNELS_L
         pixel = begin + index // 2
         inside = exists[:, None] & (pixel < end)[None, :]
         place = square_of(pixel, width) + index % 2
-        tl.store(y + _offsets(first, place, channels, CHANNELS_LAST), doubled, mask=inside)
-        tl.store(y + _offsets(first, place + 2 * width, channels, CHANNELS_LAST), doubled, mask=inside)
+        tl.store(y + offsets_of(first, place, channels, CHANNELS_LAST), doubled, mask=inside)
+        tl.store(y + offsets_of(first, place + 2 * width, channels, CHANNELS_LAST), doubled, mask=inside)
     else:
         means = tl.sum(tl.reshape(values, (PLANES, PIXELS // 4, 4)), 2) * 0.25
         place = begin // 4 + tl.arange(0, PIXELS // 4).to(tl.int64)
         inside = exists[:, None] & (place * 4 < end)[None, :]
-        tl.store(y + _offsets(first, place, channels, CHANNELS_LAST), means.to(y.dtype.element_ty), mask=inside)
+        tl.store(y + offsets_of(first, place, channels, CHANNELS_LAST), means.to(y.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def load_gradient(grad, first, exists, begin, end, width, channels, WIDE: tl.constexpr, CHANNELS_LAST: tl.constexpr,
                   PIXELS: tl.constexpr, RESAMPLE: tl.constexpr):  # fmt: skip
     """The gradient of y, brought to the size of x, of the tile's pixels from ``begin`` on; 0 beyond ``end``."""
-    pixel = tl.full((), begin, tl.int64) + tl.arange(0, PIXELS).to(tl.int64)
-    inside = exists[:, None] & (pixel < end)[None, :]
+    pixel, inside = pixels_from(tl.full((), begin, tl.int64), end, exists, PIXELS)
     if RESAMPLE == UP2:
         corner = square_of(pixel, width)
         total = tl.zeros(inside.shape, WIDE)
         for which in tl.static_range(4):
             place = corner + which // 2 * 2 * width + which % 2
-            offsets = _offsets(first, place, channels, CHANNELS_LAST)
+            offsets = offsets_of(first, place, channels, CHANNELS_LAST)
             total += tl.load(grad + offsets, mask=inside, other=0).to(WIDE)
         return total
     else:
         row = pixel // width
         place = row // 2 * (width // 2) + (pixel - row * width) // 2
-        offsets = _offsets(first, place, channels, CHANNELS_LAST)
+        offsets = offsets_of(first, place, channels, CHANNELS_LAST)
         return tl.load(grad + offsets, mask=inside, other=0).to(WIDE) * 0.25

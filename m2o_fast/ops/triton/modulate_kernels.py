@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from m2o_fast.ops.triton.adain_kernels import _part_of, _planes_of
+from m2o_fast.ops.triton.plane_kernels import offsets_of, pixels_from, planes_of, range_of
 
 
 @triton.jit
@@ -39,13 +39,15 @@ def forward_kernel(
     PART_PIXELS: tl.constexpr,
 ):  # fmt: skip
     """``LeakyReLU(x * scale + bias) * next_scale`` of a part of each plane."""
-    number, sample, channel, exists, first = _planes_of(tl.program_id(0), batch, channels, plane, CHANNELS_LAST, PLANES)
+    number, sample, channel, exists, first = planes_of(tl.program_id(0), batch, channels, plane, CHANNELS_LAST, PLANES)
     part = tl.program_id(1).to(tl.int64)
     factor = _vector(scale, sample, channel, exists, s_sample, s_channel, 1, WIDE)
     shift = _vector(bias, sample, channel, exists, b_sample, b_channel, 0, WIDE)
     following = _vector(next_scale, sample, channel, exists, n_sample, n_channel, 1, WIDE)
     for step in range(0, PART_PIXELS, PIXELS):
-        offsets, inside, _ = _part_of(first, exists, part, step, plane, channels, CHANNELS_LAST, PIXELS, PART_PIXELS)
+        begin, end = range_of(part, step, plane, PART_PIXELS)
+        pixel, inside = pixels_from(begin, end, exists, PIXELS)
+        offsets = offsets_of(first, pixel, channels, CHANNELS_LAST)
         before = tl.load(x + offsets, mask=inside, other=0).to(WIDE) * factor + shift
         after = tl.where(before > 0, before, before * SLOPE) * following
         tl.store(y + offsets, after.to(y.dtype.element_ty), mask=inside)
@@ -59,7 +61,7 @@ def backward_kernel(
     PART_PIXELS: tl.constexpr,
 ):  # fmt: skip
     """Gradient of x, and sums over a part of each plane for those of the vectors: [parts, N, C]."""
-    number, sample, channel, exists, first = _planes_of(tl.program_id(0), batch, channels, plane, CHANNELS_LAST, PLANES)
+    number, sample, channel, exists, first = planes_of(tl.program_id(0), batch, channels, plane, CHANNELS_LAST, PLANES)
     part = tl.program_id(1).to(tl.int64)
     factor = _vector(scale, sample, channel, exists, s_sample, s_channel, 1, WIDE)
     shift = _vector(bias, sample, channel, exists, b_sample, b_channel, 0, WIDE)
@@ -68,7 +70,9 @@ def backward_kernel(
     sum_bias = tl.zeros((PLANES,), WIDE)
     sum_next = tl.zeros((PLANES,), WIDE)
     for step in range(0, PART_PIXELS, PIXELS):
-        offsets, inside, _ = _part_of(first, exists, part, step, plane, channels, CHANNELS_LAST, PIXELS, PART_PIXELS)
+        begin, end = range_of(part, step, plane, PART_PIXELS)
+        pixel, inside = pixels_from(begin, end, exists, PIXELS)
+        offsets = offsets_of(first, pixel, channels, CHANNELS_LAST)
         values = tl.load(x + offsets, mask=inside, other=0).to(WIDE)
         outer = tl.load(grad + offsets, mask=inside, other=0).to(WIDE)
         before = values * factor + shift
