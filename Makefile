@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/first
 OPTIONS ?=
+# Test files are shared out among so many processes.
+JOBS ?= $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 8))')
 READY := $(VENV)/.ready
 
 .PHONY: help setup train test slow lint bench ablation kernels clean
@@ -27,7 +29,7 @@ train: $(READY)  ## train HMS on real embedded digits, then measure it
 	@echo "Look at $(RUN)/samples: real digits, the same in random colours, and back again."
 
 test: $(READY)  ## the whole test suite but what is marked slow
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile
 
 slow: $(READY)  ## the tests that take long
 	$(BIN)/python -m pytest -m slow

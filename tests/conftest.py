@@ -1,6 +1,10 @@
-"""Without a GPU, Triton kernels run in Triton's interpreter, which has to be asked for before they are imported."""
+"""Set up before anything of the package is imported: Triton's interpreter where there is no GPU, and threads."""
 
 import os
+
+_processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if _processes > 1:  # as many threads in all as there are cores, in this process and in those that tests start
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _processes)))
 
 import pytest
 import torch
