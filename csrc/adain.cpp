@@ -136,12 +136,13 @@ std::tuple<Tensor, Tensor, Tensor> adain_act(Tensor x, Tensor gamma, Tensor beta
   const Tensor x_in_format = torch::stable::contiguous(x, shape.format);
   const Tensor wide_gamma = in_type(gamma, wide), wide_beta = in_type(beta, wide);
   const Tensor y = empty_like_input(x, resampled_shape(op, shape, change));
-  const Tensor mean = empty_statistics(x), rstd = empty_statistics(x);
+  const Tensor mean = empty_mean(x), rstd = empty_statistics(x);
   for_type(x.scalar_type(), [&](auto number) {
     using T = decltype(number);
     auto p = as_problem<T>(shape, x_in_format, y, wide_gamma, wide_beta, slope, one_plus, change);
     p.eps = eps;
     p.mean = outputs<T>(mean);
+    p.rest = p.mean + shape.batch * shape.channels;
     p.rstd = outputs<T>(rstd);
     forward(p, shape);
   });
@@ -156,7 +157,7 @@ std::tuple<Tensor, Tensor, Tensor> adain_act_backward(Tensor grad, Tensor x, Ten
   check_affine(op, "beta", beta, x);
   const Resample change = as_resample(op, resample);
   check_output_gradient(op, grad, x, resampled_shape(op, shape, change));
-  check_statistics(op, "mean", mean, x);
+  check_mean(op, mean, x);
   check_statistics(op, "rstd", rstd, x);
   const ScalarType wide = statistics_type(x.scalar_type());
   const Tensor x_in_format = torch::stable::contiguous(x, shape.format);
@@ -169,6 +170,7 @@ std::tuple<Tensor, Tensor, Tensor> adain_act_backward(Tensor grad, Tensor x, Ten
     auto p = as_problem<T>(shape, x_in_format, grad_x, wide_gamma, wide_beta, slope, one_plus, change);
     p.grad = static_cast<const T*>(grad_in_format.const_data_ptr());
     p.mean = inputs<T>(dense_mean);
+    p.rest = p.mean + shape.batch * shape.channels;
     p.rstd = inputs<T>(dense_rstd);
     p.grad_gamma = outputs<T>(grad_gamma);
     p.grad_beta = outputs<T>(grad_beta);

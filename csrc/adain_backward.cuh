@@ -9,6 +9,7 @@ namespace {
 
 // With g the gradient before the LeakyReLU and d = x - mean:
 //   grad_beta = sum g,  grad_gamma = rstd sum g d,  grad_x = scale (g - grad_beta / P - d rstd grad_gamma / P).
+// The sums are taken with the rounded mean, and corrected by its rest afterwards.
 template <typename L, Route kRoute>
 __global__ void __launch_bounds__((kMaxThreads<L, kRoute>), (kMinBlocks<kRoute>))
     backward_kernel(const AdainArguments a, const Plan plan) {
@@ -29,7 +30,8 @@ __global__ void __launch_bounds__((kMaxThreads<L, kRoute>), (kMinBlocks<kRoute>)
 #pragma unroll
   for (int p = 0; span.live && p < kPlanes; ++p) {
     rstd[p] = static_cast<const Real*>(a.rstd)[plane + p];
-    affine.normalise(p, static_cast<const Real*>(a.mean)[plane + p], rstd[p]);
+    const Real mean = static_cast<const Real*>(a.mean)[plane + p];
+    affine.normalise(p, mean, rest_of_mean<Real>(a, plane + p), rstd[p]);
   }
   if constexpr (kRoute == Route::kFinish) {
     for (int part = span.rank; span.live && part < plan.parts; part += span.ranks) {
@@ -79,9 +81,10 @@ __global__ void __launch_bounds__((kMaxThreads<L, kRoute>), (kMinBlocks<kRoute>)
     Real mean_g[kPlanes], along[kPlanes];
 #pragma unroll
     for (int p = 0; p < kPlanes; ++p) {
-      const Real grad_gamma = sums[kPlanes + p] * rstd[p];
-      mean_g[p] = sums[p] / Real(a.plane);
+      const Real rest = rest_of_mean<Real>(a, plane + p);  // read again: registers are scarce
+      const Real grad_gamma = fma(-rest, sums[p], sums[kPlanes + p]) * rstd[p];
       along[p] = grad_gamma * rstd[p] / Real(a.plane);
+      mean_g[p] = sums[p] / Real(a.plane) - rest * along[p];
       if (span.writes) {
         static_cast<Real*>(a.grad_gamma)[plane + p] = grad_gamma;
         static_cast<Real*>(a.grad_beta)[plane + p] = sums[p];

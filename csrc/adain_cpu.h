@@ -39,7 +39,8 @@ struct AdainProblem {
   double eps;
   Wide slope;
   bool one_plus, streamed;
-  Wide* mean;  // [N, C]: written by forward, read by backward
+  Wide* mean;  // [N, C], as the others: written by forward, read by backward
+  Wide* rest;  // what rounding took from the mean
   Wide* rstd;
   Wide* grad_gamma;  // [N, C], backward only
   Wide* grad_beta;
@@ -79,6 +80,7 @@ M2O_INLINE Coefficients<Wide> finish_statistics(const AdainProblem<T>& p, int64_
   const double rstd =
       1 / std::sqrt((variance < 0 ? 0 : variance) + p.eps);  // rounding may go below 0; NaN is passed on
   p.mean[at] = static_cast<Wide>(moments.mean);
+  p.rest[at] = static_cast<Wide>(moments.mean - p.mean[at]);
   p.rstd[at] = static_cast<Wide>(rstd);
   const double scale = rstd * p.scale(sample, channel);
   const double shift = p.beta.at(sample, channel) - (moments.mean - p.mean[at]) * scale;
@@ -88,12 +90,15 @@ M2O_INLINE Coefficients<Wide> finish_statistics(const AdainProblem<T>& p, int64_
 template <typename T, typename Wide = typename Simd<T>::Wide>
 M2O_INLINE Coefficients<Wide> saved_coefficients(const AdainProblem<T>& p, int64_t sample, int64_t channel) {
   const int64_t at = sample * p.channels + channel;
-  return {p.mean[at], p.rstd[at] * p.scale(sample, channel), p.beta.at(sample, channel)};
+  const Wide scale = p.rstd[at] * p.scale(sample, channel);
+  const double shift = p.beta.at(sample, channel) - static_cast<double>(p.rest[at]) * scale;
+  return {p.mean[at], scale, static_cast<Wide>(shift)};
 }
 
 // What turns grad and x into the gradient of x in one plane: (g - from_beta - (x - mean) * from_gamma) * scale, where g
-// is the gradient behind the activation, `sum` its sum and `sum_of_products` that of g * (x - mean). Multiplying last
-// keeps the difference exact where it should be 0: in flat planes, whose scale is large.
+// is the gradient behind the activation, `sum` its sum and `sum_of_products` that of g * (x - mean), with the rounded
+// mean: the rest is taken into account here. Multiplying last keeps the difference exact where it should be 0: in flat
+// planes, whose scale is large.
 template <typename Wide>
 struct GradientCoefficients {
   Wide from_beta, from_gamma;
@@ -103,10 +108,12 @@ template <typename T, typename Wide = typename Simd<T>::Wide>
 M2O_INLINE GradientCoefficients<Wide> finish_gradients(const AdainProblem<T>& p, int64_t sample, int64_t channel,
                                                        double sum, double sum_of_products) {
   const int64_t at = sample * p.channels + channel;
-  const double rstd = p.rstd[at];
+  const double rstd = p.rstd[at], rest = p.rest[at];
+  sum_of_products -= rest * sum;
   p.grad_gamma[at] = static_cast<Wide>(sum_of_products * rstd);
   p.grad_beta[at] = static_cast<Wide>(sum);
-  return {static_cast<Wide>(sum * p.inverse_plane), static_cast<Wide>(sum_of_products * rstd * rstd * p.inverse_plane)};
+  const double from_gamma = sum_of_products * rstd * rstd * p.inverse_plane;
+  return {static_cast<Wide>(sum * p.inverse_plane - rest * from_gamma), static_cast<Wide>(from_gamma)};
 }
 
 // A number of lanes that is known when compiling: all of them.

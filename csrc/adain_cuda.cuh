@@ -72,15 +72,22 @@ struct Affine {
     }
   }
 
-  __device__ __forceinline__ void normalise(int p, Real plane_mean, Real rstd) {
+  __device__ __forceinline__ void normalise(int p, Real plane_mean, Real rest, Real rstd) {
     mean[p] = plane_mean;
     scale[p] *= rstd;
+    shift[p] = fma(-rest, scale[p], shift[p]);
   }
 
   __device__ __forceinline__ Real preactivation(Real deviation, int p) const {
     return fma(deviation, scale[p], shift[p]);
   }
 };
+
+// What rounding took from the mean of a plane.
+template <typename Real>
+__device__ __forceinline__ Real& rest_of_mean(const AdainArguments& a, int64_t plane) {
+  return static_cast<Real*>(a.mean)[a.batch * a.channels + plane];
+}
 
 // Sums over all threads that work on the tile.
 template <Route kRoute, typename Real, int kCount>

@@ -19,8 +19,9 @@ struct AdainArguments {
   const void* gamma;               // [N, C] behind gamma_strides, which count elements and may be 0
   const void* beta;                // [N, C] behind beta_strides
   const void* grad;                // backward only: the gradient of y, like y
-  void* mean;                      // [N, C], statistics type; the forward writes it, the backward reads it
-  void* rstd;                      // likewise
+  void* mean;                      // [2, N, C], statistics type: mean and what rounding took from it; the forward
+                                   // writes it, the backward reads it
+  void* rstd;                      // [N, C], likewise
   void* y;                         // forward: of x's dtype and memory format, and of its shape or resampled
   void* grad_x;                    // backward: like x
   void* grad_gamma;                // backward: [N, C], statistics type

@@ -184,10 +184,10 @@ __global__ void __launch_bounds__((kMaxThreads<L, kRoute>), (kMinBlocks<kRoute>)
 #pragma unroll
     for (int p = 0; p < kPlanes; ++p) {
       const Real rstd = 1 / sqrt(moments.squares[p] / count + Real(a.eps));
-      affine.normalise(p, moments.mean[p], rstd);
-      affine.shift[p] = fma(-moments.rest[p], affine.scale[p], affine.shift[p]);
+      affine.normalise(p, moments.mean[p], moments.rest[p], rstd);
       if (span.writes) {
         static_cast<Real*>(a.mean)[plane + p] = moments.mean[p];
+        rest_of_mean<Real>(a, plane + p) = moments.rest[p];
         static_cast<Real*>(a.rstd)[plane + p] = rstd;
       }
     }

@@ -23,7 +23,11 @@ class Launch {
     config_.dynamicSmemBytes = plan.shared_bytes;
     config_.stream = static_cast<cudaStream_t>(stream);
     const int64_t per_block = plan.route == Route::kLanes ? plan.threads / plan.columns : 1;
-    config_.gridDim = dim3(static_cast<unsigned>(ceil_div(plan.tiles, per_block) * plan.parts));
+    const int64_t blocks = ceil_div(plan.tiles, per_block) * plan.parts;
+    if (blocks > INT32_MAX) {
+      error_ = cudaErrorInvalidConfiguration;
+    }
+    config_.gridDim = dim3(static_cast<unsigned>(blocks));
     if (plan.route == Route::kOnChip && plan.parts > 1) {
       cluster_.id = cudaLaunchAttributeClusterDimension;
       cluster_.val.clusterDim = {static_cast<unsigned>(plan.parts), 1, 1};

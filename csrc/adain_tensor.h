@@ -32,4 +32,18 @@ inline void check_output_gradient(const char* op, const Tensor& grad, const Tens
           torch::headeronly::toString(x.scalar_type()), ", got ", torch::headeronly::toString(grad.scalar_type()));
 }
 
+// [2, N, C]: the mean of each plane, and what rounding took from it.
+inline Tensor empty_mean(const Tensor& x) {
+  const std::array<int64_t, 3> sizes{2, x.size(0), x.size(1)};
+  return torch::stable::empty({sizes.data(), sizes.size()}, statistics_type(x.scalar_type()), std::nullopt, x.device());
+}
+
+inline void check_mean(const char* op, const Tensor& mean, const Tensor& x) {
+  require_device(op, "mean", mean, x);
+  require(mean.dim() == 3 && mean.size(0) == 2 && mean.size(1) == x.size(0) && mean.size(2) == x.size(1), op,
+          "mean must be [2, N, C] for x of shape ", words_of_shape(x), ", got ", words_of_shape(mean));
+  require(mean.scalar_type() == statistics_type(x.scalar_type()), op,
+          "mean must be float32 (float64 for float64 x), got ", torch::headeronly::toString(mean.scalar_type()));
+}
+
 }  // namespace m2o_fast

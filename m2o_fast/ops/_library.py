@@ -182,7 +182,7 @@ def choose_backend(op: str, device: torch.device, backend: str | None) -> str:
     """
     wanted = _forced.backend if backend is None else backend
     if wanted is None:
-        return "reference" if _needs_torch() else _best.get((op, device.type), "reference")
+        return "reference" if needs_torch() else _best.get((op, device.type), "reference")
     if wanted not in BACKENDS:
         raise ValueError(f"{op}: backend must be one of {', '.join(BACKENDS)} or None, got {wanted!r}")
     reason = None if wanted == "reference" else _why_not(op, device, wanted)
@@ -194,16 +194,23 @@ def choose_backend(op: str, device: torch.device, backend: str | None) -> str:
 def _why_not(op: str, device: torch.device, backend: str) -> str | None:
     if device.type not in _DEVICES:
         return f"there are no kernels for {device.type} tensors"
-    if _needs_torch():
+    if needs_torch():
         return "forward-mode derivatives and the transforms of torch.func need the reference"
     return _unavailable.get((op, device.type, backend))
 
 
-def _needs_torch() -> bool:
+def needs_torch() -> bool:
     """Whether derivatives are taken in a way that kernels know nothing of; forward mode would get zeros of them."""
-    if forward_ad._current_level >= 0:
-        return True
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    return forward_ad._current_level >= 0 or _inside_torch_func()
+
+
+def _inside_torch_func() -> bool:
+    return torch._C._are_functorch_transforms_active()
+
+
+# torch.compile asks it while tracing, when the transforms are in place; it guards on them by itself. This is what
+# torch.compiler.assume_constant_result does, without importing the compiler.
+_inside_torch_func._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def backends() -> dict[str, dict[str, dict[str, Any]]]:

@@ -12,6 +12,13 @@ NONE, UP2, DOWN2 = 0, 1, 2
 RESAMPLES: dict[str | None, int] = {None: NONE, "up2": UP2, "down2": DOWN2}
 
 
+def code_of(op: str, name: str, resample: object) -> int:
+    """The number of what a public function was told. Raises ValueError for anything else."""
+    if resample is not None and (not isinstance(resample, str) or resample not in RESAMPLES):
+        raise ValueError(f"{op}: {name} must be 'up2', 'down2' or None, got {resample!r}")
+    return RESAMPLES[resample]
+
+
 def up2(x: Tensor) -> Tensor:
     """Nearest: every pixel becomes 2 x 2 pixels. Torch's own refuses empty images."""
     n, c, h, w = x.shape

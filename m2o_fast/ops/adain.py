@@ -20,12 +20,15 @@ from m2o_fast.ops._library import (
     declare_backends,
     define,
     in_format,
+    needs_torch,
     output_format,
     recompute_gradients,
     register,
 )
-from m2o_fast.ops._resampling import DOWN2, NONE, RESAMPLES, UP2, Resample, down2, sum_of_quads, up2
+from m2o_fast.ops._resampling import DOWN2, NONE, UP2, Resample, code_of, down2, sum_of_quads, up2
 
+# mean is [2, N, C]: the rounded mean, and what rounding took away. With the first alone, gradients in planes of a large
+# mean would be off.
 for _name in ("adain_act", "adain_act_triton"):
     define(
         f"{_name}(Tensor x, Tensor gamma, Tensor beta, float eps, float slope, bool one_plus, int resample=0)"
@@ -67,12 +70,14 @@ def resampled_shape(x: Tensor, resample: int) -> tuple[int, int, int, int]:
 def adain_act_reference(
     x: Tensor, gamma: Tensor, beta: Tensor, eps: float, slope: float, one_plus: bool, resample: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The definition of the operator, in differentiable torch: y, mean and 1/sqrt(variance + eps) of each plane."""
+    """The definition of the operator, in differentiable torch: y, mean and its rest, 1/sqrt(variance + eps)."""
     resampled_shape(x, resample)
     values = x.to(wide(x.dtype))
     count = max(x.shape[2] * x.shape[3], 1)
     mean = values.sum((2, 3), keepdim=True) / count
-    centred = values - mean
+    deviation = values - mean
+    rest = deviation.sum((2, 3), keepdim=True) / count
+    centred = deviation - rest
     rstd = (centred.square().sum((2, 3), keepdim=True) / count + eps).rsqrt()
     z = torch.addcmul(_per_plane(beta, x), centred, rstd * _scale(gamma, x, one_plus))
     y = F.leaky_relu(z, slope)
@@ -81,7 +86,7 @@ def adain_act_reference(
     y = y.to(x.dtype)
     if resample == UP2:
         y = up2(y)
-    return y, mean.flatten(1), rstd.flatten(1)
+    return y, torch.stack([mean, rest]).flatten(2), rstd.flatten(1)
 
 
 def _forward_fallback(
@@ -106,7 +111,8 @@ def _backward_fallback(
     if grad.shape != shape:
         raise ValueError(f"adain_act_backward: grad must have the shape of y, {list(shape)}, got {list(grad.shape)}")
     rstd, count = rstd[:, :, None, None], max(x.shape[2] * x.shape[3], 1)
-    normalised = (x.to(wide(x.dtype)) - mean[:, :, None, None]) * rstd
+    mean, rest = mean[..., None, None]
+    normalised = (x.to(wide(x.dtype)) - mean - rest) * rstd
     scale = _scale(gamma, x, one_plus)
     active = torch.addcmul(_per_plane(beta, x), normalised, scale) > 0
     grad = grad.to(normalised.dtype)
@@ -133,7 +139,7 @@ def _forward_fake(
 ) -> tuple[Tensor, Tensor, Tensor]:
     shape, memory_format = resampled_shape(x, resample), output_format(x)
     y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
-    return y, _like_statistics(x), _like_statistics(x)
+    return y, x.new_empty((2, *x.shape[:2]), dtype=wide(x.dtype)), _like_statistics(x)
 
 
 def _backward_fake(grad: Tensor, x: Tensor, *others: Any, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -168,8 +174,9 @@ def _backward_through(fused: Callable[..., tuple[Tensor, Tensor, Tensor]]) -> Ca
 
             gradients = recompute_gradients(reference, (x, gamma, beta), ctx.needs_input_grad[:3], grad)
             return *gradients, None, None, None, None
-        results = fused(grad, x, gamma, beta, mean, rstd, ctx.slope, ctx.one_plus, ctx.resample)
-        grad_x, grad_gamma, grad_beta = results
+        kernel = _backward_fallback if needs_torch() else fused
+        inputs = (grad, x, gamma, beta, mean, rstd)
+        grad_x, grad_gamma, grad_beta = kernel(*inputs, ctx.slope, ctx.one_plus, ctx.resample)
         return grad_x, _as_given(grad_gamma, gamma), _as_given(grad_beta, beta), None, None, None, None
 
     return backward
@@ -305,11 +312,10 @@ def _normalise(
     check_per_plane(op, *gamma, x)
     check_per_plane(op, *beta, x)
     eps, slope = as_number(op, "eps", eps, least=0), as_number(op, "slope", slope)
-    if resample not in RESAMPLES:
-        raise ValueError(f"{op}: resample must be 'up2', 'down2' or None, got {resample!r}")
+    code = code_of(op, "resample", resample)
     if resample == "down2" and (x.shape[2] % 2 or x.shape[3] % 2):
         raise ValueError(f"{op}: height and width of x must be even for resample='down2', got shape {list(x.shape)}")
-    arguments = (x, gamma[1], beta[1], eps, slope, bool(one_plus), RESAMPLES[resample])
+    arguments = (x, gamma[1], beta[1], eps, slope, bool(one_plus), code)
     chosen = choose_backend(op, x.device, backend)
     if chosen == "reference":
         return adain_act_reference(*arguments)[0].contiguous(memory_format=output_format(x))

@@ -22,6 +22,7 @@ from m2o_fast.ops._library import (
     declare_backends,
     define,
     in_format,
+    needs_torch,
     output_format,
     recompute_gradients,
     register,
@@ -123,7 +124,8 @@ def _backward_through(fused: Callable[..., Gradients]) -> Callable[..., tuple[Te
         x, *vectors = ctx.saved_tensors
         if torch.is_grad_enabled():
             return *_differentiable_gradients(ctx, x, vectors, grad), None
-        grad_x, *sums = fused(grad, x, *vectors, ctx.slope)
+        kernel: Callable[..., Gradients] = _backward_fallback if needs_torch() else fused
+        grad_x, *sums = kernel(grad, x, *vectors, ctx.slope)
         needed = ctx.needs_input_grad[1:4]
         gradients = (_as_given(*pair) if need else None for *pair, need in zip(sums, vectors, needed, strict=True))
         return grad_x, *gradients, None

@@ -82,13 +82,29 @@ def modulated_conv2d(
     _check_modulation(op, weight, style, eps)
     _check_convolution(op, x, weight, style, bias)
     pointwise = weight.shape[2] == 1
-    y = scale_channels(x, style, backend=backend)
+    size = _size_of(style) if demodulate and _in_float16(x) else None
+    y = scale_channels(x, style if size is None else style / size, backend=backend)
     y = up2_conv3x3(y, weight) if up and not pointwise else F.conv2d(y, weight, padding=weight.shape[2] // 2)
     if demodulate or bias is not None:
         scale = demodulation(weight, style, eps=eps) if demodulate else None
+        scale = scale if scale is None or size is None else scale * size
         y = scale_bias_act(y, scale, bias, slope=1.0, backend=backend)
     # A 1x1 convolution commutes with the upsampling: at low resolution all of this costs a quarter.
     return F.interpolate(y, scale_factor=2, mode="nearest") if up and pointwise else y
+
+
+def _in_float16(x: Tensor) -> bool:
+    """Whether the convolution of x takes place in float16, autocast included."""
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    return dtype == torch.float16
+
+
+def _size_of(style: Tensor) -> Tensor:
+    """The largest number of each sample, ``[N, 1]``: divided by it, large styles do not overflow before they are
+    demodulated. The result does not depend on it, and so has no gradient in it."""
+    size = style.detach().to(wide(style.dtype)).abs().amax(1, keepdim=True)
+    return torch.where(size > 0, size, 1)
 
 
 def style_affines(style: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -119,6 +135,8 @@ def style_affines(style: Tensor, weights: Sequence[Tensor], biases: Sequence[Ten
         for name, tensor in ((f"weights[{at}]", weight), (f"biases[{at}]", bias)):
             check_floating(op, name, tensor)
             check_device(op, name, tensor, style)
+            if tensor.dtype != style.dtype and not torch.is_autocast_enabled(style.device.type):
+                raise TypeError(f"{op}: {name} must have the dtype of style, {style.dtype}, got {tensor.dtype}")
         if weight.dim() != 2 or weight.shape[1] != style.shape[1] or bias.shape != weight.shape[:1]:
             raise ValueError(
                 f"{op}: layer {at} must have a weight [O, {style.shape[1]}] and a bias [O], got shapes "
@@ -146,6 +164,11 @@ def _check_convolution(op: str, x: Tensor, weight: Tensor, style: Tensor, bias: 
     check_device(op, "weight", weight, x)
     if weight.shape[2:] not in ((1, 1), (3, 3)):
         raise ValueError(f"{op}: weight must be [Co, Ci, 1, 1] or [Co, Ci, 3, 3], got shape {list(weight.shape)}")
+    if 0 in weight.shape[:2] or 0 in x.shape[2:]:
+        raise ValueError(
+            f"{op}: needs at least one channel on either side and one pixel, got weight of shape {list(weight.shape)} "
+            f"and x of shape {list(x.shape)}"
+        )
     if x.shape[:2] != style.shape:
         raise ValueError(
             f"{op}: x must be [N, Ci, H, W] with the [N, Ci] = {list(style.shape)} of style, got {list(x.shape)}"

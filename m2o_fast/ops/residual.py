@@ -21,10 +21,11 @@ from m2o_fast.ops._library import (
     declare_backends,
     define,
     in_format,
+    needs_torch,
     output_format,
     register,
 )
-from m2o_fast.ops._resampling import NONE, RESAMPLES, UP2, Resample, down2, sum_of_quads, up2
+from m2o_fast.ops._resampling import NONE, UP2, Resample, code_of, down2, sum_of_quads, up2
 
 for _suffix in ("", "_triton"):
     define(f"residual_merge{_suffix}(Tensor a, Tensor b, float scale, int resample) -> Tensor")
@@ -120,12 +121,18 @@ def _leaky_tangent_fake(along: Tensor, x: Tensor, slope: float) -> Tensor:
 # --- derivatives: every operator's is made of these operators again, to any order -------------------------------------
 
 
-def _operator(name: str) -> Callable[..., Any]:
-    return getattr(torch.ops.m2o_fast, name).default
+def _operator(name: str, in_torch: Callable[..., Any]) -> Callable[..., Any]:
+    """An operator inside a derivative, or the same in plain torch where forward mode or torch.func come across it."""
+
+    def run(*arguments: Any) -> Any:
+        return (in_torch if needs_torch() else getattr(torch.ops.m2o_fast, name).default)(*arguments)
+
+    return run
 
 
 def _register_merge(suffix: str) -> None:
     merge, merge_backward = f"residual_merge{suffix}", f"residual_merge{suffix}_backward"
+    backward_operator = _operator(merge_backward, _merge_backward_fallback)
 
     def setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         *_, ctx.scale, ctx.resample = inputs
@@ -133,7 +140,7 @@ def _register_merge(suffix: str) -> None:
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         need_a, need_b = ctx.needs_input_grad[:2]
         resample = ctx.resample if need_b else NONE
-        grad_a, grad_b = _operator(merge_backward)(grad, ctx.scale, resample, need_a)
+        grad_a, grad_b = backward_operator(grad, ctx.scale, resample, need_a)
         if resample == NONE:
             grad_b = grad_a
         return grad_a if need_a else None, grad_b if need_b else None, None, None
@@ -150,12 +157,12 @@ def _register_merge(suffix: str) -> None:
             along_a = None
         if along_b is None:
             if along_a is not None:
-                result, _ = _operator(merge_backward)(along_a, ctx.scale, NONE, True)
+                result, _ = backward_operator(along_a, ctx.scale, NONE, True)
         elif along_a is None:
             scaled = _resampled(along_b.to(wide(along_b.dtype)), ctx.resample) * ctx.scale
             result = scaled.to(along_b.dtype)
         else:
-            result = _operator(merge)(along_a, along_b, ctx.scale, ctx.resample)
+            result = _operator(merge, _merge_fallback)(along_a, along_b, ctx.scale, ctx.resample)
         return result, None, None, None
 
     _implement(merge, _merge_fake, _merge_fallback, backward, setup)
@@ -164,6 +171,8 @@ def _register_merge(suffix: str) -> None:
 
 def _register_leaky(suffix: str) -> None:
     forward, backward, tangent = (f"leaky_relu_down2{suffix}{kind}" for kind in ("", "_backward", "_tangent"))
+    backward_operator = _operator(backward, _leaky_backward_fallback)
+    tangent_operator = _operator(tangent, _leaky_tangent_fallback)
 
     def setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         *_, x, ctx.slope = inputs
@@ -171,18 +180,18 @@ def _register_leaky(suffix: str) -> None:
 
     def of_forward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
-        return _operator(backward)(grad, x, ctx.slope), None
+        return backward_operator(grad, x, ctx.slope), None
 
     # These two are linear in their first argument. They are constant in x almost everywhere: no gradient, which is zero
     # to autograd, but spares networks a pass over zeros.
 
     def of_backward(ctx: Any, along: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
-        return _operator(tangent)(along, x, ctx.slope) if ctx.needs_input_grad[0] else None, None, None
+        return tangent_operator(along, x, ctx.slope) if ctx.needs_input_grad[0] else None, None, None
 
     def of_tangent(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
-        return _operator(backward)(grad, x, ctx.slope) if ctx.needs_input_grad[0] else None, None, None
+        return backward_operator(grad, x, ctx.slope) if ctx.needs_input_grad[0] else None, None, None
 
     _implement(forward, _leaky_fake, _leaky_fallback, of_forward, setup)
     _implement(backward, _leaky_backward_fake, _leaky_backward_fallback, of_backward, setup)
@@ -258,8 +267,7 @@ def residual_merge(
     op = "residual_merge"
     check_images(op, "a", a)
     check_images(op, "b", b)
-    if resample_b not in RESAMPLES:
-        raise ValueError(f"{op}: resample_b must be None, 'up2' or 'down2', got {resample_b!r}")
+    code = code_of(op, "resample_b", resample_b)
     n, c, h, w = a.shape
     if resample_b == "up2" and (h % 2 or w % 2):
         raise ValueError(f"{op}: height and width of a must be even for resample_b='up2', got shape {list(a.shape)}")
@@ -278,7 +286,7 @@ def residual_merge(
     chosen = choose_backend(op, a.device, backend)
     # Of two dtypes, the result is computed in the wide one and rounded once, as the definition says.
     dtype = a.dtype if a.dtype == b.dtype else wide(a.dtype)
-    arguments = (a.to(dtype), b.to(dtype), as_number(op, "scale", scale), RESAMPLES[resample_b])
+    arguments = (a.to(dtype), b.to(dtype), as_number(op, "scale", scale), code)
     if chosen == "reference":
         y = residual_merge_reference(*arguments).contiguous(memory_format=output_format(a))
     elif chosen == "triton":

@@ -21,7 +21,7 @@ from m2o_fast.ops._color_checks import (
     require_floating,
     require_group_numbers,
 )
-from m2o_fast.ops._library import Backend, declare_backends, define, recompute_gradients, register
+from m2o_fast.ops._library import Backend, declare_backends, define, needs_torch, recompute_gradients, register
 from m2o_fast.ops.histogram import colors_of, implementation
 
 for _suffix in ("", "_triton"):
@@ -98,7 +98,8 @@ def _backward_through(fused: Callable[..., Tensor]) -> Callable[..., tuple[Tenso
                 return soft_color_histogram_reference(colors, ctx.bins, groups, ctx.num_groups)
 
             return recompute_gradients(reference, (colors,), (True,), grad)[0], None, None, None
-        return fused(grad, colors, ctx.bins, groups), None, None, None
+        function = _backward_fallback if needs_torch() else fused
+        return function(grad, colors, ctx.bins, groups), None, None, None
 
     return backward
 

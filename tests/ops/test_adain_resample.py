@@ -188,7 +188,7 @@ def test_saves_no_more_for_backward(target, resample) -> None:
         pytest.skip("plain torch saves what it needs")
     y = adain_act(x, gamma, beta, resample=resample, backend=backend)
     shapes = [tuple(saved.shape) for saved in y.grad_fn.saved_tensors]
-    assert shapes == [(2, 3, 4, 4), (2, 3), (2, 3), (2, 3), (2, 3)]
+    assert shapes == [(2, 3, 4, 4), (2, 3), (2, 3), (2, 2, 3), (2, 3)]
 
 
 @pytest.mark.parametrize("resample", WAYS)
@@ -277,6 +277,8 @@ def test_errors_name_operator_argument_and_need() -> None:
         adain_act(x, affine, affine, resample="down2")
     with pytest.raises(ValueError, match=r"instance_norm_act: height and width of x must be even"):
         instance_norm_act(x[:, :, 1:, 1:], resample="down2")
+    with pytest.raises(ValueError, match=r"adain_act: resample must be 'up2', 'down2' or None, got \['up2'\]"):
+        adain_act(torch.ones(1, 2, 4, 4), torch.ones(2), torch.ones(2), resample=["up2"])
     with pytest.raises(ValueError, match=r"adain_act: resample must be 'up2', 'down2' or None, got 'up'"):
         adain_act(x, affine, affine, resample="up")
 
@@ -286,11 +288,11 @@ def test_direct_calls_of_the_operators_raise_on_bad_input(backend) -> None:
     available("adain_act", backend, "cpu")
     name = "adain_act" if backend == "compiled" else "adain_act_triton"
     forward, backward = getattr(torch.ops.m2o_fast, name), getattr(torch.ops.m2o_fast, f"{name}_backward")
-    x, affine = torch.ones(2, 3, 4, 5), torch.ones(2, 3)
+    x, affine, mean = torch.ones(2, 3, 4, 5), torch.ones(2, 3), torch.ones(2, 2, 3)
     for code, words in ((2, "height and width of x must be even for down2, got 4 x 5"), (3, "resample must be 0")):
         with pytest.raises((RuntimeError, ValueError), match=words):
             forward(x, affine, affine, 1e-5, 0.2, True, code)
         with pytest.raises((RuntimeError, ValueError), match=words):
-            backward(x, x, affine, affine, affine, affine, 0.2, True, code)
+            backward(x, x, affine, affine, mean, affine, 0.2, True, code)
     with pytest.raises((RuntimeError, ValueError), match=r"grad must have the shape of y, \[2, 3, 8, 10\], got"):
-        backward(x, x, affine, affine, affine, affine, 0.2, True, 1)
+        backward(x, x, affine, affine, mean, affine, 0.2, True, 1)

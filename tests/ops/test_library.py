@@ -8,7 +8,16 @@ import pytest
 import torch
 from source_tree import ROOT, run_python
 
-from m2o_fast.ops import adain_act, backends, foreground_color, use_backend
+from m2o_fast.ops import (
+    adain_act,
+    backends,
+    foreground_color,
+    leaky_relu_down2,
+    residual_merge,
+    scale_bias_act,
+    soft_color_histogram,
+    use_backend,
+)
 from m2o_fast.ops._library import choose_backend, in_format, is_channels_last
 
 CPU = torch.device("cpu")
@@ -148,6 +157,48 @@ def test_forward_mode_and_transforms_take_the_reference(op) -> None:
         ):
             loss(dual, backend="compiled")
     assert torch.equal(torch.func.grad(loss)(x), torch.func.grad(lambda x: loss(x, backend="reference"))(x))
+
+
+G = torch.linspace(-1, 1, 2, dtype=torch.float64)
+FUSED = {
+    "adain_act": lambda x, **backend: adain_act(x, G, G, **backend),
+    "adain_act down2": lambda x, **backend: adain_act(x, G, G, resample="down2", **backend),
+    "scale_bias_act": lambda x, **backend: scale_bias_act(x, G, G, **backend),
+    "residual_merge": lambda x, **backend: residual_merge(x, x.flip(3), **backend),
+    "residual_merge up2": lambda x, **backend: residual_merge(x, x[:, :, ::2, ::2], resample_b="up2", **backend),
+    "leaky_relu_down2": leaky_relu_down2,
+    "soft_color_histogram": lambda x, **backend: soft_color_histogram(x.flatten()[:30].view(-1, 3), 4, **backend),
+}
+
+
+@pytest.mark.parametrize("function", FUSED.values(), ids=FUSED)
+def test_forward_mode_through_a_gradient_takes_the_reference(function) -> None:
+    """The function ran before anybody spoke of forward mode, so only its derivative can know."""
+    x = torch.rand(2, 2, 4, 4, dtype=torch.float64, requires_grad=True)
+    tangents = []
+    for backend in ("reference", None):
+        y = function(x, backend=backend)
+        along = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).view_as(y)
+
+        def gradient(along: torch.Tensor, y: torch.Tensor = y) -> torch.Tensor:
+            return torch.autograd.grad(y, x, along, retain_graph=True)[0]
+
+        tangents.append(torch.func.jvp(gradient, (along,), (along,))[1])
+        with torch.autograd.forward_ad.dual_level():
+            dual = gradient(torch.autograd.forward_ad.make_dual(along, along))
+            tangents.append(torch.autograd.forward_ad.unpack_dual(dual).tangent)
+    assert tangents[0].abs().max() > 0
+    for tangent in tangents[1:]:
+        torch.testing.assert_close(tangent, tangents[0])
+
+
+@pytest.mark.parametrize("function", FUSED.values(), ids=FUSED)
+def test_compiled_transforms_take_the_reference(function) -> None:
+    torch._dynamo.reset()
+    gradient = torch.func.grad(lambda x: function(x).square().sum())
+    x = torch.rand(2, 2, 4, 4, dtype=torch.float64)
+    compiled = torch.compile(gradient, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), gradient(x))
 
 
 TRANSFORMS = """

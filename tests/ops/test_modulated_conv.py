@@ -131,6 +131,23 @@ def test_residual_block_is_its_layers_in_a_row(upsample) -> None:
         torch.testing.assert_close(block(x, style), block._merge(x, residual))
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_large_styles_do_not_overflow_before_they_are_demodulated(autocast) -> None:
+    x, weight = normal(1, 64, 8, 8), normal(16, 64, 3, 3, seed=1)
+    style = (3000 * normal(1, 64, seed=2)).requires_grad_()
+    exact = modulated_conv2d(x, weight, style)
+    exact_gradient = torch.autograd.grad(exact.square().sum(), style)[0]
+    dtype = torch.float32 if autocast else torch.float16
+    rounded = style.detach().float().requires_grad_()
+    with torch.autocast("cpu", torch.float16, enabled=autocast):
+        y = modulated_conv2d(x.to(dtype), weight.to(dtype), rounded)
+    assert y.dtype == torch.float16
+    torch.testing.assert_close(y.double(), exact, atol=0.05, rtol=0.05)
+    gradient = torch.autograd.grad(y.double().square().sum(), rounded)[0]
+    error = (gradient.double() - exact_gradient).norm() / exact_gradient.norm()
+    assert error < 0.05
+
+
 X, WEIGHT, STYLE = torch.ones(2, 3, 4, 4), torch.ones(5, 3, 3, 3), torch.ones(2, 3)
 
 
@@ -146,12 +163,15 @@ X, WEIGHT, STYLE = torch.ones(2, 3, 4, 4), torch.ones(5, 3, 3, 3), torch.ones(2,
         (lambda: modulated_conv2d(X, WEIGHT, torch.ones(3, 3)), ValueError, r"x must be .* \[3, 3\] of style"),
         (lambda: modulated_conv2d(X, WEIGHT, STYLE, STYLE), ValueError, r"bias must be \[Co\] = \[5\]"),
         (lambda: modulated_conv2d(X, WEIGHT, STYLE, eps=-1), ValueError, "eps must be at least 0, got -1"),
+        (lambda: modulated_conv2d(X[:, :, :0], WEIGHT, STYLE), ValueError, "needs at least one channel on either side"),
+        (lambda: modulated_conv2d(X, WEIGHT[:0], STYLE), ValueError, "needs at least one channel on either side"),
         (lambda: modulated_conv2d(X, WEIGHT.to("meta"), STYLE), ValueError, "must be on the device of"),
         (lambda: demodulation(WEIGHT, STYLE[0]), ValueError, r"demodulation: style must be \[N, Ci\]"),
         (lambda: style_affines(STYLE, [], []), ValueError, "at least one layer"),
         (lambda: style_affines(STYLE, [STYLE], []), ValueError, "1 weights and 0 biases"),
         (lambda: style_affines(STYLE, [STYLE], [torch.ones(3)]), ValueError, r"layer 0 must have a weight \[O, 3\]"),
         (lambda: style_affines(STYLE[0], [STYLE], [STYLE[:, 0]]), ValueError, r"style must be \[N, S\]"),
+        (lambda: style_affines(STYLE, [STYLE], [STYLE[:, 0].double()]), TypeError, r"biases\[0\] must have the dtype"),
         (lambda: style_affines(STYLE, [STYLE], [[1, 2]]), TypeError, r"biases\[0\] must be a tensor, got list"),
     ],
 )  # fmt: skip

@@ -19,7 +19,7 @@ def test_errors_name_operator_argument_and_need() -> None:
         residual_merge(X, X.long())
     with pytest.raises(ValueError, match=r"residual_merge: b must be \[N, C, H, W\], got shape \[3, 4, 6\]"):
         residual_merge(X, X[0])
-    with pytest.raises(ValueError, match=r"resample_b must be None, 'up2' or 'down2', got 'up4'"):
+    with pytest.raises(ValueError, match=r"resample_b must be 'up2', 'down2' or None, got 'up4'"):
         residual_merge(X, X, resample_b="up4")
     with pytest.raises(ValueError, match=r"b must be \[N, C, H, W\] = \[2, 3, 4, 6\] .* got shape \[2, 3, 2, 3\]"):
         residual_merge(X, COARSE)

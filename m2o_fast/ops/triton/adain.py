@@ -106,7 +106,8 @@ def adain_act_forward(
     shape, memory_format = resampled_shape(x, resample), output_format(x)
     x = in_format(x, memory_format)
     y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
-    mean, rstd = (x.new_empty(x.shape[:2], dtype=wide(x.dtype)) for _ in range(2))
+    mean = x.new_empty((2, *x.shape[:2]), dtype=wide(x.dtype))
+    rstd = torch.empty_like(mean[0])
     if x.numel() == 0:  # the reference divides the sum of no pixels by 1
         return y, mean.zero_(), rstd.fill_(eps).rsqrt_()
     plan = _plan_for(x, tensors=1)
@@ -143,17 +144,19 @@ def adain_act_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, gamma and beta; those of gamma and beta are per sample, ``[N, C]``."""
     _check(x, gamma, beta)
-    for name, numbers in (("mean", mean), ("rstd", rstd)):
-        if numbers.shape != x.shape[:2]:
-            wanted, got = list(x.shape[:2]), list(numbers.shape)
-            raise ValueError(f"adain_act_backward: {name} must be [N, C] = {wanted}, got shape {got}")
+    for name, numbers, wanted in (("mean", mean, (2, *x.shape[:2])), ("rstd", rstd, x.shape[:2])):
+        if numbers.shape != wanted:
+            raise ValueError(
+                f"adain_act_backward: {name} must have shape {list(wanted)} for x of shape {list(x.shape)}, "
+                f"got {list(numbers.shape)}"
+            )
     shape = resampled_shape(x, resample)
     if grad.shape != shape:
         raise ValueError(f"adain_act_backward: grad must have the shape of y, {list(shape)}, got {list(grad.shape)}")
     x, grad = in_format(x, output_format(x)), in_format(grad, output_format(x))
     mean, rstd = mean.contiguous(), rstd.contiguous()
     grad_x = torch.empty_like(x)
-    grad_gamma, grad_beta = torch.empty_like(mean), torch.empty_like(mean)
+    grad_gamma, grad_beta = torch.empty_like(rstd), torch.empty_like(rstd)
     if x.numel() == 0:
         return grad_x, grad_gamma.zero_(), grad_beta.zero_()
     plan = _plan_for(x, tensors=2)

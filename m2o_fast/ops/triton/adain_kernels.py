@@ -77,9 +77,10 @@ def _moments(values, inside, count):
 
 
 @triton.jit
-def _put_statistics(mean_out, rstd_out, number, exists, mean, squares, count, EPS: tl.constexpr):
+def _put_statistics(mean_out, rstd_out, planes, number, exists, mean, rest, squares, count, EPS: tl.constexpr):
     rstd = 1 / tl.sqrt(squares / count + EPS)
     tl.store(mean_out + number, mean, mask=exists)
+    tl.store(mean_out + planes + number, rest, mask=exists)
     tl.store(rstd_out + number, rstd, mask=exists)
     return rstd
 
@@ -108,9 +109,9 @@ def _load_gradient(grad, offsets, inside, first, channel, exists, begin, end, ch
 
 
 @triton.jit
-def _before_activation(values, grad, mean, scale, shift, SLOPE: tl.constexpr):
+def _before_activation(values, grad, mean, rest, scale, shift, SLOPE: tl.constexpr):
     """The deviations from the mean, and the gradient before the LeakyReLU."""
-    deviation = values - mean[:, None]
+    deviation = (values - mean[:, None]) - rest[:, None]
     active = deviation * scale[:, None] + shift[:, None] > 0
     return deviation, tl.where(active, grad, grad * SLOPE)
 
@@ -137,7 +138,9 @@ def forward_fused(
     )
     count = tl.full((), plane, WIDE)
     mean, rest, squares = _moments(values, inside, count)
-    scale = gain * _put_statistics(mean_out, rstd_out, number, exists, mean, squares, count, EPS)
+    scale = gain * _put_statistics(
+        mean_out, rstd_out, batch * channels, number, exists, mean, rest, squares, count, EPS
+    )
     _put_output(
         y, offsets, inside, first, channel, exists, 0, plane, channels, width, values, mean, scale,
         shift - rest * scale, SLOPE, CHANNELS_LAST, PLANES, PIXELS, RESAMPLE,
@@ -204,7 +207,7 @@ def forward_finish(
     )
     total = tl.where(total < 0, 0, total)
     leads = exists & (number * 0 + part == 0)
-    scale = gain * _put_statistics(mean_out, rstd_out, number, leads, mean, total, count, EPS)
+    scale = gain * _put_statistics(mean_out, rstd_out, batch * channels, number, leads, mean, rest, total, count, EPS)
     shift -= rest * scale
     for step in range(0, PART_PIXELS, PIXELS):
         offsets, inside, begin, end = _part_of(
@@ -235,9 +238,10 @@ def backward_fused(
         gamma, beta, sample, channel, exists, g_sample, g_channel, b_sample, b_channel, ONE_PLUS, WIDE
     )
     mean = tl.load(mean_in + number, mask=exists, other=0)
+    rest = tl.load(mean_in + batch * channels + number, mask=exists, other=0)
     rstd = tl.load(rstd_in + number, mask=exists, other=0)
     scale = gain * rstd
-    deviation, inner = _before_activation(values, outer, mean, scale, shift, SLOPE)
+    deviation, inner = _before_activation(values, outer, mean, rest, scale, shift, SLOPE)
     sum_beta = tl.sum(inner, 1)
     sum_gamma = tl.sum(inner * deviation, 1) * rstd
     tl.store(grad_beta + number, sum_beta, mask=exists)
@@ -259,6 +263,7 @@ def backward_partial(
         gamma, beta, sample, channel, exists, g_sample, g_channel, b_sample, b_channel, ONE_PLUS, WIDE
     )
     mean = tl.load(mean_in + number, mask=exists, other=0)
+    rest = tl.load(mean_in + batch * channels + number, mask=exists, other=0)
     rstd = tl.load(rstd_in + number, mask=exists, other=0)
     part = tl.program_id(1).to(tl.int64)
     sum_beta = tl.zeros((PLANES,), WIDE)
@@ -272,7 +277,7 @@ def backward_partial(
             grad, offsets, inside, first, channel, exists, begin, end, channels, width, WIDE, CHANNELS_LAST, PIXELS,
             RESAMPLE,
         )  # fmt: skip
-        deviation, inner = _before_activation(values, outer, mean, gain * rstd, shift, SLOPE)
+        deviation, inner = _before_activation(values, outer, mean, rest, gain * rstd, shift, SLOPE)
         sum_beta += tl.sum(inner, 1)
         sum_gamma += tl.sum(inner * deviation, 1)
     tl.store(_number_of_part(partial, part, 0, batch, channels, number, 2), sum_beta, mask=exists)
@@ -303,6 +308,7 @@ def backward_finish(
         gamma, beta, sample, channel, exists, g_sample, g_channel, b_sample, b_channel, ONE_PLUS, WIDE
     )
     mean = tl.load(mean_in + number, mask=exists, other=0)
+    rest = tl.load(mean_in + batch * channels + number, mask=exists, other=0)
     rstd = tl.load(rstd_in + number, mask=exists, other=0)
     scale = gain * rstd
     count = tl.full((), plane, WIDE)
@@ -315,5 +321,5 @@ def backward_finish(
             grad, offsets, inside, first, channel, exists, begin, end, channels, width, WIDE, CHANNELS_LAST, PIXELS,
             RESAMPLE,
         )  # fmt: skip
-        deviation, inner = _before_activation(values, outer, mean, scale, shift, SLOPE)
+        deviation, inner = _before_activation(values, outer, mean, rest, scale, shift, SLOPE)
         _put_gradient(grad_x, offsets, inside, deviation, inner, scale, rstd, sum_gamma, sum_beta, count)
