@@ -17,6 +17,7 @@ EXAMPLES = examples(
     ("m2o-fast train --set optim.lr=2e-4 --dry-run", "look at the settings, train nothing"),
     ("m2o-fast train --run runs/a --resume auto", "go on after a stop"),
     ("m2o-fast train --config runs/a/config.yaml", "the same run once more"),
+    ("torchrun --nproc-per-node 2 -m m2o_fast.cli -- train", "two processes, each with half of every batch"),
 )
 
 
@@ -115,7 +116,6 @@ def train(
         return 0
 
     from m2o_fast.engine.loop import train as run_training
-    from m2o_fast.engine.runs import next_run
 
-    result = run_training(settings, run or next_run(settings), resume or "never", quiet)
+    result = run_training(settings, run, resume or "never", quiet)
     return result.exit_code

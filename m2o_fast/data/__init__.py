@@ -10,10 +10,10 @@ from m2o_fast.data.colorize import ColorizedDigits, ColorLaw
 from m2o_fast.data.dataset import Dataset
 from m2o_fast.data.digits import load_digits
 from m2o_fast.data.mnist import load_mnist
-from m2o_fast.data.sampler import BatchSampler
+from m2o_fast.data.sampler import BatchSampler, rows_of_share
 from m2o_fast.errors import UserError
 
-__all__ = ["DATASETS", "Augment", "BatchSampler", "ColorizedDigits", "Dataset", "open_dataset"]
+__all__ = ["DATASETS", "Augment", "BatchSampler", "ColorizedDigits", "Dataset", "open_dataset", "rows_of_share"]
 
 #: The names that :func:`open_dataset` knows.
 DATASETS = ("digits", "mnist")

@@ -71,6 +71,23 @@ def _plan(first: int, count: int, domains: int) -> _Plan:
     return _Plan(samples, sources, targets, cycle * domains + targets, cycle * domains + sources)
 
 
+def rows_of_share(step: int, batch_size: int, domains: int, share: int, shares: int) -> Tensor:
+    """The rows of a batch's target order that belong to one of its equal shares, in that share's own target order.
+
+    Args:
+        step: Training step.
+        batch_size: N of the whole batch, a multiple of ``shares``.
+        domains: K, the number of domains.
+        share: Number of the share.
+        shares: How many there are.
+
+    Returns:
+        int64 ``[N / shares]``.
+    """
+    order = np.argsort(_plan(step * batch_size, batch_size, domains).targets, kind="stable")
+    return torch.from_numpy(np.flatnonzero(order // (batch_size // shares) == share))
+
+
 class BatchSampler:
     """Draws the batch of any training step.
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-import fcntl
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,49 +14,37 @@ from typing import Any
 import torch
 
 from m2o_fast.batch import Batch
+from m2o_fast.data import rows_of_share
 from m2o_fast.data.files import replacing
 from m2o_fast.engine.checkpoint import (
     checkpoint_folder,
-    list_checkpoints,
     load_training,
     newest_checkpoint,
+    read_manifest,
     remove_old_checkpoints,
     training_tensors,
     write_checkpoint,
 )
-from m2o_fast.engine.config import differences, dump_config, load_config
-from m2o_fast.engine.runlog import RunLog, environment
+from m2o_fast.engine.config import dump_config
+from m2o_fast.engine.processes import Processes, joined_processes
+from m2o_fast.engine.runlog import Log, RunLog, environment
 from m2o_fast.engine.runs import (
     CONFIG,
     build_sampler,
     build_translator,
     choose_device,
-    find_checkpoint,
-    is_run,
+    next_run,
     open_split,
 )
 from m2o_fast.engine.samples import SampleGrid
 from m2o_fast.engine.schema import Config
 from m2o_fast.engine.signals import StopRequest
+from m2o_fast.engine.start import Start, claimed, find_start, with_fixed_schedule
 from m2o_fast.engine.step import NonFinite, Stepper, group_sizes
 from m2o_fast.errors import UserError
 from m2o_fast.randomness import torch_generator
 
-#: keys that may change when a run goes on: they say how long and where, not what is trained
-FREE_KEYS = frozenset(
-    {
-        "steps",
-        "checkpoint_every",
-        "keep_checkpoints",
-        "sample_every",
-        "log_every",
-        "device",
-        "threads",
-        "data.dir",
-    }
-)
 SKIPS_IN_A_ROW = 10
-LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -75,12 +62,13 @@ class TrainResult:
     exit_code: int
 
 
-def train(config: Config, run: Path, resume: str = "never", quiet: bool = False) -> TrainResult:
-    """Trains a run from its start or from a checkpoint.
+def train(config: Config, run: Path | None, resume: str = "never", quiet: bool = False) -> TrainResult:
+    """Trains a run from its start or from a checkpoint; together with a launcher's other processes, if there are any.
 
     Args:
         config: What to train.
-        run: Run folder. A new one is made; one that exists is only touched to go on with it.
+        run: Run folder. A new one is made; one that exists is only touched to go on with it. ``None``: a new one below
+            ``runs/``.
         resume: ``"never"``; ``"auto"``: from the newest good checkpoint of ``run``; else the path of a checkpoint, or
             of a run whose newest one is taken.
         quiet: Show nothing but warnings.
@@ -89,16 +77,47 @@ def train(config: Config, run: Path, resume: str = "never", quiet: bool = False)
         UserError: The folder is in the way, the checkpoint does not fit or is damaged, or too many steps in a row were
             not finite.
     """
-    config = _with_fixed_schedule(config, run)
-    start = _find_start(config, run, resume)
-    with _claimed(run):
-        return _train(config, run, start, quiet)
+    with joined_processes() as processes, ExitStack() as claim:
+        if not processes.leads:
+            return _train(*_follow(processes), quiet, processes)
+        try:
+            run = next_run(config) if run is None else run
+            config = with_fixed_schedule(config, run)
+            start = find_start(config, run, resume)
+            claim.enter_context(claimed(run))
+            _check_shares(config, processes)
+        except UserError as error:
+            processes.tell({"error": str(error)})
+            raise
+        checkpoint = str(start.checkpoint) if start.checkpoint else None
+        processes.tell({"config": config.model_dump(mode="json"), "run": str(run), "checkpoint": checkpoint})
+        return _train(config, run, start, quiet, processes)
 
 
-def _train(config: Config, run: Path, start: _Start, quiet: bool) -> TrainResult:
-    trainer = Trainer(config, run, start.checkpoint, start.manifest)
-    _write_facts(config, run)
-    with RunLog(run, trainer.step, config.steps, config.batch_size, quiet=quiet) as log, StopRequest() as stop:
+def _follow(processes: Processes) -> tuple[Config, Path, Start]:
+    """What the leading process found out. Ends this process if that one ends with an error, which it will print."""
+    heard = processes.tell(None)
+    if "error" in heard:
+        raise SystemExit(2)
+    checkpoint = Path(heard["checkpoint"]) if heard["checkpoint"] else None
+    start = Start(checkpoint, read_manifest(checkpoint)) if checkpoint else Start()
+    return Config.model_validate(heard["config"]), Path(heard["run"]), start
+
+
+def _check_shares(config: Config, processes: Processes) -> None:
+    if config.batch_size % processes.count:
+        raise UserError(
+            f"batch_size {config.batch_size} cannot be shared among {processes.count} processes; use a multiple of it"
+        )
+
+
+def _train(config: Config, run: Path, start: Start, quiet: bool, processes: Processes) -> TrainResult:
+    trainer = Trainer(config, run, start.checkpoint, start.manifest, processes)
+    log: Log = Log()
+    if processes.leads:
+        _write_facts(config, run)
+        log = RunLog(run, trainer.step, config.steps, config.batch_size, quiet=quiet)
+    with log, StopRequest() as stop:
         for problem in start.problems:
             log.warn(problem)
         for line in trainer.banner(resumed=start.checkpoint):
@@ -109,98 +128,6 @@ def _train(config: Config, run: Path, start: _Start, quiet: bool) -> TrainResult
         else:
             log.say(f"Done: {trainer.step} steps in {run}. Measure it with: m2o-fast eval {run}")
     return TrainResult(run, trainer.step, stop.exit_code if trainer.step < config.steps else 0)
-
-
-# --- where to start ---
-
-
-@dataclass(frozen=True)
-class _Start:
-    checkpoint: Path | None = None
-    manifest: Mapping[str, Any] | None = None
-    problems: tuple[str, ...] = ()
-
-
-def _with_fixed_schedule(config: Config, run: Path) -> Config:
-    """``config`` with the diversity schedule as a number, so that adding steps later does not stretch it."""
-    if config.loss.diversity_steps is not None:
-        return config
-    steps = load_config(run / CONFIG).diversity_steps if is_run(run) else config.diversity_steps
-    return config.model_copy(update={"loss": config.loss.model_copy(update={"diversity_steps": steps})})
-
-
-@contextmanager
-def _claimed(run: Path) -> Iterator[None]:
-    """Makes the run folder if needed and keeps other processes from training in it at the same time."""
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        lock = open(run / LOCK, "w")  # noqa: SIM115  (closed below, which also releases the lock)
-    except OSError as error:
-        raise UserError(f"{run}: cannot write the run folder: {error.strerror}") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"{run}: another process is training this run; name another folder") from None
-        yield
-
-
-def _find_start(config: Config, run: Path, resume: str) -> _Start:
-    if run.exists() and not run.is_dir():
-        raise UserError(f"{run} is a file; name another run folder")
-    if run.is_dir() and any(path.name != LOCK for path in run.iterdir()):
-        if not is_run(run):
-            raise UserError(f"{run} exists and is not a run (it has no {CONFIG}); name another folder")
-        if resume == "never":
-            raise UserError(f"{run} is a run already; add --resume auto to go on with it, or name another folder")
-        _refuse_changes(config, run)
-    if resume == "never":
-        return _Start()
-    if resume == "auto":
-        found = newest_checkpoint(run)
-    else:
-        found = find_checkpoint(Path(resume))
-    if found is None:
-        return _Start()
-    folder, manifest, problems = found
-    _refuse_other_nets(config, folder, manifest)
-    _refuse_lost_work(config, run, resume, folder, manifest["step"])
-    return _Start(folder, manifest, tuple(f"{problem}; going on from {folder}" for problem in problems))
-
-
-def _refuse_changes(config: Config, run: Path) -> None:
-    changed = differences(load_config(run / CONFIG), config)
-    refused = [f"{key}: {old!r} -> {new!r}" for key, (old, new) in changed.items() if key not in FREE_KEYS]
-    if refused:
-        raise UserError(
-            f"{run} was trained with other settings: {'; '.join(refused)}. Leave them out to go on with it, or name "
-            "another folder to train anew"
-        )
-
-
-def _refuse_other_nets(config: Config, checkpoint: Path, manifest: Mapping[str, Any]) -> None:
-    if "optimizers.safetensors" not in manifest["files"]:
-        raise UserError(f"{checkpoint} holds no training state (converted weights?); it can be used, not trained on")
-    domains = open_split(config, "train").domains
-    with torch.device("meta"):
-        wanted = build_translator(config, domains).describe()
-    saved = manifest["translator"]
-    changed = [
-        f"{part}.{key}: {saved[part].get(key)!r} -> {value!r}"
-        for part in ("size", "rules")
-        for key, value in json.loads(json.dumps(wanted[part])).items()
-        if saved[part].get(key) != value
-    ]
-    if changed:
-        raise UserError(f"{checkpoint} holds other nets than the settings describe: {'; '.join(changed)}")
-
-
-def _refuse_lost_work(config: Config, run: Path, resume: str, checkpoint: Path, step: int) -> None:
-    if step > config.steps:
-        raise UserError(f"{checkpoint} has {step} steps done already, more than the {config.steps} asked for")
-    newer = [folder.name for folder in list_checkpoints(run) if folder > checkpoint_folder(run, step)]
-    if newer and resume != "auto":  # auto has passed over newer ones because they are damaged
-        raise UserError(f"{run} has newer checkpoints ({', '.join(newer)}); name another folder with --run")
 
 
 def _write_facts(config: Config, run: Path) -> None:
@@ -223,18 +150,28 @@ class Trainer:
         run: Run folder.
         checkpoint: Where to go on from; ``None`` starts anew.
         manifest: Manifest of that checkpoint.
+        processes: Those that train this run together; each does an equal share of every batch.
     """
 
-    def __init__(self, config: Config, run: Path, checkpoint: Path | None, manifest: Mapping[str, Any] | None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        run: Path,
+        checkpoint: Path | None = None,
+        manifest: Mapping[str, Any] | None = None,
+        processes: Processes | None = None,
+    ) -> None:
+        self.processes = processes or Processes()
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self.config, self.run = config, run
-        self.device = choose_device(config.device)
+        self.device = choose_device(config.device, self.processes)
         dataset = open_split(config, "train")
         self.translator = build_translator(config, dataset.domains).to(self.device)
         self.averaged = copy.deepcopy(self.translator).eval().requires_grad_(False)
-        self.stepper = Stepper(self.translator, self.averaged, config.optim)
-        self.sampler = build_sampler(config, dataset, self.translator.domains)
+        self.stepper = Stepper(self.translator, self.averaged, config.optim, self.processes)
+        share = config.model_copy(update={"batch_size": config.batch_size // self.processes.count})
+        self.sampler = build_sampler(share, dataset, self.translator.domains)
         self.samples = SampleGrid(open_split(config, "test"), self.translator, config.seed)
         self.images = dataset.count(0)
         self.step = self.skipped = self.skipped_in_a_row = 0
@@ -250,18 +187,24 @@ class Trainer:
         config, sizes = self.config, group_sizes(self.translator)
         lines = [
             f"{config.variant} on {config.data.name}: {self.images} images, {config.steps} steps of {config.batch_size}"
-            f" on {self.device}, {torch.get_num_threads()} threads",
+            f" on {self._hardware()}",
             "parameters: " + ", ".join(f"{name.replace('_', ' ')} {size:,}" for name, size in sizes.items()),
             f"run folder: {self.run}",
         ]
         return lines + ([f"going on from {resumed}, step {self.step}"] if resumed else [])
 
-    def run_until(self, steps: int, log: RunLog, stop: StopRequest) -> None:
+    def _hardware(self) -> str:
+        threads = f"{torch.get_num_threads()} threads"
+        if self.processes.count == 1:
+            return f"{self.device}, {threads}"
+        return f"{self.processes.count} processes, {self.device.type}, {threads} each"
+
+    def run_until(self, steps: int, log: Log, stop: StopRequest) -> None:
         """Trains until ``steps`` steps are done or a stop is requested, and saves."""
-        while self.step < steps and stop.signal is None:
+        while self.step < steps and not self._must_stop(stop):
             values = self._advance(log)
             if self.step % self.config.log_every == 0 or self.step == steps:
-                log.tick(self.step, {name: value.item() for name, value in values.items()}, self.skipped)
+                log.tick(self.step, self._read(values), self.skipped)
             if self.step % self.config.sample_every == 0 or self.step == steps:
                 self._save_samples(log)
             # During a streak of skipped steps the weights may be on their way out: better keep what is saved.
@@ -269,7 +212,22 @@ class Trainer:
                 self._save(log, last=False)
         self._save(log, last=True)
 
-    def _advance(self, log: RunLog) -> dict[str, torch.Tensor]:
+    def _must_stop(self, stop: StopRequest) -> bool:
+        """Whether any process was asked to; all of them stop at the same step."""
+        agreed = self.processes.agree_on_largest(stop.signal or 0)
+        if agreed:  # never None: a signal may have come in meanwhile, which the next step heeds
+            stop.signal = agreed
+        return bool(agreed)
+
+    def _read(self, values: Mapping[str, torch.Tensor]) -> dict[str, float]:
+        """The losses as numbers, of the whole batch."""
+        if not values:
+            return {}
+        together = torch.stack(list(values.values()))
+        self.processes.average([together])
+        return dict(zip(values, together.tolist(), strict=True))
+
+    def _advance(self, log: Log) -> dict[str, torch.Tensor]:
         started = time.perf_counter()
         batch = self.batch(self.step)
         log.waited(time.perf_counter() - started)
@@ -286,12 +244,19 @@ class Trainer:
         return values
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step with its noise, on the device; a pure function of the seed and the step."""
-        batch = self.sampler(step)
-        noise = self.translator.noise(batch.size, torch_generator(self.config.seed, "noise", step))
+        """This process's share of a step's batch, with its noise, on the device.
+
+        The whole batch is a pure function of the seed and the step, whatever the number of processes.
+        """
+        rank, count = self.processes.rank, self.processes.count
+        batch = self.sampler(step * count + rank)
+        noise = self.translator.noise(self.config.batch_size, torch_generator(self.config.seed, "noise", step))
+        if count > 1:
+            rows = rows_of_share(step, self.config.batch_size, len(self.translator.domains), rank, count)
+            noise = {name: numbers[rows] for name, numbers in noise.items()}
         return replace(batch, noise=noise).to(self.device)
 
-    def _complain(self, log: RunLog, phase: str) -> None:
+    def _complain(self, log: Log, phase: str) -> None:
         log.warn(f"step {self.step}: the loss of phase {phase} is not finite; the step is skipped")
         if self.skipped_in_a_row < SKIPS_IN_A_ROW:
             return
@@ -302,14 +267,16 @@ class Trainer:
             "Train anew with a lower optim.lr, or a higher loss.r1"
         )
 
-    def _save_samples(self, log: RunLog) -> None:
+    def _save_samples(self, log: Log) -> None:
+        if not self.processes.leads:
+            return
         with _going_on(log):
             with replacing(self.run / "samples" / f"step-{self.step:08d}.png") as file:
                 self.samples.draw(self.averaged).save(file, format="PNG")
 
-    def _save(self, log: RunLog, *, last: bool) -> None:
+    def _save(self, log: Log, *, last: bool) -> None:
         """Writes a checkpoint. A full disk does not end the run before its last step: older checkpoints stay."""
-        if self._saved_at == self.step:
+        if self._saved_at == self.step or not self.processes.leads:
             return
         facts = {
             "step": self.step,
@@ -330,7 +297,7 @@ class Trainer:
 
 
 @contextmanager
-def _going_on(log: RunLog) -> Iterator[None]:
+def _going_on(log: Log) -> Iterator[None]:
     """Samples are for looking at: what keeps them from being written must not end a run."""
     try:
         yield

@@ -20,7 +20,32 @@ from m2o_fast import __version__
 METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
 
 
-class RunLog:
+class Log:
+    """What training reports; here it goes nowhere, as in all processes of a run but the leading one."""
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def say(self, message: str) -> None:
+        """One line for the person who waits."""
+
+    def warn(self, message: str) -> None:
+        """One line on stderr, also when quiet."""
+
+    def waited(self, seconds: float) -> None:
+        """Adds time that training spent waiting for data."""
+
+    def advance(self, step: int) -> None:
+        """``step`` steps are done."""
+
+    def tick(self, step: int, values: Mapping[str, float], skipped: int) -> None:
+        """Writes the losses of the step just done (as ``step`` steps are done) and the speed since the last tick."""
+
+
+class RunLog(Log):
     """Writes the metrics of a run and reports its progress.
 
     ``metrics.jsonl`` holds only what the seed determines, so that a resumed run ends with the same bytes;

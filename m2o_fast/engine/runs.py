@@ -21,6 +21,7 @@ from m2o_fast.engine.checkpoint import (
     load_translator as load_checkpoint,
 )
 from m2o_fast.engine.config import load_config
+from m2o_fast.engine.processes import Processes
 from m2o_fast.engine.schema import DEVICES, Config
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain
@@ -142,14 +143,16 @@ def build_translator(config: Config, domains: tuple[Domain, ...]) -> Translator:
         return create(description)
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of a name; ``"auto"`` takes CUDA where there is a device.
+def choose_device(name: str, processes: Processes | None = None) -> torch.device:
+    """The device of a name; ``"auto"`` takes CUDA where there is a device. Of several processes each takes its own.
 
     Raises:
         UserError: CUDA was asked for and is not there.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and processes is not None and processes.count > 1:
+        name = f"cuda:{processes.local_rank}"
     if not re.fullmatch(DEVICES, name):
         raise UserError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:<number>")
     device = torch.device(name)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from m2o_fast.batch import Batch
+from m2o_fast.engine.processes import Processes
 from m2o_fast.engine.schema import OptimConfig
 from m2o_fast.translators import Translator
 from m2o_fast.translators.base import Iteration
@@ -25,10 +26,14 @@ class Stepper:
         translator: The nets, already on their device.
         averaged: A copy that holds the exponential moving average of the groups that have one.
         config: Learning rates, betas, weight decay, decay of the average.
+        processes: Those that train together; gradients are averaged over them once per phase.
     """
 
-    def __init__(self, translator: Translator, averaged: Translator, config: OptimConfig) -> None:
+    def __init__(
+        self, translator: Translator, averaged: Translator, config: OptimConfig, processes: Processes | None = None
+    ) -> None:
         self.translator = translator
+        self.processes = processes or Processes()
         self.parameters = {name: _parameters(nets) for name, nets in translator.groups().items()}
         self.optimizers = {
             # Weight decay is added to the gradient, as published; AdamW would decouple it.
@@ -67,13 +72,26 @@ class Stepper:
         for parameter in chosen:
             parameter.grad = None
         loss.backward(inputs=chosen)
+        loss = loss.detach()
         reached = [group for group in groups if any(p.grad is not None for p in self.parameters[group])]
+        if self.processes.count > 1:
+            loss, reached = self._averaged(loss, groups, reached)
         gradients = [p.grad for group in reached for p in self.parameters[group] if p.grad is not None]
-        if not torch.isfinite(loss.detach() + 0 * nn.utils.get_total_norm(gradients)):
+        if not torch.isfinite(loss + 0 * nn.utils.get_total_norm(gradients)):
             raise NonFinite(name)
         for group in reached:
             _fill_missing(self.parameters[group])
             self.optimizers[group].step()
+
+    def _averaged(self, loss: Tensor, groups: Sequence[str], reached: Sequence[str]) -> tuple[Tensor, list[str]]:
+        """The loss of all processes, with their gradients in place, and the groups that any of them reached."""
+        flags = loss.new_tensor([group in reached for group in groups])
+        for group in groups:
+            _fill_missing(self.parameters[group])
+        gradients = [p.grad for group in groups for p in self.parameters[group] if p.grad is not None]
+        loss = loss.clone()
+        self.processes.average([flags, loss, *gradients])
+        return loss, [group for group, flag in zip(groups, flags.tolist(), strict=True) if flag]
 
 
 def _parameters(nets: list[nn.Module]) -> list[nn.Parameter]:

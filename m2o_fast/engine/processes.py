@@ -1,0 +1,101 @@
+"""Training with several processes: a launcher starts all with one command, and each does its share of every batch.
+
+The processes find each other by the environment variables that launchers such as ``torchrun`` set (``RANK``,
+``WORLD_SIZE``, ``LOCAL_RANK``, ``MASTER_ADDR``, ``MASTER_PORT``). Losses are means over the batch, and shares are of
+equal size, so the mean of the processes' gradients is the gradient of the whole batch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from m2o_fast.errors import UserError
+
+
+class Processes:
+    """All processes of one training run; usually there is one.
+
+    Attributes:
+        rank: Number of this process; 0 is the one that writes and speaks.
+        count: How many there are.
+        local_rank: Number of this process on its machine, and so of its GPU.
+    """
+
+    def __init__(self, rank: int = 0, count: int = 1, local_rank: int = 0) -> None:
+        self.rank, self.count, self.local_rank = rank, count, local_rank
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files and shows progress."""
+        return self.rank == 0
+
+    def tell(self, words: Mapping[str, Any] | None) -> dict[str, Any]:
+        """What the leading process says, a JSON object; the others pass ``None`` and listen."""
+        if self.count == 1:
+            return dict(words or {})
+        text = json.dumps(words).encode() if self.leads else b""
+        size = torch.tensor([len(text)])
+        dist.broadcast(size, 0)
+        letters = torch.tensor(list(text) if self.leads else [0] * int(size), dtype=torch.uint8)
+        dist.broadcast(letters, 0)
+        heard: dict[str, Any] = json.loads(bytes(letters.tolist()))
+        return heard
+
+    def agree_on_largest(self, number: int) -> int:
+        """The largest of the numbers that the processes bring along."""
+        if self.count == 1:
+            return number
+        numbers = torch.tensor([number])
+        dist.all_reduce(numbers, dist.ReduceOp.MAX)
+        return int(numbers)
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replaces the tensors, of one dtype and device, by their means over the processes: one message for all."""
+        if self.count == 1 or not tensors:
+            return
+        together = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        dist.all_reduce(together)
+        together /= self.count
+        parts = together.split([tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
+def _number(name: str, default: int | None = None) -> int:
+    text = os.environ.get(name, "" if default is None else str(default))
+    if not text.isdigit():
+        raise UserError(f"environment variable {name} must be a whole number, got {text!r}; start with torchrun")
+    return int(text)
+
+
+@contextmanager
+def joined_processes() -> Iterator[Processes]:
+    """Joins the processes that a launcher started; leaves them on every way out.
+
+    Raises:
+        UserError: The launcher's environment variables contradict each other, or the others cannot be reached.
+    """
+    count = _number("WORLD_SIZE", 1)
+    if count <= 1:
+        yield Processes()
+        return
+    rank = _number("RANK")
+    if rank >= count:
+        raise UserError(f"environment variable RANK must be below WORLD_SIZE = {count}, got {rank}")
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+    try:
+        dist.init_process_group(backend, rank=rank, world_size=count)
+    except (ValueError, RuntimeError, dist.DistError) as error:
+        raise UserError(f"process {rank} of {count} cannot reach the others: {error}") from None
+    try:
+        yield Processes(rank, count, _number("LOCAL_RANK", rank))
+    finally:
+        dist.destroy_process_group()

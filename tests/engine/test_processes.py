@@ -1,0 +1,191 @@
+"""Several processes train what one would: same numbers, one run folder, one end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from source_tree import ROOT
+from tiny import contents
+
+from m2o_fast.data import rows_of_share
+from m2o_fast.data.sampler import _plan
+
+SIZES = ("base_width=4", "max_width=8", "hidden_dim=32", "style_dim=8", "latent_dim=8")
+SETTINGS = [word for size in SIZES for word in ("--set", f"model.{size}")]
+
+#: 20 iterations in float64; the leading process leaves the weights and the losses of the whole batch.
+ITERATIONS = """
+import json, sys
+from pathlib import Path
+import torch
+from safetensors.torch import save_file
+from m2o_fast.engine.config import load_config
+from m2o_fast.engine.loop import Trainer
+from m2o_fast.engine.processes import joined_processes
+
+out, *assignments = sys.argv[1:]
+with joined_processes() as processes:
+    config = load_config(assignments=[*assignments, "batch_size=8", "device=cpu", "threads=1"])
+    trainer = Trainer(config, Path("nowhere"), processes=processes)
+    for nets in (trainer.translator, trainer.averaged):
+        nets.double()
+    losses = []
+    for step in range(20):
+        losses.append(trainer._read(trainer.stepper(trainer.batch(step).to(dtype=torch.float64), step)))
+    if processes.leads:
+        nets = {"nets": trainer.translator, "averaged": trainer.averaged}
+        tensors = {f"{name}/{key}": value for name in nets for key, value in nets[name].state_dict().items()}
+        save_file(tensors, f"{out}.safetensors")
+        Path(f"{out}.json").write_text(json.dumps(losses))
+"""
+
+#: The command line, in which process 1 is killed in the middle of step 5, once.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from m2o_fast.cli import main
+from m2o_fast.engine.loop import Trainer
+batch = Trainer.batch
+
+def deadly(self, step):
+    marker = Path(sys.argv[1])
+    if self.processes.rank == 1 and step == 5 and not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return batch(self, step)
+
+Trainer.batch = deadly
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def start(count: int, *command: str) -> list[subprocess.Popen[str]]:
+    """The same Python command in ``count`` processes, as a launcher starts them."""
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
+    return [
+        subprocess.Popen(
+            [sys.executable, *command],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **where, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+
+
+def outcomes(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+    """Exit code, standard output and standard error of each."""
+    printed = [process.communicate(timeout=300) for process in processes]
+    return [(process.returncode, *texts) for process, texts in zip(processes, printed, strict=True)]
+
+
+def training(run: Path, *more: str) -> list[str]:
+    pace = ("batch_size=4", "checkpoint_every=2", "sample_every=4", "log_every=1", "keep_checkpoints=0", "threads=1")
+    given = [word for setting in pace for word in ("--set", setting)]
+    return ["train", "--steps", "8", "--device", "cpu", *given, *SETTINGS, "--run", str(run), *more]
+
+
+@given(
+    domains=st.integers(1, 4), shares=st.integers(1, 4), size=st.integers(1, 12), step=st.integers(0, 10_000)
+)  # fmt: skip
+def test_shares_have_the_rows_of_their_samples(domains: int, shares: int, size: int, step: int) -> None:
+    batch_size = size * shares
+    targets = _plan(step * batch_size, batch_size, domains).targets
+    whole = sorted(range(batch_size), key=lambda sample: targets[sample])  # sorted keeps the order of equals
+    for share in range(shares):
+        own = _plan((step * shares + share) * size, size, domains).targets
+        mine = sorted(range(size), key=lambda sample: own[sample])
+        rows = rows_of_share(step, batch_size, domains, share, shares).tolist()
+        assert [whole[row] for row in rows] == [share * size + sample for sample in mine]
+
+
+@pytest.mark.parametrize(("variant", "style_op"), [("hms", "adain"), ("hmu", "demod"), ("starganv2", "adain")])
+def test_two_processes_do_what_one_does(variant: str, style_op: str, tmp_path: Path) -> None:
+    """In float64, to rounding. At a learning rate of 1e-3, training itself enlarges rounding errors fourfold per step.
+
+    Without weight decay: a bias in front of an instance norm has a gradient of 0, so of rounding noise plus weight decay,
+    and Adam would enlarge the noise. Such a bias changes no image.
+    """
+    settings = [f"variant={variant}", f"model.style_op={style_op}", "optim.weight_decay=0", "optim.lr=1e-5"]
+    settings += [f"model.{size}" for size in SIZES]
+    for count in (1, 2):
+        for code, _, errors in outcomes(start(count, "-c", ITERATIONS, str(tmp_path / str(count)), *settings)):
+            assert code == 0, errors
+    one, two = (load_file(tmp_path / f"{count}.safetensors") for count in (1, 2))
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=0, atol=1e-9, msg=name)
+    for first, second in zip(*(json.loads((tmp_path / f"{count}.json").read_text()) for count in (1, 2)), strict=True):
+        assert first == pytest.approx(second, rel=1e-7, abs=1e-9)
+
+
+def test_leading_process_alone_writes_and_speaks(tmp_path: Path) -> None:
+    (code, said, errors), (other_code, other_said, other_errors) = outcomes(
+        start(2, "-m", "m2o_fast.cli", *training(tmp_path / "run"))
+    )
+    assert (code, other_code) == (0, 0), errors + other_errors
+    assert "2 processes, cpu, 1 threads each" in said and "Done: 8 steps" in said
+    assert other_said == other_errors == ""
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 8
+
+
+def test_signal_to_one_process_stops_all_and_saves(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    processes = start(2, "-m", "m2o_fast.cli", *training(run, "--set", "steps=100000"))
+    assert processes[0].stdout is not None
+    for line in processes[0].stdout:
+        if line.startswith("step "):
+            break
+    processes[1].send_signal(signal.SIGTERM)
+    (code, said, errors), (other_code, *_) = outcomes(processes)
+    assert (code, other_code) == (143, 143), errors
+    assert "Stopped and saved at step" in said
+    assert list((run / "checkpoints").glob("step-*"))
+
+
+def test_mistakes_end_all_processes_with_one_message(tmp_path: Path) -> None:
+    settings = training(tmp_path / "run", "--set", "batch_size=3")
+    (code, _, errors), (other_code, _, other_errors) = outcomes(start(2, "-m", "m2o_fast.cli", *settings))
+    assert (code, other_code) == (2, 2)
+    assert errors.count("batch_size 3 cannot be shared among 2 processes") == 1
+    assert other_errors == ""
+
+
+def test_killed_process_is_restarted_and_the_run_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    (tmp_path / "killed.py").write_text(KILLED)
+    ends = []
+    for name, marker in (("whole", tmp_path), ("broken", tmp_path / "marker")):  # a marker that exists kills nobody
+        arguments = ["--", str(tmp_path / "killed.py"), str(marker), *training(Path("run"), "--resume", "auto")]
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
+        (tmp_path / name).mkdir()
+        done = subprocess.run(
+            [sys.executable, *launcher, *arguments],
+            cwd=tmp_path / name,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        ends.append(contents(tmp_path / name / "run"))
+    assert (tmp_path / "marker").exists()
+    assert ends[0] == ends[1]
