@@ -17,7 +17,6 @@ EXAMPLES = examples(
     ("m2o-fast train --set optim.lr=2e-4 --dry-run", "look at the settings, train nothing"),
     ("m2o-fast train --run runs/a --resume auto", "go on after a stop"),
     ("m2o-fast train --config runs/a/config.yaml", "the same run once more"),
-    ("torchrun --nproc-per-node 2 -m m2o_fast.cli -- train", "two processes, each with half of every batch"),
 )
 
 
@@ -90,6 +89,9 @@ def train(
     Settings come from the defaults, the preset of the data set, --config,
     the options and --set; the later one wins. The folder of the run keeps
     them, checkpoints, sample images and metrics. Ctrl-C saves and stops.
+
+    Several processes, each with a share of every batch:
+    torchrun --nproc-per-node 2 -m m2o_fast.cli -- train --run runs/a
     """
     from m2o_fast.engine.config import dump_config, load_config
     from m2o_fast.errors import UserError
