@@ -58,9 +58,7 @@ def test_a_run_and_a_foreign_folder_are_not_overwritten(refused, home, tmp_path)
 def test_going_on_needs_no_settings_and_refuses_others(here, refused, home, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(home / "runs" / "hms-digits-001", run)
-    assert "model.style_dim: 4 -> 5" in refused(
-        "train", "--run", run, "--resume", "auto", "--set", "model.style_dim=5"
-    )
+    assert "model.style_dim: 4 -> 5" in refused("train", "--run", run, "--resume", "auto", "--set", "model.style_dim=5")
     code, out, err = here("train", "--run", run, "--resume", "auto", "--steps", 5)
     assert code == 0, err
     assert "step-00000004" in out

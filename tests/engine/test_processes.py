@@ -122,8 +122,8 @@ def test_shares_have_the_rows_of_their_samples(domains: int, shares: int, size: 
 def test_two_processes_do_what_one_does(variant: str, style_op: str, tmp_path: Path) -> None:
     """In float64, to rounding. At a learning rate of 1e-3, training itself enlarges rounding errors fourfold per step.
 
-    Without weight decay: a bias in front of an instance norm has a gradient of 0, so of rounding noise plus weight decay,
-    and Adam would enlarge the noise. Such a bias changes no image.
+    Without weight decay: a bias in front of an instance norm has a gradient of 0, so of rounding noise plus weight
+    decay, and Adam would enlarge the noise. Such a bias changes no image.
     """
     settings = [f"variant={variant}", f"model.style_op={style_op}", "optim.weight_decay=0", "optim.lr=1e-5"]
     settings += [f"model.{size}" for size in SIZES]
