@@ -92,7 +92,10 @@ def joined_processes() -> Iterator[Processes]:
         raise UserError(f"environment variable RANK must be below WORLD_SIZE = {count}, got {rank}")
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     try:
-        dist.init_process_group(backend, rank=rank, world_size=count)
+        store, *_ = next(dist.rendezvous("env://", rank, count))
+        # After a restart by torchrun, addresses of the processes that ended may still stand there.
+        attempt = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        dist.init_process_group(backend, store=attempt, rank=rank, world_size=count)
     except (ValueError, RuntimeError, dist.DistError) as error:
         raise UserError(f"process {rank} of {count} cannot reach the others: {error}") from None
     try:
