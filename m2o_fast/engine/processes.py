@@ -43,9 +43,10 @@ class Processes:
             return dict(words or {})
         text = json.dumps(words).encode() if self.leads else b""
         size = torch.tensor([len(text)])
-        dist.broadcast(size, 0)
-        letters = torch.tensor(list(text) if self.leads else [0] * int(size), dtype=torch.uint8)
-        dist.broadcast(letters, 0)
+        with self._together():
+            dist.broadcast(size, 0)
+            letters = torch.tensor(list(text) if self.leads else [0] * int(size), dtype=torch.uint8)
+            dist.broadcast(letters, 0)
         heard: dict[str, Any] = json.loads(bytes(letters.tolist()))
         return heard
 
@@ -54,7 +55,8 @@ class Processes:
         if self.count == 1:
             return number
         numbers = torch.tensor([number])
-        dist.all_reduce(numbers, dist.ReduceOp.MAX)
+        with self._together():
+            dist.all_reduce(numbers, dist.ReduceOp.MAX)
         return int(numbers)
 
     def average(self, tensors: Sequence[Tensor]) -> None:
@@ -62,11 +64,23 @@ class Processes:
         if self.count == 1 or not tensors:
             return
         together = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        dist.all_reduce(together)
+        with self._together():
+            dist.all_reduce(together)
         together /= self.count
         parts = together.split([tensor.numel() for tensor in tensors])
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view_as(tensor))
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """What needs all processes; when one of them has ended, the others hear of it here."""
+        try:
+            yield
+        except (RuntimeError, dist.DistError) as error:
+            raise UserError(
+                f"process {self.rank} of {self.count} has lost the others: one of them has ended, see its message; "
+                f"go on with --resume auto ({error})"
+            ) from error
 
 
 def _number(name: str, default: int | None = None) -> int:
@@ -97,7 +111,9 @@ def joined_processes() -> Iterator[Processes]:
         attempt = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         dist.init_process_group(backend, store=attempt, rank=rank, world_size=count)
     except (ValueError, RuntimeError, dist.DistError) as error:
-        raise UserError(f"process {rank} of {count} cannot reach the others: {error}") from None
+        raise UserError(
+            f"process {rank} of {count} cannot reach the others at MASTER_ADDR and MASTER_PORT: {error}"
+        ) from None
     try:
         yield Processes(rank, count, _number("LOCAL_RANK", rank))
     finally:

@@ -20,6 +20,7 @@ from tiny import contents
 
 from m2o_fast.data import rows_of_share
 from m2o_fast.data.sampler import _plan
+from m2o_fast.engine.config import load_config
 
 SIZES = ("base_width=4", "max_width=8", "hidden_dim=32", "style_dim=8", "latent_dim=8")
 SETTINGS = [word for size in SIZES for word in ("--set", f"model.{size}")]
@@ -104,6 +105,14 @@ def training(run: Path, *more: str) -> list[str]:
     return ["train", "--steps", "8", "--device", "cpu", *given, *SETTINGS, "--run", str(run), *more]
 
 
+def started_training(run: Path) -> list[subprocess.Popen[str]]:
+    """Two processes that have done a step of a long training."""
+    processes = start(2, "-m", "m2o_fast.cli", *training(run, "--set", "steps=100000"))
+    assert processes[0].stdout is not None
+    next(line for line in processes[0].stdout if line.startswith("step "))
+    return processes
+
+
 @given(
     domains=st.integers(1, 4), shares=st.integers(1, 4), size=st.integers(1, 12), step=st.integers(0, 10_000)
 )  # fmt: skip
@@ -150,16 +159,22 @@ def test_leading_process_alone_writes_and_speaks(tmp_path: Path) -> None:
 
 def test_signal_to_one_process_stops_all_and_saves(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    processes = start(2, "-m", "m2o_fast.cli", *training(run, "--set", "steps=100000"))
-    assert processes[0].stdout is not None
-    for line in processes[0].stdout:
-        if line.startswith("step "):
-            break
+    processes = started_training(run)
     processes[1].send_signal(signal.SIGTERM)
     (code, said, errors), (other_code, *_) = outcomes(processes)
     assert (code, other_code) == (143, 143), errors
     assert "Stopped and saved at step" in said
     assert list((run / "checkpoints").glob("step-*"))
+
+
+def test_process_that_loses_another_says_so_and_keeps_what_is_saved(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    processes = started_training(run)
+    processes[1].kill()
+    (code, _, errors), _ = outcomes(processes)
+    assert code == 2
+    assert "process 0 of 2 has lost the others" in errors and "--resume auto" in errors
+    assert load_config(run / "config.yaml").steps == 100_000
 
 
 def test_mistakes_end_all_processes_with_one_message(tmp_path: Path) -> None:
