@@ -10,13 +10,31 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
 import torch
 
+from m2o_fast.ops.adain import Resample
+
 CACHE_BYTES = 1 << 27  # inputs that take turns hold more than this: no cache does
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+
+
+class ImageCase(NamedTuple):
+    """Images that an operation is measured on."""
+
+    shape: tuple[int, int, int, int]
+    dtype: torch.dtype = torch.float32
+    channels_last: bool = False
+    in_cache: bool = False  # the same tensors every time, else tensors that no cache holds
+    resample: Resample | None = None
+
+    def __str__(self) -> str:
+        words = ["x".join(map(str, self.shape)), str(self.dtype).removeprefix("torch.")]
+        words += ["channels_last"] * self.channels_last + ([self.resample] if self.resample else [])
+        return " ".join([*words, "in cache" if self.in_cache else "out of cache"])
 
 
 def keep_freed_memory() -> None:

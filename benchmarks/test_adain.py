@@ -9,48 +9,34 @@ from typing import NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import CACHE_BYTES, DEVICE
+from conftest import CACHE_BYTES, DEVICE, ImageCase
 from torch import Tensor
 
 from m2o_fast.ops import Backend, adain_act
 from m2o_fast.ops.adain import Resample
 
-
-class Case(NamedTuple):
-    shape: tuple[int, int, int, int]
-    dtype: torch.dtype = torch.float32
-    channels_last: bool = False
-    in_cache: bool = False  # the same tensors every time, else tensors that no cache holds
-    resample: Resample | None = None
-
-    def __str__(self) -> str:
-        words = ["x".join(map(str, self.shape)), str(self.dtype).removeprefix("torch.")]
-        words += ["channels_last"] * self.channels_last + ([self.resample] if self.resample else [])
-        return " ".join([*words, "in cache" if self.in_cache else "out of cache"])
-
-
 # 32 px with width 128, and 256 px with StarGAN v2's widths
-QUICK = [Case((32, 128, 32, 32)), Case((32, 128, 16, 16), in_cache=True)]
+QUICK = [ImageCase((32, 128, 32, 32)), ImageCase((32, 128, 16, 16), in_cache=True)]
 FULL = [
-    Case((32, 128, 16, 16)),
-    Case((32, 64, 32, 32)),
-    Case((8, 64, 256, 256)),
-    Case((8, 512, 16, 16)),
-    Case((8, 128, 128, 128)),
-    Case((8, 64, 32, 32), in_cache=True),
-    Case((8, 512, 16, 16), in_cache=True),
-    Case((32, 128, 32, 32), channels_last=True),
-    Case((8, 128, 128, 128), channels_last=True),
-    Case((32, 128, 32, 32), torch.bfloat16),
-    Case((8, 128, 128, 128), torch.bfloat16),
-    Case((32, 128, 16, 16), resample="up2"),
-    Case((32, 128, 16, 16), resample="up2", in_cache=True),
-    Case((32, 128, 16, 16), resample="up2", channels_last=True),
-    Case((8, 128, 128, 128), torch.bfloat16, resample="up2"),
-    Case((32, 128, 32, 32), resample="down2"),
-    Case((32, 128, 16, 16), resample="down2", in_cache=True),
-    Case((32, 128, 32, 32), resample="down2", channels_last=True),
-    Case((8, 128, 128, 128), torch.bfloat16, resample="down2"),
+    ImageCase((32, 128, 16, 16)),
+    ImageCase((32, 64, 32, 32)),
+    ImageCase((8, 64, 256, 256)),
+    ImageCase((8, 512, 16, 16)),
+    ImageCase((8, 128, 128, 128)),
+    ImageCase((8, 64, 32, 32), in_cache=True),
+    ImageCase((8, 512, 16, 16), in_cache=True),
+    ImageCase((32, 128, 32, 32), channels_last=True),
+    ImageCase((8, 128, 128, 128), channels_last=True),
+    ImageCase((32, 128, 32, 32), torch.bfloat16),
+    ImageCase((8, 128, 128, 128), torch.bfloat16),
+    ImageCase((32, 128, 16, 16), resample="up2"),
+    ImageCase((32, 128, 16, 16), resample="up2", in_cache=True),
+    ImageCase((32, 128, 16, 16), resample="up2", channels_last=True),
+    ImageCase((8, 128, 128, 128), torch.bfloat16, resample="up2"),
+    ImageCase((32, 128, 32, 32), resample="down2"),
+    ImageCase((32, 128, 16, 16), resample="down2", in_cache=True),
+    ImageCase((32, 128, 32, 32), resample="down2", channels_last=True),
+    ImageCase((8, 128, 128, 128), torch.bfloat16, resample="down2"),
 ]
 CASES = [*QUICK, *(pytest.param(case, marks=pytest.mark.full) for case in FULL)]
 
@@ -94,7 +80,7 @@ class Inputs(NamedTuple):
     grad: Tensor
 
 
-def make_inputs(case: Case) -> list[Inputs]:
+def make_inputs(case: ImageCase) -> list[Inputs]:
     """As many as take turns. Values as features have them: no zeros, no special numbers."""
     n, c, height, width = case.shape
     memory_format = torch.channels_last if case.channels_last else torch.contiguous_format
@@ -132,7 +118,7 @@ def assert_right(function: Callable[..., Tensor], reference: Callable[..., Tenso
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("mode", ["forward", "forward+backward"])
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_adain_act(benchmark, measure, case: Case, mode: str, implementation: str) -> None:
+def test_adain_act(benchmark, measure, case: ImageCase, mode: str, implementation: str) -> None:
     benchmark.group = f"adain_act {case}, {mode}"
     inputs = make_inputs(case)
     function = partial(IMPLEMENTATIONS[implementation](), resample=case.resample)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import CACHE_BYTES, DEVICE
+from conftest import CACHE_BYTES, DEVICE, ImageCase
 from torch import Tensor
 
 from m2o_fast.ops import leaky_relu_down2, residual_merge
@@ -17,27 +17,16 @@ from m2o_fast.ops import leaky_relu_down2, residual_merge
 Function = Callable[..., Tensor]
 
 
-class Case(NamedTuple):
-    shape: tuple[int, int, int, int]  # of the output of residual_merge, of the input of leaky_relu_down2
-    dtype: torch.dtype = torch.float32
-    channels_last: bool = False
-    in_cache: bool = False  # the same tensors every time, else tensors that no cache holds
-
-    def __str__(self) -> str:
-        words = ["x".join(map(str, self.shape)), str(self.dtype).removeprefix("torch.")]
-        words += ["channels_last"] * self.channels_last
-        return " ".join([*words, "in cache" if self.in_cache else "out of cache"])
-
-
-# 32 px with width 128, and 256 px with StarGAN v2's widths
-QUICK = [Case((32, 128, 32, 32)), Case((32, 128, 16, 16), in_cache=True)]
+# Shapes of the output of residual_merge and of the input of leaky_relu_down2: 32 px with width 128, and 256 px with
+# StarGAN v2's widths
+QUICK = [ImageCase((32, 128, 32, 32)), ImageCase((32, 128, 16, 16), in_cache=True)]
 FULL = [
-    Case((8, 512, 16, 16), in_cache=True),
-    Case((8, 64, 256, 256)),
-    Case((32, 128, 8, 8), in_cache=True),
-    Case((32, 128, 32, 32), channels_last=True),
-    Case((32, 128, 32, 32), torch.bfloat16),
-    Case((8, 128, 128, 128), torch.bfloat16),
+    ImageCase((8, 512, 16, 16), in_cache=True),
+    ImageCase((8, 64, 256, 256)),
+    ImageCase((32, 128, 8, 8), in_cache=True),
+    ImageCase((32, 128, 32, 32), channels_last=True),
+    ImageCase((32, 128, 32, 32), torch.bfloat16),
+    ImageCase((8, 128, 128, 128), torch.bfloat16),
 ]
 CASES = [*QUICK, *(pytest.param(case, marks=pytest.mark.full) for case in FULL)]
 
@@ -78,7 +67,7 @@ class Inputs(NamedTuple):
     grad: Tensor  # of its result
 
 
-def make_inputs(case: Case, *scales: float) -> list[Inputs]:
+def make_inputs(case: ImageCase, *scales: float) -> list[Inputs]:
     """As many as take turns. ``scales``: height of every argument, then that of the result, as parts of the case's."""
     n, c, h, w = case.shape
     memory_format = torch.channels_last if case.channels_last else torch.contiguous_format
@@ -126,7 +115,7 @@ def assert_right(function: Function, definition: Function, mode: str, inputs: In
         assert (result[:1] - truth).square().mean().sqrt() <= tolerance * truth.square().mean().sqrt()
 
 
-def time_it(measure, mode: str, implementation: str, functions, inputs: list[Inputs], passes: float, case: Case):
+def time_it(measure, mode: str, implementation: str, functions, inputs: list[Inputs], passes: float, case: ImageCase):
     function = functions[implementation]()
     assert_right(function, functions["reference"](), mode, inputs[0])
 
@@ -142,7 +131,9 @@ def time_it(measure, mode: str, implementation: str, functions, inputs: list[Inp
 @pytest.mark.parametrize("mode", ["forward", "forward+backward"])
 @pytest.mark.parametrize("resample", [None, "up2", "down2"])
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_residual_merge(benchmark, measure, case: Case, resample: str | None, mode: str, implementation: str) -> None:
+def test_residual_merge(
+    benchmark, measure, case: ImageCase, resample: str | None, mode: str, implementation: str
+) -> None:
     benchmark.group = f"residual_merge {resample} {case}, {mode}"
     if resample == "down2":  # the fine images are b here: keep the sizes comparable
         case = case._replace(shape=(*case.shape[:2], case.shape[2] // 2, case.shape[3] // 2))
@@ -160,7 +151,7 @@ def test_residual_merge(benchmark, measure, case: Case, resample: str | None, mo
 @pytest.mark.parametrize("implementation", NAMES)
 @pytest.mark.parametrize("mode", ["forward", "forward+backward", "R1"])
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_leaky_relu_down2(benchmark, measure, case: Case, mode: str, implementation: str) -> None:
+def test_leaky_relu_down2(benchmark, measure, case: ImageCase, mode: str, implementation: str) -> None:
     if mode == "R1" and implementation == "compile":
         pytest.skip("torch.compile does not differentiate twice")
     benchmark.group = f"leaky_relu_down2 {case}, {mode}"

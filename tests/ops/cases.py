@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -143,3 +143,17 @@ def judge(kernel: Tensor, torch_result: Tensor, exact: Tensor) -> Judgement:
         return Judgement(0.0, 0.0, 0.0)
     error = (kernel - exact)[finite].abs().max().item()
     return Judgement(error, (torch_result - exact)[finite].abs().max().item(), exact[finite].abs().max().item())
+
+
+def assert_compiled_is_the_same(function: Callable[..., Tensor], cases: Sequence[Sequence[Tensor]]) -> None:
+    """Results, gradients and strides of a function and of what torch.compile makes of it, one graph for all sizes."""
+    torch.compiler.reset()
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager", dynamic=True)
+    for inputs in cases:
+        results = []
+        for version in (function, compiled):
+            leaves = [tensor.detach().requires_grad_() for tensor in inputs]
+            y = version(*leaves)
+            results.append([y, *torch.autograd.grad(y.square().sum(), leaves)])
+        torch.testing.assert_close(results[1], results[0])
+        assert results[1][0].stride() == results[0][0].stride()

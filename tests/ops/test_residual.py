@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import EMPTY_SHAPES, LAYOUTS, SHAPES, TARGETS, available, judge, needs_native
+from cases import EMPTY_SHAPES, LAYOUTS, SHAPES, TARGETS, assert_compiled_is_the_same, available, judge, needs_native
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from residual_cases import (
@@ -273,18 +273,12 @@ def test_compile(target, layout) -> None:
         y = merge_by(backend, "down2")(leaky_by(backend)(y), fine)
         return merge_by(backend, None)(y, coarse).cos()
 
-    torch.compiler.reset()
-    compiled = torch.compile(function, fullgraph=True, backend="aot_eager", dynamic=True)
+    cases = []
     for shape in ((2, 5, 2, 3), (3, 7, 1, 4)):
         sizes = (shape, doubled(shape))
         inputs = [LAYOUTS[layout](normal(*size, seed=at).float().to(device)) for at, size in enumerate(sizes)]
-        results = []
-        for run_it in (function, compiled):
-            leaves = [tensor.detach().requires_grad_() for tensor in inputs]
-            y = run_it(*leaves)
-            results.append([y, *torch.autograd.grad(y.square().sum(), leaves)])
-        torch.testing.assert_close(results[1], results[0])
-        assert results[1][0].stride() == results[0][0].stride()
+        cases.append(inputs)
+    assert_compiled_is_the_same(function, cases)
 
 
 def test_autocast(target) -> None:
