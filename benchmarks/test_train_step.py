@@ -24,7 +24,8 @@ from m2o_fast.engine.step import Stepper
 from m2o_fast.translators.official import from_official
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "translators"))
-import plain_starganv2 as plain  # noqa: E402  (lies beside the tests)
+import plain_networks as networks  # noqa: E402  (lie beside the tests)
+import plain_starganv2 as plain  # noqa: E402
 
 
 class Case(NamedTuple):
@@ -60,14 +61,14 @@ def make_samples(case: Case) -> Samples:
     return Samples(uniform(), uniform(), uniform(), latent(), latent())
 
 
-def plain_nets(case: Case) -> plain.Nets:
+def plain_nets(case: Case) -> networks.Nets:
     torch.manual_seed(0)
     widths = {"max_width": case.max_width, "base_width": case.base_width}
-    nets = plain.Nets(
-        plain.Generator(case.size, **widths),
-        plain.MappingNetwork(),
-        plain.StyleEncoder(case.size, **widths),
-        plain.Discriminator(case.size, **widths),
+    nets = networks.Nets(
+        networks.Generator(case.size, **widths),
+        networks.MappingNetwork(),
+        networks.StyleEncoder(case.size, **widths),
+        networks.Discriminator(case.size, **widths),
     )
     for net in vars(nets).values():
         net.to(DEVICE)

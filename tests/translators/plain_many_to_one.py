@@ -30,20 +30,19 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from plain_starganv2 import (
+from plain_networks import (
     SLOPE,
     AdainResBlk,
-    Hyper,
     InstanceNorm,
     Nets,
     ResBlk,
-    TrainerBase,
     classifier_trunk,
     generator_widths,
     initialise,
     mapping_head,
     mapping_shared,
 )
+from plain_starganv2 import Hyper, TrainerBase
 from torch import Tensor, nn
 
 

@@ -1,0 +1,87 @@
+"""Published StarGAN v2 weights: the same functions, in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from starganv2_cases import (
+    SIZE,
+    close,
+    published_nets,
+    published_weights,
+)
+
+from m2o_fast.m2o import Domain, ManyToOne
+from m2o_fast.translators.official import from_official
+from m2o_fast.translators.starganv2 import StarGANv2
+from m2o_fast.translators.starganv2_nets import StarGANv2Size
+
+
+def test_functions_are_the_published_networks() -> None:
+    nets = published_nets(domains=3)
+    translator = from_official(published_weights(nets), domains=["cat", "dog", "wild"])
+    x, z = torch.rand(4, 3, 32, 32) * 2 - 1, torch.randn(4, SIZE.latent_dim)
+    for k, name in enumerate(("cat", "dog", "wild")):
+        labels = torch.full((4,), k)
+        style = translator.map_style(z, name)
+        assert close(style, nets.mapping(z, labels))
+        assert close(translator.encode_style(x, name), nets.style_encoder(x, labels))
+        assert close(translator.discriminate(x, k), nets.discriminator(x, labels))
+        assert close(translator.translate(x, 0, name, style=style), nets.generator(x, style))
+        reference = torch.rand(4, 3, 32, 32)
+        expected = nets.generator(x, nets.style_encoder(reference, labels))
+        assert close(translator.translate(x, 0, name, reference=reference), expected)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_published_sizes_are_read_off_the_weights(prefix: str) -> None:
+    nets = published_nets(domains=3)
+    weights = {
+        net: {prefix + key: tensor for key, tensor in state.items()} for net, state in published_weights(nets).items()
+    }
+    del weights["discriminator"]
+    translator = from_official(weights)
+    assert translator.size == SIZE
+    assert [domain.name for domain in translator.domains] == ["domain0", "domain1", "domain2"]
+    with pytest.raises(ValueError, match="without a discriminator"):
+        translator.discriminate(torch.zeros(1, 3, 32, 32), 0)
+
+
+def test_misfitting_published_weights_are_listed() -> None:
+    weights = published_weights(published_nets())
+    weights["generator"]["extra.weight"] = torch.zeros(1)
+    del weights["style_encoder"]["unshared.0.bias"]
+    del weights["discriminator"]["main.5.weight"]
+    weights["generator"]["encode.0.conv1.weight"] = torch.zeros(5, 4, 3, 3)
+    with pytest.raises(ValueError) as error:
+        from_official(weights)
+    for part in (
+        "superfluous generator.extra.weight",
+        "missing style_encoder.unshared.0.bias",
+        "missing discriminator.main.5.weight",
+        "generator.encode.0.conv1.weight is [5, 4, 3, 3] instead of [4, 4, 3, 3]",
+    ):
+        assert part in str(error.value)
+    with pytest.raises(ValueError, match="missing nets: mapping_network"):
+        from_official({"generator": weights["generator"], "style_encoder": weights["style_encoder"]})
+    with pytest.raises(ValueError, match="w_hpf > 0"):
+        from_official({**weights, "generator": {**weights["generator"], "hpf.filter": torch.zeros(3, 3)}})
+    with pytest.raises(ValueError, match="2 domains, but 3 names"):
+        from_official(published_weights(published_nets()), domains=["a", "b", "c"])
+
+
+@pytest.mark.parametrize(
+    ("image_size", "max_width", "expected"),
+    [
+        (256, 512, (33_892_995, 2_438_272, 20_916_928, 20_852_290)),
+        (128, 512, (33_632_003, 2_438_272, 20_799_744, 20_735_106)),
+        (64, 256, (9_720_067, 2_438_272, 5_809_536, 5_777_154)),
+        (32, 128, (7_381_379, 2_438_272, 3_898_752, 3_882_498)),
+    ],
+)
+def test_parameter_counts_of_the_published_nets(image_size: int, max_width: int, expected: tuple[int, ...]) -> None:
+    size = StarGANv2Size(image_size, base_width=2**14 // image_size, max_width=max_width)
+    with torch.device("meta"):
+        translator = StarGANv2([Domain("a"), Domain("b")], ManyToOne.symmetric(), size)
+    counts = [sum(p.numel() for p in net.parameters()) for net in translator.children()]
+    assert tuple(counts) == expected
