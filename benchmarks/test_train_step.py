@@ -114,7 +114,7 @@ def fast_iteration(case: Case, samples: Samples) -> Callable[[], Tensor]:
         noise={"latent": samples.latents[swapped], "latent2": samples.latents2[swapped]},
     )
     count = iter(range(10**9))
-    return lambda: stepper(batch, next(count))["discriminator_latent/real"]
+    return lambda: stepper([batch], next(count)).losses["discriminator_latent/real"]
 
 
 ITERATIONS = {"plain": plain_iteration, "fast": fast_iteration}

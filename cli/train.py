@@ -55,6 +55,18 @@ def train(
     batch_size: Annotated[
         int | None, typer.Option(metavar="N", help="Source images per iteration.", rich_help_panel=_HOW)
     ] = None,
+    accumulate: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Work through each batch in N parts: less memory, the same numbers.",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="fp32, tf32 (NVIDIA GPUs) or bf16.", rich_help_panel=_HOW),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(metavar="N", help="Seed of everything random.", rich_help_panel=_HOW)
     ] = None,
@@ -108,6 +120,8 @@ def train(
         "data.dir": data_dir,
         "steps": steps,
         "batch_size": batch_size,
+        "accumulate": accumulate,
+        "precision": precision,
         "seed": seed,
         "device": device,
     }

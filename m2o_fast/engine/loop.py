@@ -26,6 +26,7 @@ from m2o_fast.engine.checkpoint import (
     write_checkpoint,
 )
 from m2o_fast.engine.config import dump_config
+from m2o_fast.engine.precision import check_precision, float32_products
 from m2o_fast.engine.processes import Processes, joined_processes
 from m2o_fast.engine.runlog import Log, RunLog, environment
 from m2o_fast.engine.runs import (
@@ -40,7 +41,7 @@ from m2o_fast.engine.samples import SampleGrid
 from m2o_fast.engine.schema import Config
 from m2o_fast.engine.signals import StopRequest
 from m2o_fast.engine.start import Start, claimed, find_start, with_fixed_schedule
-from m2o_fast.engine.step import NonFinite, Stepper, group_sizes
+from m2o_fast.engine.step import Stepper, StepResult, group_sizes
 from m2o_fast.errors import UserError
 from m2o_fast.randomness import torch_generator
 
@@ -105,9 +106,12 @@ def _follow(processes: Processes) -> tuple[Config, Path, Start]:
 
 
 def _check_shares(config: Config, processes: Processes) -> None:
-    if config.batch_size % processes.count:
+    shares = processes.count * config.accumulate
+    if config.batch_size % shares:
+        words = [f"{processes.count} processes"] * (processes.count > 1)
+        words += [f"{config.accumulate} parts (accumulate)"] * (config.accumulate > 1)
         raise UserError(
-            f"batch_size {config.batch_size} cannot be shared among {processes.count} processes; use a multiple of it"
+            f"batch_size {config.batch_size} cannot be shared among {' of '.join(words)}; use a multiple of {shares}"
         )
 
 
@@ -117,7 +121,7 @@ def _train(config: Config, run: Path, start: Start, quiet: bool, processes: Proc
     if processes.leads:
         _write_facts(config, run)
         log = RunLog(run, trainer.step, config.steps, config.batch_size, quiet=quiet)
-    with log, StopRequest() as stop:
+    with log, StopRequest() as stop, float32_products(config.precision):
         for problem in start.problems:
             log.warn(problem)
         for line in trainer.banner(resumed=start.checkpoint):
@@ -166,15 +170,18 @@ class Trainer:
             torch.set_num_threads(config.threads)
         self.config, self.run = config, run
         self.device = choose_device(config.device, self.processes)
+        check_precision(config.precision, self.device)
         dataset = open_split(config, "train")
         self.translator = build_translator(config, dataset.domains).to(self.device)
         self.averaged = copy.deepcopy(self.translator).eval().requires_grad_(False)
-        self.stepper = Stepper(self.translator, self.averaged, config.optim, self.processes)
-        share = config.model_copy(update={"batch_size": config.batch_size // self.processes.count})
+        self.stepper = Stepper(self.translator, self.averaged, config.optim, self.processes, config.precision)
+        self._shares = self.processes.count * config.accumulate
+        share = config.model_copy(update={"batch_size": config.batch_size // self._shares})
         self.sampler = build_sampler(share, dataset, self.translator.domains)
         self.samples = SampleGrid(open_split(config, "test"), self.translator, config.seed)
         self.images = dataset.count(0)
         self.step = self.skipped = self.skipped_in_a_row = 0
+        self._unread: list[tuple[int, torch.Tensor]] = []  # steps whose outcome the host has not looked at
         self._saved_at: int | None = None
         if checkpoint is not None and manifest is not None:
             load_training(checkpoint, self.translator, self.averaged, self.stepper.optimizers)
@@ -202,15 +209,22 @@ class Trainer:
     def run_until(self, steps: int, log: Log, stop: StopRequest) -> None:
         """Trains until ``steps`` steps are done or a stop is requested, and saves."""
         while self.step < steps and not self._must_stop(stop):
-            values = self._advance(log)
-            if self.step % self.config.log_every == 0 or self.step == steps:
-                log.tick(self.step, self._read(values), self.skipped)
-            if self.step % self.config.sample_every == 0 or self.step == steps:
+            result = self._advance(log)
+            if self._due(self.config.log_every, steps):
+                self._look_back(log)
+                log.tick(self.step, self._read(result), self.skipped)
+            if self._due(self.config.sample_every, steps):
                 self._save_samples(log)
-            # During a streak of skipped steps the weights may be on their way out: better keep what is saved.
-            if self.step % self.config.checkpoint_every == 0 and self.step < steps and not self.skipped_in_a_row:
-                self._save(log, last=False)
+            if self.step < steps and self._due(self.config.checkpoint_every, steps):
+                self._look_back(log)
+                # During a streak of skipped steps the weights may be on their way out: better keep what is saved.
+                if not self.skipped_in_a_row:
+                    self._save(log, last=False)
+        self._look_back(log)
         self._save(log, last=True)
+
+    def _due(self, every: int, steps: int) -> bool:
+        return self.step % every == 0 or self.step == steps
 
     def _must_stop(self, stop: StopRequest) -> bool:
         """Whether any process was asked to; all of them stop at the same step."""
@@ -219,51 +233,62 @@ class Trainer:
             stop.signal = agreed
         return bool(agreed)
 
-    def _read(self, values: Mapping[str, torch.Tensor]) -> dict[str, float]:
-        """The losses as numbers, of the whole batch."""
-        if not values:
+    def _read(self, result: StepResult) -> dict[str, float]:
+        """The losses as numbers, of the whole batch; none of a step that failed."""
+        if result.failed:
             return {}
-        together = torch.stack(list(values.values()))
+        together = torch.stack(list(result.losses.values()))
         self.processes.average([together])
-        return dict(zip(values, together.tolist(), strict=True))
+        return dict(zip(result.losses, together.tolist(), strict=True))
 
-    def _advance(self, log: Log) -> dict[str, torch.Tensor]:
+    def _advance(self, log: Log) -> StepResult:
         started = time.perf_counter()
-        batch = self.batch(self.step)
+        parts = self.batch(self.step)
         log.waited(time.perf_counter() - started)
-        values: dict[str, torch.Tensor] = {}
-        try:
-            values = self.stepper(batch, self.step)
-            self.skipped_in_a_row = 0
-        except NonFinite as error:
-            self.skipped += 1
-            self.skipped_in_a_row += 1
-            self._complain(log, str(error))
+        result = self.stepper(parts, self.step)
+        self._unread.append((self.step, result.failed))
         self.step += 1
         log.advance(self.step)
-        return values
+        return result
 
-    def batch(self, step: int) -> Batch:
-        """This process's share of a step's batch, with its noise, on the device.
+    def batch(self, step: int) -> list[Batch]:
+        """This process's share of a step's batch in ``accumulate`` equal parts, with their noise, on the device.
 
-        The whole batch is a pure function of the seed and the step, whatever the number of processes.
+        The whole batch is a pure function of the seed and the step, whatever the number of processes and parts.
         """
-        rank, count = self.processes.rank, self.processes.count
-        batch = self.sampler(step * count + rank)
         noise = self.translator.noise(self.config.batch_size, torch_generator(self.config.seed, "noise", step))
-        if count > 1:
-            rows = rows_of_share(step, self.config.batch_size, len(self.translator.domains), rank, count)
+        first = self.processes.rank * self.config.accumulate
+        return [self._part(step, share, noise) for share in range(first, first + self.config.accumulate)]
+
+    def _part(self, step: int, share: int, noise: Mapping[str, torch.Tensor]) -> Batch:
+        batch = self.sampler(step * self._shares + share)
+        if self._shares > 1:
+            rows = rows_of_share(step, self.config.batch_size, len(self.translator.domains), share, self._shares)
             noise = {name: numbers[rows] for name, numbers in noise.items()}
         return replace(batch, noise=noise).to(self.device)
 
-    def _complain(self, log: Log, phase: str) -> None:
-        log.warn(f"step {self.step}: the loss of phase {phase} is not finite; the step is skipped")
+    def _look_back(self, log: Log) -> None:
+        """Counts the steps since the last look that failed. Only here the host waits for the device to have done them.
+
+        Raises:
+            UserError: Too many failed in a row.
+        """
+        numbers = torch.stack([failed for _, failed in self._unread]).tolist() if self._unread else []
+        for (step, _), number in zip(self._unread, numbers, strict=True):
+            self.skipped_in_a_row = self.skipped_in_a_row + 1 if number else 0
+            if number:
+                self.skipped += 1
+                self._complain(log, step, self.translator.phases(step)[number - 1].name)
+        self._unread.clear()
+
+    def _complain(self, log: Log, step: int, phase: str) -> None:
+        log.warn(f"step {step}: the loss of phase {phase} is not finite; the step is skipped")
         if self.skipped_in_a_row < SKIPS_IN_A_ROW:
             return
         found = newest_checkpoint(self.run)
         kept = f"the last checkpoint is {found[0]}" if found else "there is no checkpoint yet"
         raise UserError(
-            f"{SKIPS_IN_A_ROW} steps in a row had a loss that is not finite (phase {phase}, step {self.step}); {kept}. "
+            f"{SKIPS_IN_A_ROW} steps in a row had a loss that is not finite (phase {phase}, step {step}); {kept}. "
             "Train anew with a lower optim.lr, or a higher loss.r1"
         )
 

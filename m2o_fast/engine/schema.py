@@ -193,6 +193,10 @@ class Config(_Section):
         log_every: Steps between two lines of the log.
         device: ``"auto"`` (CUDA where there is a device), ``"cpu"``, ``"cuda"`` or ``"cuda:<number>"``.
         threads: CPU threads; ``None`` leaves the choice to torch.
+        precision: ``"fp32"``; ``"tf32"`` (NVIDIA GPUs: float32 products with 10 bits of mantissa); ``"bf16"`` (forward
+            passes in bfloat16, what stays float32 multiplied as with tf32). Weights, optimizer, average, losses and R1
+            are float32 in all of them.
+        accumulate: Parts that a batch is processed in, each taking its share of the memory; the numbers stay the same.
     """
 
     variant: Annotated[str, AfterValidator(_known_variant)] = "hms"
@@ -209,6 +213,8 @@ class Config(_Section):
     log_every: Count = 20
     device: Annotated[str, AfterValidator(_known_device)] = "auto"
     threads: Threads | None = None
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    accumulate: Count = 1
 
     @model_validator(mode="after")
     def _agree(self) -> Config:

@@ -28,6 +28,7 @@ FREE_KEYS = frozenset(
         "log_every",
         "device",
         "threads",
+        "accumulate",
         "data.dir",
     }
 )

@@ -2,38 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from m2o_fast.batch import Batch
+from m2o_fast.engine.precision import autocast
 from m2o_fast.engine.processes import Processes
 from m2o_fast.engine.schema import OptimConfig
 from m2o_fast.translators import Translator
-from m2o_fast.translators.base import Iteration
+from m2o_fast.translators.base import Iteration, Phase
 
 
-class NonFinite(Exception):
-    """A loss or gradient of this iteration is not finite; the phase and those after it were not applied."""
+class StepResult(NamedTuple):
+    """What an iteration leaves on the device; reading it makes the host wait.
+
+    Attributes:
+        losses: Every phase's losses as ``"phase/part"``, 0-dimensional, of this process's share of the batch.
+        failed: int64, 0-dimensional: 0, or the number of the first phase, counted from 1, of which a loss or gradient
+            was not finite. That phase and those after it changed no weights.
+    """
+
+    losses: dict[str, Tensor]
+    failed: Tensor
 
 
 class Stepper:
-    """Owns the optimizers and the moving average of a translator.
+    """Owns the optimizers and the moving average of a translator; a single process never waits here for its GPU.
 
     Args:
         translator: The nets, already on their device.
         averaged: A copy that holds the exponential moving average of the groups that have one.
         config: Learning rates, betas, weight decay, decay of the average.
         processes: Those that train together; gradients are averaged over them once per phase.
+        precision: ``"fp32"``, ``"tf32"`` or ``"bf16"`` (:mod:`m2o_fast.engine.precision`).
     """
 
     def __init__(
-        self, translator: Translator, averaged: Translator, config: OptimConfig, processes: Processes | None = None
+        self,
+        translator: Translator,
+        averaged: Translator,
+        config: OptimConfig,
+        processes: Processes | None = None,
+        precision: str = "fp32",
     ) -> None:
         self.translator = translator
         self.processes = processes or Processes()
+        self.precision = precision
         self.parameters = {name: _parameters(nets) for name, nets in translator.groups().items()}
         self.optimizers = {
             # Weight decay is added to the gradient, as published; AdamW would decouple it.
@@ -52,36 +70,49 @@ class Stepper:
         self._sources = [p for name in groups for p in self.parameters[name]]
         self._average = get_ema_multi_avg_fn(config.ema)
 
-    def __call__(self, batch: Batch, index: int) -> dict[str, Tensor]:
-        """Runs iteration ``index``; returns every phase's losses as ``"phase/part"``, not yet read from the device.
+    def __call__(self, parts: Sequence[Batch], index: int) -> StepResult:
+        """Runs iteration ``index`` on a batch, given as one or more parts of equal size.
 
-        Raises:
-            NonFinite: A loss or gradient was not finite. No optimizer saw it.
+        With several parts, gradients add up within each phase before its one optimizer step, and no part keeps a
+        graph from one phase to the next: memory is that of one part, the numbers are those of the whole batch.
         """
-        iteration = Iteration(index)
-        parts: dict[str, Tensor] = {}
-        for phase in self.translator.phases(index):
-            loss, logged = self.translator.loss(phase.name, batch, iteration)
-            self._descend(loss, phase.groups, phase.name)
-            parts |= {f"{phase.name}/{name}": value for name, value in logged.items()}
+        losses: dict[str, Tensor] = {}
+        device = parts[0].to_target.device
+        failed = torch.zeros((), dtype=torch.int64, device=device)
+        shared = Iteration(index)
+        for number, phase in enumerate(self.translator.phases(index), start=1):
+            chosen = [parameter for group in phase.groups for parameter in self.parameters[group]]
+            for parameter in chosen:
+                parameter.grad = None
+            loss = torch.zeros((), device=device)
+            for part in parts:
+                iteration = shared if len(parts) == 1 else Iteration(index)
+                with autocast(self.precision, device):
+                    value, logged = self.translator.loss(phase.name, part, iteration)
+                (value / len(parts)).backward(inputs=chosen)
+                loss = loss + value.detach() / len(parts)
+                for name, tensor in logged.items():
+                    key = f"{phase.name}/{name}"
+                    losses[key] = losses.get(key, 0) + tensor / len(parts)
+            failed = self._descend(phase, number, loss, failed)
         self._average(self._averages, self._sources, 0)
-        return parts
+        return StepResult(losses, failed)
 
-    def _descend(self, loss: Tensor, groups: tuple[str, ...], name: str) -> None:
-        chosen = [parameter for group in groups for parameter in self.parameters[group]]
-        for parameter in chosen:
-            parameter.grad = None
-        loss.backward(inputs=chosen)
-        loss = loss.detach()
-        reached = [group for group in groups if any(p.grad is not None for p in self.parameters[group])]
+    def _descend(self, phase: Phase, number: int, loss: Tensor, failed: Tensor) -> Tensor:
+        """One step of the optimizers of a phase, unless it or one before it failed; returns what has failed now."""
+        reached = [group for group in phase.groups if any(p.grad is not None for p in self.parameters[group])]
         if self.processes.count > 1:
-            loss, reached = self._averaged(loss, groups, reached)
+            loss, reached = self._averaged(loss, phase.groups, reached)
         gradients = [p.grad for group in reached for p in self.parameters[group] if p.grad is not None]
-        if not torch.isfinite(loss + 0 * nn.utils.get_total_norm(gradients)):
-            raise NonFinite(name)
+        finite = torch.isfinite(loss + 0 * nn.utils.get_total_norm(gradients))
+        failed = torch.where((failed == 0) & ~finite, number, failed)
         for group in reached:
             _fill_missing(self.parameters[group])
-            self.optimizers[group].step()
+            optimizer = self.optimizers[group]
+            # Where it is 1, the fused kernel leaves weights and moments as they are.
+            optimizer.found_inf = (failed > 0).float()  # type: ignore[attr-defined]
+            optimizer.step()
+        return failed
 
     def _averaged(self, loss: Tensor, groups: Sequence[str], reached: Sequence[str]) -> tuple[Tensor, list[str]]:
         """The loss of all processes, with their gradients in place, and the groups that any of them reached."""
@@ -94,7 +125,7 @@ class Stepper:
         return loss, [group for group, flag in zip(groups, flags.tolist(), strict=True) if flag]
 
 
-def _parameters(nets: list[nn.Module]) -> list[nn.Parameter]:
+def _parameters(nets: Iterable[nn.Module]) -> list[nn.Parameter]:
     return [parameter for net in nets for parameter in net.parameters()]
 
 

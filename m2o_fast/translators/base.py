@@ -32,7 +32,7 @@ class Iteration:
 
     Attributes:
         index: 0-based number of the iteration; schedules are pure functions of it.
-        cache: Features and fakes that one phase leaves for the next. Emptied with the iteration.
+        cache: Features and fakes that one phase leaves for the next, which computes what it does not find there.
     """
 
     index: int

@@ -6,7 +6,8 @@ generator + mapping network + style encoder with latent-guided fakes, generator 
 
 The phases share what cannot have changed between them, so the numbers are those of computing everything anew: the
 content of x (style-free, and the generator stays put until its first phase), the latent-guided fake, and fakes of
-uni-modal targets, which no style tells apart.
+uni-modal targets, which no style tells apart. Where nothing may be kept between phases (a batch in several parts), each
+phase computes it for itself.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +57,14 @@ class StarGANv2Loss:
     cycle: float = 1.0
     diversity: float = 1.0
     diversity_steps: int = 100_000
+
+
+class _Latent(NamedTuple):
+    """What the latent-guided phases share: content in target order, styles and fakes by target domain."""
+
+    content: Tensor
+    style: dict[int, Tensor]
+    fakes: tuple[Tensor, ...]
 
 
 class StarGANv2(Translator):
@@ -136,7 +145,7 @@ class StarGANv2(Translator):
     def loss(self, phase: str, batch: Batch, iteration: Iteration) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a phase; phases must come in their order, since they share what they compute."""
         if phase == "discriminator_latent":
-            return self._discriminator_loss(batch, self._latent_fakes(batch, iteration))
+            return self._discriminator_loss(batch, self._latent(batch, iteration).fakes)
         if phase == "discriminator_reference":
             return self._discriminator_loss(batch, self._reference_fakes(batch, iteration))
         if phase == "generator_latent":
@@ -145,34 +154,39 @@ class StarGANv2(Translator):
             return self._generator_reference_loss(batch, iteration)
         raise ValueError(f"unknown phase {phase!r}; the phases are {', '.join(p.name for p in PHASES)}")
 
-    def _latent_fakes(self, batch: Batch, iteration: Iteration) -> tuple[Tensor, ...]:
+    def _latent(self, batch: Batch, iteration: Iteration) -> _Latent:
         """Fakes with graph: the generator's own phase takes the same ones, as neither net changes before it."""
-        cache = iteration.cache
-        cache["content"] = self.generator.encode(batch.source)[batch.to_target]
-        cache["style"] = self._map(batch, "latent")
-        cache["fakes"] = self._decode(cache["content"], cache["style"], batch)
-        return cache["fakes"]
+        if "latent" not in iteration.cache:
+            content = self.generator.encode(batch.source)[batch.to_target]
+            style = self._map(batch, "latent")
+            iteration.cache["latent"] = _Latent(content, style, self._decode(content, style, batch))
+        return iteration.cache["latent"]
 
+    @torch.no_grad()
     def _reference_fakes(self, batch: Batch, iteration: Iteration) -> tuple[Tensor, ...]:
-        cache = iteration.cache
-        with torch.no_grad():
-            styled = self._decode(cache["content"], self._encode(batch.reference), batch, only=self.styled)
-        return tuple(styled[k] if k in self.styled else cache["fakes"][k] for k in range(len(self.domains)))
+        style = self._encode(batch.reference)
+        latent: _Latent | None = iteration.cache.get("latent")
+        if latent is None:
+            return self._decode(self.generator.encode(batch.source)[batch.to_target], style, batch)
+        styled = self._decode(latent.content, style, batch, only=self.styled)
+        return tuple(styled[k] if k in self.styled else latent.fakes[k] for k in range(len(self.domains)))
 
     def _discriminator_loss(self, batch: Batch, fakes: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         discriminator = self._discriminator()
         images = [part.detach().requires_grad_() for part in batch.source]
-        real_logits = discriminator(images)
+        with torch.autocast(images[0].device.type, enabled=False):  # R1 squares gradients: too small for few digits
+            real_logits = discriminator(images)
+            penalty = r1_penalty(real_logits, images)
         parts = {
             "real": adversarial(real_logits, real=True),
             "fake": adversarial(discriminator([fake.detach() for fake in fakes]), real=False),
-            "r1": r1_penalty(real_logits, images),
+            "r1": penalty,
         }
         return parts["real"] + parts["fake"] + self.weights.r1 * parts["r1"], _detached(parts)
 
     def _generator_latent_loss(self, batch: Batch, iteration: Iteration) -> tuple[Tensor, dict[str, Tensor]]:
-        cache = iteration.cache
-        content, style, fakes = cache.pop("content"), cache.pop("style"), cache.pop("fakes")
+        content, style, fakes = self._latent(batch, iteration)
+        iteration.cache.clear()  # the backward pass that follows is the last to need that graph
         with torch.no_grad():
             others = self._decode(content, self._map(batch, "latent2", self.diverse), batch, only=self.diverse)
         return self._generator_loss(batch, iteration.index, fakes, others, style, self._encode(batch.source))

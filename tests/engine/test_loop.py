@@ -24,18 +24,6 @@ from m2o_fast.translators import StarGANv2
 pytestmark = pytest.mark.usefixtures("tiny_data")
 
 
-def stop_at(step: int, number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sends this process a signal while it works on step ``step``."""
-    batch = Trainer.batch
-
-    def interrupted(self: Trainer, index: int):
-        if index == step:
-            os.kill(os.getpid(), number)
-        return batch(self, index)
-
-    monkeypatch.setattr(Trainer, "batch", interrupted)
-
-
 def poison(steps: range, monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes the first generator loss of some steps NaN."""
     loss = StarGANv2.loss
@@ -48,27 +36,6 @@ def poison(steps: range, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # --- resume ---
-
-
-@pytest.mark.parametrize("variant", ["starganv2", "hmu", "hms"])
-@pytest.mark.parametrize("step", [0, 2, 4], ids=["first-step", "epoch-end", "mid-epoch"])
-def test_interrupted_run_ends_with_the_same_bytes(
-    variant: str, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Weights, averages, optimizers, metrics and samples: all files, byte for byte."""
-    style_op = "demod" if variant == "hmu" else "adain"
-    config = tiny_config(f"variant={variant}", f"model.style_op={style_op}", "keep_checkpoints=0")
-    assert train(config, tmp_path / "whole", quiet=True).exit_code == 0
-    with monkeypatch.context() as patch:
-        stop_at(step, signal.SIGTERM, patch)
-        stopped = train(config, tmp_path / "parts", quiet=True)
-    assert (stopped.step, stopped.exit_code) == (step + 1, 143)
-    resumed = train(config, tmp_path / "parts", "auto", quiet=True)
-    assert (resumed.step, resumed.exit_code) == (8, 0)
-    whole, parts = contents(tmp_path / "whole"), contents(tmp_path / "parts")
-    assert [name for name in whole if whole[name] != parts.get(name)] == []
-    assert {Path(name).parent.name for name in parts.keys() - whole.keys()} <= {f"step-{step + 1:08d}"}
-    assert len(whole["metrics.jsonl"].splitlines()) == 8
 
 
 def test_resume_before_any_checkpoint_starts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

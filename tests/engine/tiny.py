@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
+import pytest
 import torch
 
 from m2o_fast.data import ColorizedDigits
 from m2o_fast.engine.config import load_config
+from m2o_fast.engine.loop import Trainer
 from m2o_fast.engine.schema import Config
 
 #: images per split: with 2 draws of each domain and step, an epoch ends after every third step
@@ -33,3 +37,15 @@ def contents(run: Path) -> dict[str, bytes]:
         for path in sorted(run.rglob("*"))
         if path.is_file() and path.name not in ("timings.jsonl", "env.json")
     }
+
+
+def stop_at(step: int, number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sends this process a signal while it works on step ``step``."""
+    batch = Trainer.batch
+
+    def interrupted(self: Trainer, index: int):
+        if index == step:
+            os.kill(os.getpid(), number)
+        return batch(self, index)
+
+    monkeypatch.setattr(Trainer, "batch", interrupted)

@@ -56,7 +56,7 @@ def test_iteration_is_the_published_one() -> None:
             torch.stack([s.ref for s in samples]),
             torch.stack([s.ref2 for s in samples]),
         )
-        assert_same_losses(stepper(as_batch(samples, domains, pairs=False), index), theirs)
+        assert_same_losses(stepper([as_batch(samples, domains, pairs=False)], index).losses, theirs)
     expected = from_official(published_weights(nets))
     for name, parameter in translator.named_parameters():
         assert close(parameter, expected.get_parameter(name), 1e-10), name
@@ -82,7 +82,7 @@ def test_iteration_is_the_naive_many_to_one_one(domains: list[Domain], variant: 
     for index in range(2):
         samples = random_samples(domains, 6, paired=variant == "hms")
         theirs = naive.iteration(samples)
-        assert_same_losses(stepper(as_batch(samples, domains, pairs=variant == "hms"), index), theirs)
+        assert_same_losses(stepper([as_batch(samples, domains, pairs=variant == "hms")], index).losses, theirs)
     for net, module in vars(nets).items():
         for name, parameter in module.named_parameters():
             assert close(translator.get_parameter(our_name(net, name)), parameter, 1e-10), name
@@ -101,7 +101,7 @@ def test_phases_train_their_groups_only() -> None:
     stepped: list[str] = []
     for name, optimizer in stepper.optimizers.items():
         optimizer.register_step_post_hook(lambda *_, name=name: stepped.append(name))
-    stepper(as_batch(random_samples([COLOR, GRAY], 6), [COLOR, GRAY], pairs=False), 0)
+    stepper([as_batch(random_samples([COLOR, GRAY], 6), [COLOR, GRAY], pairs=False)], 0)
     assert stepped == ["discriminator", "discriminator", "generator", "mapping_network", "style_encoder", "generator"]
 
 
@@ -146,7 +146,7 @@ def test_batch_of_unimodal_targets_moves_no_style_net() -> None:
     before = copy.deepcopy(translator.state_dict())
     samples = [s for s in random_samples(domains, 40) if (s.source, s.target) == (1, 1)]
     assert samples
-    stepper(as_batch(samples, domains, pairs=True), 0)
+    stepper([as_batch(samples, domains, pairs=True)], 0)
     changed = {name.split(".")[0] for name, tensor in translator.state_dict().items() if not tensor.equal(before[name])}
     assert changed == {"generator", "discriminator"}
     assert not stepper.optimizers["mapping_network"].state
@@ -158,7 +158,7 @@ def test_style_encoder_learns_from_the_cycle_of_a_multimodal_source() -> None:
     translator = StarGANv2(domains, ManyToOne(), SIZE)
     stepper, _ = stepper_for(translator)
     samples = [s for s in random_samples(domains, 40) if (s.source, s.target) == (0, 1)]
-    stepper(as_batch(samples, domains, pairs=False), 0)
+    stepper([as_batch(samples, domains, pairs=False)], 0)
     assert stepper.optimizers["style_encoder"].state and not stepper.optimizers["mapping_network"].state
 
 
@@ -171,7 +171,7 @@ def test_masked_losses_divide_by_the_full_batch() -> None:
 
     def losses(chosen: list[Sample]) -> dict[str, Tensor]:
         stepper, _ = stepper_for(copy.deepcopy(translator))
-        return stepper(as_batch(chosen, domains, pairs=False), 0)
+        return stepper([as_batch(chosen, domains, pairs=False)], 0).losses
 
     # The first generator phase: the discriminator, which has moved by then, touches neither of the two losses.
     alone, mixed = losses(multi), losses(multi + uni)

@@ -1,0 +1,68 @@
+"""N steps are k steps, a stop and N - k steps, byte for byte."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+from tiny import contents, stop_at, tiny_config, tiny_digits
+
+from m2o_fast.engine.loop import train
+from m2o_fast.engine.schema import Config
+
+pytestmark = pytest.mark.usefixtures("tiny_data")
+STEPS = 6
+VARIANTS = {"starganv2": "adain", "hmu": "demod", "hms": "adain"}
+SETTINGS = [
+    pytest.param((variant, precision, parts), id=f"{variant}-{precision}-accumulate{parts}")
+    for variant in VARIANTS
+    for precision in ("fp32", "bf16")
+    for parts in (1, 2)
+]
+
+
+def config_of(setting: tuple[str, str, int]) -> Config:
+    variant, precision, parts = setting
+    words = [f"variant={variant}", f"model.style_op={VARIANTS[variant]}", f"precision={precision}"]
+    return tiny_config(*words, f"accumulate={parts}", f"steps={STEPS}", "keep_checkpoints=0", "sample_every=3")
+
+
+@pytest.fixture(scope="module", params=SETTINGS)
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, dict[str, bytes]]:
+    """A configuration and the files of its run without a stop."""
+    config, run = config_of(request.param), tmp_path_factory.mktemp("whole") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("m2o_fast.engine.runs.open_dataset", tiny_digits)
+        assert train(config, run, quiet=True).exit_code == 0
+    return config, contents(run)
+
+
+# with three steps per epoch
+@pytest.mark.parametrize("step", [0, 2, 4], ids=["first-step", "epoch-end", "mid-epoch"])
+def test_interrupted_run_ends_with_the_same_bytes(
+    whole: tuple[Config, dict[str, bytes]], step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights, averages, optimizers, metrics and samples: all files."""
+    config, wanted = whole
+    with monkeypatch.context() as patch:
+        stop_at(step, signal.SIGTERM, patch)
+        stopped = train(config, tmp_path / "parts", quiet=True)
+    assert (stopped.step, stopped.exit_code) == (step + 1, 143)
+    resumed = train(config, tmp_path / "parts", "auto", quiet=True)
+    assert (resumed.step, resumed.exit_code) == (STEPS, 0)
+    found = contents(tmp_path / "parts")
+    assert [name for name in wanted if wanted[name] != found.get(name)] == []
+    assert {Path(name).parent.name for name in found.keys() - wanted.keys()} <= {f"step-{step + 1:08d}"}
+    assert len(wanted["metrics.jsonl"].splitlines()) == STEPS
+
+
+def test_the_settings_differ_in_what_they_train(tmp_path: Path) -> None:
+    """Else the comparison above would say nothing about them."""
+    ends = {}
+    for parameter in SETTINGS:
+        name = parameter.id
+        if name.startswith("hms"):
+            train(config_of(parameter.values[0]).model_copy(update={"steps": 1}), tmp_path / name, quiet=True)
+            ends[name] = (tmp_path / name / "checkpoints" / "step-00000001" / "nets.safetensors").read_bytes()
+    assert len(set(ends.values())) == len(ends) == 4
