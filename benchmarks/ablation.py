@@ -1,9 +1,14 @@
 """Three variants, three seeds, equal steps: trains, measures, and writes docs/results.md.
 
     python benchmarks/ablation.py [--data digits] [--steps N] [--seeds 1 2 3] [--jobs 2]
+    python benchmarks/ablation.py --variants hms --paths fast plain      # is quality paid for speed?
+
+A path is how the numbers are computed: `fast` with the fused operations, `plain` with those of torch
+(M2O_BACKEND=reference), `bf16` as fast with --precision bf16.
 
 Every run is one `m2o-fast train` and one `m2o-fast eval` in a process of its own with one thread; finished runs are
-not trained again. Figures are kept in benchmarks/results/ablation-<data>.json, with the settings they belong to.
+not trained again. Figures are kept in benchmarks/results/ablation-<data>.json, with several paths in
+ablation-<data>-paths.json, with the settings they belong to.
 """
 
 from __future__ import annotations
@@ -30,6 +35,7 @@ COLUMNS = {
     "content MSE": ("gray->color", "content_mse", "{:.5f}"),
 }
 NAMES = {"starganv2": "StarGAN v2", "hmu": "HMU", "hms": "HMS"}
+PATHS = {"fast": "", "plain": ", plain torch", "bf16": ", bf16"}
 
 
 def main() -> None:
@@ -38,13 +44,15 @@ def main() -> None:
     parser.add_argument("--data", default="digits")
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--paths", nargs="+", choices=list(PATHS), default=["fast"])
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="runs at the same time")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "ablation")
     options = parser.parse_args()
-    settings = command("train", *arguments(options, "hms", options.seeds[0]), "--dry-run")
+    settings = command("train", *arguments(options, "fast", "hms", options.seeds[0]), "--dry-run")
     # Runs of other settings must not end up in the same table.
     options.folder = options.runs / f"{options.data}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
-    runs = [(variant, seed) for seed in options.seeds for variant in VARIANTS]
+    runs = [(path, variant, seed) for seed in options.seeds for path in options.paths for variant in options.variants]
     with ThreadPoolExecutor(options.jobs) as pool:
         results = list(pool.map(lambda run: measure(*run, options), runs))
     record = {
@@ -56,24 +64,27 @@ def main() -> None:
         "settings": settings,
         "runs": results,
     }
-    target = ROOT / "benchmarks" / "results" / f"ablation-{options.data}.json"
+    suffix = "-paths" * (len(options.paths) > 1)
+    target = ROOT / "benchmarks" / "results" / f"ablation-{options.data}{suffix}.json"
     target.write_text(json.dumps(record, indent=1) + "\n")
     write_results()
 
 
-def measure(variant: str, seed: int, options: argparse.Namespace) -> dict:
+def measure(path: str, variant: str, seed: int, options: argparse.Namespace) -> dict:
     """One run, trained (or gone on with) and evaluated."""
-    run = options.folder / f"{variant}-{seed}"
-    command("train", *arguments(options, variant, seed), "--run", str(run), "--resume", "auto", "--quiet")
+    run = options.folder / f"{path}-{variant}-{seed}"
+    settings = arguments(options, path, variant, seed)
+    command("train", *settings, "--run", str(run), "--resume", "auto", "--quiet", plain=path == "plain")
     result = json.loads(command("eval", str(run), "--json"))
-    print(f"{variant} seed {seed}: {result['directions']}", flush=True)
-    return {"variant": variant, "seed": seed, "directions": result["directions"], "protocol": result["protocol"]}
+    print(f"{variant}{PATHS[path]}, seed {seed}: {result['directions']}", flush=True)
+    named = {"path": path, "variant": variant, "seed": seed}
+    return {**named, "directions": result["directions"], "protocol": result["protocol"]}
 
 
-def arguments(options: argparse.Namespace, variant: str, seed: int) -> list[str]:
+def arguments(options: argparse.Namespace, path: str, variant: str, seed: int) -> list[str]:
     """What is trained, as options of m2o-fast train."""
     named = ["--variant", variant, "--data", options.data, "--steps", str(options.steps), "--seed", str(seed)]
-    return [*named, "--set", "threads=1"]
+    return [*named, "--set", "threads=1", "--precision", "bf16" if path == "bf16" else "fp32"]
 
 
 def commit() -> str:
@@ -82,9 +93,9 @@ def commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def command(*words: str) -> str:
-    """Output of an m2o-fast command; its errors go to the terminal."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def command(*words: str, plain: bool = False) -> str:
+    """Output of an m2o-fast command, run with the operations of torch if ``plain``; its errors go to the terminal."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"} | ({"M2O_BACKEND": "reference"} if plain else {})
     done = subprocess.run(
         [sys.executable, "-m", "m2o_fast.cli", *words], env=environment, stdout=subprocess.PIPE, text=True
     )
@@ -116,14 +127,16 @@ def section(record: dict) -> list[str]:
         f"| variant | {' | '.join(COLUMNS)} |",
         f"|---|{'---|' * len(COLUMNS)}",
     ]
-    for variant in VARIANTS:
-        runs = [run["directions"] for run in record["runs"] if run["variant"] == variant]
+    for path, variant in dict.fromkeys((run.get("path", "fast"), run["variant"]) for run in record["runs"]):
+        runs = [
+            run["directions"] for run in record["runs"] if (run.get("path", "fast"), run["variant"]) == (path, variant)
+        ]
         cells = []
         for direction, measure_name, form in COLUMNS.values():
             values = [run[direction][measure_name] for run in runs]
             spread = statistics.stdev(values) if len(values) > 1 else 0.0
             cells.append(f"{form.format(statistics.mean(values))} ± {form.format(spread)}")
-        lines.append(f"| {NAMES[variant]} | {' | '.join(cells)} |")
+        lines.append(f"| {NAMES[variant]}{PATHS[path]} | {' | '.join(cells)} |")
     return lines
 
 
