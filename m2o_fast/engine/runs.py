@@ -133,7 +133,7 @@ def build_translator(config: Config, domains: tuple[Domain, ...]) -> Translator:
             **config.model.model_dump(exclude={"base_width"}),
         },
         "weights": {
-            **config.loss.model_dump(include={"r1", "style", "cycle", "diversity"}),
+            **config.loss.model_dump(exclude={"supervised", "diversity_steps"}),
             "diversity_steps": config.diversity_steps,
         },
         "discriminator": True,

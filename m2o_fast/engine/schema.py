@@ -143,6 +143,10 @@ class LossConfig(_Section):
         diversity: Diversity at the first step; it falls linearly to 0.
         diversity_steps: Steps until it is 0; ``None``: all steps of the run.
         supervised: Supervised loss of HMS; hmu and starganv2 have none.
+        r1_every: **Changes the numbers.** 1 takes the R1 penalty in every step, as published; k only in every k-th,
+            with k times its weight (lazy regularization, arXiv 1912.04958, section 3.1, where k is 16).
+        merge_discriminator_steps: **Changes the numbers.** False trains the discriminator twice per iteration, as
+            published, with latent-guided and with reference-guided fakes; true once, on the mean of both losses.
     """
 
     r1: Weight = 1.0
@@ -151,6 +155,8 @@ class LossConfig(_Section):
     diversity: Weight = 1.0
     diversity_steps: Count | None = None
     supervised: Weight = 1.0
+    r1_every: Count = 1
+    merge_discriminator_steps: bool = False
 
 
 class OptimConfig(_Section):

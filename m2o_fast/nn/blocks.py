@@ -17,6 +17,7 @@ from m2o_fast.ops import (
     conv3x3_down2,
     demodulation,
     instance_norm_act,
+    leaky_relu_down2,
     modulated_conv2d,
     residual_merge,
     scale_bias_act,
@@ -147,7 +148,8 @@ class ResBlock(nn.Module):
         if self.conv1x1 is None:
             return residual_merge(self._residual(x), x, resample_b="down2" if self.downsample else None)
         # A bias-free 1x1 convolution commutes with the average: pooling first costs a quarter of the work.
-        shortcut = self.conv1x1(F.avg_pool2d(x, 2) if self.downsample else x)
+        # With slope 1 the activation does nothing, and the average is a kernel whose derivatives are kernels, too.
+        shortcut = self.conv1x1(leaky_relu_down2(x, slope=1.0) if self.downsample else x)
         return residual_merge(self._residual(x), shortcut)
 
     def _residual(self, x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from m2o_fast.m2o import Domain
 from m2o_fast.nn.blocks import InstanceNormAct, conv, leaky_relu
+from m2o_fast.ops._choices import feature_format
 
 
 class _DomainLayers(nn.ModuleDict):
@@ -42,7 +43,9 @@ class InputStem(_DomainLayers):
 
     def forward(self, images: Sequence[Tensor]) -> Tensor:
         """Per domain float ``[n_k, c_k, S, S]``, not all empty, to float ``[sum n_k, width, S, S]``."""
-        present = {k: part for k, part in enumerate(images) if part.shape[0]}
+        # Convolutions and fused operations keep the format of their input: what is chosen here holds for the whole net.
+        memory_format = feature_format(images[0].device.type)
+        present = {k: part.contiguous(memory_format=memory_format) for k, part in enumerate(images) if part.shape[0]}
         if self.shared:
             return self.layer(0)(_cat(list(present.values())))
         return _cat([self.layer(k)(part) for k, part in present.items()])

@@ -40,7 +40,15 @@ FOLDED: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
     },
 }
 
+#: Device type -> whether features are kept channels_last. CUDA: an expectation, what tensor cores read without a copy.
+CHANNELS_LAST: dict[str, bool] = {"cpu": True, "cuda": True}
+
 
 def folds(op: str, device: str, dtype: torch.dtype) -> bool:
     """Whether ``op`` folds its resampling into the convolution on this type of device."""
     return dtype in FOLDED[op].get(device, ())
+
+
+def feature_format(device: str) -> torch.memory_format:
+    """The memory format in which networks keep their features on this type of device."""
+    return torch.channels_last if CHANNELS_LAST.get(device) else torch.contiguous_format

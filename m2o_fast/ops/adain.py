@@ -159,13 +159,16 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     x, gamma, beta, ctx.eps, ctx.slope, ctx.one_plus, ctx.resample = inputs
     _, mean, rstd = output
     ctx.mark_non_differentiable(mean, rstd)
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(x, gamma, beta, mean, rstd)
 
 
 def _backward_through(fused: Callable[..., tuple[Tensor, Tensor, Tensor]]) -> Callable[..., tuple[Tensor | None, ...]]:
     """The derivative of the operator whose backward kernel is ``fused``."""
 
-    def backward(ctx: Any, grad: Tensor, *no_gradients: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, *no_gradients: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 7
         x, gamma, beta, mean, rstd = ctx.saved_tensors
         if torch.is_grad_enabled():
 

@@ -69,8 +69,10 @@ def _folds(op: str, x: Tensor, wish: bool | None) -> bool:
 
 def _spread(weight: Tensor) -> Tensor:
     """The full convolution of each 3x3 kernel with a 2x2 kernel of ones: ``[Co, Ci, 4, 4]``."""
-    ones = torch.ones((1, 1, 2, 2), dtype=weight.dtype, device=weight.device)
-    return F.conv2d(weight.reshape(-1, 1, 3, 3), ones, padding=1).reshape(*weight.shape[:2], 4, 4)
+    # As a product with a constant matrix: on a CPU, a convolution of single channels is 40 times as slow.
+    eye = torch.eye(3, dtype=weight.dtype, device=weight.device)
+    row = F.pad(eye, (0, 1)) + F.pad(eye, (1, 0))  # the same in one dimension
+    return (weight.reshape(-1, 9) @ torch.kron(row, row)).view(*weight.shape[:2], 4, 4)
 
 
 def _check(op: str, x: Tensor, weight: Tensor) -> None:

@@ -38,11 +38,14 @@ PHASES = (
     Phase("generator_latent", ("generator", "mapping_network", "style_encoder")),
     Phase("generator_reference", ("generator",)),
 )
+MERGED_PHASES = (Phase("discriminator", ("discriminator",)), *PHASES[2:])
 
 
 @dataclass(frozen=True)
 class StarGANv2Loss:
     """Loss weights; the supervised weight belongs to :class:`ManyToOne`.
+
+    The last two are cheaper than the published training and give other numbers; they are off unless asked for.
 
     Attributes:
         r1: Weight of the R1 penalty on real images.
@@ -50,6 +53,10 @@ class StarGANv2Loss:
         cycle: Weight of the cycle reconstruction.
         diversity: Weight of the diversity reward at the start.
         diversity_steps: Iterations over which it falls linearly to 0.
+        r1_every: The R1 penalty is taken in iterations 0, k, 2k, ... alone, times k (arXiv 1912.04958, section 3.1:
+            lazy regularization, here with Adam's settings unchanged).
+        merge_discriminator_steps: One discriminator step per iteration in place of two: real + R1 once, and the mean of
+            the losses on the latent-guided and on the reference-guided fakes.
     """
 
     r1: float = 1.0
@@ -57,6 +64,12 @@ class StarGANv2Loss:
     cycle: float = 1.0
     diversity: float = 1.0
     diversity_steps: int = 100_000
+    r1_every: int = 1
+    merge_discriminator_steps: bool = False
+
+    def __post_init__(self) -> None:
+        if self.r1_every < 1:
+            raise ValueError(f"r1_every must be at least 1, got {self.r1_every}")
 
 
 class _Latent(NamedTuple):
@@ -134,8 +147,8 @@ class StarGANv2(Translator):
         return ("generator", "mapping_network", "style_encoder")
 
     def phases(self, index: int) -> Sequence[Phase]:
-        """The published four, in every iteration."""
-        return PHASES
+        """The published four, in every iteration; three with merged discriminator steps."""
+        return MERGED_PHASES if self.weights.merge_discriminator_steps else PHASES
 
     def noise(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Two standard normal latents per sample, ``latent`` and ``latent2``, float ``[count, latent_dim]``."""
@@ -145,14 +158,19 @@ class StarGANv2(Translator):
     def loss(self, phase: str, batch: Batch, iteration: Iteration) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a phase; phases must come in their order, since they share what they compute."""
         if phase == "discriminator_latent":
-            return self._discriminator_loss(batch, self._latent(batch, iteration).fakes)
+            return self._discriminator_loss(batch, iteration.index, fake=self._latent(batch, iteration).fakes)
         if phase == "discriminator_reference":
-            return self._discriminator_loss(batch, self._reference_fakes(batch, iteration))
+            return self._discriminator_loss(batch, iteration.index, fake=self._reference_fakes(batch, iteration))
+        if phase == "discriminator":
+            latent = self._latent(batch, iteration).fakes
+            reference = self._reference_fakes(batch, iteration)
+            return self._discriminator_loss(batch, iteration.index, fake_latent=latent, fake_reference=reference)
         if phase == "generator_latent":
             return self._generator_latent_loss(batch, iteration)
         if phase == "generator_reference":
             return self._generator_reference_loss(batch, iteration)
-        raise ValueError(f"unknown phase {phase!r}; the phases are {', '.join(p.name for p in PHASES)}")
+        names = ", ".join(known.name for known in self.phases(iteration.index))
+        raise ValueError(f"unknown phase {phase!r}; the phases are {names}")
 
     def _latent(self, batch: Batch, iteration: Iteration) -> _Latent:
         """Fakes with graph: the generator's own phase takes the same ones, as neither net changes before it."""
@@ -171,18 +189,26 @@ class StarGANv2(Translator):
         styled = self._decode(latent.content, style, batch, only=self.styled)
         return tuple(styled[k] if k in self.styled else latent.fakes[k] for k in range(len(self.domains)))
 
-    def _discriminator_loss(self, batch: Batch, fakes: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        discriminator = self._discriminator()
-        images = [part.detach().requires_grad_() for part in batch.source]
-        with torch.autocast(images[0].device.type, enabled=False):  # R1 squares gradients: too small for few digits
-            real_logits = discriminator(images)
-            penalty = r1_penalty(real_logits, images)
-        parts = {
-            "real": adversarial(real_logits, real=True),
-            "fake": adversarial(discriminator([fake.detach() for fake in fakes]), real=False),
-            "r1": penalty,
-        }
-        return parts["real"] + parts["fake"] + self.weights.r1 * parts["r1"], _detached(parts)
+    def _discriminator_loss(
+        self, batch: Batch, index: int, **fakes: Sequence[Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """One set of fakes, or the mean over several; R1 where the iteration has it."""
+        discriminator, every = self._discriminator(), self.weights.r1_every
+        parts = {}
+        if index % every == 0:
+            images = [part.detach().requires_grad_() for part in batch.source]
+            with torch.autocast(images[0].device.type, enabled=False):  # it squares gradients: too small for few digits
+                real_logits = discriminator(images)
+                parts["r1"] = r1_penalty(real_logits, images)
+        else:
+            real_logits = discriminator(batch.source)
+        parts["real"] = adversarial(real_logits, real=True)
+        for name, images_of in fakes.items():
+            parts[name] = adversarial(discriminator([part.detach() for part in images_of]), real=False)
+        total = parts["real"] + sum(parts[name] for name in fakes) / len(fakes)
+        if "r1" in parts:
+            total = total + every * self.weights.r1 * parts["r1"]
+        return total, _detached(parts)
 
     def _generator_latent_loss(self, batch: Batch, iteration: Iteration) -> tuple[Tensor, dict[str, Tensor]]:
         content, style, fakes = self._latent(batch, iteration)

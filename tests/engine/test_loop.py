@@ -307,6 +307,16 @@ def test_more_steps_do_not_stretch_the_diversity_schedule(tmp_path: Path) -> Non
     assert contents(tmp_path / "run")[name] == contents(tmp_path / "whole")[name]
 
 
+def test_lazy_penalty_and_merged_steps_survive_a_resume(tmp_path: Path) -> None:
+    cheaper = ("loss.r1_every=3", "loss.merge_discriminator_steps=true")
+    train(tiny_config("steps=4", *cheaper), tmp_path / "run", quiet=True)
+    train(tiny_config("steps=8", *cheaper), tmp_path / "run", "auto", quiet=True)
+    train(tiny_config("steps=8", *cheaper), tmp_path / "whole", quiet=True)
+    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert ["discriminator/r1" in line for line in lines] == [index % 3 == 0 for index in range(8)]
+
+
 def test_hms_without_a_pair_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="data.pair_fraction 0.01 of 6 images is none"):
         train(tiny_config("data.pair_fraction=0.01"), tmp_path / "run", quiet=True)
