@@ -54,8 +54,10 @@ def poisoned(run: Path, steps: list[int]) -> int:
 
     def not_finite(self, phase, batch, iteration):
         value, parts = loss(self, phase, batch, iteration)
-        bad = os.environ["RANK"] == "1" and phase == "generator_latent" and iteration.index in steps
-        return (value * float("nan") if bad else value), parts
+        if os.environ["RANK"] == "1" and phase == "generator_latent" and iteration.index in steps:
+            nan = float("nan")
+            value = value + nan if iteration.index == steps[0] else value * nan  # the gradient is finite, or not either
+        return value, parts
 
     StarGANv2.loss = not_finite  # type: ignore[method-assign]
     return training(run)

@@ -23,7 +23,7 @@ import pytest
 from tiny import contents, tiny_config, tiny_digits
 
 from m2o_fast.engine import checkpoint
-from m2o_fast.engine.checkpoint import list_checkpoints, newest_checkpoint
+from m2o_fast.engine.checkpoint import checkpoint_folder, list_checkpoints, newest_checkpoint
 from m2o_fast.engine.loop import Trainer, train
 from m2o_fast.engine.runlog import Log, RunLog
 
@@ -73,10 +73,13 @@ class Scene:
     def __init__(self, trainer: Trainer) -> None:
         self.trainer, self._origin = trainer, trainer.run
 
-    def copy(self, folder: Path) -> Path:
-        """Where :meth:`save` saves next: a copy of the run."""
+    def copy(self, folder: Path, damaged: bool = False) -> Path:
+        """Where :meth:`save` saves next: a copy of the run, maybe with a damaged checkpoint of step 6."""
         shutil.rmtree(folder, ignore_errors=True)
         self.trainer.run = Path(shutil.copytree(self._origin, folder))
+        if damaged:
+            shutil.copytree(checkpoint_folder(folder, 4), checkpoint_folder(folder, 6))
+            (checkpoint_folder(folder, 6) / "manifest.json").unlink()
         return folder
 
     def save(self, log: Log | None = None, last: bool = True) -> None:
@@ -89,9 +92,9 @@ class Scene:
         self.save()
         return contents(folder)
 
-    def operations(self, folder: Path) -> list[str]:
+    def operations(self, folder: Path, damaged: bool = False) -> list[str]:
         """The names of all operations of a save."""
-        self.copy(folder)
+        self.copy(folder, damaged)
         names: list[str] = []
         with before_each_operation(lambda number, name: names.append(name)):
             self.save()
@@ -128,22 +131,30 @@ def killed_child(act: Callable[[], None]) -> int:
 
 
 def good(run: Path, whole: dict[str, bytes], before: dict[str, bytes]) -> str:
-    """The name of the newest good checkpoint, whose bytes must be right; it must be the newest of all, too."""
+    """The name of the newest good checkpoint, whose bytes must be right. No other one may have become damaged."""
     found = newest_checkpoint(run)
-    assert found is not None and found[0] == list_checkpoints(run)[-1]
-    name = f"checkpoints/{found[0].name}/"
-    there = {path: data for path, data in contents(run).items() if path.startswith(name)}
-    assert there == {path: data for path, data in {**before, **whole}.items() if path.startswith(name)}
+    assert found is not None
+    names = {path.name for path in list_checkpoints(run)}
+    after = contents(run)
+    assert all(part_of(after, name) == part_of(before, name) for name in names - {found[0].name})
+    assert part_of(after, found[0].name) == part_of({**before, **whole}, found[0].name)
     return found[0].name
 
 
-def test_a_kill_before_any_operation_leaves_the_old_or_the_new_checkpoint(scene: Scene, tmp_path: Path) -> None:
+def part_of(files: dict[str, bytes], name: str) -> dict[str, bytes]:
+    return {path: data for path, data in files.items() if path.startswith(f"checkpoints/{name}/")}
+
+
+@pytest.mark.parametrize("damaged", [False, True], ids=["new", "in-place-of-a-damaged-one"])
+def test_a_kill_before_any_operation_leaves_the_old_or_the_new_checkpoint(
+    damaged: bool, scene: Scene, tmp_path: Path
+) -> None:
     run, whole = tmp_path / "run", scene.whole(tmp_path / "whole")
-    names, before = scene.operations(run), contents(scene.copy(run))
+    names, before = scene.operations(run, damaged), contents(scene.copy(run, damaged))
     assert {"mkdir", "open", "write", "fsync", "rename", "unlink", "rmdir"} <= set(names)
     newest, states = [], set()
     for moment in range(len(names)):
-        scene.copy(run)
+        scene.copy(run, damaged)
 
         def save(moment: int = moment) -> None:
             with before_each_operation(lambda number, _: number == moment and os.kill(os.getpid(), signal.SIGKILL)):
