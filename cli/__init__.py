@@ -64,7 +64,8 @@ app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit code.
 
-    0: done. 1: a problem was found, or a bug in m2o_fast. 2: wrong input. 130 and 143: stopped by Ctrl-C and SIGTERM.
+    0: done. 1: a problem was found, or a bug in m2o_fast. 2: wrong input. 130, 143 and 75: stopped by Ctrl-C, SIGTERM
+    and SIGUSR1.
     Errors are one line on stderr; ``--debug``, anywhere on the line, adds the traceback.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)

@@ -199,11 +199,19 @@ def newest_checkpoint(run: Path) -> tuple[Path, dict[str, Any], list[str]] | Non
     return None
 
 
-def remove_old_checkpoints(run: Path, keep: int) -> None:
-    """Removes all but the ``keep`` newest checkpoints and what an interrupted write left; 0 keeps all."""
+def remove_leftovers(run: Path) -> None:
+    """Removes what interrupted writes and removals left behind."""
     for leftover in (run / "checkpoints").glob(f"{_LEFTOVER}*"):
         shutil.rmtree(leftover, ignore_errors=True)
-    for folder in list_checkpoints(run)[:-keep] if keep else []:
+
+
+def remove_old_checkpoints(run: Path, keep: int, step: int) -> None:
+    """Removes the checkpoints before ``step`` but for the newest, so that ``keep`` stay with that of ``step``; 0: all.
+
+    Later ones do not count: training went back behind them because they are damaged.
+    """
+    older = [folder for folder in list_checkpoints(run) if _step(folder) < step]
+    for folder in older[: max(len(older) + 1 - keep, 0)] if keep else []:
         _remove(folder)
 
 

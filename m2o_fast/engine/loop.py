@@ -17,10 +17,12 @@ from m2o_fast.batch import Batch
 from m2o_fast.data import rows_of_share
 from m2o_fast.data.files import replacing
 from m2o_fast.engine.checkpoint import (
+    CheckpointError,
     checkpoint_folder,
     load_training,
     newest_checkpoint,
     read_manifest,
+    remove_leftovers,
     remove_old_checkpoints,
     training_tensors,
     write_checkpoint,
@@ -55,7 +57,7 @@ class TrainResult:
     Attributes:
         run: The run folder.
         step: Steps that are done.
-        exit_code: 0: all steps done; 130 or 143: stopped by Ctrl-C or SIGTERM after saving.
+        exit_code: 0: all steps done; 130, 143 or 75: stopped by Ctrl-C, SIGTERM or SIGUSR1 after saving.
     """
 
     run: Path
@@ -121,7 +123,7 @@ def _train(config: Config, run: Path, start: Start, quiet: bool, processes: Proc
     if processes.leads:
         _write_facts(config, run)
         log = RunLog(run, trainer.step, config.steps, config.batch_size, quiet=quiet)
-    with log, StopRequest() as stop, float32_products(config.precision):
+    with log, StopRequest(alone=processes.count == 1) as stop, float32_products(config.precision):
         for problem in start.problems:
             log.warn(problem)
         for line in trainer.banner(resumed=start.checkpoint):
@@ -285,11 +287,13 @@ class Trainer:
         log.warn(f"step {step}: the loss of phase {phase} is not finite; the step is skipped")
         if self.skipped_in_a_row < SKIPS_IN_A_ROW:
             return
+        if not self.processes.leads:  # all of them come here; one message is enough
+            raise SystemExit(2)
         found = newest_checkpoint(self.run)
         kept = f"the last checkpoint is {found[0]}" if found else "there is no checkpoint yet"
         raise UserError(
-            f"{SKIPS_IN_A_ROW} steps in a row had a loss that is not finite (phase {phase}, step {step}); {kept}. "
-            "Train anew with a lower optim.lr, or a higher loss.r1"
+            f"{SKIPS_IN_A_ROW} steps in a row had a loss that is not finite (phase {phase}; seed {self.config.seed} "
+            f"and step {step} determine the batch); {kept}. Train anew with a lower optim.lr, or a higher loss.r1"
         )
 
     def _save_samples(self, log: Log) -> None:
@@ -311,14 +315,21 @@ class Trainer:
         }
         tensors = training_tensors(self.translator, self.averaged, self.stepper.optimizers)
         try:
-            write_checkpoint(checkpoint_folder(self.run, self.step), tensors, facts)
-            self._saved_at = self.step
-            remove_old_checkpoints(self.run, self.config.keep_checkpoints)
-        except OSError as error:
-            message = f"step {self.step} could not be saved: {error.strerror or error}; older checkpoints are kept"
+            remove_leftovers(self.run)  # they take up room
+            folder = write_checkpoint(checkpoint_folder(self.run, self.step), tensors, facts)
+            read_manifest(folder)  # older ones go only when this one can be read
+        except (OSError, CheckpointError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+            message = f"step {self.step} could not be saved: {reason}; older checkpoints are kept"
             if last:
                 raise UserError(f"{message}. Make room, then: m2o-fast train --run {self.run} --resume auto") from None
             log.warn(message)
+            return
+        self._saved_at = self.step
+        try:
+            remove_old_checkpoints(self.run, self.config.keep_checkpoints, self.step)
+        except OSError as error:
+            log.warn(f"old checkpoints could not be removed: {error}")
 
 
 @contextmanager

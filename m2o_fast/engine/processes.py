@@ -85,7 +85,7 @@ class Processes:
 
 def _number(name: str, default: int | None = None) -> int:
     text = os.environ.get(name, "" if default is None else str(default))
-    if not text.isdigit():
+    if not text.isdecimal():
         raise UserError(f"environment variable {name} must be a whole number, got {text!r}; start with torchrun")
     return int(text)
 
@@ -98,12 +98,12 @@ def joined_processes() -> Iterator[Processes]:
         UserError: The launcher's environment variables contradict each other, or the others cannot be reached.
     """
     count = _number("WORLD_SIZE", 1)
-    if count <= 1:
-        yield Processes()
-        return
-    rank = _number("RANK")
+    rank = _number("RANK", None if count > 1 else 0)
     if rank >= count:
         raise UserError(f"environment variable RANK must be below WORLD_SIZE = {count}, got {rank}")
+    if count == 1:
+        yield Processes()
+        return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     try:
         store, *_ = next(dist.rendezvous("env://", rank, count))

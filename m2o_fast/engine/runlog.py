@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from m2o_fast import __version__
+from m2o_fast.data.files import replacing
 
 METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
 
@@ -81,11 +84,13 @@ class RunLog(Log):
 
     def say(self, message: str) -> None:
         """One line for the person who waits."""
-        self._console.print(message, markup=False, soft_wrap=True)
+        with suppress(OSError):  # the output may go to a file on a full disk
+            self._console.print(message, markup=False, soft_wrap=True)
 
     def warn(self, message: str) -> None:
         """One line on stderr, also when quiet."""
-        print(f"m2o-fast: warning: {message}", file=sys.stderr, flush=True)
+        with suppress(OSError):  # the output may go to a file on a full disk
+            print(f"m2o-fast: warning: {message}", file=sys.stderr, flush=True)
 
     def waited(self, seconds: float) -> None:
         """Adds time that training spent waiting for data."""
@@ -120,8 +125,11 @@ class RunLog(Log):
 
     def _append(self, name: str, record: Mapping[str, Any]) -> None:
         try:
-            with open(self._folder / name, "a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+            with open(self._folder / name, "ab", buffering=0) as file:
+                line, end = (json.dumps(record) + "\n").encode(), file.tell()
+                if file.write(line) < len(line):  # there was room for a part of it only
+                    file.truncate(end)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:  # a full disk must not end a run whose weights are in memory
             if not self._write_failed:
                 self.warn(f"{self._folder / name}: {error.strerror}; training goes on without it")
@@ -165,9 +173,8 @@ def _drop_lines_after(path: Path, step: int) -> None:
                 kept.append(line)
         except (ValueError, KeyError, TypeError):
             continue
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_bytes(b"".join(kept))
-    os.replace(temporary, path)
+    with replacing(path) as file:
+        file.write(b"".join(kept))
 
 
 def environment() -> dict[str, Any]:

@@ -69,8 +69,10 @@ def claimed(run: Path) -> Iterator[None]:
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise UserError(f"{run}: another process is training this run; name another folder") from None
+        except OSError:  # a file system without locks, as some network drives are
+            pass
         yield
 
 

@@ -1,19 +1,21 @@
-"""Checkpoints: complete or not there, whatever kills the process; and loading them for use."""
+"""Loading checkpoints for use, and noticing damage. What happens while one is written: test_faults.py."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from tiny import contents, tiny_config
+from tiny import tiny_config
 
 import m2o_fast
-from m2o_fast.engine.checkpoint import list_checkpoints, load_weights, save_translator
+from m2o_fast.engine.checkpoint import (
+    CheckpointError,
+    list_checkpoints,
+    load_weights,
+    read_manifest,
+    save_translator,
+)
 from m2o_fast.engine.loop import train
 from m2o_fast.engine.runs import next_run
 from m2o_fast.errors import UserError
@@ -22,59 +24,6 @@ from m2o_fast.translators import StarGANv2, create
 from m2o_fast.translators.starganv2_nets import StarGANv2Size
 
 pytestmark = pytest.mark.usefixtures("tiny_data")
-
-# Trains, and dies by SIGKILL at one moment of saving the checkpoint of step 4.
-KILLED = """
-import os, signal, sys
-sys.path.insert(0, sys.argv[1])
-from pathlib import Path
-import m2o_fast.engine.checkpoint as checkpoint
-import m2o_fast.engine.runs as runs
-from m2o_fast.engine.loop import train
-from tiny import tiny_config, tiny_digits
-
-runs.open_dataset = tiny_digits
-moment, function = sys.argv[3].split(":"), None
-module = os if moment[0] == "rename" else checkpoint
-name = {"rename": "rename", "write": "_write", "flush": "_flush_folder"}[moment[0]]
-function = getattr(module, name)
-
-def deadly(*arguments):
-    mine = "step-00000004" in str(arguments[0]) and moment[1] in str(arguments[0])
-    if mine and moment[2] == "half":
-        Path(arguments[0]).write_bytes(arguments[1][: len(arguments[1]) // 2])
-    if mine and moment[2] != "after":
-        os.kill(os.getpid(), signal.SIGKILL)
-    result = function(*arguments)
-    if mine:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return result
-
-setattr(module, name, deadly)
-train(tiny_config("steps=6"), Path(sys.argv[2]), quiet=True)
-"""
-
-
-@pytest.mark.parametrize(
-    "moment",
-    ["write:nets:before", "write:optimizers:half", "write:manifest:half", "rename:step:before", "rename:step:after"],
-)
-def test_kill_while_saving_leaves_a_loadable_run(moment: str, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    arguments = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(run), moment]
-    killed = subprocess.run(arguments, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    newest = "step-00000004" if moment.endswith("after") else "step-00000002"
-    assert list_checkpoints(run)[-1].name == newest
-    assert m2o_fast.load(run).image_size == 32
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        train(tiny_config("steps=6"), run, "auto", quiet=True)
-        train(tiny_config("steps=6"), tmp_path / "whole", quiet=True)
-    finally:
-        torch.set_num_threads(threads)
-    assert contents(run) == contents(tmp_path / "whole")
 
 
 @pytest.fixture
@@ -157,3 +106,31 @@ def test_runs_are_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert next_run(tiny_config()) == Path("runs/hms-digits-001")
     (tmp_path / "runs" / "hms-digits-009").mkdir(parents=True)
     assert next_run(tiny_config()) == Path("runs/hms-digits-010")
+
+
+# --- damage ---
+
+
+def test_every_bit_of_a_manifest_is_guarded(translator: StarGANv2, tmp_path: Path) -> None:
+    folder = save_translator(translator, tmp_path / "saved")
+    path = folder / "manifest.json"
+    whole = path.read_bytes()
+    read_manifest(folder)
+    for bit in range(8 * len(whole)):
+        edited = bytearray(whole)
+        edited[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(edited)
+        with pytest.raises(CheckpointError, match="manifest.json|format"):
+            read_manifest(folder)
+
+
+@pytest.mark.parametrize("place", [0.0, 0.001, 0.3, 0.7, 1.0])
+def test_a_bit_anywhere_in_the_tensors_is_noticed(place: float, translator: StarGANv2, tmp_path: Path) -> None:
+    path = save_translator(translator, tmp_path / "saved") / "ema.safetensors"
+    data = bytearray(path.read_bytes())
+    for bit in (0, 7):
+        edited = data.copy()
+        edited[round(place * (len(data) - 1))] ^= 1 << bit
+        path.write_bytes(edited)
+        with pytest.raises(CheckpointError, match=f"{path} is damaged: its SHA-256"):
+            m2o_fast.load(tmp_path / "saved")

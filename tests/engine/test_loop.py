@@ -163,7 +163,9 @@ def test_nonfinite_steps_are_skipped_and_counted(
 
 def test_ten_nonfinite_steps_in_a_row_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     poison(range(3, 100), monkeypatch)
-    with pytest.raises(UserError, match="10 steps in a row .* the last checkpoint is .*step-00000002"):
+    with pytest.raises(
+        UserError, match="10 steps in a row .*seed 777 and step 12 .* the last checkpoint is .*step-00000002"
+    ):
         train(tiny_config("steps=50"), tmp_path / "run", quiet=True)
     weights = checkpoint_module.read_tensors(list_checkpoints(tmp_path / "run")[-1], "nets.safetensors")
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())

@@ -52,23 +52,23 @@ with joined_processes() as processes:
         Path(f"{out}.json").write_text(json.dumps(losses))
 """
 
-#: The command line, in which process 1 is killed in the middle of step 5, once.
+#: The command line, in which each process is killed in the middle of a step, once.
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 from m2o_fast.cli import main
 from m2o_fast.engine.loop import Trainer
-batch = Trainer.batch
+batch, moments = Trainer.batch, {1: 3, 0: 5}
 
 def deadly(self, step):
-    marker = Path(sys.argv[1])
-    if self.processes.rank == 1 and step == 5 and not marker.exists():
+    marker = Path(f"killed-{self.processes.rank}")
+    if step == moments[self.processes.rank] and not marker.exists():
         marker.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return batch(self, step)
 
 Trainer.batch = deadly
-sys.exit(main(sys.argv[2:]))
+sys.exit(main(sys.argv[1:]))
 """
 
 
@@ -189,22 +189,20 @@ def test_mistakes_end_all_processes_with_one_message(tmp_path: Path) -> None:
     assert other_errors == ""
 
 
-def test_killed_process_is_restarted_and_the_run_ends_with_the_same_bytes(tmp_path: Path) -> None:
+def test_killed_processes_are_restarted_and_the_run_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    """First the other process dies, then the leading one."""
+    whole = start(2, "-m", "m2o_fast.cli", *training(tmp_path / "whole"))
+    assert [code for code, *_ in outcomes(whole)] == [0, 0]
     (tmp_path / "killed.py").write_text(KILLED)
-    ends = []
-    for name, marker in (("whole", tmp_path), ("broken", tmp_path / "marker")):  # a marker that exists kills nobody
-        arguments = ["--", str(tmp_path / "killed.py"), str(marker), *training(Path("run"), "--resume", "auto")]
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
-        (tmp_path / name).mkdir()
-        done = subprocess.run(
-            [sys.executable, *launcher, *arguments],
-            cwd=tmp_path / name,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr
-        ends.append(contents(tmp_path / name / "run"))
-    assert (tmp_path / "marker").exists()
-    assert ends[0] == ends[1]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "2"]
+    done = subprocess.run(
+        [sys.executable, *launcher, "--", "killed.py", *training(Path("broken"), "--resume", "auto")],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "killed-0").exists() and (tmp_path / "killed-1").exists()
+    assert contents(tmp_path / "whole") == contents(tmp_path / "broken")

@@ -1,0 +1,71 @@
+"""Processes of one training, forked from a server that has imported everything: starting them takes no second."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["m2o_fast.cli", "m2o_fast.engine.loop", "torch._dynamo"])  # Adam needs the last one
+
+
+class Outcome(NamedTuple):
+    """How a process ended: its exit code (minus the signal that killed it) and what it printed."""
+
+    code: int | None
+    said: str
+    errors: str
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def together(count: int, folder: Path, target: Callable[..., int], *arguments: object) -> list[Outcome]:
+    """Calls ``target`` in ``count`` processes that find each other; one that hangs is killed and has exit code -9.
+
+    Args:
+        count: How many processes.
+        folder: An existing folder for what they print.
+        target: A function of a module; what it returns is the exit code. It sees the tiny data set.
+        arguments: What it is called with.
+    """
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
+    processes = []
+    for rank in range(count):
+        environment = {**where, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
+        printed = (str(folder / f"said-{rank}"), str(folder / f"errors-{rank}"))
+        processes.append(_CONTEXT.Process(target=_run, args=(environment, printed, target, arguments)))
+        processes[-1].start()
+    outcomes = []
+    for rank, process in enumerate(processes):
+        process.join(120)
+        if process.is_alive():
+            process.kill()
+            process.join()
+        texts = [(folder / f"{kind}-{rank}").read_text() for kind in ("said", "errors")]
+        outcomes.append(Outcome(process.exitcode, *texts))
+    return outcomes
+
+
+def _run(
+    environment: dict[str, str], printed: tuple[str, str], target: Callable[..., int], arguments: tuple[object, ...]
+) -> None:
+    for number, path in enumerate(printed, start=1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    os.environ.update(environment)
+    import torch
+    from tiny import tiny_digits
+
+    import m2o_fast.engine.runs as runs
+
+    torch.set_num_threads(1)
+    runs.open_dataset = tiny_digits  # type: ignore[assignment]
+    sys.exit(target(*arguments))

@@ -1,0 +1,39 @@
+"""There are no loader workers: a batch, its noise included, is a pure function of the step, whoever asks and when."""
+
+from __future__ import annotations
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tiny_config
+
+from m2o_fast.batch import Batch
+from m2o_fast.engine.loop import Trainer
+
+
+def tensors(batch: Batch) -> list[torch.Tensor]:
+    parts = [
+        part for value in vars(batch).values() for part in (value.values() if isinstance(value, dict) else [value])
+    ]
+    flat = [tensor for part in parts for tensor in (part if isinstance(part, tuple) else [part])]
+    return [tensor for tensor in flat if isinstance(tensor, torch.Tensor)]
+
+
+@pytest.mark.usefixtures("tiny_data")
+def test_batches_are_the_same_in_any_order_and_from_any_number_of_threads(tmp_path: Path) -> None:
+    """Over several epochs, with augmentation."""
+    settings = ("data.crop_probability=0.5", "data.flip_probability=0.5")
+    expected = [
+        tensors(trainer.batch(step)) for trainer in [Trainer(tiny_config(*settings), tmp_path)] for step in range(20)
+    ]
+    assert len(expected[0]) > 8
+    for workers in (1, 2, 4):
+        trainer, order = Trainer(tiny_config(*settings), tmp_path), list(range(20))
+        random.Random(workers).shuffle(order)
+        with ThreadPoolExecutor(workers) as pool:
+            batches = dict(zip(order, pool.map(trainer.batch, order), strict=True))
+        for step, first in enumerate(expected):
+            assert all(torch.equal(a, b) for a, b in zip(first, tensors(batches[step]), strict=True))
