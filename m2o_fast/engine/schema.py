@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, model_validator
 
 from m2o_fast.m2o import VARIANTS, ManyToOne
 
@@ -193,6 +193,7 @@ class Config(_Section):
         log_every: Steps between two lines of the log.
         device: ``"auto"`` (CUDA where there is a device), ``"cpu"``, ``"cuda"`` or ``"cuda:<number>"``.
         threads: CPU threads; ``None`` leaves the choice to torch.
+        tensorboard: Whether metrics and samples are also written for TensorBoard, which must be installed.
     """
 
     variant: Annotated[str, AfterValidator(_known_variant)] = "hms"
@@ -209,6 +210,7 @@ class Config(_Section):
     log_every: Count = 20
     device: Annotated[str, AfterValidator(_known_device)] = "auto"
     threads: Threads | None = None
+    tensorboard: StrictBool = False
 
     @model_validator(mode="after")
     def _agree(self) -> Config:

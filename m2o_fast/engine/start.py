@@ -29,6 +29,7 @@ FREE_KEYS = frozenset(
         "device",
         "threads",
         "data.dir",
+        "tensorboard",
     }
 )
 LOCK = ".lock"
