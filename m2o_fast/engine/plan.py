@@ -13,6 +13,7 @@ from m2o_fast.engine.memory import Memory, estimate_memory, free_memory
 from m2o_fast.engine.processes import Processes
 from m2o_fast.engine.schema import Config
 from m2o_fast.engine.step import group_sizes
+from m2o_fast.errors import UserError
 from m2o_fast.ops import backends
 from m2o_fast.ops._library import forced_backend
 from m2o_fast.translators import Translator
@@ -126,12 +127,19 @@ def make_plan(config: Config, translator: Translator, averaged: Translator, proc
 
 
 def kernels_in_use(device: str, *, modulation: bool) -> dict[str, dict[str, str]]:
-    """Operator family -> ``backend`` and ``why``, for the families that training on this type of device calls."""
+    """Operator family -> ``backend`` and ``why``, for the families that training on this type of device calls.
+
+    Raises:
+        UserError: A backend was demanded that cannot run here.
+    """
     found = backends()
     used: dict[str, dict[str, str]] = {}
     for family, ops in _FAMILIES.items():
         if family == "modulation" and not modulation:
             continue
+        for op in ops:
+            if not found[op][device]["available"].get(found[op][device]["chosen"], False):
+                raise UserError(f"{op} on {device}: {found[op][device]['why']}")
         served = {(found[op][device]["chosen"], _why(found[op][device])) for op in ops}
         names, reasons = zip(*sorted(served), strict=True)
         used[family] = {

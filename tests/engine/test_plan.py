@@ -59,12 +59,23 @@ def test_kernels_and_why() -> None:
 
 
 def test_kernels_where_the_native_library_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    facts = {"chosen": "reference", "why": "the fastest that is there; compiled: m2o_fast._C was not built"}
+    facts = {
+        "chosen": "reference",
+        "available": {"reference": True, "compiled": False},
+        "why": "the fastest that is there; compiled: m2o_fast._C was not built",
+    }
     monkeypatch.setattr(plan_module, "forced_backend", lambda: None)
     monkeypatch.setattr(plan_module, "backends", lambda: dict.fromkeys(sum(FAMILIES, ()), {"cpu": facts}))
     used = plan_module.kernels_in_use("cpu", modulation=False)
     expected = {"backend": "reference (plain torch)", "why": "because of compiled: m2o_fast._C was not built"}
     assert used == {"adain": expected, "residual": expected}
+
+
+def test_a_demand_that_cannot_be_met_is_an_error_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = {"chosen": "triton", "available": {"triton": False}, "why": "demanded, but not available: no triton"}
+    monkeypatch.setattr(plan_module, "backends", lambda: dict.fromkeys(sum(FAMILIES, ()), {"cpu": facts}))
+    with pytest.raises(UserError, match="adain_act on cpu: demanded, but not available: no triton"):
+        plan_module.kernels_in_use("cpu", modulation=False)
 
 
 FAMILIES = list(plan_module._FAMILIES.values())

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import IMAGES, tiny_config, tiny_digits
+from tiny import IMAGES, contents, tiny_config, tiny_digits
 
-from m2o_fast.engine.loop import train
+from m2o_fast.engine.loop import Trainer, train
 from m2o_fast.engine.watch import StyleWatch, color_spread, first_alarm
 from m2o_fast.m2o import ManyToOne
 from m2o_fast.translators import StarGANv2
@@ -20,7 +20,7 @@ EFFECT, SPREAD = "gray->color/style_effect", "gray->color/color_spread"
 class Painter:
     """Paints all of an image in one colour of its style; the domains are those of the digits."""
 
-    rules = ManyToOne()
+    rules = ManyToOne.symmetric()  # gray has a style, too, and rightly ignores it
     image_size = 32
 
     def __init__(self, how: str) -> None:
@@ -96,6 +96,27 @@ def test_color_spread_by_hand() -> None:
     images = torch.zeros(2, 3, 4, 4)
     images[1, 0] = 1  # means of the red channel 0 and 1: variance 1/4; of the other two 0
     assert color_spread(images) == pytest.approx((0.25 / 3) ** 0.5)
+
+
+@pytest.mark.usefixtures("tiny_data")
+def test_a_run_that_died_records_every_grid_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the grid of step 3, with step 2 as its newest checkpoint."""
+    config = tiny_config("steps=4", "sample_every=3", "checkpoint_every=2")
+    train(config, tmp_path / "whole", quiet=True)
+    batch = Trainer.batch
+
+    def deadly(self: Trainer, step: int):
+        if step == 3:
+            raise OSError("died")
+        return batch(self, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "batch", deadly)
+        with pytest.raises(OSError, match="died"):
+            train(config, tmp_path / "died", quiet=True)
+    assert len((tmp_path / "died" / "samples.jsonl").read_text().splitlines()) == 1
+    train(config, tmp_path / "died", "auto", quiet=True)
+    assert contents(tmp_path / "died") == contents(tmp_path / "whole")
 
 
 @pytest.mark.usefixtures("tiny_data")
