@@ -69,10 +69,11 @@ class Plan:
     def lines(self) -> list[str]:
         """The same for people."""
         share = self.batch_size // self.processes
+        each = " each" if self.processes > 1 else ""
         return [
             f"{self.variant} on {self.data}: {self.images} images, {self.steps} steps; "
             f"batch {self.batch_size} = {_counted(self.processes, 'process', 'processes')} x {share}",
-            f"device: {self.device} ({self.model}), {_counted(self.threads, 'thread', 'threads')}",
+            f"device: {self.device} ({self.model}), {_counted(self.threads, 'thread', 'threads')}{each}",
             f"kernels: {self._kernels()}",
             "parameters: " + ", ".join(f"{name.replace('_', ' ')} {size:,}" for name, size in self.parameters.items()),
             f"memory: {self._memory()}",

@@ -39,6 +39,7 @@ def test_the_batch_is_shared(tmp_path: Path) -> None:
     alone = Trainer(tiny_config(), tmp_path).plan()
     shared = Trainer(tiny_config(), tmp_path, processes=Processes(0, 2)).plan()
     assert "batch 4 = 2 processes x 2" in shared.lines()[0]
+    assert shared.lines()[1].endswith("each") and not alone.lines()[1].endswith("each")
     assert shared.memory.activations == pytest.approx(alone.memory.activations / 2, rel=0.01)
     assert shared.memory.moments == alone.memory.moments
 
