@@ -49,7 +49,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="runs at the same time")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "ablation")
     options = parser.parse_args()
-    settings = command("train", *arguments(options, "fast", "hms", options.seeds[0]), "--dry-run")
+    rehearsed = command("train", *arguments(options, "fast", "hms", options.seeds[0]), "--dry-run", "--json")
+    settings = json.dumps(json.loads(rehearsed)["settings"])
     # Runs of other settings must not end up in the same table.
     options.folder = options.runs / f"{options.data}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
     runs = [(path, variant, seed) for seed in options.seeds for path in options.paths for variant in options.variants]
@@ -61,7 +62,7 @@ def main() -> None:
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
         "torch": metadata.version("torch"),
         "commit": commit(),
-        "settings": settings,
+        "settings": json.loads(settings),
         "runs": results,
     }
     suffix = "-paths" * (len(options.paths) > 1)

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from m2o_fast import __version__
-from m2o_fast.cli import convert, data, doctor, evaluate, train, translate
+from m2o_fast.cli import bench, convert, data, doctor, evaluate, sim_scale, train, translate
 from m2o_fast.cli.texts import examples
 
 PROGRAM = "m2o-fast"
@@ -58,6 +58,8 @@ app.command("eval", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command("translate", epilog=translate.EXAMPLES)(translate.translate)
 app.command("convert", epilog=convert.EXAMPLES)(convert.convert)
 app.add_typer(data.app, name="data")
+app.add_typer(bench.app, name="bench")
+app.command("sim-scale", epilog=sim_scale.EXAMPLES)(sim_scale.sim_scale)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 
 

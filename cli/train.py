@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from m2o_fast.cli.texts import examples
+
+if TYPE_CHECKING:
+    from m2o_fast.engine.config import Config
 
 _WHAT, _HOW, _WHERE = "What to train", "How to train", "Where, and going on"
 
 EXAMPLES = examples(
     ("m2o-fast train", "HMS on real 8x8 digits, no download"),
     ("m2o-fast train --variant hmu --data mnist", "HMU on MNIST (see m2o-fast data fetch)"),
-    ("m2o-fast train --set optim.lr=2e-4 --dry-run", "look at the settings, train nothing"),
+    ("m2o-fast train --set optim.lr=2e-4 --dry-run > my.yaml", "what would run, and how long; keep it"),
     ("m2o-fast train --run runs/a --resume auto", "go on after a stop"),
     ("m2o-fast train --config runs/a/config.yaml", "the same run once more"),
 )
@@ -91,9 +95,23 @@ def train(
             rich_help_panel=_WHERE,
         ),
     ] = None,
+    tensorboard: Annotated[
+        bool,
+        typer.Option(
+            "--tensorboard", help="Write metrics and samples for TensorBoard as well.", rich_help_panel=_WHERE
+        ),
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.", rich_help_panel=_WHERE)] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the resolved settings as YAML and stop.", rich_help_panel=_WHERE)
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print what would run, how long it would take, and the resolved settings, as YAML; write nothing.",
+            rich_help_panel=_WHERE,
+        ),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="With --dry-run: print one JSON object.", rich_help_panel=_WHERE)
     ] = False,
 ) -> int:
     """Train a translator.
@@ -105,9 +123,11 @@ def train(
     Several processes, each with a share of every batch:
     torchrun --nproc-per-node 2 -m m2o_fast.cli -- train --run runs/a
     """
-    from m2o_fast.engine.config import dump_config, load_config
+    from m2o_fast.engine.config import load_config
     from m2o_fast.errors import UserError
 
+    if as_json and not dry_run:
+        raise UserError("--json goes with --dry-run: training prints its progress")
     if resume == "auto" and run is None:
         raise UserError("--resume auto needs --run DIR: the folder of the run to go on with")
     if config is None and run is not None:
@@ -124,14 +144,32 @@ def train(
         "precision": precision,
         "seed": seed,
         "device": device,
+        "tensorboard": tensorboard or None,
     }
     given = {key: value for key, value in options.items() if value is not None}
     settings = load_config(config, given, assignments or [])
     if dry_run:
-        typer.echo(dump_config(settings), nl=False)
+        _print_dry_run(settings, as_json)
         return 0
 
     from m2o_fast.engine.loop import train as run_training
 
     result = run_training(settings, run, resume or "never", quiet)
     return result.exit_code
+
+
+def _print_dry_run(settings: Config, as_json: bool) -> None:
+    """One JSON object, or YAML in which everything but the settings is a comment: a file for --config."""
+    from m2o_fast.engine.config import dump_config
+    from m2o_fast.engine.pace import dry_run
+
+    result = dry_run(settings)
+    if result is None:
+        return
+    lines = result.pop("lines", None) or [f"this would not run here: {' '.join(result['problem'].split())}"]
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    for line in lines:
+        typer.echo(f"# {line}")
+    typer.echo(dump_config(settings), nl=False)

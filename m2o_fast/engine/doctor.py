@@ -73,7 +73,7 @@ def _versions() -> dict[str, str | None]:
 
 
 def _devices(problems: list[str]) -> list[dict[str, Any]]:
-    cpu = {"name": "cpu", "model": _cpu_model(), "threads": torch.get_num_threads(), "cores": os.cpu_count()}
+    cpu = {"name": "cpu", "model": cpu_model(), "threads": torch.get_num_threads(), "cores": os.cpu_count()}
     if torch.version.cuda and not torch.cuda.is_available() and Path("/proc/driver/nvidia/version").exists():
         problems.append(
             f"there is an NVIDIA driver, but torch (CUDA {torch.version.cuda}) finds no GPU; is the driver new enough, "
@@ -82,7 +82,8 @@ def _devices(problems: list[str]) -> list[dict[str, Any]]:
     return [cpu, *(_cuda_device(index) for index in range(torch.cuda.device_count()))]
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """Name of this machine's processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -28,6 +28,8 @@ from m2o_fast.engine.checkpoint import (
     write_checkpoint,
 )
 from m2o_fast.engine.config import dump_config
+from m2o_fast.engine.memory import explains_out_of_memory
+from m2o_fast.engine.plan import Plan, make_plan
 from m2o_fast.engine.precision import check_precision, float32_products
 from m2o_fast.engine.processes import Processes, joined_processes
 from m2o_fast.engine.runlog import Log, RunLog, environment
@@ -43,7 +45,9 @@ from m2o_fast.engine.samples import SampleGrid
 from m2o_fast.engine.schema import Config
 from m2o_fast.engine.signals import StopRequest
 from m2o_fast.engine.start import Start, claimed, find_start, with_fixed_schedule
-from m2o_fast.engine.step import Stepper, StepResult, group_sizes
+from m2o_fast.engine.step import Stepper, StepResult
+from m2o_fast.engine.tensorboard import require_tensorboard
+from m2o_fast.engine.watch import StyleWatch
 from m2o_fast.errors import UserError
 from m2o_fast.randomness import torch_generator
 
@@ -84,11 +88,13 @@ def train(config: Config, run: Path | None, resume: str = "never", quiet: bool =
         if not processes.leads:
             return _train(*_follow(processes), quiet, processes)
         try:
+            if config.tensorboard:
+                require_tensorboard()
             run = next_run(config) if run is None else run
             config = with_fixed_schedule(config, run)
             start = find_start(config, run, resume)
             claim.enter_context(claimed(run))
-            _check_shares(config, processes)
+            check_shares(config, processes)
         except UserError as error:
             processes.tell({"error": str(error)})
             raise
@@ -107,7 +113,8 @@ def _follow(processes: Processes) -> tuple[Config, Path, Start]:
     return Config.model_validate(heard["config"]), Path(heard["run"]), start
 
 
-def _check_shares(config: Config, processes: Processes) -> None:
+def check_shares(config: Config, processes: Processes) -> None:
+    """Raises ``UserError`` where the batch cannot be shared equally."""
     shares = processes.count * config.accumulate
     if config.batch_size % shares:
         words = [f"{processes.count} processes"] * (processes.count > 1)
@@ -117,17 +124,21 @@ def _check_shares(config: Config, processes: Processes) -> None:
         )
 
 
+@explains_out_of_memory
 def _train(config: Config, run: Path, start: Start, quiet: bool, processes: Processes) -> TrainResult:
     trainer = Trainer(config, run, start.checkpoint, start.manifest, processes)
     log: Log = Log()
     if processes.leads:
         _write_facts(config, run)
-        log = RunLog(run, trainer.step, config.steps, config.batch_size, quiet=quiet)
+        sizes = (config.steps, config.batch_size)
+        log = RunLog(run, trainer.step, *sizes, quiet=quiet, tensorboard=config.tensorboard)
     with log, StopRequest(alone=processes.count == 1) as stop, float32_products(config.precision):
         for problem in start.problems:
             log.warn(problem)
-        for line in trainer.banner(resumed=start.checkpoint):
+        for line in [*trainer.plan().lines(), f"run folder: {run}"] if processes.leads and not quiet else []:
             log.say(line)
+        if start.checkpoint:
+            log.say(f"going on from {start.checkpoint}, step {trainer.step}")
         trainer.run_until(config.steps, log, stop)
         if trainer.step < config.steps:
             log.say(f"Stopped and saved at step {trainer.step}. Go on with: m2o-fast train --run {run} --resume auto")
@@ -180,7 +191,9 @@ class Trainer:
         self._shares = self.processes.count * config.accumulate
         share = config.model_copy(update={"batch_size": config.batch_size // self._shares})
         self.sampler = build_sampler(share, dataset, self.translator.domains)
-        self.samples = SampleGrid(open_split(config, "test"), self.translator, config.seed)
+        held_out = open_split(config, "test")
+        self.samples = SampleGrid(held_out, self.translator, config.seed)
+        self.watch = StyleWatch(held_out, self.translator, config)
         self.images = dataset.count(0)
         self.step = self.skipped = self.skipped_in_a_row = 0
         self._unread: list[tuple[int, torch.Tensor]] = []  # steps whose outcome the host has not looked at
@@ -191,27 +204,14 @@ class Trainer:
             self.skipped, self.skipped_in_a_row = manifest["skipped"], manifest["skipped_in_a_row"]
             self._saved_at = self.step if checkpoint == checkpoint_folder(run, self.step) else None
 
-    def banner(self, resumed: Path | None) -> list[str]:
-        """What is about to run, for the person who waits."""
-        config, sizes = self.config, group_sizes(self.translator)
-        lines = [
-            f"{config.variant} on {config.data.name}: {self.images} images, {config.steps} steps of {config.batch_size}"
-            f" on {self._hardware()}",
-            "parameters: " + ", ".join(f"{name.replace('_', ' ')} {size:,}" for name, size in sizes.items()),
-            f"run folder: {self.run}",
-        ]
-        return lines + ([f"going on from {resumed}, step {self.step}"] if resumed else [])
-
-    def _hardware(self) -> str:
-        threads = f"{torch.get_num_threads()} threads"
-        if self.processes.count == 1:
-            return f"{self.device}, {threads}"
-        return f"{self.processes.count} processes, {self.device.type}, {threads} each"
+    def plan(self) -> Plan:
+        """What is about to run."""
+        return make_plan(self.config, self.translator, self.averaged, self.processes, self.images)
 
     def run_until(self, steps: int, log: Log, stop: StopRequest) -> None:
         """Trains until ``steps`` steps are done or a stop is requested, and saves."""
         while self.step < steps and not self._must_stop(stop):
-            result = self._advance(log)
+            result = self.advance(log)
             if self._due(self.config.log_every, steps):
                 self._look_back(log)
                 log.tick(self.step, self._read(result), self.skipped)
@@ -243,7 +243,8 @@ class Trainer:
         self.processes.average([together])
         return dict(zip(result.losses, together.tolist(), strict=True))
 
-    def _advance(self, log: Log) -> StepResult:
+    def advance(self, log: Log) -> StepResult:
+        """Trains one step; nothing of its result has been read from the device yet."""
         started = time.perf_counter()
         parts = self.batch(self.step)
         log.waited(time.perf_counter() - started)
@@ -300,8 +301,14 @@ class Trainer:
         if not self.processes.leads:
             return
         with _going_on(log):
+            directions = self.samples.translate(self.averaged)
+            picture = self.samples.draw(self.averaged, directions)
             with replacing(self.run / "samples" / f"step-{self.step:08d}.png") as file:
-                self.samples.draw(self.averaged).save(file, format="PNG")
+                picture.save(file, format="PNG")
+            values = self.watch.measure(directions)
+            log.sampled(self.step, values, picture)
+            for warning in self.watch.alarms(self.step, values):
+                log.warn(warning)
 
     def _save(self, log: Log, *, last: bool) -> None:
         """Writes a checkpoint. A full disk does not end the run before its last step: older checkpoints stay."""

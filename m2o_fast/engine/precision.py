@@ -19,6 +19,13 @@ def check_precision(precision: str, device: torch.device) -> None:
         raise UserError("precision tf32 is a format of NVIDIA GPUs; on a CPU use fp32 or bf16")
 
 
+def precision_warning(precision: str, device: torch.device) -> str:
+    """What speaks against a format on this device; empty if nothing does."""
+    if precision == "bf16" and device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2"):
+        return "SLOW: this CPU has no bfloat16 arithmetic"
+    return ""
+
+
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
     """Where forward passes take place: with ``"bf16"``, convolutions and products are in bfloat16."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

@@ -8,19 +8,23 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from m2o_fast import __version__
 from m2o_fast.data.files import replacing
+from m2o_fast.engine.tensorboard import Board
 
-METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
+METRICS, TIMINGS, SAMPLES = "metrics.jsonl", "timings.jsonl", "samples.jsonl"
+#: Steps that tell how long a run will take; the first one is slower and left out.
+_PACE_STEPS = 5
 
 
 class Log:
@@ -47,12 +51,15 @@ class Log:
     def tick(self, step: int, values: Mapping[str, float], skipped: int) -> None:
         """Writes the losses of the step just done (as ``step`` steps are done) and the speed since the last tick."""
 
+    def sampled(self, step: int, values: Mapping[str, float], picture: Image.Image) -> None:
+        """Writes what was measured on the sample grid that was drawn as ``step`` steps are done."""
+
 
 class RunLog(Log):
     """Writes the metrics of a run and reports its progress.
 
-    ``metrics.jsonl`` holds only what the seed determines, so that a resumed run ends with the same bytes;
-    ``timings.jsonl`` holds what the machine determines.
+    ``metrics.jsonl`` and ``samples.jsonl`` hold only what the seed determines, so that a resumed run ends with the same
+    bytes; ``timings.jsonl`` holds what the machine determines.
 
     Args:
         folder: The run folder.
@@ -60,11 +67,15 @@ class RunLog(Log):
         total: All steps of the run.
         batch_size: Source images per step.
         quiet: Show nothing.
+        tensorboard: Write everything to TensorBoard as well.
     """
 
-    def __init__(self, folder: Path, first: int, total: int, batch_size: int, *, quiet: bool) -> None:
+    def __init__(
+        self, folder: Path, first: int, total: int, batch_size: int, *, quiet: bool, tensorboard: bool = False
+    ) -> None:
         self._folder, self._first, self._total, self._batch_size = folder, first, total, batch_size
-        for name in (METRICS, TIMINGS):
+        self._board = Board(folder, first) if tensorboard else None
+        for name in (METRICS, TIMINGS, SAMPLES):
             _drop_lines_after(folder / name, first)
         self._console = Console(quiet=quiet, highlight=False)
         self._bar = _progress_bar(self._console) if self._console.is_terminal and not quiet else None
@@ -72,6 +83,7 @@ class RunLog(Log):
         self._write_failed = False
         self._started = self._tick_start = time.perf_counter()
         self._tick_step, self._tick_wait = first, 0.0
+        self._pace_start = 0.0
 
     def __enter__(self) -> RunLog:
         if self._bar:
@@ -81,6 +93,7 @@ class RunLog(Log):
     def __exit__(self, *_: object) -> None:
         if self._bar:
             self._bar.stop()
+        self._on_board(lambda board: board.close())
 
     def say(self, message: str) -> None:
         """One line for the person who waits."""
@@ -100,6 +113,18 @@ class RunLog(Log):
         """``step`` steps are done."""
         if self._bar and self._task is not None:
             self._bar.update(self._task, completed=step)
+        if step == self._first + 1:
+            self._pace_start = time.perf_counter()
+        if step == self._first + _PACE_STEPS < self._total:
+            self._announce_pace(step, (time.perf_counter() - self._pace_start) / (_PACE_STEPS - 1))
+
+    def _announce_pace(self, step: int, seconds: float) -> None:
+        speed = self._batch_size / max(seconds, 1e-9)
+        time_left = _clock(seconds * (self._total - step))
+        self.say(
+            f"expected time: {time_left} at {speed:.0f} img/s, as in steps {self._first + 2} to {step}; "
+            "checkpoints and samples come on top"
+        )
 
     def tick(self, step: int, values: Mapping[str, float], skipped: int) -> None:
         """Writes the losses of the step just done (as ``step`` steps are done) and the speed since the last tick."""
@@ -113,6 +138,8 @@ class RunLog(Log):
         remaining = (now - self._started) / max(step - self._first, 1) * (self._total - step)
         self._append(METRICS, {"step": step, "skipped": skipped, **values})
         self._append(TIMINGS, {"step": step, "seconds": round(now - self._started, 3), **speed})
+        timings = {f"speed/{name}": value for name, value in speed.items()}
+        self._on_board(lambda board: board.write(step, {**values, **timings, "skipped": skipped}))
         note = f"{speed['images_per_second']:.0f} img/s, data wait {speed['data_wait_share']:.1%}"
         if skipped:
             note += f", {skipped} steps skipped"
@@ -122,6 +149,19 @@ class RunLog(Log):
             losses = ", ".join(f"{name} {value:.3f}" for name, value in _headline(values).items())
             self.say(f"step {step}/{self._total}, {note}, {_clock(remaining)} left, {losses}")
         self._tick_start, self._tick_step, self._tick_wait = now, step, 0.0
+
+    def sampled(self, step: int, values: Mapping[str, float], picture: Image.Image) -> None:
+        """Writes what was measured on the sample grid that was drawn as ``step`` steps are done."""
+        self._append(SAMPLES, {"step": step, **values})
+        self._on_board(lambda board: board.write(step, values, picture))
+
+    def _on_board(self, write: Callable[[Board], object]) -> None:
+        try:
+            if self._board:
+                write(self._board)
+        except OSError as error:  # as below; TensorBoard's writer does not recover
+            self._board = None
+            self.warn(f"TensorBoard: {error.strerror or error}; training goes on without it")
 
     def _append(self, name: str, record: Mapping[str, Any]) -> None:
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
@@ -34,15 +36,19 @@ class SampleGrid:
             images = dataset.images(k, range(min(COLUMNS, dataset.count(k)))) * 2 - 1
             self._images.append(images.expand(-1, domain.channels, -1, -1).contiguous())
 
-    def draw(self, translator: Translator) -> Image.Image:
-        """One picture: a labelled row of images for every source, style and reconstruction, direction by direction."""
-        domains = translator.domains
-        rows: dict[str, Tensor] = {}
-        for a, source in enumerate(domains):
-            for b, target in enumerate(domains):
-                if a != b:
-                    for label, images in self.rows(translator, a, b).items():
-                        rows[f"{source.name} to {target.name}: {label}"] = images
+    def translate(self, translator: Translator) -> dict[tuple[int, int], dict[str, Tensor]]:
+        """The rows of every direction (source, target) between two different domains."""
+        domains = range(len(translator.domains))
+        return {(a, b): self.rows(translator, a, b) for a in domains for b in domains if a != b}
+
+    def draw(self, translator: Translator, directions: Mapping[tuple[int, int], dict[str, Tensor]]) -> Image.Image:
+        """One picture of what :meth:`translate` gave: labelled rows, direction by direction."""
+        names = [domain.name for domain in translator.domains]
+        rows = {
+            f"{names[a]} to {names[b]}: {label}": images
+            for (a, b), rows_of_direction in directions.items()
+            for label, images in rows_of_direction.items()
+        }
         scale = max(1, _SMALLEST_TILE // translator.image_size)
         enlarged = [images.repeat_interleave(scale, 2).repeat_interleave(scale, 3) for images in rows.values()]
         return _labelled(to_pillow(image_grid(*enlarged, gap=_GAP)), list(rows))

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, model_validator
 
 from m2o_fast.m2o import VARIANTS, ManyToOne
 
@@ -203,6 +203,7 @@ class Config(_Section):
             passes in bfloat16, what stays float32 multiplied as with tf32). Weights, optimizer, average, losses and R1
             are float32 in all of them.
         accumulate: Parts that a batch is processed in, each taking its share of the memory; the numbers stay the same.
+        tensorboard: Whether metrics and samples are also written for TensorBoard, which must be installed.
     """
 
     variant: Annotated[str, AfterValidator(_known_variant)] = "hms"
@@ -221,6 +222,7 @@ class Config(_Section):
     threads: Threads | None = None
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     accumulate: Count = 1
+    tensorboard: StrictBool = False
 
     @model_validator(mode="after")
     def _agree(self) -> Config:

@@ -30,6 +30,7 @@ FREE_KEYS = frozenset(
         "threads",
         "accumulate",
         "data.dir",
+        "tensorboard",
     }
 )
 LOCK = ".lock"

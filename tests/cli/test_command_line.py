@@ -9,7 +9,19 @@ from m2o_fast import __version__
 from m2o_fast.cli import main
 from m2o_fast.engine.config import Config, dump_config, load_config
 
-COMMANDS = ["train", "eval", "translate", "convert", "data", "data fetch", "data check", "doctor"]
+COMMANDS = [
+    "train",
+    "eval",
+    "translate",
+    "convert",
+    "data",
+    "data fetch",
+    "data check",
+    "doctor",
+    "bench",
+    "bench train",
+]
+COMMANDS += ["sim-scale"]
 
 
 def test_no_help_page_imports_torch():
@@ -77,6 +89,15 @@ def test_python_module():
         ("train --config nowhere.yaml", "nowhere.yaml does not exist"),
         ("train --resume auto", "needs --run DIR"),
         ("train --steps 0 --dry-run", "must be greater than or equal to 1"),
+        ("train --json", "--json goes with --dry-run"),
+        ("bench", "Missing command (see m2o-fast bench --help)"),
+        ("bench train --steps 0", "Invalid value for '--steps'"),
+        ("bench train --set optim.lrr=3", "nearest: 'optim.lr'"),
+        ("bench train --data mnist --data-dir nowhere", "MNIST not found"),
+        ("sim-scale", "Missing option '--step-ms'"),
+        ("sim-scale --step-ms 0", "Invalid value for '--step-ms'"),
+        ("sim-scale --step-ms 1 --gpus 1,x", "Invalid value for --gpus: expected numbers such as 1,8,64"),
+        ("sim-scale --step-ms 1 --gpus 12", "do not fill nodes of 8"),
     ],
 )
 def test_wrong_input_is_one_line_and_code_2(arguments, hint, refused, tmp_path):

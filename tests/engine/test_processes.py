@@ -156,7 +156,7 @@ def test_leading_process_alone_writes_and_speaks(tmp_path: Path) -> None:
         start(2, "-m", "m2o_fast.cli", *training(tmp_path / "run"))
     )
     assert (code, other_code) == (0, 0), errors + other_errors
-    assert "2 processes, cpu, 1 threads each" in said and "Done: 8 steps" in said
+    assert "2 processes x 2" in said and "1 thread each" in said and "Done: 8 steps" in said
     assert other_said == other_errors == ""
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 8
 

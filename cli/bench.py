@@ -1,0 +1,66 @@
+"""``m2o-fast bench``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from m2o_fast.cli.texts import examples
+
+EXAMPLES = examples(
+    ("m2o-fast bench train", "how fast this machine trains HMS on digits"),
+    ("m2o-fast bench train --data mnist --set batch_size=32 --json", "another setting, for scripts"),
+    ("m2o-fast bench train --config runs/a/config.yaml --steps 100", "the settings of a run, longer"),
+)
+
+app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
+
+
+@app.callback(epilog=EXAMPLES)
+def _bench() -> None:
+    """Measure how fast this machine is; the kernels one by one: make bench."""
+
+
+@app.command(epilog=EXAMPLES)
+def train(
+    variant: Annotated[
+        str | None, typer.Option(metavar="NAME", help="hms, hmu or starganv2. [dim]\\[default: hms][/dim]")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="NAME", help="digits or mnist. [dim]\\[default: digits][/dim]")
+    ] = None,
+    data_dir: Annotated[str | None, typer.Option(metavar="DIR", help="Folder of the MNIST files.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="YAML file with settings; options win over it.")
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any setting of m2o-fast train; may be repeated."),
+    ] = None,
+    device: Annotated[str | None, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:<number>.")] = None,
+    steps: Annotated[int, typer.Option(metavar="N", min=1, help="Steps to measure, after a warm-up of 3.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Train a few steps, say how fast that went, and write nothing.
+
+    The median of the measured steps, data loading included, checkpoints and
+    samples not; and how long all steps of the settings would take.
+    """
+    from m2o_fast.engine.config import load_config
+    from m2o_fast.engine.pace import bench_training, pace_line
+
+    options = {"variant": variant, "data.name": data, "data.dir": data_dir, "device": device}
+    given = {key: value for key, value in options.items() if value is not None}
+    measured = bench_training(load_config(config, given, assignments or []), steps)
+    if measured is None:  # another process of the same launcher prints it
+        return
+    plan, pace = measured
+    if as_json:
+        typer.echo(json.dumps({"plan": plan.as_json(), "pace": pace.as_json()}))
+        return
+    for line in plan.lines():
+        typer.echo(line)
+    typer.echo(pace_line(pace))

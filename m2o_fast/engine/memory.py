@@ -1,0 +1,211 @@
+"""How much memory a run needs, said before its first step; and what to do where there was too little.
+
+What stays from step to step is counted exactly. What a step needs on top is measured on a batch so small that it
+fits, and scaled: the tensors that autograd saves grow with the number of images. Backward frees them as it goes, so
+they are the peak: on a CPU (eight configurations, torch's profiler), the peak of a step was 0.93 to 1.01 times what
+autograd saved in it, and that was overestimated by 2 to 6 percent; tests/engine/test_memory.py.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from m2o_fast.batch import Batch
+from m2o_fast.engine.checkpoint import list_checkpoints
+from m2o_fast.engine.precision import autocast
+from m2o_fast.engine.schema import Config
+from m2o_fast.errors import UserError
+from m2o_fast.translators import Translator
+from m2o_fast.translators.base import Iteration
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one process, beside torch itself.
+
+    Attributes:
+        weights: Parameters and buffers of all nets.
+        gradients: Their gradients.
+        moments: Adam's two moments and step counts.
+        averages: The copy of the nets that holds the moving average.
+        activations: Estimated: what a step needs on top of that at its peak, without the workspaces of libraries.
+    """
+
+    weights: int
+    gradients: int
+    moments: int
+    averages: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.gradients + self.moments + self.averages + self.activations
+
+
+def estimate_memory(translator: Translator, averaged: Translator, images: int, precision: str = "fp32") -> Memory:
+    """The memory that training needs. Runs the losses of a few blank images, without a backward pass.
+
+    Args:
+        translator: The nets on their device; not changed.
+        averaged: The copy for the moving average.
+        images: Source images that go through the nets at once.
+        precision: Number format of the run.
+    """
+    parameters = list(translator.parameters())
+    size = _bytes(parameters)
+    probe = blank_batch(translator)
+    return Memory(
+        weights=size + _bytes(translator.buffers()),
+        gradients=size,
+        moments=2 * size + 4 * len(parameters),
+        averages=_bytes(averaged.parameters()) + _bytes(averaged.buffers()),
+        activations=saved_bytes(translator, probe, precision) * images // probe.size,
+    )
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def blank_batch(translator: Translator) -> Batch:
+    """A batch of black images on the translator's device in which every ordered pair of domains occurs once."""
+    domains = len(translator.domains)
+    parameter = next(translator.parameters())
+
+    def images() -> tuple[Tensor, ...]:
+        side = translator.image_size
+        return tuple(parameter.new_full((domains, domain.channels, side, side), -1) for domain in translator.domains)
+
+    pairs = torch.arange(domains**2, device=parameter.device).view(domains, domains)
+    known = translator.rules.supervised_weight > 0
+    return Batch(
+        source=images(),
+        to_target=pairs.T.reshape(-1),
+        target_counts=(domains,) * domains,
+        reference=images(),
+        reference2=images(),
+        paired=images() if known else (),
+        has_pair=torch.ones_like(pairs.view(-1), dtype=torch.bool) if known else None,
+        noise=translator.noise(domains**2, torch.Generator().manual_seed(0)),
+    ).to(parameter.device, parameter.dtype)
+
+
+def saved_bytes(translator: Translator, batch: Batch, precision: str = "fp32") -> int:
+    """The most that autograd keeps for backward passes at one time of an iteration, weights and images left out."""
+    held = _Held([*translator.parameters(), *batch.source, *batch.reference, *batch.reference2, *batch.paired])
+    iteration = Iteration(0)
+    with saved_tensors_hooks(held.pack, lambda kept: kept.tensor):
+        for phase in translator.phases(0):
+            with autocast(precision, batch.to_target.device):
+                translator.loss(phase.name, batch, iteration)
+    return held.peak
+
+
+class _Kept:
+    """A tensor in autograd's hands; that it is dropped shows when this object goes."""
+
+    __slots__ = ("_held", "tensor")
+
+    def __init__(self, tensor: Tensor, held: _Held) -> None:
+        self.tensor, self._held = tensor, held
+
+    def __del__(self) -> None:
+        self._held.drop(self.tensor)
+
+
+class _Held:
+    """Counts the memory that saved tensors hold, every storage once."""
+
+    def __init__(self, known: Iterable[Tensor]) -> None:
+        self._known = {tensor.untyped_storage().data_ptr() for tensor in known}
+        self._holders: Counter[int] = Counter()
+        self.now = self.peak = 0
+
+    def pack(self, tensor: Tensor) -> _Kept:
+        """What autograd keeps in place of ``tensor``."""
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._known:
+            if not self._holders[storage.data_ptr()]:
+                self.now += storage.nbytes()
+                self.peak = max(self.peak, self.now)
+            self._holders[storage.data_ptr()] += 1
+        return _Kept(tensor.detach(), self)
+
+    def drop(self, tensor: Tensor) -> None:
+        """Autograd let go of ``tensor``."""
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._known:
+            self._holders[storage.data_ptr()] -= 1
+            if not self._holders[storage.data_ptr()]:
+                self.now -= storage.nbytes()
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that are free on a device; ``None`` where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return None
+
+
+# --- too little ---
+
+Rest = ParamSpec("Rest")
+Result = TypeVar("Result")
+_Training = Callable[Concatenate[Config, Path, Rest], Result]
+
+
+def explains_out_of_memory(function: _Training[Rest, Result]) -> _Training[Rest, Result]:
+    """Lets a function of a configuration and a run folder say in one line what helps when memory runs out."""
+
+    @functools.wraps(function)
+    def explained(config: Config, run: Path, *arguments: Rest.args, **options: Rest.kwargs) -> Result:
+        try:
+            return function(config, run, *arguments, **options)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(f"out of memory: {_what_helps(config)}; {_what_is_kept(config, run)}") from error
+
+    return explained
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on a GPU or a CPU."""
+    words = str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and ("DefaultCPUAllocator" in words or "can't allocate memory" in words)
+    )
+
+
+def _what_helps(config: Config) -> str:
+    sizes: dict[str, Any] = {
+        "batch_size": config.batch_size,
+        "model.base_width": config.base_width,
+        "model.max_width": config.model.max_width,
+        "data.image_size": config.data.image_size,
+    }
+    lower = " or ".join(f"{key} (now {value})" for key, value in sizes.items())
+    return f"raise accumulate (now {config.accumulate}), which keeps the numbers, or lower {lower}"
+
+
+def _what_is_kept(config: Config, run: Path) -> str:
+    saved = list_checkpoints(run)
+    if not saved:
+        return "nothing was saved yet"
+    parts = next((n for n in range(config.accumulate + 1, config.batch_size) if config.batch_size % n == 0), 0)
+    smaller = f" --accumulate {parts}" if parts else ""
+    return f"{saved[-1]} is kept; go on with: m2o-fast train --run {run} --resume auto{smaller}"

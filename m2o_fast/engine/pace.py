@@ -1,0 +1,149 @@
+"""How fast a configuration trains on this machine, from a few steps that leave nothing behind; and the dry run."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from m2o_fast.engine.loop import Trainer, check_shares
+from m2o_fast.engine.memory import explains_out_of_memory
+from m2o_fast.engine.plan import Plan
+from m2o_fast.engine.precision import float32_products
+from m2o_fast.engine.processes import Processes, joined_processes
+from m2o_fast.engine.runlog import Log
+from m2o_fast.engine.schema import Config
+from m2o_fast.errors import UserError
+
+WARM_UP = 3
+#: a dry run measures no longer than this, but one step at least
+_DRY_SECONDS = 3.0
+#: a folder that is not there, for a trainer that never saves
+_NOWHERE = Path("nowhere") / "at-all"
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast training goes.
+
+    Attributes:
+        seconds_per_step: Median over the measured steps.
+        images_per_second: Source images, of all processes together.
+        hours: What all steps of the configuration take at this pace, without checkpoints and samples.
+        measured_steps: How many steps were measured.
+        warm_up_steps: How many steps before them were not.
+    """
+
+    seconds_per_step: float
+    images_per_second: float
+    hours: float
+    measured_steps: int
+    warm_up_steps: int
+
+    @property
+    def steps_per_second(self) -> float:
+        """Training iterations per second."""
+        return 1 / self.seconds_per_step
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain JSON values."""
+        return {**vars(self), "steps_per_second": self.steps_per_second}
+
+
+def measure_pace(trainer: Trainer, steps: int, warm_up: int, limit: float | None = None) -> Pace:
+    """Trains a few steps and times them; the trainer's nets are worth nothing afterwards.
+
+    Args:
+        trainer: What is measured.
+        steps: Steps to measure.
+        warm_up: Steps before them.
+        limit: Seconds after which no further step is begun; where not even a step behind the warm-up was done by
+            then, the last one of the warm-up counts.
+    """
+    seconds: list[float] = []
+    began = time.perf_counter()
+    while len(seconds) < warm_up + steps:
+        started = time.perf_counter()
+        trainer.advance(Log())
+        if trainer.device.type == "cuda":
+            torch.cuda.synchronize(trainer.device)
+        seconds.append(time.perf_counter() - started)
+        late = limit is not None and time.perf_counter() - began > limit
+        if trainer.processes.agree_on_largest(int(late)):
+            break
+    measured = seconds[warm_up:] or seconds[-1:]
+    median = statistics.median(measured)
+    config = trainer.config
+    return Pace(
+        seconds_per_step=median,
+        images_per_second=config.batch_size / median,
+        hours=median * config.steps / 3600,
+        measured_steps=len(measured),
+        warm_up_steps=len(seconds) - len(measured),
+    )
+
+
+def bench_training(config: Config, steps: int) -> tuple[Plan, Pace] | None:
+    """The pace of a configuration on this machine. Writes nothing.
+
+    Args:
+        config: What would be trained.
+        steps: Steps to measure, after a warm-up.
+
+    Returns:
+        What was trained and how fast; ``None`` in all processes but the leading one.
+
+    Raises:
+        UserError: It cannot be trained here: no data, no device, too little memory.
+    """
+    with joined_processes() as processes:
+        measured = _rehearse(config, _NOWHERE, processes, steps, WARM_UP)
+        return measured if processes.leads else None
+
+
+def dry_run(config: Config) -> dict[str, Any] | None:
+    """What training with a configuration would do. Writes nothing.
+
+    Returns:
+        ``settings``, nested; ``plan`` and ``pace`` as JSON values, and ``lines``, the same for people; where
+        training would fail, ``problem`` in place of these. ``None`` in all processes but the leading one.
+    """
+    result: dict[str, Any] = {"settings": config.model_dump(mode="json")}
+    with joined_processes() as processes:
+        try:
+            plan, pace = _rehearse(config, _NOWHERE, processes, steps=3, warm_up=1, limit=_DRY_SECONDS)
+        except UserError as error:
+            result |= {"problem": str(error)}
+        else:
+            result |= {"plan": plan.as_json(), "pace": pace.as_json(), "lines": [*plan.lines(), pace_line(pace)]}
+        return result if processes.leads else None
+
+
+@explains_out_of_memory
+def _rehearse(
+    config: Config, run: Path, processes: Processes, steps: int, warm_up: int, limit: float | None = None
+) -> tuple[Plan, Pace]:
+    check_shares(config, processes)
+    trainer = Trainer(config, run, processes=processes)
+    with float32_products(config.precision):
+        return trainer.plan(), measure_pace(trainer, steps, warm_up, limit)
+
+
+def pace_line(pace: Pace) -> str:
+    """The pace for people."""
+    behind = f" after {pace.warm_up_steps} of warm-up" if pace.warm_up_steps else ""
+    return (
+        f"expected time: {duration(pace.hours)} at {pace.images_per_second:.1f} img/s "
+        f"({pace.steps_per_second:.2f} steps/s), the median of {pace.measured_steps} measured steps{behind}"
+    )
+
+
+def duration(hours: float) -> str:
+    """Hours in the unit that fits: seconds, minutes or hours."""
+    if hours < 1 / 60:
+        return f"{hours * 3600:.0f} s"
+    return f"{hours * 60:.0f} min" if hours < 2 else f"{hours:.1f} h"

@@ -1,0 +1,174 @@
+"""The memory estimate against what training really allocates, and what is said when there is too little."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tiny_config
+from torch.profiler import ProfilerActivity, profile
+
+from m2o_fast.engine.checkpoint import list_checkpoints
+from m2o_fast.engine.loop import Trainer, train
+from m2o_fast.engine.memory import (
+    blank_batch,
+    estimate_memory,
+    explains_out_of_memory,
+    free_memory,
+    is_out_of_memory,
+    saved_bytes,
+)
+from m2o_fast.engine.runlog import Log
+from m2o_fast.errors import UserError
+from m2o_fast.translators import StarGANv2
+
+pytestmark = pytest.mark.usefixtures("tiny_data")
+
+CASES = [
+    ("variant=hms", "batch_size=16"),
+    ("variant=hmu", "batch_size=8", "data.image_size=32", "model.base_width=16", "model.max_width=32"),
+    ("variant=starganv2", "batch_size=12", "model.style_op=demod"),
+]
+
+
+def size_of(tensors) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case[0])
+def test_what_stays_is_counted_exactly(case, tmp_path: Path) -> None:
+    trainer = Trainer(tiny_config(*case), tmp_path)
+    memory = estimate_memory(trainer.translator, trainer.averaged, trainer.config.batch_size)
+    trainer.advance(Log())
+    parameters = list(trainer.translator.parameters())
+    states = [state for optimizer in trainer.stepper.optimizers.values() for state in optimizer.state.values()]
+    assert memory.weights == size_of(trainer.translator.state_dict().values())
+    assert memory.gradients == size_of(parameter.grad for parameter in parameters)
+    assert memory.moments == size_of(tensor for state in states for tensor in state.values())
+    assert memory.averages == size_of(trainer.averaged.state_dict().values())
+    assert memory.total == memory.weights + memory.gradients + memory.moments + memory.averages + memory.activations
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case[0])
+def test_a_few_blank_images_tell_what_the_whole_batch_saves(case, tmp_path: Path) -> None:
+    trainer = Trainer(tiny_config(*case), tmp_path)
+    memory = estimate_memory(trainer.translator, trainer.averaged, trainer.config.batch_size)
+    whole = saved_bytes(trainer.translator, trainer.batch(0)[0])
+    assert whole == pytest.approx(memory.activations, rel=0.1)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case[0])
+def test_the_peak_of_a_step_is_what_was_estimated(case, tmp_path: Path) -> None:
+    """All allocations of a step as torch reports them; the end of a step is the beginning of the next."""
+    trainer = Trainer(tiny_config(*case), tmp_path)
+    estimate = estimate_memory(trainer.translator, trainer.averaged, trainer.config.batch_size).activations
+    trainer.advance(Log())
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        trainer.advance(Log())
+    held, peak = 0, 0
+    for event in profiled.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    assert peak - held == pytest.approx(estimate, rel=0.2)
+
+
+def test_the_estimate_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    trainer = Trainer(tiny_config(), tmp_path)
+    before = {name: tensor.clone() for name, tensor in trainer.translator.state_dict().items()}
+    state = torch.random.get_rng_state()
+    estimate_memory(trainer.translator, trainer.averaged, 4)
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert all(torch.equal(before[name], tensor) for name, tensor in trainer.translator.state_dict().items())
+    assert all(parameter.grad is None for parameter in trainer.translator.parameters())
+
+
+def test_a_tensor_that_is_saved_twice_counts_once_and_goes_when_dropped() -> None:
+    class Twice(torch.nn.Module):
+        def phases(self, index):
+            return [type("Phase", (), {"name": "only"})] * 2
+
+        def loss(self, phase, batch, iteration):
+            y = batch.leaf * 1  # saves nothing that is not there: a number
+            return (y * y).sum(), {}  # saves y twice: 4,000 bytes; the second phase begins after the first is dropped
+
+    batch = type("Batch", (), dict.fromkeys(("source", "reference", "reference2", "paired"), ()))()
+    batch.leaf = torch.ones(1000, requires_grad=True)
+    assert saved_bytes(Twice(), batch) == 4000
+
+
+def test_the_blank_batch_is_a_batch(tmp_path: Path) -> None:
+    trainer = Trainer(tiny_config("batch_size=4"), tmp_path)
+    blank, (real,) = blank_batch(trainer.translator), trainer.batch(0)
+    assert [part.shape for part in blank.source] == [part.shape for part in real.source]
+    assert [part.shape for part in blank.paired] == [part.shape for part in real.paired]
+    assert sorted(blank.to_target.tolist()) == list(range(4))
+    assert blank.target_counts == real.target_counts
+
+
+def test_free_memory() -> None:
+    free = free_memory(torch.device("cpu"))
+    assert free is None or 1e6 < free < 1e15
+
+
+# --- too little ---
+
+
+def exhaust(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets step ``step`` ask for a petabyte."""
+    loss = StarGANv2.loss
+
+    def greedy(self, phase, batch, iteration):
+        if iteration.index == step:
+            torch.empty(1 << 50, dtype=torch.uint8)
+        return loss(self, phase, batch, iteration)
+
+    monkeypatch.setattr(StarGANv2, "loss", greedy)
+
+
+def test_out_of_memory_says_what_helps_and_keeps_what_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        exhaust(3, patch)
+        with pytest.raises(UserError) as caught:
+            train(tiny_config(), run, quiet=True)
+    saved = run / "checkpoints" / "step-00000002"
+    message = str(caught.value)
+    for part in (
+        "raise accumulate (now 1)",
+        "batch_size (now 4)",
+        "model.base_width (now 4)",
+        "model.max_width (now 8)",
+        "data.image_size (now 32)",
+    ):
+        assert part in message
+    assert f"{saved} is kept; go on with: m2o-fast train --run {run} --resume auto --accumulate 2" in message
+    assert list_checkpoints(run) == [saved]
+    assert train(tiny_config("steps=3", "accumulate=2"), run, "auto", quiet=True).step == 3  # the advice works
+
+
+def test_out_of_memory_before_anything_was_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exhaust(0, monkeypatch)
+    with pytest.raises(UserError, match="nothing was saved yet"):
+        train(tiny_config(), tmp_path / "run", quiet=True)
+
+
+def test_every_way_to_run_out_of_memory_is_known() -> None:
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
+    assert is_out_of_memory(MemoryError())
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 50, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)
+
+
+def test_other_errors_stay_what_they_are() -> None:
+    assert not is_out_of_memory(RuntimeError("shapes do not match"))
+    assert not is_out_of_memory(KeyError("DefaultCPUAllocator"))
+
+    @explains_out_of_memory
+    def broken(config, run):
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="^shapes do not match$"):
+        broken(tiny_config(), Path("run"))
