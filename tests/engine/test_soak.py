@@ -21,14 +21,14 @@ from tiny import tiny_config, tiny_digits
 
 runs.open_dataset = tiny_digits
 torch.set_num_threads(1)
-batch, seen = Trainer.batch, {}
+batch, seen = Trainer.batch, []
 
 def measured(self, step):
-    if step in (500, 1000, 1500, 1999):
+    if step % 500 >= 450 and step % 5 == 0:
         status = Path("/proc/self/status").read_text()
         memory = int(re.search(r"VmRSS:\\s*(\\d+)", status)[1])
         files, threads = (len(os.listdir(f"/proc/self/{kind}")) for kind in ("fd", "task"))
-        seen[step] = {"kB": memory, "files": files, "threads": threads}
+        seen.append({"step": step, "kB": memory, "files": files, "threads": threads})
     return batch(self, step)
 
 Trainer.batch = measured
@@ -50,7 +50,8 @@ def test_memory_and_files_stay_the_same_over_2000_steps(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)
-    print(seen)
-    first, last = seen["500"], seen["1999"]
-    assert last["kB"] < 1.01 * first["kB"], seen
-    assert (last["files"], last["threads"]) == (first["files"], first["threads"]), seen
+    first, last = ([at for at in seen if at["step"] // 500 == quarter] for quarter in (0, 3))
+    assert len(first) == len(last) == 10
+    # The least of ten: memory comes and goes by a percent while checkpoints are written.
+    assert min(at["kB"] for at in last) < 1.01 * min(at["kB"] for at in first), seen
+    assert {(at["files"], at["threads"]) for at in last} == {(at["files"], at["threads"]) for at in first}, seen
