@@ -141,7 +141,7 @@ def fast_iteration(case: Case) -> Callable[[], object]:
 
 def is_convolution(function: Any) -> bool:
     """Whether a dispatched operator is a convolution or a derivative of one."""
-    return "conv" in str(function)
+    return "conv" in function.name() or "winograd" in function.name()
 
 
 class _Recorder(TorchDispatchMode):

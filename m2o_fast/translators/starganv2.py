@@ -166,7 +166,7 @@ class StarGANv2(Translator):
     def _latent_fakes(self, batch: Batch, iteration: Iteration) -> tuple[Tensor, ...]:
         """Fakes with graph: the generator's own phase takes the same ones, as neither net changes before it."""
         cache = iteration.cache
-        cache["content"] = self.generator.encode(batch.source)[batch.to_target]
+        cache["content"] = _permuted(self.generator.encode(batch.source), batch.to_target)
         cache["style"] = self._map(batch, "latent")
         cache["fakes"] = self._decode(cache["content"], cache["style"], batch)
         return cache["fakes"]
@@ -205,7 +205,7 @@ class StarGANv2(Translator):
         return self._generator_loss(batch, iteration.index, fakes, others, style, self._encode(batch.source))
 
     def _generator_reference_loss(self, batch: Batch, iteration: Iteration) -> tuple[Tensor, dict[str, Tensor]]:
-        content = self.generator.encode(batch.source)[batch.to_target]
+        content = _permuted(self.generator.encode(batch.source), batch.to_target)
         with torch.no_grad():  # this phase trains the generator alone
             style = self._encode(batch.reference)
             source_style = self._encode(batch.source)
@@ -242,10 +242,8 @@ class StarGANv2(Translator):
 
     def _cycle(self, batch: Batch, fakes: Sequence[Tensor], source_style: dict[int, Tensor]) -> tuple[Tensor, ...]:
         content = self.generator.encode(fakes)
-        to_source = torch.empty_like(batch.to_target)
-        to_source[batch.to_target] = torch.arange(batch.size, device=to_source.device)
         style = self._full_style(source_style, batch.source_counts, content)
-        return self.generator.decode(content[to_source], style, batch.source_counts)
+        return self.generator.decode(_permuted(content, _inverse(batch.to_target)), style, batch.source_counts)
 
     def _supervised(self, batch: Batch, fakes: Sequence[Tensor]) -> Tensor:
         assert batch.has_pair is not None
@@ -385,6 +383,29 @@ class StarGANv2(Translator):
 
 def _detached(parts: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in parts.items()}
+
+
+def _inverse(order: Tensor) -> Tensor:
+    inverse = torch.empty_like(order)
+    inverse[order] = torch.arange(order.shape[0], device=order.device)
+    return inverse
+
+
+class _Permute(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor) -> Tensor:
+        ctx.save_for_backward(order)
+        return x[order]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (order,) = ctx.saved_tensors
+        return _permuted(grad, _inverse(order)), None
+
+
+def _permuted(x: Tensor, order: Tensor) -> Tensor:
+    """``x[order]`` for a permutation: torch's gradient would add to zeros, and undo channels_last."""
+    return _Permute.apply(x, order)
 
 
 @contextmanager
