@@ -4,7 +4,7 @@
     python benchmarks/profile_step.py --process-time        # processor time, for a busy machine; one thread
     python benchmarks/profile_step.py --page                # only the page, from the results that are there
 
-The three iterations of benchmarks/train_step.py take turns, and the median counts. The shares come from further
+The iterations of benchmarks/train_step.py take turns, and the median counts. The shares come from further
 iterations in which every operator is timed as it is dispatched; the rest up to the median is Python, allocation and the
 dispatch itself. Optimizer and average are one share, whatever operators they use.
 """
@@ -29,7 +29,7 @@ import matplotlib
 import torch
 from publish import PLOTS, RESULTS, ROOT, commit, replace_between
 from torch.utils._python_dispatch import TorchDispatchMode
-from train_step import CASES, DEVICE, ITERATIONS, is_convolution, peak_bytes, plain
+from train_step import CASES, DEVICE, ITERATIONS, OPT_INS, is_convolution, peak_bytes, plain
 
 matplotlib.use("svg")
 from matplotlib import pyplot as plt  # noqa: E402  (the backend comes first)
@@ -115,7 +115,7 @@ def measure(rounds: int, process_time: bool, note: str) -> dict[str, Any]:
         return clock()
 
     case = CASES[0]
-    runs = {name: make(case) for name, make in ITERATIONS.items()}
+    runs = {name: make(case) for name, make in (ITERATIONS | OPT_INS).items()}
     samples: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(rounds + 1):
         for name, run in runs.items():
@@ -194,6 +194,7 @@ def section(record: dict[str, Any]) -> list[str]:
     lines += [
         f"| **iteration** | {seconds['plain'] * 1e3:.0f} ms | {seconds['fast'] * 1e3:.0f} ms | |",
         f"| convolutions alone | | {seconds['convolutions'] * 1e3:.0f} ms | |",
+        *(f"| opt-in, other numbers: {name} | | {seconds[name] * 1e3:.0f} ms | |" for name in OPT_INS),
         f"| peak memory | {peak['plain'] / 2**20:.0f} MiB | {peak['fast'] / 2**20:.0f} MiB | |",
     ]
     return lines

@@ -14,6 +14,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,14 +104,15 @@ def plain_iteration(case: Case) -> Callable[[], object]:
     return run
 
 
-def fast_stepper(case: Case) -> tuple[Stepper, Batch]:
-    """Our trainer with the same weights, and the same samples as its batch."""
+def fast_stepper(case: Case, **settings: Any) -> tuple[Stepper, Batch]:
+    """Our trainer with the same weights, and the same samples as its batch; ``settings`` of the losses."""
     nets, samples = plain_nets(case), make_samples(case)
     keys = {"generator": nets.generator, "mapping_network": nets.mapping, "style_encoder": nets.style_encoder}
     translator = from_official(
         {name: net.state_dict() for name, net in (keys | {"discriminator": nets.discriminator}).items()}
     )
     translator.to(DEVICE).requires_grad_(True)
+    translator.weights = replace(translator.weights, **settings)
     averaged = copy.deepcopy(translator).requires_grad_(False)
     half = case.batch // 2
     # target order: the second half of the batch goes to domain 0
@@ -129,11 +132,11 @@ def fast_stepper(case: Case) -> tuple[Stepper, Batch]:
     return Stepper(translator, averaged, OptimConfig(lr=1e-4, mapping_lr=1e-6)), batch
 
 
-def fast_iteration(case: Case) -> Callable[[], object]:
+def fast_iteration(case: Case, begin: int = 0, **settings: Any) -> Callable[[], object]:
     """Our iteration; returns the first phase's loss on real images."""
-    stepper, batch = fast_stepper(case)
-    count = iter(range(10**9))
-    return lambda: stepper(batch, next(count))["discriminator_latent/real"]
+    stepper, batch = fast_stepper(case, **settings)
+    count = iter(range(begin, 10**9))
+    return lambda: next(iter(stepper(batch, next(count)).values()))
 
 
 # --- the bound --------------------------------------------------------------------------------------------------------
@@ -200,6 +203,11 @@ def convolutions_alone(case: Case) -> Callable[[], object]:
 
 
 ITERATIONS = {"plain": plain_iteration, "fast": fast_iteration, "convolutions": convolutions_alone}
+#: cheaper, with other numbers
+OPT_INS = {
+    "loss.merge_discriminator_steps": partial(fast_iteration, merge_discriminator_steps=True),
+    "loss.r1_every, a step without R1": partial(fast_iteration, begin=1, r1_every=10**6),
+}
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
