@@ -40,10 +40,11 @@ lint: $(READY)  ## ruff, mypy, clang-format
 	$(BIN)/mypy m2o_fast
 	$(BIN)/clang-format --dry-run --Werror csrc/*
 
-bench: $(READY)  ## the speed of every operation, with baselines: benchmarks/results/, docs/benchmarks.md, README
+bench: $(READY)  ## the speed of every operation, with baselines, and of an iteration: benchmarks/results/, docs, README
 	mkdir -p build
 	$(BIN)/python -m pytest benchmarks --benchmark-json=build/bench.json $(OPTIONS)
 	$(BIN)/python benchmarks/publish.py build/bench.json
+	$(BIN)/python benchmarks/profile_step.py
 
 ablation: $(READY)  ## three variants, three seeds: docs/results.md
 	$(BIN)/python benchmarks/ablation.py

@@ -99,7 +99,7 @@ def condense(report: dict[str, Any], note: str) -> dict[str, Any]:
 
 def row(group: str, facts: dict[str, Any]) -> dict[str, Any]:
     """One implementation of one group."""
-    kept = ("implementation", "seconds", "p20", "p80", "copy_share")
+    kept = ("implementation", "seconds", "p20", "p80", "copy_share", "peak_bytes")
     return {"group": group} | {name: float(f"{facts[name]:.4g}") if name != "implementation" else facts[name]
                                for name in kept if name in facts}  # fmt: skip
 
@@ -135,7 +135,8 @@ def write_pages(records: list[dict[str, Any]]) -> None:
     """docs/benchmarks.md, docs/plots/*.svg and the part of the README between its marks."""
     PLOTS.mkdir(exist_ok=True)
     for old in PLOTS.glob("*.svg"):
-        old.unlink()
+        if not old.name.startswith("iteration-"):  # those are profile_step.py's
+            old.unlink()
     lines = [
         "# Benchmarks\n",
         "Made by `make bench` (benchmarks/publish.py) from `benchmarks/results/*.json`. Medians, side by side in one",
@@ -148,11 +149,15 @@ def write_pages(records: list[dict[str, Any]]) -> None:
         lines += section(record)
         plot(record)
     (ROOT / "docs" / "benchmarks.md").write_text("\n".join(lines) + "\n")
-    readme = ROOT / "README.md"
-    begin, end = "<!-- benchmarks: made by make bench -->", "<!-- end of benchmarks -->"
-    before, _, rest = readme.read_text().partition(begin)
+    replace_between(ROOT / "README.md", "benchmarks: made by make bench", "end of benchmarks", headline(records))
+
+
+def replace_between(path: Path, begin: str, end: str, lines: list[str]) -> None:
+    """Puts the lines between the two marks of a page, which are comments."""
+    begin, end = f"<!-- {begin} -->", f"<!-- {end} -->"
+    before, _, rest = path.read_text().partition(begin)
     after = rest.partition(end)[2]
-    readme.write_text(f"{before}{begin}\n" + "\n".join(headline(records)) + f"\n{end}{after}")
+    path.write_text(f"{before}{begin}\n" + "\n".join(lines) + f"\n{end}{after}")
 
 
 def measured(record: dict[str, Any], target: Target) -> list[tuple[float, str]]:
@@ -210,7 +215,8 @@ def table_rows(group: str, rows: dict[str, dict[str, Any]]) -> list[str]:
         factors = [ratio(rows, baseline, entry) for baseline in ("eager", "compile")]
         share = f"{entry['copy_share']:.0%}" if "copy_share" in entry else ""
         spread = f"{duration(entry['p20'])} to {duration(entry['p80'])}" if "p20" in entry else ""
-        cells = [group, implementation, duration(entry["seconds"]), spread, *factors, share]
+        peak = f", peak {entry['peak_bytes'] / 2**20:.0f} MiB" if "peak_bytes" in entry else ""
+        cells = [group, implementation + peak, duration(entry["seconds"]), spread, *factors, share]
         lines.append("| " + " | ".join(cells) + " |")
         group = ""
     return lines

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from m2o_fast.ops import (
     adain_act,
+    conv2d,
     conv3x3_down2,
     demodulation,
     instance_norm_act,
@@ -35,9 +36,17 @@ def he_normal_(layer: nn.Conv2d | nn.Linear) -> None:
         nn.init.zeros_(layer.bias)
 
 
+class Conv2d(nn.Conv2d):
+    """``nn.Conv2d`` of stride 1 over :func:`m2o_fast.ops.conv2d`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Float ``[N, in_channels, H, W]`` to ``[N, out_channels, H', W']``."""
+        return conv2d(input, self.weight, self.bias, padding=int(self.padding[0]))
+
+
 def conv(in_channels: int, out_channels: int, kernel: int, *, padding: int = 0, bias: bool = True) -> nn.Conv2d:
     """A convolution with He initialisation."""
-    layer = nn.Conv2d(in_channels, out_channels, kernel, padding=padding, bias=bias)
+    layer = Conv2d(in_channels, out_channels, kernel, padding=padding, bias=bias)
     he_normal_(layer)
     return layer
 
@@ -117,7 +126,7 @@ class ModulatedConv2d(nn.Module):
 
     def convolve(self, x: Tensor) -> Tensor:
         """The shared convolution alone: input planes already scaled, output planes not yet."""
-        return up2_conv3x3(x, self.weight) if self.upsample else F.conv2d(x, self.weight, padding=1)
+        return up2_conv3x3(x, self.weight) if self.upsample else conv2d(x, self.weight, padding=1)
 
     def demodulation(self, scale: Tensor) -> Tensor:
         """``d [N, out_channels]`` for input planes scaled by ``scale [N, in_channels]``."""

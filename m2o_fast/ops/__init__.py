@@ -6,6 +6,7 @@ result faster. :func:`backends` says which of them is in use here and why.
 
 from m2o_fast.ops._library import Backend, backends, build_info, use_backend
 from m2o_fast.ops.adain import adain_act, instance_norm_act
+from m2o_fast.ops.convolution import conv2d
 from m2o_fast.ops.histogram import color_histogram, color_recall, foreground_color, unique_color_count
 from m2o_fast.ops.histogram_numpy import (
     color_histogram_numpy,
@@ -28,6 +29,7 @@ __all__ = [
     "color_histogram_numpy",
     "color_recall",
     "color_recall_numpy",
+    "conv2d",
     "conv3x3_down2",
     "demodulation",
     "foreground_color",

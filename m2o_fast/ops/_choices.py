@@ -52,3 +52,17 @@ def folds(op: str, device: str, dtype: torch.dtype) -> bool:
 def feature_format(device: str) -> torch.memory_format:
     """The memory format in which networks keep their features on this type of device."""
     return torch.channels_last if CHANNELS_LAST.get(device) else torch.contiguous_format
+
+
+#: Winograd's convolution on a CPU: the least number of tiles of 4x4 outputs from which it was faster than the library's
+#: (with fewer, and with fewer than half the channels, making the kernel's frequencies costs more), and what the numbers
+#: of channels have to be a multiple of.
+WINOGRAD_TILES, WINOGRAD_CHANNELS = 64, 16
+
+
+def winograd_pays(shape: torch.Size, out_channels: int) -> bool:
+    """Whether a 3x3 convolution of a CPU tensor ``[N, C, H, W]`` takes Winograd's form."""
+    batch, channels, height, width = shape
+    tiles = batch * -(-height // 4) * -(-width // 4)
+    enough = tiles >= max(WINOGRAD_TILES, max(channels, out_channels) // 2)
+    return enough and channels % WINOGRAD_CHANNELS == out_channels % WINOGRAD_CHANNELS == 0

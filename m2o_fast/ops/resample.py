@@ -14,6 +14,7 @@ from torch import Tensor
 
 from m2o_fast.ops._choices import folds
 from m2o_fast.ops._library import forced_backend
+from m2o_fast.ops.convolution import conv2d
 
 
 def conv3x3_down2(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, fold: bool | None = None) -> Tensor:
@@ -35,8 +36,8 @@ def conv3x3_down2(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, fold
     if x.shape[2] % 2 or x.shape[3] % 2:
         raise ValueError(f"conv3x3_down2: height and width must be even, got {list(x.shape)}")
     if not _folds("conv3x3_down2", x, fold):
-        return F.avg_pool2d(F.conv2d(x, weight, bias, padding=1), 2)
-    return F.conv2d(x, _spread(weight) * 0.25, bias, stride=2, padding=1)
+        return F.avg_pool2d(conv2d(x, weight, bias, padding=1), 2)
+    return conv2d(x, _spread(weight) * 0.25, bias, stride=2, padding=1)
 
 
 def up2_conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, fold: bool | None = None) -> Tensor:
@@ -56,7 +57,7 @@ def up2_conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, fold: 
     """
     _check("up2_conv3x3", x, weight)
     if not _folds("up2_conv3x3", x, fold):
-        return F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, bias, padding=1)
+        return conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, bias, padding=1)
     folded = _spread(weight.flip(2, 3)).transpose(0, 1)
     return F.conv_transpose2d(x, folded, bias, stride=2, padding=1)
 

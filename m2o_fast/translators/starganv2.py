@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from m2o_fast.batch import Batch
 from m2o_fast.losses import absolute_error, adversarial, masked_absolute_error, r1_penalty
 from m2o_fast.m2o import Domain, ManyToOne
+from m2o_fast.nn.permutation import inverse, permuted
 from m2o_fast.translators.base import Iteration, Phase, Translator, schedule_to_zero
 from m2o_fast.translators.starganv2_nets import (
     Discriminator,
@@ -175,7 +176,7 @@ class StarGANv2(Translator):
     def _latent(self, batch: Batch, iteration: Iteration) -> _Latent:
         """Fakes with graph: the generator's own phase takes the same ones, as neither net changes before it."""
         if "latent" not in iteration.cache:
-            content = self.generator.encode(batch.source)[batch.to_target]
+            content = permuted(self.generator.encode(batch.source), batch.to_target)
             style = self._map(batch, "latent")
             iteration.cache["latent"] = _Latent(content, style, self._decode(content, style, batch))
         return iteration.cache["latent"]
@@ -185,7 +186,7 @@ class StarGANv2(Translator):
         style = self._encode(batch.reference)
         latent: _Latent | None = iteration.cache.get("latent")
         if latent is None:
-            return self._decode(self.generator.encode(batch.source)[batch.to_target], style, batch)
+            return self._decode(permuted(self.generator.encode(batch.source), batch.to_target), style, batch)
         styled = self._decode(latent.content, style, batch, only=self.styled)
         return tuple(styled[k] if k in self.styled else latent.fakes[k] for k in range(len(self.domains)))
 
@@ -194,20 +195,21 @@ class StarGANv2(Translator):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """One set of fakes, or the mean over several; R1 where the iteration has it."""
         discriminator, every = self._discriminator(), self.weights.r1_every
-        parts = {}
+        penalty = {}
         if index % every == 0:
             images = [part.detach().requires_grad_() for part in batch.source]
             with torch.autocast(images[0].device.type, enabled=False):  # it squares gradients: too small for few digits
                 real_logits = discriminator(images)
-                parts["r1"] = r1_penalty(real_logits, images)
+                penalty["r1"] = r1_penalty(real_logits, images)
         else:
             real_logits = discriminator(batch.source)
-        parts["real"] = adversarial(real_logits, real=True)
+        parts = {"real": adversarial(real_logits, real=True)}
         for name, images_of in fakes.items():
             parts[name] = adversarial(discriminator([part.detach() for part in images_of]), real=False)
         total = parts["real"] + sum(parts[name] for name in fakes) / len(fakes)
-        if "r1" in parts:
-            total = total + every * self.weights.r1 * parts["r1"]
+        if penalty:
+            total = total + every * self.weights.r1 * penalty["r1"]
+        parts |= penalty
         return total, _detached(parts)
 
     def _generator_latent_loss(self, batch: Batch, iteration: Iteration) -> tuple[Tensor, dict[str, Tensor]]:
@@ -218,7 +220,7 @@ class StarGANv2(Translator):
         return self._generator_loss(batch, iteration.index, fakes, others, style, self._encode(batch.source))
 
     def _generator_reference_loss(self, batch: Batch, iteration: Iteration) -> tuple[Tensor, dict[str, Tensor]]:
-        content = self.generator.encode(batch.source)[batch.to_target]
+        content = permuted(self.generator.encode(batch.source), batch.to_target)
         with torch.no_grad():  # this phase trains the generator alone
             style = self._encode(batch.reference)
             source_style = self._encode(batch.source)
@@ -255,10 +257,8 @@ class StarGANv2(Translator):
 
     def _cycle(self, batch: Batch, fakes: Sequence[Tensor], source_style: dict[int, Tensor]) -> tuple[Tensor, ...]:
         content = self.generator.encode(fakes)
-        to_source = torch.empty_like(batch.to_target)
-        to_source[batch.to_target] = torch.arange(batch.size, device=to_source.device)
         style = self._full_style(source_style, batch.source_counts, content)
-        return self.generator.decode(content[to_source], style, batch.source_counts)
+        return self.generator.decode(permuted(content, inverse(batch.to_target)), style, batch.source_counts)
 
     def _supervised(self, batch: Batch, fakes: Sequence[Tensor]) -> Tensor:
         assert batch.has_pair is not None

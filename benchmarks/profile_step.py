@@ -1,0 +1,238 @@
+"""Where the time of one training iteration goes: benchmarks/results/train-step-<hardware>.json, docs/performance.md.
+
+    python benchmarks/profile_step.py                       # measures on this machine, then writes the page
+    python benchmarks/profile_step.py --process-time        # processor time, for a busy machine; one thread
+    python benchmarks/profile_step.py --page                # only the page, from the results that are there
+
+The iterations of benchmarks/train_step.py take turns, and the median counts. The shares come from further
+iterations in which every operator is timed as it is dispatched; the rest up to the median is Python, allocation and the
+dispatch itself. Optimizer and average are one share, whatever operators they use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import re
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import matplotlib
+import torch
+from publish import PLOTS, RESULTS, ROOT, commit, replace_between
+from torch.utils._python_dispatch import TorchDispatchMode
+from train_step import CASES, DEVICE, ITERATIONS, OPT_INS, is_convolution, peak_bytes, plain
+
+matplotlib.use("svg")
+from matplotlib import pyplot as plt  # noqa: E402  (the backend comes first)
+
+#: kind of work -> what its operators' names hold; the first kind that fits counts
+KINDS = {
+    "normalisation, activation": r"adain_act|scale_bias_act|batch_norm|leaky_relu(?!_down2)|threshold|relu\.|softplus",
+    "optimizer, average": r"_fused_adam|_foreach_",
+    "resampling": r"avg_pool|upsample|leaky_relu_down2",
+    "elementwise": r"residual_merge|::(add|sub|mul|div|abs|sgn|sign|neg|mean|sum|square|pow|cat|copy|clone|index)",
+}
+ORDER = ("convolution", *KINDS, "other")
+#: What one iteration has to reach: words, value, "at least" or "at most", and how it follows from the measurement
+TARGETS: list[tuple[str, float, bool, Callable[[dict[str, Any]], float]]] = [
+    ("times as fast as plain torch, float32", 2.2, True, lambda m: m["seconds"]["plain"] / m["seconds"]["fast"]),
+    ("iteration / its convolutions alone", 1.35, False, lambda m: m["seconds"]["fast"] / m["seconds"]["convolutions"]),
+    ("peak memory / that of plain torch", 0.7, False, lambda m: m["peak_bytes"]["fast"] / m["peak_bytes"]["plain"]),
+]
+
+
+# --- measuring --------------------------------------------------------------------------------------------------------
+
+
+class Profile(TorchDispatchMode):
+    """Seconds per kind of work."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        super().__init__()
+        self.clock, self.region = clock, ""
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        begin = self.clock()
+        result = func(*args, **(kwargs or {}))
+        self.seconds[self.region or kind_of(func)] += self.clock() - begin
+        return result
+
+    @contextmanager
+    def inside(self, region: str) -> Iterator[None]:
+        """Counts all that happens as one kind."""
+        self.region = region
+        yield
+        self.region = ""
+
+
+def kind_of(function: Any) -> str:
+    """The kind of work of a dispatched operator."""
+    if is_convolution(function):
+        return "convolution"
+    name = function.name()
+    return next((kind for kind, pattern in KINDS.items() if re.search(pattern, name)), "other")
+
+
+def shares(run: Callable[[], object], clock: Callable[[], float], seconds: float, rounds: int) -> dict[str, float]:
+    """Seconds per kind of work in one iteration that takes ``seconds`` when nobody watches."""
+    profile = Profile(clock)
+
+    def counted(method: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*arguments: Any, **options: Any) -> Any:
+            with profile.inside("optimizer, average"):
+                return method(*arguments, **options)
+
+        return wrapper
+
+    with ExitStack() as stack:
+        for owner, name in ((torch.optim.Adam, "step"), (plain.TrainerBase, "finish_iteration")):
+            stack.enter_context(mock.patch.object(owner, name, counted(getattr(owner, name))))
+        with profile:
+            for _ in range(rounds):
+                run()
+    found = {kind: profile.seconds[kind] / rounds for kind in ORDER}
+    found["other"] += max(0.0, seconds - sum(found.values()))
+    return found
+
+
+def measure(rounds: int, process_time: bool, note: str) -> dict[str, Any]:
+    """The record of this machine."""
+    clock = time.process_time if process_time else time.perf_counter
+    synchronize = torch.cuda.synchronize if DEVICE.type == "cuda" else lambda: None
+
+    def timer() -> float:
+        synchronize()
+        return clock()
+
+    case = CASES[0]
+    runs = {name: make(case) for name, make in (ITERATIONS | OPT_INS).items()}
+    samples: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(rounds + 1):
+        for name, run in runs.items():
+            begin = timer()
+            run()
+            if turn:  # the first one warms up
+                samples[name].append(timer() - begin)
+    seconds = {name: statistics.median(values) for name, values in samples.items()}
+    threads = torch.get_num_threads()
+    hardware = torch.cuda.get_device_name() if DEVICE.type == "cuda" else f"{processor()}, {threads} threads"
+    return {
+        "name": re.sub(r"[^a-z0-9]+", "-", hardware.lower()).strip("-"),
+        "device": DEVICE.type,
+        "hardware": hardware,
+        "case": str(case),
+        "torch": torch.__version__,
+        "commit": commit(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "clock": "processor time" if process_time else "wall time",
+        "note": note,
+        "rounds": rounds,
+        "seconds": seconds,
+        "samples": samples,
+        "shares": {name: shares(runs[name], timer, seconds[name], 2) for name in ("plain", "fast")},
+        "peak_bytes": {name: peak_bytes(name) for name in ("plain", "fast")},
+    }
+
+
+def processor() -> str:
+    """The processor's name."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def write_page() -> None:
+    """The plots, and the part of docs/performance.md between its marks, from the results that are there."""
+    records = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("train-step-*.json"))]
+    lines = targets(records)
+    for record in records:
+        lines += section(record)
+        plot(record)
+    replace_between(ROOT / "docs" / "performance.md", "measured: made by make bench", "end of measured", lines)
+
+
+def targets(records: list[dict[str, Any]]) -> list[str]:
+    """What was aimed at and what was measured."""
+    lines = ["| | target | " + " | ".join(record["hardware"] for record in records) + " | GPU |"]
+    lines += ["|---" * (3 + len(records)) + "|"]
+    for words, aim, at_least, value_of in TARGETS:
+        cells = [words, f"{'>=' if at_least else '<='} {aim}x"]
+        for record in records:
+            value = value_of(record)
+            met = value >= aim if at_least else value <= aim
+            cells.append(f"{value:.2f}x" + ("" if met else " **missed**"))
+        cells.append("" if any(record["device"] == "cuda" for record in records) else "not run on a GPU")
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def section(record: dict[str, Any]) -> list[str]:
+    """One machine: medians, and where they come from."""
+    facts = f"{record['case']}, float32, torch {record['torch']}, commit {record['commit']}, {record['date']}"
+    facts += f"; medians of {record['rounds']} turns, {record['clock']}."
+    lines = [f"\n## {record['hardware']}\n", facts]
+    lines += [record["note"]] if record["note"] else []
+    lines += [f"\n![shares](plots/iteration-{record['name']}.svg)\n"]
+    lines += ["| | plain | fast | share of fast |", "|---|---|---|---|"]
+    plain_shares, fast_shares = record["shares"]["plain"], record["shares"]["fast"]
+    for kind in ORDER:
+        share = fast_shares[kind] / sum(fast_shares.values())
+        lines.append(f"| {kind} | {plain_shares[kind] * 1e3:.0f} ms | {fast_shares[kind] * 1e3:.0f} ms | {share:.0%} |")
+    seconds, peak = record["seconds"], record["peak_bytes"]
+    lines += [
+        f"| **iteration** | {seconds['plain'] * 1e3:.0f} ms | {seconds['fast'] * 1e3:.0f} ms | |",
+        f"| convolutions alone | | {seconds['convolutions'] * 1e3:.0f} ms | |",
+        *(f"| opt-in, other numbers: {name} | | {seconds[name] * 1e3:.0f} ms | |" for name in OPT_INS),
+        f"| peak memory | {peak['plain'] / 2**20:.0f} MiB | {peak['fast'] / 2**20:.0f} MiB | |",
+    ]
+    return lines
+
+
+def plot(record: dict[str, Any]) -> None:
+    """Both iterations as stacked bars."""
+    plt.rcParams.update({"svg.hashsalt": "m2o_fast", "font.size": 9})
+    figure, axes = plt.subplots(figsize=(9, 2.2))
+    begins = {name: 0.0 for name in record["shares"]}
+    for kind in ORDER:
+        widths = [found[kind] * 1e3 for found in record["shares"].values()]
+        axes.barh(list(begins), widths, 0.6, left=list(begins.values()), label=kind)
+        begins = {name: begin + width for (name, begin), width in zip(begins.items(), widths, strict=True)}
+    bound = record["seconds"]["convolutions"] * 1e3
+    axes.plot([bound, bound], [0.6, 1.4], "k--", linewidth=1, label="convolutions alone")
+    axes.invert_yaxis()
+    axes.set_xlabel(f"ms per iteration ({record['case']}, {record['hardware']}, {record['clock']})")
+    axes.legend(fontsize=7, loc="upper center", ncols=4, bbox_to_anchor=(0.5, -0.3))
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(PLOTS / f"iteration-{record['name']}.svg", bbox_inches="tight", metadata={"Date": None})
+    plt.close(figure)
+
+
+def main() -> None:
+    """Measures, unless only the page is wanted."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--page", action="store_true", help="only write the page")
+    parser.add_argument("--process-time", action="store_true", help="count processor time in place of wall time")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each iteration")
+    parser.add_argument("--note", default="", help="what a reader has to know of the run, such as other load")
+    options = parser.parse_args()
+    if not options.page:
+        record = measure(options.rounds, options.process_time, options.note)
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"train-step-{record['name']}.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_page()
+
+
+if __name__ == "__main__":
+    main()

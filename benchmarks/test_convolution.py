@@ -1,0 +1,65 @@
+"""3x3 convolutions: torch's against ours, which takes Winograd's form where enough tiles make it pay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import CACHE_BYTES, DEVICE
+from torch import Tensor
+
+from m2o_fast.ops import conv2d
+
+
+class Case(NamedTuple):
+    shape: tuple[int, int, int, int]
+    out_channels: int
+
+    def __str__(self) -> str:
+        return f"conv2d {'x'.join(map(str, self.shape))} to {self.out_channels} channels float32 channels_last"
+
+
+QUICK = [Case((32, 64, 16, 16), 64)]
+FULL = [
+    Case((32, 32, 32, 32), 32),
+    Case((32, 32, 16, 16), 64),
+    Case((32, 64, 8, 8), 128),
+    Case((32, 128, 16, 16), 128),
+    Case((4, 64, 16, 16), 64),
+    Case((8, 64, 128, 128), 64),
+    Case((8, 256, 32, 32), 256),
+]
+CASES = [*QUICK, *(pytest.param(case, marks=pytest.mark.full) for case in FULL)]
+FUNCTIONS: dict[str, Callable[..., Tensor]] = {"eager": F.conv2d, "compiled": conv2d}
+
+
+def gradients(function: Callable[..., Tensor], inputs: list[Tensor]) -> tuple[Tensor, ...]:
+    *arguments, grad = inputs
+    leaves = [tensor.detach().requires_grad_() for tensor in arguments]
+    y = function(*leaves, padding=1)
+    return (y.detach(), *torch.autograd.grad(y, leaves, grad))
+
+
+@pytest.mark.parametrize("implementation", FUNCTIONS)
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.skipif(DEVICE.type != "cpu", reason="elsewhere it is torch's own")
+def test_conv2d(benchmark, measure, case: Case, implementation: str) -> None:
+    benchmark.group = f"{case}, forward+backward"
+    generator = torch.Generator(DEVICE).manual_seed(0)
+
+    def image(channels: int) -> Tensor:
+        values = torch.randn((case.shape[0], channels, *case.shape[2:]), generator=generator)
+        return values.to(memory_format=torch.channels_last)
+
+    weight = torch.randn((case.out_channels, case.shape[1], 3, 3), generator=generator)
+    bias = torch.randn(case.out_channels, generator=generator)
+    turns = 1 + max(1, CACHE_BYTES // (8 * weight.new_empty(case.shape).numel()))
+    inputs = [[image(case.shape[1]), weight, bias, image(case.out_channels)] for _ in range(turns)]
+    function = FUNCTIONS[implementation]
+    precise = [tensor.double() for tensor in inputs[0]]
+    for result, truth in zip(gradients(function, inputs[0]), gradients(F.conv2d, precise), strict=True):
+        assert (result - truth).square().mean().sqrt() <= 1e-5 * truth.square().mean().sqrt()
+    measure(lambda turn: gradients(function, inputs[turn % turns]), implementation)

@@ -1,0 +1,254 @@
+"""One training iteration of StarGAN v2 as it is measured: the published one in plain torch, ours, its convolutions.
+
+    python benchmarks/train_step.py fast        # peak memory of two iterations in a process of its own, in bytes
+
+All take the same nets, images and noise. `plain` is the oracle of tests/translators: the published order, eight encoder
+passes, nothing shared between the phases, no fused operation. `fast` is what `m2o-fast train` does, moving average
+included. `convolutions` is what bounds it: see :func:`convolutions_alone`.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from m2o_fast.batch import Batch
+from m2o_fast.engine.schema import OptimConfig
+from m2o_fast.engine.step import Stepper
+from m2o_fast.translators.official import from_official
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "translators"))
+import plain_networks as networks  # noqa: E402  (lie beside the tests)
+import plain_starganv2 as plain  # noqa: E402
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class Case(NamedTuple):
+    """Sizes of images, nets and batch."""
+
+    name: str
+    size: int
+    base_width: int
+    max_width: int
+    batch: int
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.size} px, batch {self.batch}"
+
+
+CASES = [Case("cpu32", 32, 32, 128, 32)] if DEVICE.type == "cpu" else [Case("gpu256", 256, 64, 512, 8)]
+
+
+class Samples(NamedTuple):
+    """Two domains, the first half of the batch from one, the second from the other, each to the other."""
+
+    images: Tensor
+    references: Tensor
+    references2: Tensor
+    latents: Tensor
+    latents2: Tensor
+
+
+def make_samples(case: Case) -> Samples:
+    """Uniform noise images in [-1, 1] and normal latents, the same every time."""
+    generator = torch.Generator(DEVICE).manual_seed(0)
+
+    def uniform() -> Tensor:
+        return torch.rand((case.batch, 3, case.size, case.size), generator=generator, device=DEVICE) * 2 - 1
+
+    def latent() -> Tensor:
+        return torch.randn((case.batch, 16), generator=generator, device=DEVICE)
+
+    return Samples(uniform(), uniform(), uniform(), latent(), latent())
+
+
+def plain_nets(case: Case) -> networks.Nets:
+    """Fresh nets in plain torch, the same every time."""
+    torch.manual_seed(0)
+    widths = {"max_width": case.max_width, "base_width": case.base_width}
+    nets = networks.Nets(
+        networks.Generator(case.size, **widths),
+        networks.MappingNetwork(),
+        networks.StyleEncoder(case.size, **widths),
+        networks.Discriminator(case.size, **widths),
+    )
+    for net in vars(nets).values():
+        net.to(DEVICE)
+    return nets
+
+
+def plain_iteration(case: Case) -> Callable[[], object]:
+    """An iteration of the oracle; returns the first phase's loss on real images."""
+    trainer, samples = plain.PlainTrainer(plain_nets(case)), make_samples(case)
+    source = torch.arange(case.batch, device=DEVICE) * 2 // case.batch
+    labels = (source, 1 - source)
+
+    def run() -> float:
+        logs = trainer.iteration(
+            samples.images, *labels, samples.latents, samples.latents2, samples.references, samples.references2
+        )
+        return logs["d_latent"]["real"]
+
+    return run
+
+
+def fast_stepper(case: Case, precision: str = "fp32", **settings: Any) -> tuple[Stepper, Batch]:
+    """Our trainer with the same weights, and the same samples as its batch; ``settings`` of the losses."""
+    nets, samples = plain_nets(case), make_samples(case)
+    keys = {"generator": nets.generator, "mapping_network": nets.mapping, "style_encoder": nets.style_encoder}
+    translator = from_official(
+        {name: net.state_dict() for name, net in (keys | {"discriminator": nets.discriminator}).items()}
+    )
+    translator.to(DEVICE).requires_grad_(True)
+    translator.weights = replace(translator.weights, **settings)
+    averaged = copy.deepcopy(translator).requires_grad_(False)
+    half = case.batch // 2
+    # target order: the second half of the batch goes to domain 0
+    swapped = torch.cat([torch.arange(half, case.batch), torch.arange(half)]).to(DEVICE)
+
+    def by_target(rows: Tensor) -> tuple[Tensor, ...]:
+        return tuple(rows[swapped].split(half))
+
+    batch = Batch(
+        source=tuple(samples.images.split(half)),
+        to_target=swapped,
+        target_counts=(half, half),
+        reference=by_target(samples.references),
+        reference2=by_target(samples.references2),
+        noise={"latent": samples.latents[swapped], "latent2": samples.latents2[swapped]},
+    )
+    return Stepper(translator, averaged, OptimConfig(lr=1e-4, mapping_lr=1e-6), precision=precision), batch
+
+
+def fast_iteration(case: Case, begin: int = 0, **settings: Any) -> Callable[[], object]:
+    """Our iteration; returns the first phase's loss on real images."""
+    stepper, batch = fast_stepper(case, **settings)
+    count = iter(range(begin, 10**9))
+    return lambda: next(iter(stepper([batch], next(count)).losses.values()))
+
+
+# --- the bound --------------------------------------------------------------------------------------------------------
+
+
+def is_convolution(function: Any) -> bool:
+    """Whether a dispatched operator is a convolution or a derivative of one."""
+    return "conv" in function.name() or "winograd" in function.name()
+
+
+class _Recorder(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if is_convolution(func):
+            self.calls.append((func, tuple(map(_spec, args)), kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+class _Spec(NamedTuple):
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+
+def _spec(argument: Any) -> Any:
+    if isinstance(argument, Tensor):
+        return _Spec(tuple(argument.shape), argument.stride(), argument.dtype)
+    return argument
+
+
+def convolutions_alone(case: Case) -> Callable[[], object]:
+    """The convolutions of our iteration and nothing else: with these kernels no iteration can be faster.
+
+    One iteration is watched. What is run is every convolution that it called, in its order, on random tensors of the
+    same shapes, strides and dtypes: forward, by input, by weight and bias, and those of R1, which differentiates
+    the discriminator twice. Left out are normalisation, activation, resampling that is no part of a convolution, making
+    folded kernels, linear layers, sums of gradients, losses, copies, optimizers, the moving average and all Python of
+    the nets. Tensors of one kind are shared by all calls, which only makes this bound lower.
+    """
+    stepper, batch = fast_stepper(case)
+    with _Recorder() as recorder:
+        stepper([batch], 0)
+    tensors: dict[tuple[_Spec, int], Tensor] = {}
+
+    def tensor(place: int, spec: Any) -> Any:
+        if not isinstance(spec, _Spec):
+            return spec
+        if (spec, place) not in tensors:
+            fresh = torch.empty_strided(spec.shape, spec.stride, dtype=spec.dtype, device=DEVICE)
+            tensors[spec, place] = fresh.normal_()
+        return tensors[spec, place]
+
+    calls = [(f, [tensor(*at) for at in enumerate(specs)], options) for f, specs, options in recorder.calls]
+
+    def run() -> None:
+        with torch.no_grad():
+            for function, arguments, options in calls:
+                function(*arguments, **options)
+
+    return run
+
+
+ITERATIONS = {"plain": plain_iteration, "fast": fast_iteration, "convolutions": convolutions_alone}
+BF16 = partial(fast_iteration, precision="bf16")
+#: cheaper, with other numbers
+OPT_INS = {
+    "loss.merge_discriminator_steps": partial(fast_iteration, merge_discriminator_steps=True),
+    "loss.r1_every, a step without R1": partial(fast_iteration, begin=1, r1_every=10**6),
+}
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def peak_bytes(name: str) -> int:
+    """The most memory that two iterations took beyond nets, averages and samples, in a process of its own.
+
+    Activations, gradients, optimizer state and what the libraries set aside. On a CPU: growth of the resident set, with
+    an allocator that hands freed tensors back at once; on a GPU: of what torch allocated.
+    """
+    folder = Path(__file__).resolve().parent
+    allocator = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_ARENA_MAX": "1"}
+    path = os.pathsep.join(filter(None, [str(folder.parent), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, str(folder / "train_step.py"), name],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        env=os.environ | allocator | {"PYTHONPATH": path},
+    )
+    return int(done.stdout)
+
+
+def _measure_peak(name: str) -> int:
+    run = ITERATIONS[name](CASES[0])
+    if DEVICE.type == "cuda":
+        before = torch.cuda.memory_allocated()
+        run(), run()
+        return torch.cuda.max_memory_allocated() - before
+    before = _resident("VmRSS")
+    run(), run()
+    return _resident("VmHWM") - before
+
+
+def _resident(name: str) -> int:
+    """Bytes of this process in memory, now (VmRSS) or at most so far (VmHWM). Linux."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith(f"{name}:")))
+
+
+if __name__ == "__main__":
+    print(_measure_peak(sys.argv[1]))

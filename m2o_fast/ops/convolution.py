@@ -1,0 +1,148 @@
+"""``conv2d`` on a CPU, with faster kernels where there are some, for derivatives of any order.
+
+Two things are gained over torch. Convolutions of 3x3 take Winograd's form where that was measured to be faster
+(:mod:`m2o_fast.ops.winograd`), and so do their derivatives. And the second derivatives, which R1 needs, are the same
+three kernels again - convolution, its gradient by input, its gradient by weight, each of which is linear in both
+arguments with the other two as derivatives - where torch builds the gradient by weight from a convolution of transposed
+images that takes 2 to 4 times as long.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from m2o_fast.ops import winograd
+from m2o_fast.ops._choices import winograd_pays
+from m2o_fast.ops._library import NATIVE_MISSING, forced_backend, needs_torch, output_format
+
+
+class _Geometry(NamedTuple):
+    stride: int
+    padding: int
+
+
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1, padding: int = 0) -> Tensor:
+    """``torch.nn.functional.conv2d``, differentiable any number of times; only rounding differs.
+
+    Args:
+        x: Float ``[N, Ci, H, W]``.
+        weight: Float ``[Co, Ci, k, k]``.
+        bias: Float ``[Co]`` or None.
+        stride: In both directions.
+        padding: Zeros on all four sides.
+
+    Returns:
+        Float ``[N, Co, H', W']``.
+    """
+    if _is_torchs(x, weight):
+        return F.conv2d(x, weight, bias, stride, padding)
+    return _Convolution.apply(x, weight, bias, _Geometry(stride, padding))
+
+
+def _is_torchs(x: Tensor, weight: Tensor) -> bool:
+    """Whether torch's own has to do it: other devices and types, autocast, transforms, no native code."""
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64) or x.dtype != weight.dtype:
+        return True
+    if torch.compiler.is_compiling() or needs_torch() or torch.is_autocast_enabled("cpu"):
+        return True
+    return forced_backend() == "reference" or NATIVE_MISSING["cpu"] is not None or x.dim() != 4 or not x.numel()
+
+
+def _takes_winograd(x: Tensor, weight: Tensor, geometry: _Geometry) -> bool:
+    return weight.shape[2:] == (3, 3) and geometry == (1, 1) and winograd_pays(x.shape, weight.shape[0])
+
+
+# --- the three kernels ------------------------------------------------------------------------------------------------
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: _Geometry) -> Tensor:
+    if _takes_winograd(x, weight, geometry):
+        return winograd.convolve(x, weight, bias)
+    return F.conv2d(x, weight, bias, geometry.stride, geometry.padding)
+
+
+def _by_input(grad: Tensor, weight: Tensor, x: Tensor, geometry: _Geometry) -> Tensor:
+    if _takes_winograd(x, weight, geometry):
+        return winograd.by_input(grad, weight)
+    return _torchs_gradients(grad, x, weight, geometry, (True, False, False))[0]
+
+
+def _by_weight(grad: Tensor, x: Tensor, weight: Tensor, geometry: _Geometry) -> Tensor:
+    if _takes_winograd(x, weight, geometry):
+        return winograd.by_weight(grad, x)
+    return _torchs_gradients(grad, x, weight, geometry, (False, True, False))[1]
+
+
+def _torchs_gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, geometry: _Geometry, needed: tuple[bool, bool, bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    stride, padding = geometry
+    sizes = [weight.shape[0]], [stride, stride], [padding, padding], [1, 1], False, [0, 0], 1
+    return torch.ops.aten.convolution_backward.default(grad, x, weight, *sizes, needed)
+
+
+# --- each with the two others as derivatives --------------------------------------------------------------------------
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: _Geometry) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.geometry = geometry
+        return _convolve(x, weight, bias, geometry)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (x, weight), geometry = ctx.saved_tensors, ctx.geometry
+        need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
+        if not torch.is_grad_enabled() and not _takes_winograd(x, weight, geometry):
+            return *_torchs_gradients(grad, x, weight, geometry, (need_x, need_weight, need_bias)), None
+        return (
+            _ByInput.apply(grad, weight, x, geometry) if need_x else None,
+            _ByWeight.apply(grad, x, weight, geometry) if need_weight else None,
+            grad.sum((0, 2, 3)) if need_bias else None,
+            None,
+        )
+
+
+class _ByInput(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, weight: Tensor, x: Tensor, geometry: _Geometry) -> Tensor:
+        ctx.save_for_backward(grad, weight)
+        ctx.geometry = geometry
+        return _by_input(grad, weight, x, geometry)
+
+    @staticmethod
+    def backward(ctx: Any, along: Tensor) -> tuple[Tensor | None, ...]:
+        grad, weight = ctx.saved_tensors
+        need_grad, need_weight = ctx.needs_input_grad[:2]
+        along = along.contiguous(memory_format=output_format(grad))  # what follows keeps the format
+        return (
+            _Convolution.apply(along, weight, None, ctx.geometry) if need_grad else None,
+            _ByWeight.apply(grad, along, weight, ctx.geometry) if need_weight else None,
+            None,  # x only says how large the result is
+            None,
+        )
+
+
+class _ByWeight(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, x: Tensor, weight: Tensor, geometry: _Geometry) -> Tensor:
+        ctx.save_for_backward(grad, x)
+        ctx.geometry = geometry
+        return _by_weight(grad, x, weight, geometry)
+
+    @staticmethod
+    def backward(ctx: Any, along: Tensor) -> tuple[Tensor | None, ...]:
+        grad, x = ctx.saved_tensors
+        need_grad, need_x = ctx.needs_input_grad[:2]
+        return (
+            _Convolution.apply(x, along, None, ctx.geometry) if need_grad else None,
+            _ByInput.apply(grad, along, x, ctx.geometry) if need_x else None,
+            None,
+            None,
+        )
