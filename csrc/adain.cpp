@@ -133,7 +133,7 @@ std::tuple<Tensor, Tensor, Tensor> adain_act(Tensor x, Tensor gamma, Tensor beta
   check_affine(op, "gamma", gamma, x);
   check_affine(op, "beta", beta, x);
   const ScalarType wide = statistics_type(x.scalar_type());
-  const Tensor x_in_format = torch::stable::contiguous(x, shape.format);
+  const Tensor x_in_format = in_format(x, shape.format);
   const Tensor wide_gamma = in_type(gamma, wide), wide_beta = in_type(beta, wide);
   const Tensor y = empty_like_input(x, resampled_shape(op, shape, change));
   const Tensor mean = empty_mean(x), rstd = empty_statistics(x);
@@ -160,10 +160,11 @@ std::tuple<Tensor, Tensor, Tensor> adain_act_backward(Tensor grad, Tensor x, Ten
   check_mean(op, mean, x);
   check_statistics(op, "rstd", rstd, x);
   const ScalarType wide = statistics_type(x.scalar_type());
-  const Tensor x_in_format = torch::stable::contiguous(x, shape.format);
-  const Tensor grad_in_format = torch::stable::contiguous(grad, shape.format);
+  const Tensor x_in_format = in_format(x, shape.format);
+  const Tensor grad_in_format = in_format(grad, shape.format);
   const Tensor wide_gamma = in_type(gamma, wide), wide_beta = in_type(beta, wide);
-  const Tensor dense_mean = torch::stable::contiguous(mean), dense_rstd = torch::stable::contiguous(rstd);
+  const Tensor dense_mean = in_format(mean, MemoryFormat::Contiguous),
+               dense_rstd = in_format(rstd, MemoryFormat::Contiguous);
   const Tensor grad_x = empty_like_input(x, shape), grad_gamma = empty_statistics(x), grad_beta = empty_statistics(x);
   for_type(x.scalar_type(), [&](auto number) {
     using T = decltype(number);

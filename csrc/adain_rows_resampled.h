@@ -25,11 +25,15 @@ template <int64_t width, typename T, typename Count, typename Streamed>
 M2O_INLINE void apply_tile_up2(const T* x, T* y, Square to, int64_t stride, Count count, const RowScratch<T>& of,
                                int64_t at, typename Simd<T>::Wide slope, Streamed streamed) {
   const Tile<T, width> center(&of.center[at]), scale(&of.scale[at]), shift(&of.shift[at]);
+  typename Simd<T>::Vector results[width];
   M2O_UNROLLED for (int64_t k = 0; k < width; ++k) {
     const auto value = (load_lanes<T>(x + k * lanes<T>, count) - center.part[k]) * scale.part[k] + shift.part[k];
-    const auto result = activate(value, slope);
-    M2O_UNROLLED for (int64_t which = 0; which < 4; ++which) {
-      put(y + to.place(which) * stride + k * lanes<T>, result, count, streamed);
+    results[k] = activate(value, slope);
+  }
+  // one place after the other: whole cache lines, else streams would be several times slower
+  M2O_UNROLLED for (int64_t which = 0; which < 4; ++which) {
+    M2O_UNROLLED for (int64_t k = 0; k < width; ++k) {
+      put(y + to.place(which) * stride + k * lanes<T>, results[k], count, streamed);
     }
   }
 }
@@ -38,12 +42,16 @@ template <int64_t width, typename T, typename Count, typename Streamed>
 M2O_INLINE void apply_tile_down2(const T* x, T* y, Square from, int64_t stride, Count count, const RowScratch<T>& of,
                                  int64_t at, typename Simd<T>::Wide slope, Streamed streamed) {
   const Tile<T, width> center(&of.center[at]), scale(&of.scale[at]), shift(&of.shift[at]);
+  typename Simd<T>::Vector left[width], right[width];
+  const auto of_place = [&](int64_t which, int64_t k) M2O_INLINED {
+    const auto number = load_lanes<T>(x + from.place(which) * stride + k * lanes<T>, count);
+    return activate((number - center.part[k]) * scale.part[k] + shift.part[k], slope);
+  };
+  M2O_UNROLLED for (int64_t k = 0; k < width; ++k) { left[k] = of_place(0, k); }
+  M2O_UNROLLED for (int64_t k = 0; k < width; ++k) { left[k] += of_place(2, k); }
+  M2O_UNROLLED for (int64_t k = 0; k < width; ++k) { right[k] = of_place(1, k); }
   M2O_UNROLLED for (int64_t k = 0; k < width; ++k) {
-    const auto of_place = [&](int64_t which) M2O_INLINED {
-      const auto number = load_lanes<T>(x + from.place(which) * stride + k * lanes<T>, count);
-      return activate((number - center.part[k]) * scale.part[k] + shift.part[k], slope);
-    };
-    const auto sum = (of_place(0) + of_place(2)) + (of_place(1) + of_place(3));
+    const auto sum = left[k] + (right[k] + of_place(3, k));
     put(y + k * lanes<T>, sum * typename Simd<T>::Wide(0.25), count, streamed);
   }
 }

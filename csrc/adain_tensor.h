@@ -34,8 +34,7 @@ inline void check_output_gradient(const char* op, const Tensor& grad, const Tens
 
 // [2, N, C]: the mean of each plane, and what rounding took from it.
 inline Tensor empty_mean(const Tensor& x) {
-  const std::array<int64_t, 3> sizes{2, x.size(0), x.size(1)};
-  return torch::stable::empty({sizes.data(), sizes.size()}, statistics_type(x.scalar_type()), std::nullopt, x.device());
+  return empty_tensor<3>({2, x.size(0), x.size(1)}, statistics_type(x.scalar_type()), x);
 }
 
 inline void check_mean(const char* op, const Tensor& mean, const Tensor& x) {

@@ -107,7 +107,7 @@ typename Simd<T>::Wide* sums(const OptionalTensor& vector, const Tensor& gradien
 Tensor scale_bias_act(Tensor x, OptionalTensor scale, OptionalTensor bias, OptionalTensor next_scale, double slope) {
   const ModulateVectors vectors{scale, bias, next_scale};
   const ImageShape shape = check_modulate("scale_bias_act", x, vectors);
-  const Tensor x_in_format = torch::stable::contiguous(x, shape.format);
+  const Tensor x_in_format = in_format(x, shape.format);
   const ModulateVectors wide = widen_vectors(vectors, x);
   const Tensor y = empty_like_input(x, shape);
   for_type(x.scalar_type(), [&](auto number) {
@@ -124,8 +124,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> scale_bias_act_backward(Tensor grad, 
   const ModulateVectors vectors{scale, bias, next_scale};
   const ImageShape shape = check_modulate(op, x, vectors);
   check_gradient(op, grad, x);
-  const Tensor x_in_format = torch::stable::contiguous(x, shape.format);
-  const Tensor grad_in_format = torch::stable::contiguous(grad, shape.format);
+  const Tensor x_in_format = in_format(x, shape.format);
+  const Tensor grad_in_format = in_format(grad, shape.format);
   const ModulateVectors wide = widen_vectors(vectors, x);
   const Tensor grad_x = empty_like_input(x, shape), grad_scale = empty_sums(scale, x), grad_bias = empty_sums(bias, x),
                grad_next = empty_sums(next_scale, x);

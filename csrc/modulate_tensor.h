@@ -33,8 +33,7 @@ inline Tensor empty_sums(const OptionalTensor& vector, const Tensor& x) {
   if (vector) {
     return empty_statistics(x);
   }
-  const std::array<int64_t, 1> none{0};
-  return torch::stable::empty({none.data(), none.size()}, statistics_type(x.scalar_type()), std::nullopt, x.device());
+  return empty_tensor<1>({0}, statistics_type(x.scalar_type()), x);
 }
 
 }  // namespace m2o_fast

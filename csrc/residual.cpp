@@ -1,6 +1,7 @@
 // residual_merge and leaky_relu_down2 on the CPU. The definitions are the references in m2o_fast/ops/residual.py.
 #include "residual_bindings.h"
 #include "residual_cpu.h"
+#include "residual_rows.h"
 #include "tensor_cpu.h"
 
 namespace m2o_fast {
@@ -10,7 +11,11 @@ namespace {
 // inlined.
 #define M2O_QUAD_KERNEL(operation, T)                                                    \
   M2O_CLONES void run_##operation(const QuadProblem<T>& p, int64_t begin, int64_t end) { \
-    do_rows<QuadOperation::operation>(p, begin, end);                                    \
+    if (p.shape.channels_last) {                                                         \
+      do_pixel_rows<QuadOperation::operation>(p, begin, end);                            \
+    } else {                                                                             \
+      do_planar_rows<QuadOperation::operation>(p, begin, end);                           \
+    }                                                                                    \
   }
 #define M2O_RESIDUAL_KERNELS(T)                                                                            \
   M2O_QUAD_KERNEL(merge_up2, T)                                                                            \

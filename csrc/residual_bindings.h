@@ -38,14 +38,10 @@ inline void check_partner(const char* op, const char* name, const Tensor& tensor
 }
 
 inline Tensor empty_images(const Sizes& sizes, const Tensor& like, MemoryFormat format) {
-  return torch::stable::empty({sizes.data(), sizes.size()}, like.scalar_type(), std::nullopt, like.device(),
-                              std::nullopt, format);
+  return empty_tensor(sizes, like.scalar_type(), like, format);
 }
 
-inline Tensor empty_numbers(const Tensor& like) {
-  const std::array<int64_t, 1> none{0};
-  return torch::stable::empty({none.data(), none.size()}, like.scalar_type(), std::nullopt, like.device());
-}
+inline Tensor empty_numbers(const Tensor& like) { return empty_tensor<1>({0}, like.scalar_type(), like); }
 
 inline QuadShape quad_shape(const Sizes& coarse, MemoryFormat format) {
   if (format == MemoryFormat::ChannelsLast) {
@@ -82,8 +78,8 @@ Tensor residual_merge(Tensor a, Tensor b, double scale, int64_t resample) {
   }
   const Sizes b_sizes = how == Resample::up2 ? downsampled(sizes) : how == Resample::down2 ? upsampled(sizes) : sizes;
   check_partner(op, "b", b, b_sizes, a);
-  const Tensor dense_a = torch::stable::contiguous(a, shape.format);
-  const Tensor dense_b = torch::stable::contiguous(b, shape.format);
+  const Tensor dense_a = in_format(a, shape.format);
+  const Tensor dense_b = in_format(b, shape.format);
   const Tensor y = empty_images(sizes, a, shape.format);
   if (how == Resample::none) {
     merge<Device>(dense_a, dense_b.const_data_ptr(), y, scale);
@@ -108,7 +104,7 @@ std::tuple<Tensor, Tensor> residual_merge_backward(Tensor grad, double scale, in
   const char* op = "residual_merge_backward";
   const ImageShape shape = check_input(op, grad);
   const Sizes sizes = sizes_of(shape);
-  const Tensor dense = torch::stable::contiguous(grad, shape.format);
+  const Tensor dense = in_format(grad, shape.format);
   const Resample how = as_resample(op, resample);
   if (how == Resample::none) {
     const Tensor scaled = empty_images(sizes, grad, shape.format);
@@ -141,7 +137,7 @@ Tensor leaky_relu_down2(Tensor x, double slope) {
   const ImageShape shape = check_input(op, x);
   require_even(op, "x", x);
   const Sizes coarse = downsampled(sizes_of(shape));
-  const Tensor dense = torch::stable::contiguous(x, shape.format);
+  const Tensor dense = in_format(x, shape.format);
   const Tensor y = empty_images(coarse, x, shape.format);
   if (y.numel() == 0) {
     return y;
@@ -161,8 +157,8 @@ Tensor leaky_relu_down2_backward(Tensor grad, Tensor x, double slope) {
   require_even(op, "x", x);
   const Sizes coarse = downsampled(sizes_of(shape));
   check_partner(op, "grad", grad, coarse, x);
-  const Tensor dense = torch::stable::contiguous(x, shape.format);
-  const Tensor dense_grad = torch::stable::contiguous(grad, shape.format);
+  const Tensor dense = in_format(x, shape.format);
+  const Tensor dense_grad = in_format(grad, shape.format);
   const Tensor grad_x = empty_images(sizes_of(shape), x, shape.format);
   if (grad_x.numel() == 0) {
     return grad_x;
@@ -183,8 +179,8 @@ Tensor leaky_relu_down2_tangent(Tensor along, Tensor x, double slope) {
   require_even(op, "x", x);
   check_partner(op, "along", along, sizes_of(shape), x);
   const Sizes coarse = downsampled(sizes_of(shape));
-  const Tensor dense = torch::stable::contiguous(x, shape.format);
-  const Tensor dense_along = torch::stable::contiguous(along, shape.format);
+  const Tensor dense = in_format(x, shape.format);
+  const Tensor dense_along = in_format(along, shape.format);
   const Tensor y = empty_images(coarse, x, shape.format);
   if (y.numel() == 0) {
     return y;

@@ -1,9 +1,8 @@
 // The CPU kernels of the residual family. Free of torch: everything is inlined into the M2O_CLONES functions of
 // residual.cpp.
 //
-// One kernel body per operation serves both memory formats. It works on a spot: a vector of coarse numbers and, in each
-// of two rows, the two vectors of fine numbers that belong to it. In NCHW these two are neighbours, and the fine
-// numbers of a quad are neighbours in a vector; in NHWC they are two pixels, lane by lane.
+// Here are what they share and those for NCHW, which work on a spot: a vector of coarse numbers and, in each of two
+// rows, the two neighbouring vectors of fine numbers that belong to it. Those for NHWC are in residual_rows.h.
 #pragma once
 
 #include <algorithm>
@@ -121,44 +120,6 @@ M2O_INLINE void put_piece(T* to, typename Simd<T>::Vector value, Lanes<count>, S
   }
 }
 
-struct PlanarSpots {  // NCHW
-  template <typename T, bool aligned, typename Body>
-  static M2O_INLINE void for_row(const QuadShape& shape, int64_t coarse, int64_t fine, const Body& body) {
-    for_pieces<T, aligned>(shape.width, [&](int64_t at, auto count) M2O_INLINED {
-      constexpr int64_t left = std::min<int64_t>(2 * count(), lanes<T>), right = 2 * count() - left;
-      body(Spot<count(), left, right>{coarse + at, fine + 2 * at, fine + 2 * at + left, {}, {}, {}});
-    });
-  }
-  template <typename Vector>
-  static M2O_INLINE Vector fold(Halves<Vector> fine) {
-    return sums_of_neighbours(fine.left, fine.right);
-  }
-  template <typename Vector>
-  static M2O_INLINE Halves<Vector> spread(Vector coarse) {
-    return doubled(coarse);
-  }
-};
-
-struct PixelSpots {  // NHWC
-  template <typename T, bool aligned, typename Body>
-  static M2O_INLINE void for_row(const QuadShape& shape, int64_t coarse, int64_t fine, const Body& body) {
-    const int64_t channels = shape.channels;
-    for (int64_t pixel = 0; pixel < shape.width; ++pixel, coarse += channels, fine += 2 * channels) {
-      for_pieces<T, aligned>(channels, [&](int64_t at, auto count) M2O_INLINED {
-        body(Spot<count(), count(), count()>{coarse + at, fine + at, fine + channels + at, {}, {}, {}});
-      });
-    }
-  }
-  template <typename Vector>
-  static M2O_INLINE Vector fold(Halves<Vector> fine) {
-    return fine.left + fine.right;
-  }
-  template <typename Vector>
-  static M2O_INLINE Halves<Vector> spread(Vector coarse) {
-    return {coarse, coarse};
-  }
-};
-
 // The tensors of a call, typed.
 template <typename T>
 struct QuadProblem {
@@ -185,33 +146,31 @@ M2O_INLINE void put_halves(T* to, Halves<typename Simd<T>::Vector> values, const
 }
 
 // The vector of coarse sums of use(fine row), which gives the Halves to be summed.
-template <typename Layout, typename Use>
+template <typename Use>
 M2O_INLINE auto sum_of_quads(int64_t fine_row, const Use& use) {
   const auto upper = use(0), lower = use(fine_row);
-  using Vector = decltype(upper.left);
-  return Layout::fold(Halves<Vector>{upper.left + lower.left, upper.right + lower.right});
+  return sums_of_neighbours(upper.left + lower.left, upper.right + lower.right);
 }
 
 // One spot of each operation; see residual_call.h for their formulas.
-template <QuadOperation operation, typename Layout, typename T, typename Where, typename Streamed>
+template <QuadOperation operation, typename T, typename Where, typename Streamed>
 M2O_INLINE void do_spot(const QuadProblem<T>& p, const Where& spot, Streamed streamed) {
   using Wide = typename Simd<T>::Wide;
   constexpr Wide quarter = Wide(0.25);
   const int64_t fine_row = p.shape.fine_row();
   if constexpr (operation == QuadOperation::merge_up2) {
-    const auto added = Layout::spread(load_piece(p.coarse + spot.coarse, spot.coarse_count));
+    const auto added = doubled(load_piece(p.coarse + spot.coarse, spot.coarse_count));
     M2O_UNROLLED for (int64_t row = 0; row < 2 * fine_row; row += fine_row) {
       const auto a = load_halves(p.fine + row, spot);
       put_halves(p.fine_out + row, {(a.left + added.left) * p.scale, (a.right + added.right) * p.scale}, spot,
                  streamed);
     }
   } else if constexpr (operation == QuadOperation::merge_down2) {
-    const auto sum =
-        sum_of_quads<Layout>(fine_row, [&](int64_t row) M2O_INLINED { return load_halves(p.fine + row, spot); });
+    const auto sum = sum_of_quads(fine_row, [&](int64_t row) M2O_INLINED { return load_halves(p.fine + row, spot); });
     const auto a = load_piece(p.coarse + spot.coarse, spot.coarse_count);
     put_piece(p.coarse_out + spot.coarse, (a + sum * quarter) * p.scale, spot.coarse_count, streamed);
   } else if constexpr (operation == QuadOperation::backward_up2) {
-    const auto sum = sum_of_quads<Layout>(fine_row, [&](int64_t row) M2O_INLINED {
+    const auto sum = sum_of_quads(fine_row, [&](int64_t row) M2O_INLINED {
       const auto grad = load_halves(p.fine + row, spot);
       if (p.fine_out != nullptr) {
         put_halves(p.fine_out + row, {grad.left * p.scale, grad.right * p.scale}, spot, streamed);
@@ -221,7 +180,7 @@ M2O_INLINE void do_spot(const QuadProblem<T>& p, const Where& spot, Streamed str
     put_piece(p.coarse_out + spot.coarse, sum * p.scale, spot.coarse_count, streamed);
   } else if constexpr (operation == QuadOperation::backward_down2) {
     const auto grad = load_piece(p.coarse + spot.coarse, spot.coarse_count) * p.scale;
-    const auto spread = Layout::spread(grad * quarter);
+    const auto spread = doubled(grad * quarter);
     put_halves(p.fine_out, spread, spot, streamed);
     put_halves(p.fine_out + fine_row, spread, spot, streamed);
     if (p.coarse_out != nullptr) {
@@ -229,7 +188,7 @@ M2O_INLINE void do_spot(const QuadProblem<T>& p, const Where& spot, Streamed str
     }
   } else if constexpr (operation == QuadOperation::leaky_backward) {
     const auto grad = load_piece(p.coarse + spot.coarse, spot.coarse_count) * quarter;
-    const auto steep = Layout::spread(grad), flat = Layout::spread(grad * p.slope);
+    const auto steep = doubled(grad), flat = doubled(grad * p.slope);
     M2O_UNROLLED for (int64_t row = 0; row < 2 * fine_row; row += fine_row) {
       const auto x = load_halves(p.fine + row, spot);
       put_halves(p.fine_out + row,
@@ -237,7 +196,7 @@ M2O_INLINE void do_spot(const QuadProblem<T>& p, const Where& spot, Streamed str
                  spot, streamed);
     }
   } else {  // leaky, leaky_tangent
-    const auto sum = sum_of_quads<Layout>(fine_row, [&](int64_t row) M2O_INLINED {
+    const auto sum = sum_of_quads(fine_row, [&](int64_t row) M2O_INLINED {
       const auto x = load_halves(p.fine + row, spot);
       if constexpr (operation == QuadOperation::leaky) {
         return decltype(x){activate(x.left, p.slope), activate(x.right, p.slope)};
@@ -253,20 +212,15 @@ M2O_INLINE void do_spot(const QuadProblem<T>& p, const Where& spot, Streamed str
 
 // Coarse rows [begin, end).
 template <QuadOperation operation, typename T>
-M2O_INLINE void do_rows(const QuadProblem<T>& p, int64_t begin, int64_t end) {
-  const auto rows = [&](auto layout, auto streamed) M2O_INLINED {
-    using Layout = decltype(layout);
-    for (int64_t row = begin; row < end; ++row) {
-      Layout::template for_row<T, streamed()>(p.shape, row * p.shape.coarse_row(), 2 * row * p.shape.fine_row(),
-                                              [&](const auto& spot)
-                                                  M2O_INLINED { do_spot<operation, Layout>(p, spot, streamed); });
-    }
-  };
+M2O_INLINE void do_planar_rows(const QuadProblem<T>& p, int64_t begin, int64_t end) {
   with_constant(p.streamed, [&](auto streamed) M2O_INLINED {
-    if (p.shape.channels_last) {
-      rows(PixelSpots{}, streamed);
-    } else {
-      rows(PlanarSpots{}, streamed);
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t coarse = row * p.shape.coarse_row(), fine = 2 * row * p.shape.fine_row();
+      for_pieces<T, streamed()>(p.shape.width, [&](int64_t at, auto count) M2O_INLINED {
+        constexpr int64_t left = std::min<int64_t>(2 * count(), lanes<T>), right = 2 * count() - left;
+        const Spot<count(), left, right> spot{coarse + at, fine + 2 * at, fine + 2 * at + left, {}, {}, {}};
+        do_spot<operation>(p, spot, streamed);
+      });
     }
   });
   finish_streams();

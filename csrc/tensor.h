@@ -7,6 +7,7 @@
 #include <torch/headeronly/core/MemoryFormat.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <algorithm>
 #include <array>
 #include <string>
 
@@ -50,6 +51,20 @@ inline bool is_channels_last(const Tensor& x) {
   return inner > 0 && (size[2] != 1 || size[3] != 1);
 }
 
+// Whether x is without gaps in the order N, H, W, C.
+inline bool is_dense_channels_last(const Tensor& x) {
+  const auto size = x.sizes();
+  const auto stride = x.strides();
+  int64_t expected = 1;
+  for (const int dim : {1, 3, 2, 0}) {
+    if (size[dim] != 1 && stride[dim] != expected) {
+      return false;
+    }
+    expected *= size[dim];
+  }
+  return true;
+}
+
 inline ScalarType statistics_type(ScalarType type) {
   return type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
@@ -65,6 +80,12 @@ inline ElementType element_type(ScalarType type) {
     default:
       return ElementType::bfloat16;
   }
+}
+
+// x laid out densely in the format; x itself if it is, without a call of torch's dispatcher.
+inline Tensor in_format(const Tensor& x, MemoryFormat format) {
+  const bool as_it_is = format == MemoryFormat::ChannelsLast ? is_dense_channels_last(x) : x.is_contiguous();
+  return as_it_is ? x : torch::stable::contiguous(x, format);
 }
 
 inline Tensor in_type(const Tensor& tensor, ScalarType type) {
@@ -135,15 +156,53 @@ inline Resample as_resample(const char* op, int64_t resample) {
   return static_cast<Resample>(resample);
 }
 
+inline int32_t shim_type(ScalarType type) {
+  switch (type) {
+    case ScalarType::Float:
+      return aoti_torch_dtype_float32();
+    case ScalarType::Double:
+      return aoti_torch_dtype_float64();
+    case ScalarType::Half:
+      return aoti_torch_dtype_float16();
+    default:
+      return aoti_torch_dtype_bfloat16();
+  }
+}
+
+// A fresh tensor where x is. torch::stable::empty looks its operator up by name and goes through the dispatcher.
+template <size_t rank>
+Tensor empty_tensor(const std::array<int64_t, rank>& sizes, ScalarType type, const Tensor& x,
+                    MemoryFormat format = MemoryFormat::Contiguous) {
+  std::array<int64_t, rank> strides;
+  int64_t stride = 1;
+  const auto place = [&](size_t dim) {
+    strides[dim] = stride;
+    stride *= format == MemoryFormat::Contiguous ? std::max<int64_t>(1, sizes[dim]) : sizes[dim];
+  };
+  if (format == MemoryFormat::ChannelsLast) {
+    for (const size_t dim : {1, 3, 2, 0}) {
+      place(dim);
+    }
+  } else {
+    for (size_t dim = rank; dim-- > 0;) {
+      place(dim);
+    }
+  }
+  int32_t device_type, device_index;
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(x.get(), &device_type));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(x.get(), &device_index));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(rank, sizes.data(), strides.data(), shim_type(type),
+                                                         device_type, device_index, &handle));
+  return Tensor(handle);
+}
+
 inline Tensor empty_like_input(const Tensor& x, const ImageShape& shape) {
-  const std::array<int64_t, 4> sizes{shape.batch, shape.channels, shape.height, shape.width};
-  return torch::stable::empty({sizes.data(), sizes.size()}, x.scalar_type(), std::nullopt, x.device(), std::nullopt,
-                              shape.format);
+  return empty_tensor<4>({shape.batch, shape.channels, shape.height, shape.width}, x.scalar_type(), x, shape.format);
 }
 
 inline Tensor empty_statistics(const Tensor& x) {
-  const std::array<int64_t, 2> sizes{x.size(0), x.size(1)};
-  return torch::stable::empty({sizes.data(), sizes.size()}, statistics_type(x.scalar_type()), std::nullopt, x.device());
+  return empty_tensor<2>({x.size(0), x.size(1)}, statistics_type(x.scalar_type()), x);
 }
 
 }  // namespace m2o_fast

@@ -27,7 +27,7 @@ def check_floating(op: str, name: str, tensor: object) -> None:
 
 def as_number(op: str, name: str, value: object, least: float | None = None) -> float:
     """The number as a float. Raises TypeError for what is none, ValueError if it is less than ``least``."""
-    if not isinstance(value, (Real, torch.SymInt, torch.SymFloat)):
+    if type(value) is not float and not isinstance(value, (Real, torch.SymInt, torch.SymFloat)):
         raise TypeError(f"{op}: {name} must be a number, got {type(value).__name__}")
     number = float(value)
     if least is not None and not number >= least:

@@ -257,7 +257,7 @@ def register(
     triton: Callable[..., Any] | None = None,
     backward: Callable[..., Any] | None = None,
     setup_context: Callable[..., None] | None = None,
-) -> None:
+) -> Callable[..., Any]:
     """Implements a defined operator in Python.
 
     Args:
@@ -268,6 +268,9 @@ def register(
         backward: ``backward(ctx, *output_gradients)``. Without it, differentiating through the operator raises: an
             operator without a formula would give zero gradients without a word.
         setup_context: Saves for ``backward`` what it needs.
+
+    Returns:
+        The operator, see :func:`_without_detours`.
     """
     name = f"m2o_fast::{op}"
     if reference is not None:
@@ -281,6 +284,41 @@ def register(
         raise RuntimeError(f"{name} has no derivative of its own: differentiate the function in m2o_fast.ops instead")
 
     torch.library.register_autograd(name, backward or refuse, setup_context=setup_context, lib=LIBRARY)
+    return _without_detours(getattr(torch.ops.m2o_fast, op).default, backward or refuse, setup_context)
+
+
+def _without_detours(
+    operator: Callable[..., Any], derivative: Callable[..., Any], setup_context: Callable[..., None] | None
+) -> Callable[..., Any]:
+    """The same operator with the same derivative for eager calls, in a third of the time that a call takes.
+
+    The derivative registered with torch.library is reached through the dispatcher, which calls Python, which calls the
+    dispatcher again: more work than the kernel has with small images. Here Python calls the dispatcher once, below
+    autograd; dispatch modes and tensor subclasses are served there as well.
+    """
+
+    class Direct(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *arguments: Any) -> Any:
+            with torch._C._AutoDispatchBelowAutograd():
+                output = operator(*arguments)
+            if setup_context is not None:
+                setup_context(ctx, arguments, output)
+            return output
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Any) -> Any:
+            return derivative(ctx, *gradients)
+
+    def call(*arguments: Any) -> Any:
+        if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+            return operator(*arguments)
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments):
+            return Direct.apply(*arguments)
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator(*arguments)
+
+    return call
 
 
 def recompute_gradients(

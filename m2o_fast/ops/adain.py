@@ -159,7 +159,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     x, gamma, beta, ctx.eps, ctx.slope, ctx.one_plus, ctx.resample = inputs
     _, mean, rstd = output
     ctx.mark_non_differentiable(mean, rstd)
-    ctx.set_materialize_grads(False)
+    ctx.set_materialize_grads(False)  # of these two there are none
     ctx.save_for_backward(x, gamma, beta, mean, rstd)
 
 
@@ -190,24 +190,24 @@ def _as_given(gradient: Tensor, affine: Tensor) -> Tensor:
     return (gradient if affine.dim() == 2 else gradient.sum(0)).to(affine.dtype)
 
 
-for _name, _forward_kernel, _backward_kernel in (
-    ("adain_act", None, None),
-    ("adain_act_triton", _forward_triton, _backward_triton),
+_operators: dict[str, Callable[..., tuple[Tensor, Tensor, Tensor]]] = {}  # backend -> operator
+for _backend, _name, _forward_kernel, _backward_kernel in (
+    ("compiled", "adain_act", None, None),
+    ("triton", "adain_act_triton", _forward_triton, _backward_triton),
 ):
-    _fused = getattr(torch.ops.m2o_fast, f"{_name}_backward").default
-    register(
+    _fused = register(
+        f"{_name}_backward",
+        fake=_backward_fake,
+        reference=None if _backward_kernel else _backward_fallback,
+        triton=_backward_kernel,
+    )
+    _operators[_backend] = register(
         _name,
         fake=_forward_fake,
         reference=None if _forward_kernel else _forward_fallback,
         triton=_forward_kernel,
         backward=_backward_through(_fused),
         setup_context=_setup_context,
-    )
-    register(
-        f"{_name}_backward",
-        fake=_backward_fake,
-        reference=None if _backward_kernel else _backward_fallback,
-        triton=_backward_kernel,
     )
 for _name in ("adain_act", "instance_norm_act"):
     declare_backends(_name)
@@ -292,12 +292,13 @@ def instance_norm_act(
         RuntimeError: if ``backend`` is not available here.
     """
     check_images("instance_norm_act", "x", x)
+    one_plus = weight is None
     if weight is None:
-        weight = x.new_ones(x.shape[1], dtype=wide(x.dtype))
+        weight = x.new_zeros(x.shape[1], dtype=wide(x.dtype))
     if bias is None:
-        bias = x.new_zeros(x.shape[1], dtype=wide(x.dtype))
+        bias = weight if one_plus else x.new_zeros(x.shape[1], dtype=wide(x.dtype))
     affine = ("weight", weight), ("bias", bias)
-    return _normalise("instance_norm_act", x, *affine, eps, slope, False, resample, backend)
+    return _normalise("instance_norm_act", x, *affine, eps, slope, one_plus, resample, backend)
 
 
 def _normalise(
@@ -322,6 +323,4 @@ def _normalise(
     chosen = choose_backend(op, x.device, backend)
     if chosen == "reference":
         return adain_act_reference(*arguments)[0].contiguous(memory_format=output_format(x))
-    if chosen == "triton":
-        return torch.ops.m2o_fast.adain_act_triton.default(*arguments)[0]
-    return torch.ops.m2o_fast.adain_act.default(*arguments)[0]
+    return _operators[chosen](*arguments)[0]

@@ -154,24 +154,24 @@ def _as_given(gradient: Tensor, vector: Tensor) -> Tensor:
     return (gradient if vector.dim() == 2 else gradient.sum(0)).to(vector.dtype)
 
 
-for _name, _forward_kernel, _backward_kernel in (
-    ("scale_bias_act", None, None),
-    ("scale_bias_act_triton", _forward_triton, _backward_triton),
+_operators: dict[str, Callable[..., Tensor]] = {}  # backend -> operator
+for _backend, _name, _forward_kernel, _backward_kernel in (
+    ("compiled", "scale_bias_act", None, None),
+    ("triton", "scale_bias_act_triton", _forward_triton, _backward_triton),
 ):
-    _fused = getattr(torch.ops.m2o_fast, f"{_name}_backward").default
-    register(
+    _fused = register(
+        f"{_name}_backward",
+        fake=_backward_fake,
+        reference=None if _backward_kernel else _backward_fallback,
+        triton=_backward_kernel,
+    )
+    _operators[_backend] = register(
         _name,
         fake=_forward_fake,
         reference=None if _forward_kernel else _forward_fallback,
         triton=_forward_kernel,
         backward=_backward_through(_fused),
         setup_context=_setup_context,
-    )
-    register(
-        f"{_name}_backward",
-        fake=_backward_fake,
-        reference=None if _backward_kernel else _backward_fallback,
-        triton=_backward_kernel,
     )
 for _name in ("scale_bias_act", "scale_channels"):
     declare_backends(_name)
@@ -262,6 +262,4 @@ def _scale_bias_act(
     if chosen == "reference":
         y = scale_bias_act_reference(x, scale, bias, next_scale, slope)
         return y.contiguous(memory_format=output_format(x))
-    if chosen == "triton":
-        return torch.ops.m2o_fast.scale_bias_act_triton.default(x, scale, bias, next_scale, slope)
-    return torch.ops.m2o_fast.scale_bias_act.default(x, scale, bias, next_scale, slope)
+    return _operators[chosen](x, scale, bias, next_scale, slope)

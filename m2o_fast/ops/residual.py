@@ -121,11 +121,15 @@ def _leaky_tangent_fake(along: Tensor, x: Tensor, slope: float) -> Tensor:
 # --- derivatives: every operator's is made of these operators again, to any order -------------------------------------
 
 
+#: operator -> what calls it
+_operators: dict[str, Callable[..., Any]] = {}
+
+
 def _operator(name: str, in_torch: Callable[..., Any]) -> Callable[..., Any]:
     """An operator inside a derivative, or the same in plain torch where forward mode or torch.func come across it."""
 
     def run(*arguments: Any) -> Any:
-        return (in_torch if needs_torch() else getattr(torch.ops.m2o_fast, name).default)(*arguments)
+        return (in_torch if needs_torch() else _operators[name])(*arguments)
 
     return run
 
@@ -211,7 +215,7 @@ def _implement(
         return getattr(import_module("m2o_fast.ops.triton.residual"), launcher)(*arguments)
 
     is_triton = launcher != op
-    register(
+    _operators[op] = register(
         op,
         fake=fake,
         reference=None if is_triton else fallback,
@@ -268,32 +272,35 @@ def residual_merge(
     check_images(op, "a", a)
     check_images(op, "b", b)
     code = code_of(op, "resample_b", resample_b)
+    _check_shortcut(op, a, b, resample_b)
+    chosen = choose_backend(op, a.device, backend)
+    values = (a, b)
+    if a.dtype != b.dtype:  # the result is computed in the wide one of two and rounded once, as the definition says
+        values = (a.to(wide(a.dtype)), b.to(wide(a.dtype)))
+    arguments = (*values, as_number(op, "scale", scale), code)
+    if chosen == "reference":
+        y = residual_merge_reference(*arguments).contiguous(memory_format=output_format(a))
+    else:
+        y = _operators["residual_merge" if chosen == "compiled" else "residual_merge_triton"](*arguments)
+    return y if y.dtype == a.dtype else y.to(a.dtype)
+
+
+def _check_shortcut(op: str, a: Tensor, b: Tensor, resample_b: str | None) -> None:
     n, c, h, w = a.shape
-    if resample_b == "up2" and (h % 2 or w % 2):
-        raise ValueError(f"{op}: height and width of a must be even for resample_b='up2', got shape {list(a.shape)}")
-    words, shape = {
-        None: ("[N, C, H, W]", [n, c, h, w]),
-        "up2": ("[N, C, H/2, W/2]", [n, c, h // 2, w // 2]),
-        "down2": ("[N, C, 2H, 2W]", [n, c, 2 * h, 2 * w]),
-    }[resample_b]
-    if list(b.shape) != shape:
+    if resample_b == "up2":
+        if h % 2 or w % 2:
+            raise ValueError(f"{op}: height and width of a must be even for resample_b='up2', got shape {[n, c, h, w]}")
+        h, w = h // 2, w // 2
+    elif resample_b == "down2":
+        h, w = 2 * h, 2 * w
+    if b.shape != (n, c, h, w):
+        words = {None: "[N, C, H, W]", "up2": "[N, C, H/2, W/2]", "down2": "[N, C, 2H, 2W]"}[resample_b]
         raise ValueError(
-            f"{op}: b must be {words} = {shape} for a of shape {list(a.shape)} and resample_b={resample_b!r}, "
+            f"{op}: b must be {words} = {[n, c, h, w]} for a of shape {list(a.shape)} and resample_b={resample_b!r}, "
             f"got shape {list(b.shape)}"
         )
     if b.device != a.device:
         raise ValueError(f"{op}: b must be on the device of a, {a.device}, got {b.device}")
-    chosen = choose_backend(op, a.device, backend)
-    # Of two dtypes, the result is computed in the wide one and rounded once, as the definition says.
-    dtype = a.dtype if a.dtype == b.dtype else wide(a.dtype)
-    arguments = (a.to(dtype), b.to(dtype), as_number(op, "scale", scale), code)
-    if chosen == "reference":
-        y = residual_merge_reference(*arguments).contiguous(memory_format=output_format(a))
-    elif chosen == "triton":
-        y = torch.ops.m2o_fast.residual_merge_triton.default(*arguments)
-    else:
-        y = torch.ops.m2o_fast.residual_merge.default(*arguments)
-    return y.to(a.dtype)
 
 
 def leaky_relu_down2(x: Tensor, *, slope: float = 0.2, backend: Backend | None = None) -> Tensor:
@@ -327,6 +334,4 @@ def leaky_relu_down2(x: Tensor, *, slope: float = 0.2, backend: Backend | None =
     chosen = choose_backend(op, x.device, backend)
     if chosen == "reference":
         return leaky_relu_down2_reference(x, slope).contiguous(memory_format=output_format(x))
-    if chosen == "triton":
-        return torch.ops.m2o_fast.leaky_relu_down2_triton.default(x, slope)
-    return torch.ops.m2o_fast.leaky_relu_down2.default(x, slope)
+    return _operators["leaky_relu_down2" if chosen == "compiled" else "leaky_relu_down2_triton"](x, slope)

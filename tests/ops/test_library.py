@@ -7,6 +7,8 @@ import threading
 import pytest
 import torch
 from source_tree import ROOT, run_python
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from m2o_fast.ops import (
     adain_act,
@@ -199,6 +201,46 @@ def test_compiled_transforms_take_the_reference(function) -> None:
     x = torch.rand(2, 2, 4, 4, dtype=torch.float64)
     compiled = torch.compile(gradient, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x), gradient(x))
+
+
+def gradient_of(function):
+    return lambda x: torch.autograd.grad(function(x).sum(), x)[0]
+
+
+def test_tracers_see_the_operators() -> None:
+    """Eager calls take a shorter way to the kernels; nothing that records or replaces operators may miss them."""
+    x = torch.rand(2, 3, 4, 4, requires_grad=True)
+    functions = {
+        "adain_act": lambda x: adain_act(x, STYLE, STYLE),
+        "leaky_relu_down2": lambda x: leaky_relu_down2(x),
+        "residual_merge": lambda x: residual_merge(x, x),
+        "scale_bias_act": lambda x: scale_bias_act(x, STYLE, STYLE),
+    }
+    for name, function in functions.items():
+        for leaf in (x, x.detach()):
+            trace = torch.jit.trace(function, (leaf,), check_trace=False)
+            assert f"m2o_fast::{name}(" in str(trace.graph)
+            assert f"m2o_fast.{name}.default(" in make_fx(function)(leaf).code
+        gradient = make_fx(gradient_of(function))(x)
+        assert f"m2o_fast.{name}_backward.default(" in gradient.code
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        fake = torch.rand(2, 3, 4, 4, requires_grad=True)
+        assert all(type(function(fake)) is FakeTensor for function in functions.values())
+
+
+def test_a_gradient_that_does_not_exist_stays_none() -> None:
+    class Stop(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return None
+
+    x = torch.rand(2, 3, 4, 4, requires_grad=True)
+    y = Stop.apply(adain_act(x, STYLE, STYLE))
+    assert torch.autograd.grad(y.sum(), x, allow_unused=True) == (None,)
 
 
 TRANSFORMS = """
