@@ -42,7 +42,7 @@ def test_the_batch_is_shared(tmp_path: Path) -> None:
     assert " each, " in shared.lines()[1] and " each, " not in alone.lines()[1]
     parts = Trainer(tiny_config("accumulate=2"), tmp_path, processes=Processes(0, 2)).plan()
     assert "batch 4 = 2 processes x 2 parts x 1" in parts.lines()[0]
-    assert shared.memory.activations == pytest.approx(alone.memory.activations / 2, rel=0.01)
+    assert shared.memory.activations == pytest.approx(alone.memory.activations / 2, rel=0.1)
     assert shared.memory.moments == alone.memory.moments
 
 

@@ -79,7 +79,7 @@ class Recorder(Processes):
 def test_messages_are_what_training_sends(variant: str) -> None:
     config, recorder = tiny_config(f"variant={variant}"), Recorder()
     translator = build_translator(config, open_split(config, "train").domains)
-    Stepper(translator, copy.deepcopy(translator), config.optim, recorder)(blank_batch(translator), 0)
+    Stepper(translator, copy.deepcopy(translator), config.optim, recorder)([blank_batch(translator, 2)], 0)
     messages = message_sizes(config)
     assert list(messages.values())[:-1] == recorder.sent
     assert list(messages) == [*(phase.name for phase in translator.phases(0)), "agreement on stopping"]
