@@ -333,6 +333,8 @@ class Trainer:
             log.warn(message)
             return
         self._saved_at = self.step
+        if self.skipped_in_a_row:  # at the end of a run that may not have been well: what was saved before it stays
+            return
         try:
             remove_old_checkpoints(self.run, self.config.keep_checkpoints, self.step)
         except OSError as error:
