@@ -44,7 +44,7 @@ def sim_scale(
         typer.Option(
             metavar="N",
             min=1,
-            help="Batch that all share in strong scaling. [dim]\\[default: one image for each of the most GPUs][/dim]",
+            help="Batch that all share in strong scaling. [dim]\\[default: --images, at least one per GPU][/dim]",
             rich_help_panel=_WHAT,
         ),
     ] = None,

@@ -149,7 +149,7 @@ def train(
     given = {key: value for key, value in options.items() if value is not None}
     settings = load_config(config, given, assignments or [])
     if dry_run:
-        _print_dry_run(settings, as_json)
+        _print_dry_run(settings, run, resume or "never", as_json)
         return 0
 
     from m2o_fast.engine.loop import train as run_training
@@ -158,12 +158,12 @@ def train(
     return result.exit_code
 
 
-def _print_dry_run(settings: Config, as_json: bool) -> None:
+def _print_dry_run(settings: Config, run: Path | None, resume: str, as_json: bool) -> None:
     """One JSON object, or YAML in which everything but the settings is a comment: a file for --config."""
     from m2o_fast.engine.config import dump_config
     from m2o_fast.engine.pace import dry_run
 
-    result = dry_run(settings)
+    result = dry_run(settings, run, resume)
     if result is None:
         return
     lines = result.pop("lines", None) or [f"this would not run here: {' '.join(result['problem'].split())}"]

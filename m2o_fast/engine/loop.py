@@ -90,11 +90,11 @@ def train(config: Config, run: Path | None, resume: str = "never", quiet: bool =
         try:
             if config.tensorboard:
                 require_tensorboard()
+            check_shares(config, processes)
             run = next_run(config) if run is None else run
             config = with_fixed_schedule(config, run)
             start = find_start(config, run, resume)
             claim.enter_context(claimed(run))
-            check_shares(config, processes)
         except UserError as error:
             processes.tell({"error": str(error)})
             raise
@@ -333,6 +333,8 @@ class Trainer:
             log.warn(message)
             return
         self._saved_at = self.step
+        if self.skipped_in_a_row:  # at the end of a run that may not have been well: what was saved before it stays
+            return
         try:
             remove_old_checkpoints(self.run, self.config.keep_checkpoints, self.step)
         except OSError as error:

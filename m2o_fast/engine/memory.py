@@ -1,9 +1,9 @@
 """How much memory a run needs, said before its first step; and what to do where there was too little.
 
-What stays from step to step is counted exactly. What a step needs on top is measured on a batch so small that it
-fits, and scaled: the tensors that autograd saves grow with the number of images. Backward frees them as it goes, so
-they are the peak: on a CPU (eight configurations, torch's profiler), the peak of a step was 0.93 to 1.01 times what
-autograd saved in it, and that was overestimated by 2 to 6 percent; tests/engine/test_memory.py.
+What stays from step to step is counted exactly. What a step needs on top is measured on two small batches: the
+tensors that autograd saves are some of the weights' size (folded kernels) and some for every image, so a line through
+both tells the rest. Backward frees them as it goes, so they are the peak: on a CPU (eight configurations, torch's
+profiler), the peak of a step was 0.93 to 1.01 times what autograd saved in it; tests/engine/test_memory.py.
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ def estimate_memory(translator: Translator, averaged: Translator, images: int, p
     """
     parameters = list(translator.parameters())
     size = _bytes(parameters)
-    probe = blank_batch(translator)
+    one, two = (saved_bytes(translator, blank_batch(translator, each), precision) for each in (1, 2))
     return Memory(
         weights=size + _bytes(translator.buffers()),
         gradients=size,
         moments=2 * size + 4 * len(parameters),
         averages=_bytes(averaged.parameters()) + _bytes(averaged.buffers()),
-        activations=saved_bytes(translator, probe, precision) * images // probe.size,
+        activations=round(one + (two - one) * (images / len(translator.domains) - 1)),
     )
 
 
@@ -77,26 +77,26 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def blank_batch(translator: Translator) -> Batch:
-    """A batch of black images on the translator's device in which every ordered pair of domains occurs once."""
+def blank_batch(translator: Translator, each: int) -> Batch:
+    """Black images on the translator's device; every domain is the source of ``each`` and the target of as many."""
     domains = len(translator.domains)
     parameter = next(translator.parameters())
 
     def images() -> tuple[Tensor, ...]:
         side = translator.image_size
-        return tuple(parameter.new_full((domains, domain.channels, side, side), -1) for domain in translator.domains)
+        return tuple(parameter.new_full((each, domain.channels, side, side), -1) for domain in translator.domains)
 
-    pairs = torch.arange(domains**2, device=parameter.device).view(domains, domains)
+    rows = torch.arange(domains * each, device=parameter.device).view(domains, each)
     known = translator.rules.supervised_weight > 0
     return Batch(
         source=images(),
-        to_target=pairs.T.reshape(-1),
-        target_counts=(domains,) * domains,
+        to_target=rows.T.reshape(-1),
+        target_counts=(each,) * domains,
         reference=images(),
         reference2=images(),
         paired=images() if known else (),
-        has_pair=torch.ones_like(pairs.view(-1), dtype=torch.bool) if known else None,
-        noise=translator.noise(domains**2, torch.Generator().manual_seed(0)),
+        has_pair=torch.ones_like(rows.view(-1), dtype=torch.bool) if known else None,
+        noise=translator.noise(domains * each, torch.Generator().manual_seed(0)),
     ).to(parameter.device, parameter.dtype)
 
 

@@ -17,6 +17,8 @@ from m2o_fast.engine.precision import float32_products
 from m2o_fast.engine.processes import Processes, joined_processes
 from m2o_fast.engine.runlog import Log
 from m2o_fast.engine.schema import Config
+from m2o_fast.engine.start import find_start, with_fixed_schedule
+from m2o_fast.engine.tensorboard import require_tensorboard
 from m2o_fast.errors import UserError
 
 WARM_UP = 3
@@ -105,8 +107,13 @@ def bench_training(config: Config, steps: int) -> tuple[Plan, Pace] | None:
         return measured if processes.leads else None
 
 
-def dry_run(config: Config) -> dict[str, Any] | None:
+def dry_run(config: Config, run: Path | None = None, resume: str = "never") -> dict[str, Any] | None:
     """What training with a configuration would do. Writes nothing.
+
+    Args:
+        config: What to train.
+        run: Run folder, as for :func:`m2o_fast.engine.loop.train`.
+        resume: Where to go on from, as there. The expected time is that of all steps all the same.
 
     Returns:
         ``settings``, nested; ``plan`` and ``pace`` as JSON values, and ``lines``, the same for people; where
@@ -115,6 +122,10 @@ def dry_run(config: Config) -> dict[str, Any] | None:
     result: dict[str, Any] = {"settings": config.model_dump(mode="json")}
     with joined_processes() as processes:
         try:
+            if config.tensorboard:
+                require_tensorboard()
+            folder = run or _NOWHERE
+            find_start(with_fixed_schedule(config, folder), folder, resume)
             plan, pace = _rehearse(config, _NOWHERE, processes, steps=3, warm_up=1, limit=_DRY_SECONDS)
         except UserError as error:
             result |= {"problem": str(error)}

@@ -142,12 +142,12 @@ class RunLog(Log):
         self._on_board(lambda board: board.write(step, {**values, **timings, "skipped": skipped}))
         note = f"{speed['images_per_second']:.0f} img/s, data wait {speed['data_wait_share']:.1%}"
         if skipped:
-            note += f", {skipped} steps skipped"
+            note += f", skipped steps: {skipped}"
         if self._bar and self._task is not None:
             self._bar.update(self._task, completed=step, note=note)
         else:
-            losses = ", ".join(f"{name} {value:.3f}" for name, value in _headline(values).items())
-            self.say(f"step {step}/{self._total}, {note}, {_clock(remaining)} left, {losses}")
+            losses = "".join(f", {name} {value:.3f}" for name, value in _headline(values).items())
+            self.say(f"step {step}/{self._total}, {note}, {_clock(remaining)} left{losses}")
         self._tick_start, self._tick_step, self._tick_wait = now, step, 0.0
 
     def sampled(self, step: int, values: Mapping[str, float], picture: Image.Image) -> None:

@@ -5,6 +5,7 @@ No network is touched. It says what a measured step, the sizes of the messages a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -149,13 +150,14 @@ def simulate(
         config: Tells the sizes of the messages.
         step: A measured step of one GPU.
         network: What connects the GPUs.
-        batch_size: The batch that all GPUs share in strong scaling; ``None``: one image for each of the most GPUs.
+        batch_size: The batch that all GPUs share in strong scaling; ``None``: the measured one, or one image for each
+            of the most GPUs if that is more.
         gpus: Numbers of GPUs.
 
     Raises:
         UserError: The numbers make no sense together.
     """
-    _check(step, network, gpus)
+    _check(step, network, batch_size, gpus)
     messages = message_sizes(config)
     shared = batch_size or max(step.images, max(gpus))
     sizes = list(messages.values())
@@ -168,7 +170,9 @@ def simulate(
     }
 
 
-def _check(step: Step, network: Network, gpus: Sequence[int]) -> None:
+def _check(step: Step, network: Network, batch_size: int | None, gpus: Sequence[int]) -> None:
+    if not all(math.isfinite(value) for part in (step, network) for value in vars(part).values()):
+        raise UserError("times and bandwidths must be finite numbers")
     if step.fixed_seconds > step.seconds:
         raise UserError("the fixed part of a step (--fixed-ms) is longer than the step (--step-ms)")
     uneven = [count for count in gpus if count > network.gpus_per_node and count % network.gpus_per_node]
@@ -176,3 +180,5 @@ def _check(step: Step, network: Network, gpus: Sequence[int]) -> None:
         raise UserError(
             f"{uneven[0]} GPUs do not fill nodes of {network.gpus_per_node}; see --gpus and --gpus-per-node"
         )
+    if batch_size and all(batch_size % count for count in gpus):
+        raise UserError(f"--batch-size {batch_size} is a multiple of none of --gpus {','.join(map(str, gpus))}")

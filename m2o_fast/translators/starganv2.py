@@ -241,7 +241,8 @@ class StarGANv2(Translator):
         with _frozen(self._discriminator()):
             parts = {"adversarial": adversarial(self._discriminator()(fakes), real=True)}
         recovered = self._encode(fakes)
-        parts["style"] = absolute_error(list(recovered.values()), [style[k] for k in recovered], batch.size)
+        none = fakes[0][:0]  # where no target has a style, the loss is a zero on this device
+        parts["style"] = absolute_error([*recovered.values(), none], [*(style[k] for k in recovered), none], batch.size)
         parts["diversity"] = absolute_error(
             [fakes[k] for k in self.diverse], [others[k] for k in self.diverse], batch.size
         )

@@ -171,6 +171,20 @@ def test_ten_nonfinite_steps_in_a_row_stop_the_run(tmp_path: Path, monkeypatch: 
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())
 
 
+def test_a_run_that_ends_while_steps_are_skipped_keeps_what_was_saved_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, names = tmp_path / "run", lambda: [folder.name for folder in list_checkpoints(tmp_path / "run")]
+    with monkeypatch.context() as patch:
+        poison(range(5, 8), patch)
+        train(tiny_config("keep_checkpoints=1"), run)
+    assert names() == ["step-00000004", "step-00000008"]
+    last = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("step 8/8"))
+    assert last.endswith(" skipped steps: 3, 0:00 left"), "there are no losses to show"
+    train(tiny_config("keep_checkpoints=1", "steps=9"), run, "auto", quiet=True)
+    assert names() == ["step-00000009"]
+
+
 def test_nonfinite_gradient_counts_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A finite loss with an infinite gradient must not reach the optimizer."""
     loss = StarGANv2.loss

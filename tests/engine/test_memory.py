@@ -74,6 +74,16 @@ def test_the_peak_of_a_step_is_what_was_estimated(case, tmp_path: Path) -> None:
     assert peak - held == pytest.approx(estimate, rel=0.2)
 
 
+def test_what_does_not_grow_with_the_batch_is_not_scaled(tmp_path: Path) -> None:
+    """In wide nets, folded kernels are a good part of what is saved, whether the batch or its parts are large."""
+    wide = ("model.base_width=32", "model.max_width=128")
+    for images, parts in ((16, 1), (4, 2)):
+        trainer = Trainer(tiny_config(*wide, f"batch_size={images}", f"accumulate={parts}"), tmp_path)
+        estimate = trainer.plan().memory.activations
+        whole = saved_bytes(trainer.translator, trainer.batch(0)[0])
+        assert estimate == pytest.approx(whole, rel=0.06), (images, parts)
+
+
 def test_the_estimate_leaves_everything_as_it_was(tmp_path: Path) -> None:
     trainer = Trainer(tiny_config(), tmp_path)
     before = {name: tensor.clone() for name, tensor in trainer.translator.state_dict().items()}
@@ -94,13 +104,13 @@ def test_a_tensor_that_is_saved_twice_counts_once_and_goes_when_dropped() -> Non
             return (y * y).sum(), {}  # saves y twice: 4,000 bytes; the second phase begins after the first is dropped
 
     batch = type("Batch", (), dict.fromkeys(("source", "reference", "reference2", "paired"), ()))()
-    batch.leaf = torch.ones(1000, requires_grad=True)
+    batch.leaf = batch.to_target = torch.ones(1000, requires_grad=True)
     assert saved_bytes(Twice(), batch) == 4000
 
 
 def test_the_blank_batch_is_a_batch(tmp_path: Path) -> None:
     trainer = Trainer(tiny_config("batch_size=4"), tmp_path)
-    blank, (real,) = blank_batch(trainer.translator), trainer.batch(0)
+    blank, (real,) = blank_batch(trainer.translator, 2), trainer.batch(0)
     assert [part.shape for part in blank.source] == [part.shape for part in real.source]
     assert [part.shape for part in blank.paired] == [part.shape for part in real.paired]
     assert sorted(blank.to_target.tolist()) == list(range(4))

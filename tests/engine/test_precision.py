@@ -81,9 +81,11 @@ def test_one_bad_part_fails_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(value["step"] for value in trainer.stepper.optimizers["generator"].state.values())
 
 
-def test_a_batch_that_cannot_be_parted_is_refused(tmp_path: Path) -> None:
+def test_a_batch_that_cannot_be_parted_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"batch_size 4 cannot be shared among 3 parts \(accumulate\); .* of 3$"):
-        train(tiny_config("accumulate=3"), tmp_path / "run", quiet=True)
+        train(tiny_config("accumulate=3"), None, quiet=True)
+    assert list(tmp_path.iterdir()) == [], "no folder for a run that cannot begin"
 
 
 # --- number formats ---

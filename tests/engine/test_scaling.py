@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from math import inf
 
 import pytest
 import torch
@@ -79,7 +80,7 @@ class Recorder(Processes):
 def test_messages_are_what_training_sends(variant: str) -> None:
     config, recorder = tiny_config(f"variant={variant}"), Recorder()
     translator = build_translator(config, open_split(config, "train").domains)
-    Stepper(translator, copy.deepcopy(translator), config.optim, recorder)(blank_batch(translator), 0)
+    Stepper(translator, copy.deepcopy(translator), config.optim, recorder)([blank_batch(translator, 2)], 0)
     messages = message_sizes(config)
     assert list(messages.values())[:-1] == recorder.sent
     assert list(messages) == [*(phase.name for phase in translator.phases(0)), "agreement on stopping"]
@@ -107,3 +108,13 @@ def test_a_simulation_reaches_1024_gpus() -> None:
 def test_what_makes_no_sense_is_refused(step: Step, gpus: tuple[int, ...], words: str) -> None:
     with pytest.raises(UserError, match=words):
         simulate(tiny_config(), step, Network(), gpus=gpus)
+
+
+@pytest.mark.usefixtures("tiny_data")
+def test_numbers_that_lead_nowhere_are_refused() -> None:
+    for step, network in ((Step(inf, 4), Network()), (Step(0.01, 4), Network(inter_bandwidth=inf))):
+        with pytest.raises(UserError, match="must be finite numbers"):
+            simulate(tiny_config(), step, network)
+    with pytest.raises(UserError, match="--batch-size 7 is a multiple of none of --gpus 2,4"):
+        simulate(tiny_config(), Step(0.01, 4), Network(), batch_size=7, gpus=(2, 4))
+    assert simulate(tiny_config(), Step(0.01, 7), Network(), gpus=(2, 4))["strong"] == [], "that was not asked for"

@@ -29,6 +29,7 @@ from starganv2_cases import (
 from torch import Tensor
 
 from m2o_fast.m2o import Domain, ManyToOne
+from m2o_fast.translators.base import Iteration
 from m2o_fast.translators.official import from_official
 from m2o_fast.translators.starganv2 import PHASES, StarGANv2
 from m2o_fast.translators.starganv2_nets import StarGANv2Size
@@ -150,6 +151,18 @@ def test_batch_of_unimodal_targets_moves_no_style_net() -> None:
     changed = {name.split(".")[0] for name, tensor in translator.state_dict().items() if not tensor.equal(before[name])}
     assert changed == {"generator", "discriminator"}
     assert not stepper.optimizers["mapping_network"].state
+
+
+def test_losses_of_no_rows_lie_where_the_others_do() -> None:
+    """Else a GPU's log could not stack them. Another default device stands in for the CPU beside a GPU."""
+    domains = [COLOR, GRAY]
+    samples = [sample for sample in random_samples(domains, 20) if sample.target == 1][:2]
+    translator, batch = StarGANv2(domains, ManyToOne(), SIZE).double(), as_batch(samples, domains, pairs=False)
+    for phase in ("generator_latent", "generator_reference"):
+        with torch.device("meta"):
+            total, parts = translator.loss(phase, batch, Iteration(0))
+        assert {value.device.type for value in (total, *parts.values())} == {"cpu"}, phase
+        assert parts["style"] == parts["diversity"] == 0
 
 
 def test_style_encoder_learns_from_the_cycle_of_a_multimodal_source() -> None:
