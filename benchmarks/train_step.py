@@ -132,10 +132,10 @@ def fast_stepper(case: Case, precision: str = "fp32", **settings: Any) -> tuple[
     return Stepper(translator, averaged, OptimConfig(lr=1e-4, mapping_lr=1e-6), precision=precision), batch
 
 
-def fast_iteration(case: Case, begin: int = 0, **settings: Any) -> Callable[[], object]:
+def fast_iteration(case: Case, **settings: Any) -> Callable[[], object]:
     """Our iteration; returns the first phase's loss on real images."""
     stepper, batch = fast_stepper(case, **settings)
-    count = iter(range(begin, 10**9))
+    count = iter(range(10**9))
     return lambda: next(iter(stepper([batch], next(count)).losses.values()))
 
 
@@ -207,7 +207,7 @@ BF16 = partial(fast_iteration, precision="bf16")
 #: cheaper, with other numbers
 OPT_INS = {
     "loss.merge_discriminator_steps": partial(fast_iteration, merge_discriminator_steps=True),
-    "loss.r1_every, a step without R1": partial(fast_iteration, begin=1, r1_every=10**6),
+    "loss.r1_every, a step without R1": partial(fast_iteration, r1_every=10**6),
 }
 
 

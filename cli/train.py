@@ -63,7 +63,7 @@ def train(
         int | None,
         typer.Option(
             metavar="N",
-            help="Work through each batch in N parts: less memory, the same numbers.",
+            help="Work through each batch in N parts: less memory, the same gradients to rounding.",
             rich_help_panel=_HOW,
         ),
     ] = None,
@@ -101,7 +101,9 @@ def train(
             "--tensorboard", help="Write metrics and samples for TensorBoard as well.", rich_help_panel=_WHERE
         ),
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.", rich_help_panel=_WHERE)] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.", rich_help_panel=_WHERE)
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(

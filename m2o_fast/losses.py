@@ -17,7 +17,7 @@ from torch import Tensor
 
 def adversarial(logits: Tensor, *, real: bool) -> Tensor:
     """Binary cross-entropy of discriminator logits ``[N]`` against real or fake, mean over N."""
-    logits = _full(logits)
+    logits = at_least_float32(logits)
     return F.softplus(-logits if real else logits).mean()
 
 
@@ -42,9 +42,13 @@ def absolute_error(outputs: Sequence[Tensor], targets: Sequence[Tensor], batch_s
         targets: Tensors of the same shapes.
         batch_size: N, the full batch; samples that are not among ``outputs`` count as 0.
     """
-    pairs = [(_full(output), _full(target)) for output, target in zip(outputs, targets, strict=True) if output.shape[0]]
+    pairs = [
+        (at_least_float32(output), at_least_float32(target))
+        for output, target in zip(outputs, targets, strict=True)
+        if output.shape[0]
+    ]
     if not pairs:
-        return _full(outputs[0].new_zeros(())) if outputs else torch.zeros(())
+        return at_least_float32(outputs[0].new_zeros(())) if outputs else torch.zeros(())
     return (
         torch.stack([(output - target).abs().mean() * output.shape[0] for output, target in pairs]).sum() / batch_size
     )
@@ -52,9 +56,10 @@ def absolute_error(outputs: Sequence[Tensor], targets: Sequence[Tensor], batch_s
 
 def masked_absolute_error(output: Tensor, target: Tensor, mask: Tensor, batch_size: int) -> Tensor:
     """As :func:`absolute_error` for one tensor, counting only the samples whose ``mask`` (bool ``[n]``) is set."""
-    per_sample = (_full(output) - _full(target)).abs().flatten(1).mean(dim=1)
+    per_sample = (at_least_float32(output) - at_least_float32(target)).abs().flatten(1).mean(dim=1)
     return (per_sample * mask.to(per_sample.dtype)).sum() / batch_size
 
 
-def _full(numbers: Tensor) -> Tensor:
+def at_least_float32(numbers: Tensor) -> Tensor:
+    """The same numbers, in float32 if they come in bfloat16 or float16."""
     return numbers.float() if numbers.dtype in (torch.bfloat16, torch.float16) else numbers

@@ -91,6 +91,7 @@ def train(config: Config, run: Path | None, resume: str = "never", quiet: bool =
             if config.tensorboard:
                 require_tensorboard()
             check_shares(config, processes)
+            check_precision(config.precision, choose_device(config.device, processes))
             run = next_run(config) if run is None else run
             config = with_fixed_schedule(config, run)
             start = find_start(config, run, resume)

@@ -9,6 +9,7 @@ profiler), the peak of a step was 0.93 to 1.01 times what autograd saved in it; 
 from __future__ import annotations
 
 import functools
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -183,11 +184,14 @@ def explains_out_of_memory(function: _Training[Rest, Result]) -> _Training[Rest,
     return explained
 
 
+_SIGNS_OF_NO_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "STATUS_ALLOC_FAILED")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed, on a GPU or a CPU."""
     words = str(error)
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and ("DefaultCPUAllocator" in words or "can't allocate memory" in words)
+        isinstance(error, RuntimeError) and any(sign in words for sign in _SIGNS_OF_NO_MEMORY)
     )
 
 
@@ -198,14 +202,22 @@ def _what_helps(config: Config) -> str:
         "model.max_width": config.model.max_width,
         "data.image_size": config.data.image_size,
     }
-    lower = " or ".join(f"{key} (now {value})" for key, value in sizes.items())
-    return f"raise accumulate (now {config.accumulate}), which keeps the numbers, or lower {lower}"
+    lower = "lower " + " or ".join(f"{key} (now {value})" for key, value in sizes.items())
+    parts = _more_parts(config)
+    return f"raise accumulate (now {config.accumulate}), which trains the same, or {lower}" if parts else lower
+
+
+def _more_parts(config: Config) -> int:
+    """The next number of parts that the batch can be shared in; 0 where there is none."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    numbers = range(config.accumulate + 1, config.batch_size // processes + 1)
+    return next((parts for parts in numbers if config.batch_size % (parts * processes) == 0), 0)
 
 
 def _what_is_kept(config: Config, run: Path) -> str:
     saved = list_checkpoints(run)
     if not saved:
         return "nothing was saved yet"
-    parts = next((n for n in range(config.accumulate + 1, config.batch_size) if config.batch_size % n == 0), 0)
+    parts = _more_parts(config)
     smaller = f" --accumulate {parts}" if parts else ""
     return f"{saved[-1]} is kept; go on with: m2o-fast train --run {run} --resume auto{smaller}"

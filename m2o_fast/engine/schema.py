@@ -200,9 +200,10 @@ class Config(_Section):
         device: ``"auto"`` (CUDA where there is a device), ``"cpu"``, ``"cuda"`` or ``"cuda:<number>"``.
         threads: CPU threads; ``None`` leaves the choice to torch.
         precision: ``"fp32"``; ``"tf32"`` (NVIDIA GPUs: float32 products with 10 bits of mantissa); ``"bf16"`` (forward
-            passes in bfloat16, what stays float32 multiplied as with tf32). Weights, optimizer, average, losses and R1
-            are float32 in all of them.
-        accumulate: Parts that a batch is processed in, each taking its share of the memory; the numbers stay the same.
+            passes in bfloat16, what stays float32 multiplied as with tf32). Weights, optimizer, average, images, losses
+            and R1 are float32 in all of them.
+        accumulate: Parts that a batch is processed in, each taking its share of the memory; gradients are those of
+            the whole batch, to rounding.
         tensorboard: Whether metrics and samples are also written for TensorBoard, which must be installed.
     """
 

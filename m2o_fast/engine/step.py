@@ -31,7 +31,7 @@ class StepResult(NamedTuple):
 
 
 class Stepper:
-    """Owns the optimizers and the moving average of a translator; a single process never waits here for its GPU.
+    """Owns the optimizers and the moving average of a translator; a single process reads nothing back from its GPU.
 
     Args:
         translator: The nets, already on their device.

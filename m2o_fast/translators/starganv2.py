@@ -54,8 +54,8 @@ class StarGANv2Loss:
         cycle: Weight of the cycle reconstruction.
         diversity: Weight of the diversity reward at the start.
         diversity_steps: Iterations over which it falls linearly to 0.
-        r1_every: The R1 penalty is taken in iterations 0, k, 2k, ... alone, times k (arXiv 1912.04958, section 3.1:
-            lazy regularization, here with Adam's settings unchanged).
+        r1_every: The R1 penalty is taken in every k-th iteration alone, times k (arXiv 1912.04958, section 3.1: lazy
+            regularization, here with Adam's settings unchanged).
         merge_discriminator_steps: One discriminator step per iteration in place of two: real + R1 once, and the mean of
             the losses on the latent-guided and on the reference-guided fakes.
     """
@@ -196,7 +196,7 @@ class StarGANv2(Translator):
         """One set of fakes, or the mean over several; R1 where the iteration has it."""
         discriminator, every = self._discriminator(), self.weights.r1_every
         penalty = {}
-        if index % every == 0:
+        if (index + 1) % every == 0:  # as the log counts steps, so that it shows the penalty
             images = [part.detach().requires_grad_() for part in batch.source]
             with torch.autocast(images[0].device.type, enabled=False):  # it squares gradients: too small for few digits
                 real_logits = discriminator(images)

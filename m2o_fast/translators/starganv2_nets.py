@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from m2o_fast.losses import at_least_float32
 from m2o_fast.m2o import Domain, ManyToOne
 from m2o_fast.nn.blocks import AdaINResBlock, ModulatedResBlock, ResBlock, conv, leaky_relu, linear
 from m2o_fast.nn.stems import InputStem, OutputStem
@@ -102,7 +103,9 @@ class Generator(nn.Module):
         code = self._code(style, counts)
         for block in self.decoder:
             content = block(content, code)
-        return self.stem_out(content, counts)
+        # Rounded to bfloat16, images could be told from real ones by the rounding.
+        with torch.autocast(content.device.type, enabled=False):
+            return self.stem_out(at_least_float32(content), counts)
 
     def _code(self, style: Tensor, counts: Sequence[int]) -> Tensor:
         indexed = self._indexed_domains()
