@@ -14,6 +14,7 @@ from torch import Tensor
 
 from m2o_fast.ops._checks import as_number, check_device, check_floating, check_images, wide
 from m2o_fast.ops._library import Backend
+from m2o_fast.ops.convolution import conv2d
 from m2o_fast.ops.modulate import scale_bias_act, scale_channels
 from m2o_fast.ops.resample import up2_conv3x3
 
@@ -84,7 +85,7 @@ def modulated_conv2d(
     pointwise = weight.shape[2] == 1
     size = _size_of(style) if demodulate and _in_float16(x) else None
     y = scale_channels(x, style if size is None else style / size, backend=backend)
-    y = up2_conv3x3(y, weight) if up and not pointwise else F.conv2d(y, weight, padding=weight.shape[2] // 2)
+    y = up2_conv3x3(y, weight) if up and not pointwise else conv2d(y, weight, padding=weight.shape[2] // 2)
     if demodulate or bias is not None:
         scale = demodulation(weight, style, eps=eps) if demodulate else None
         scale = scale if scale is None or size is None else scale * size
