@@ -9,7 +9,9 @@ images that takes 2 to 4 times as long.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +29,9 @@ class _Geometry(NamedTuple):
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1, padding: int = 0) -> Tensor:
     """``torch.nn.functional.conv2d``, differentiable any number of times; only rounding differs.
+
+    Where Winograd's form is taken, a number spoils the whole 4x4 tiles of outputs that see it: infinity and NaN become
+    NaN in all of them, and rounding errors are relative to the largest input of a tile.
 
     Args:
         x: Float ``[N, Ci, H, W]``.
@@ -58,19 +63,37 @@ def _takes_winograd(x: Tensor, weight: Tensor, geometry: _Geometry) -> bool:
 
 # --- the three kernels ------------------------------------------------------------------------------------------------
 
+_Result = TypeVar("_Result")
 
+
+def _without_autocast(kernel: Callable[..., _Result]) -> Callable[..., _Result]:
+    """For derivatives taken inside autocast of a forward pass that ran outside: in the dtype of that, as torch's."""
+
+    @wraps(kernel)
+    def run(*arguments: Any) -> _Result:
+        if not torch.is_autocast_enabled("cpu"):
+            return kernel(*arguments)
+        with torch.autocast("cpu", enabled=False):
+            return kernel(*arguments)
+
+    return run
+
+
+@_without_autocast
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: _Geometry) -> Tensor:
     if _takes_winograd(x, weight, geometry):
         return winograd.convolve(x, weight, bias)
     return F.conv2d(x, weight, bias, geometry.stride, geometry.padding)
 
 
+@_without_autocast
 def _by_input(grad: Tensor, weight: Tensor, x: Tensor, geometry: _Geometry) -> Tensor:
     if _takes_winograd(x, weight, geometry):
         return winograd.by_input(grad, weight)
     return _torchs_gradients(grad, x, weight, geometry, (True, False, False))[0]
 
 
+@_without_autocast
 def _by_weight(grad: Tensor, x: Tensor, weight: Tensor, geometry: _Geometry) -> Tensor:
     if _takes_winograd(x, weight, geometry):
         return winograd.by_weight(grad, x)
@@ -85,7 +108,25 @@ def _torchs_gradients(
     return torch.ops.aten.convolution_backward.default(grad, x, weight, *sizes, needed)
 
 
-# --- each with the two others as derivatives --------------------------------------------------------------------------
+# --- each with the two others as derivatives; forward mode and torch.func, which may come across them, need torch's ---
+
+
+def _input_gradient(grad: Tensor, weight: Tensor, x: Tensor, geometry: _Geometry) -> Tensor:
+    if needs_torch():
+        return _torchs_gradients(grad, x, weight, geometry, (True, False, False))[0]
+    return _ByInput.apply(grad, weight, x, geometry)
+
+
+def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, geometry: _Geometry) -> Tensor:
+    if needs_torch():
+        return _torchs_gradients(grad, x, weight, geometry, (False, True, False))[1]
+    return _ByWeight.apply(grad, x, weight, geometry)
+
+
+def _convolution(x: Tensor, weight: Tensor, geometry: _Geometry) -> Tensor:
+    if needs_torch():
+        return F.conv2d(x, weight, None, geometry.stride, geometry.padding)
+    return _Convolution.apply(x, weight, None, geometry)
 
 
 class _Convolution(torch.autograd.Function):
@@ -102,8 +143,8 @@ class _Convolution(torch.autograd.Function):
         if not torch.is_grad_enabled() and not _takes_winograd(x, weight, geometry):
             return *_torchs_gradients(grad, x, weight, geometry, (need_x, need_weight, need_bias)), None
         return (
-            _ByInput.apply(grad, weight, x, geometry) if need_x else None,
-            _ByWeight.apply(grad, x, weight, geometry) if need_weight else None,
+            _input_gradient(grad, weight, x, geometry) if need_x else None,
+            _weight_gradient(grad, x, weight, geometry) if need_weight else None,
             grad.sum((0, 2, 3)) if need_bias else None,
             None,
         )
@@ -122,8 +163,8 @@ class _ByInput(torch.autograd.Function):
         need_grad, need_weight = ctx.needs_input_grad[:2]
         along = along.contiguous(memory_format=output_format(grad))  # what follows keeps the format
         return (
-            _Convolution.apply(along, weight, None, ctx.geometry) if need_grad else None,
-            _ByWeight.apply(grad, along, weight, ctx.geometry) if need_weight else None,
+            _convolution(along, weight, ctx.geometry) if need_grad else None,
+            _weight_gradient(grad, along, weight, ctx.geometry) if need_weight else None,
             None,  # x only says how large the result is
             None,
         )
@@ -141,8 +182,8 @@ class _ByWeight(torch.autograd.Function):
         grad, x = ctx.saved_tensors
         need_grad, need_x = ctx.needs_input_grad[:2]
         return (
-            _Convolution.apply(x, along, None, ctx.geometry) if need_grad else None,
-            _ByInput.apply(grad, along, x, ctx.geometry) if need_x else None,
+            _convolution(x, along, ctx.geometry) if need_grad else None,
+            _input_gradient(grad, along, x, ctx.geometry) if need_x else None,
             None,
             None,
         )

@@ -47,13 +47,17 @@ KERNEL = [[point**k / math.prod(point - other for other in _others(at)) for k in
 OUTPUT = [[point**k for point in _POINTS] + [float(k == TILE - 1)] for k in range(TILE)]
 
 
+def _constant(matrix: list[list[float]], like: Tensor) -> Tensor:
+    return torch.tensor(matrix, dtype=like.dtype, device=like.device)  # new_tensor refuses negative views
+
+
 def _tile_count(x: Tensor) -> tuple[int, int]:
     return -(-x.shape[2] // TILE), -(-x.shape[3] // TILE)
 
 
 def _to_frequencies(squares: Tensor, matrix: list[list[float]]) -> Tensor:
     """``[N, C, rows, columns, k, k]`` to ``[36, tiles, C]``."""
-    transform = squares.new_tensor(matrix)
+    transform = _constant(matrix, squares)
     found = torch.einsum("iy,jx,ncabyx->ijnabc", transform, transform, squares)
     return found.reshape(PATCH * PATCH, -1, squares.shape[1]).contiguous()
 
@@ -73,7 +77,7 @@ def _output_adjoint_reference(x: Tensor) -> Tensor:
 
 def _convolve_reference(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
     rows, columns = _tile_count(x)
-    transform, channels = x.new_tensor(OUTPUT), kernel.shape[2]
+    transform, channels = _constant(OUTPUT, x), kernel.shape[2]
     squares = (_input_reference(x) @ kernel).view(PATCH, PATCH, -1, rows, columns, channels)
     y = torch.einsum("yi,xj,ijnabc->ncaybx", transform, transform, squares)
     y = y.reshape(-1, channels, TILE * rows, TILE * columns)[:, :, : x.shape[2], : x.shape[3]]
@@ -117,13 +121,13 @@ def by_input(grad: Tensor, weight: Tensor) -> Tensor:
 def by_weight(grad: Tensor, x: Tensor) -> Tensor:
     """The gradient by weight ``[Co, Ci, 3, 3]``."""
     frequencies = torch.ops.m2o_fast.winograd_by_weight.default(grad, x)
-    taps = _kernel_map(x).T @ frequencies.flatten(1)
+    taps = _kernel_map(x).T @ frequencies.reshape(PATCH * PATCH, -1)  # flatten knows no batched gradients
     return taps.T.reshape(*frequencies.shape[1:], 3, 3)
 
 
 def _kernel_map(like: Tensor) -> Tensor:
     """``[36, 9]``: a kernel to its frequencies."""
-    rows = like.new_tensor(KERNEL)
+    rows = _constant(KERNEL, like)
     return torch.kron(rows, rows)
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from m2o_fast.ops import build_info, conv2d, convolution, use_backend, winograd
 
@@ -135,6 +136,44 @@ def test_torchs_own_where_nothing_else_fits() -> None:
     _, tangent = torch.func.jvp(lambda x: conv2d(x, weight, padding=1), (x,), (x,))
     torch.testing.assert_close(tangent, F.conv2d(x, weight, padding=1))
     assert conv2d(x[:0], weight, padding=1).shape == (0, 16, 16, 16)
+
+
+def inside_autocast(y: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:
+    with torch.autocast("cpu", torch.bfloat16):
+        gradients = torch.autograd.grad(y, inputs, torch.cos(y.detach()), create_graph=True)
+        return *gradients, *torch.autograd.grad(gradients[0].square().sum() + gradients[1].square().sum(), inputs)
+
+
+def batched(y: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:
+    along = torch.stack([torch.cos(y.detach()), y.detach()])
+    return torch.autograd.grad(y, inputs, along, is_grads_batched=True)
+
+
+def along_a_direction(y: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(torch.cos(y.detach()), y.detach())
+        gradients = torch.autograd.grad(y, inputs, dual, create_graph=True)
+        return tuple(forward_ad.unpack_dual(gradient).tangent for gradient in gradients)
+
+
+@pytest.mark.parametrize("differentiate", [inside_autocast, batched, along_a_direction])
+@pytest.mark.parametrize("channels", [16, 3])
+def test_graphs_are_differentiated_as_torchs_are(differentiate, channels: int, any_tile_count: None) -> None:
+    """The forward pass knows nothing of what surrounds the backward pass."""
+    x, weight = torch.randn(2, channels, 5, 6), torch.randn(16, channels, 3, 3) / 10
+    found = []
+    for function in (conv2d, F.conv2d):
+        inputs = [tensor.clone().requires_grad_() for tensor in (x, weight)]
+        found.append(differentiate(function(*inputs, padding=1), inputs))
+    for mine, right in zip(*found, strict=True):
+        tolerance = 2e-2 if differentiate is inside_autocast else 1e-4  # torch's own are rounded to bfloat16
+        torch.testing.assert_close(mine, right, rtol=0, atol=tolerance * float(right.detach().abs().max()))
+
+
+def test_negative_views(any_tile_count: None) -> None:
+    x, weight = torch._neg_view(torch.randn(2, 16, 8, 8)), torch.randn(16, 16, 3, 3, requires_grad=True)
+    ours, theirs = (torch.autograd.grad(f(x, weight, padding=1).pow(2).sum(), weight)[0] for f in (conv2d, F.conv2d))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4 * float(theirs.abs().max()))
 
 
 @compiled
