@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from m2o_fast.ops import winograd
-from m2o_fast.ops._choices import winograd_pays
+from m2o_fast.ops._choices import is_worth_a_call, winograd_pays
 from m2o_fast.ops._library import NATIVE_MISSING, forced_backend, needs_torch, output_format
 
 
@@ -43,14 +43,17 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int
     Returns:
         Float ``[N, Co, H', W']``.
     """
-    if _is_torchs(x, weight):
+    geometry = _Geometry(stride, padding)
+    if _is_torchs(x, weight) or not (_takes_winograd(x, weight, geometry) or is_worth_a_call(x.shape, weight.shape)):
         return F.conv2d(x, weight, bias, stride, padding)
-    return _Convolution.apply(x, weight, bias, _Geometry(stride, padding))
+    return _Convolution.apply(x, weight, bias, geometry)
 
 
 def _is_torchs(x: Tensor, weight: Tensor) -> bool:
     """Whether torch's own has to do it: other devices and types, autocast, transforms, no native code."""
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64) or x.dtype != weight.dtype:
+        return True
+    if x.layout != torch.strided or weight.layout != torch.strided:
         return True
     if torch.compiler.is_compiling() or needs_torch() or torch.is_autocast_enabled("cpu"):
         return True

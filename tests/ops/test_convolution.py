@@ -19,7 +19,8 @@ GEOMETRIES = [(16, 32, 3, 1, 1), (3, 5, 3, 1, 1), (4, 6, 4, 2, 1), (6, 4, 4, 1, 
 
 @pytest.fixture
 def any_tile_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Winograd's form also where it does not pay."""
+    """Winograd's form also where it does not pay, and our derivatives where they do not."""
+    monkeypatch.setattr(convolution, "is_worth_a_call", lambda *shapes: True)
     monkeypatch.setattr(convolution, "winograd_pays", lambda shape, channels: shape[1] % 16 == channels % 16 == 0)
 
 
@@ -127,6 +128,15 @@ def test_winograd_runs_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     if build_info() is not None:
         with pytest.raises(AssertionError, match="Winograd's form"):
             conv2d(torch.randn(32, 16, 16, 16), weight, padding=1)
+
+
+@compiled
+@pytest.mark.parametrize(("batch", "ours"), [(1, False), (32, True)])
+def test_small_convolutions_are_torchs(batch: int, ours: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(convolution._Convolution, "apply", lambda *arguments: calls.append(arguments))
+    conv2d(torch.randn(batch, 24, 16, 16), torch.randn(24, 24, 4, 4), padding=1)  # 2.4 million multiplications each
+    assert bool(calls) == ours
 
 
 def test_torchs_own_where_nothing_else_fits() -> None:
