@@ -19,6 +19,20 @@ def code_of(op: str, name: str, resample: object) -> int:
     return RESAMPLES[resample]
 
 
+def resampled_shape(op: str, x: Tensor, resample: int) -> tuple[int, int, int, int]:
+    """The shape of what operator ``op`` makes of ``x``. Raises ValueError where there is none."""
+    batch, channels, height, width = x.shape
+    if resample == UP2:
+        return batch, channels, 2 * height, 2 * width
+    if resample == DOWN2:
+        if height % 2 or width % 2:
+            raise ValueError(f"{op}: height and width of x must be even for down2, got {height} x {width}")
+        return batch, channels, height // 2, width // 2
+    if resample != NONE:
+        raise ValueError(f"{op}: resample must be 0 (none), 1 (up2) or 2 (down2), got {resample}")
+    return batch, channels, height, width
+
+
 def up2(x: Tensor) -> Tensor:
     """Nearest: every pixel becomes 2 x 2 pixels. Torch's own refuses empty images."""
     n, c, h, w = x.shape

@@ -25,7 +25,7 @@ from m2o_fast.ops._library import (
     recompute_gradients,
     register,
 )
-from m2o_fast.ops._resampling import DOWN2, NONE, UP2, Resample, code_of, down2, sum_of_quads, up2
+from m2o_fast.ops._resampling import DOWN2, UP2, Resample, code_of, down2, resampled_shape, sum_of_quads, up2
 
 # mean is [2, N, C]: the rounded mean, and what rounding took away. With the first alone, gradients in planes of a large
 # mean would be off.
@@ -53,25 +53,11 @@ def _scale(gamma: Tensor, x: Tensor, one_plus: bool) -> Tensor:
     return 1 + scale if one_plus else scale
 
 
-def resampled_shape(x: Tensor, resample: int) -> tuple[int, int, int, int]:
-    """The shape of y for x."""
-    batch, channels, height, width = x.shape
-    if resample == UP2:
-        return batch, channels, 2 * height, 2 * width
-    if resample == DOWN2:
-        if height % 2 or width % 2:
-            raise ValueError(f"adain_act: height and width of x must be even for down2, got {height} x {width}")
-        return batch, channels, height // 2, width // 2
-    if resample != NONE:
-        raise ValueError(f"adain_act: resample must be 0 (none), 1 (up2) or 2 (down2), got {resample}")
-    return batch, channels, height, width
-
-
 def adain_act_reference(
     x: Tensor, gamma: Tensor, beta: Tensor, eps: float, slope: float, one_plus: bool, resample: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The definition of the operator, in differentiable torch: y, mean and its rest, 1/sqrt(variance + eps)."""
-    resampled_shape(x, resample)
+    resampled_shape("adain_act", x, resample)
     values = x.to(wide(x.dtype))
     count = max(x.shape[2] * x.shape[3], 1)
     mean = values.sum((2, 3), keepdim=True) / count
@@ -107,7 +93,7 @@ def _backward_fallback(
     one_plus: bool,
     resample: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    shape = resampled_shape(x, resample)
+    shape = resampled_shape("adain_act", x, resample)
     if grad.shape != shape:
         raise ValueError(f"adain_act_backward: grad must have the shape of y, {list(shape)}, got {list(grad.shape)}")
     rstd, count = rstd[:, :, None, None], max(x.shape[2] * x.shape[3], 1)
@@ -137,7 +123,7 @@ def _like_statistics(x: Tensor) -> Tensor:
 def _forward_fake(
     x: Tensor, gamma: Tensor, beta: Tensor, eps: float, slope: float, one_plus: bool, resample: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    shape, memory_format = resampled_shape(x, resample), output_format(x)
+    shape, memory_format = resampled_shape("adain_act", x, resample), output_format(x)
     y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
     return y, x.new_empty((2, *x.shape[:2]), dtype=wide(x.dtype)), _like_statistics(x)
 

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from m2o_fast.ops._checks import check_images, check_per_plane, wide
 from m2o_fast.ops._library import in_format, is_channels_last, output_format
-from m2o_fast.ops._resampling import RESAMPLES
-from m2o_fast.ops.adain import resampled_shape
+from m2o_fast.ops._resampling import RESAMPLES, resampled_shape
 from m2o_fast.ops.triton import CompileCase
 from m2o_fast.ops.triton._types import ELEMENT_TYPES, wide_in_kernel
 from m2o_fast.ops.triton.adain_kernels import (
@@ -103,7 +102,7 @@ def adain_act_forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, mean and rstd of ``adain_act``; shapes and dtypes as in :mod:`m2o_fast.ops.adain`."""
     _check(x, gamma, beta)
-    shape, memory_format = resampled_shape(x, resample), output_format(x)
+    shape, memory_format = resampled_shape("adain_act", x, resample), output_format(x)
     x = in_format(x, memory_format)
     y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
     mean = x.new_empty((2, *x.shape[:2]), dtype=wide(x.dtype))
@@ -150,7 +149,7 @@ def adain_act_backward(
                 f"adain_act_backward: {name} must have shape {list(wanted)} for x of shape {list(x.shape)}, "
                 f"got {list(numbers.shape)}"
             )
-    shape = resampled_shape(x, resample)
+    shape = resampled_shape("adain_act", x, resample)
     if grad.shape != shape:
         raise ValueError(f"adain_act_backward: grad must have the shape of y, {list(shape)}, got {list(grad.shape)}")
     x, grad = in_format(x, output_format(x)), in_format(grad, output_format(x))
