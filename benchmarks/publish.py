@@ -55,8 +55,8 @@ MERGE = (
 )
 LEAKY = "with channels_last the kernel runs about as fast as a copy, so that nothing is left to gain there."
 MODULATED = (
-    "the multiplications are the same in both: at 32x128x16x16 the plain convolution alone takes 95 % of the time of "
-    "modulated_conv2d, and the grouped one 1.4 times as long as the plain one."
+    "with 512 channels and 8 images of 16x16 there are too few tiles for Winograd's form, and the multiplications are "
+    "the same in both; backward, the gradients of the scales come on top."
 )
 BLOCK = (
     "without upsampling nothing is folded, and the two convolutions alone take 96 % of the fused block's time and 92 % "

@@ -330,7 +330,7 @@ def test_lazy_penalty_and_merged_steps_survive_a_resume(tmp_path: Path) -> None:
     train(tiny_config("steps=8", *cheaper), tmp_path / "whole", quiet=True)
     assert contents(tmp_path / "run") == contents(tmp_path / "whole")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert ["discriminator/r1" in line for line in lines] == [index % 3 == 0 for index in range(8)]
+    assert ["discriminator/r1" in line for line in lines] == [(index + 1) % 3 == 0 for index in range(8)]
 
 
 def test_hms_without_a_pair_is_refused(tmp_path: Path) -> None:
