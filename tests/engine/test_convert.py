@@ -2,7 +2,7 @@
 
 import os
 
-import plain_starganv2 as plain
+import plain_networks as plain
 import pytest
 import torch
 

@@ -112,7 +112,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         assert found is not None
         trainer = Trainer(config, run, *found[:2])
         for _ in range(2):
-            trainer._advance(Log())
+            trainer.advance(Log())
         yield Scene(trainer)
 
 
