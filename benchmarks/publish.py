@@ -59,8 +59,8 @@ MODULATED = (
     "the same in both; backward, the gradients of the scales come on top."
 )
 BLOCK = (
-    "without upsampling nothing is folded. What is left to gain is Winograd's form, which works on channels_last, while "
-    "the images of this case are contiguous."
+    "without upsampling nothing is folded. What is left to gain is Winograd's form, which works on channels_last; the "
+    "images of this case are contiguous."
 )
 
 TARGETS = [
