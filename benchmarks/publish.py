@@ -55,8 +55,8 @@ MERGE = (
 )
 LEAKY = "with channels_last the kernel runs about as fast as a copy, so that nothing is left to gain there."
 MODULATED = (
-    "with 512 channels and 8 images of 16x16 there are too few tiles for Winograd's form, and the multiplications are "
-    "the same in both; backward, the gradients of the scales come on top."
+    "Winograd's form works on channels_last, while the images of these cases are contiguous; with 512 channels and 8 "
+    "images of 16x16 there are too few tiles for it, and the multiplications are the same in both."
 )
 BLOCK = (
     "without upsampling nothing is folded. What is left to gain is Winograd's form, which works on channels_last; the "
