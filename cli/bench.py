@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from m2o_fast.cli.options import Assignments, ConfigFile, Data, DataDir, Device, Variant, settings_from
 from m2o_fast.cli.texts import examples
 
 EXAMPLES = examples(
@@ -26,21 +26,12 @@ def _bench() -> None:
 
 @app.command(epilog=EXAMPLES)
 def train(
-    variant: Annotated[
-        str | None, typer.Option(metavar="NAME", help="hms, hmu or starganv2. [dim]\\[default: hms][/dim]")
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option(metavar="NAME", help="digits or mnist. [dim]\\[default: digits][/dim]")
-    ] = None,
-    data_dir: Annotated[str | None, typer.Option(metavar="DIR", help="Folder of the MNIST files.")] = None,
-    config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="YAML file with settings; options win over it.")
-    ] = None,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any setting of m2o-fast train; may be repeated."),
-    ] = None,
-    device: Annotated[str | None, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:<number>.")] = None,
+    variant: Variant = None,
+    data: Data = None,
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    device: Device = None,
     steps: Annotated[int, typer.Option(metavar="N", min=1, help="Steps to measure, after a warm-up of 3.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -49,12 +40,10 @@ def train(
     The median of the measured steps, data loading included, checkpoints and
     samples not; and how long all steps of the settings would take.
     """
-    from m2o_fast.engine.config import load_config
     from m2o_fast.engine.pace import bench_training, pace_line
 
     options = {"variant": variant, "data.name": data, "data.dir": data_dir, "device": device}
-    given = {key: value for key, value in options.items() if value is not None}
-    measured = bench_training(load_config(config, given, assignments or []), steps)
+    measured = bench_training(settings_from(config, assignments, options), steps)
     if measured is None:  # another process of the same launcher prints it
         return
     plan, pace = measured

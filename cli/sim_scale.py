@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from m2o_fast.cli.options import WHAT, Assignments, ConfigFile, Data, Variant, settings_from
 from m2o_fast.cli.texts import examples
 
-_WHAT, _NETWORK = "What is trained", "What connects the GPUs (assumptions; put in your own)"
+_NETWORK = "What connects the GPUs (assumptions; put in your own)"
 
 EXAMPLES = examples(
     ("m2o-fast sim-scale --step-ms 210", "digits; the step as m2o-fast bench train measures it"),
@@ -22,7 +22,7 @@ EXAMPLES = examples(
 def sim_scale(
     step_ms: Annotated[
         float,
-        typer.Option(metavar="T", min=1e-6, help="Measured time of one GPU's step, in ms.", rich_help_panel=_WHAT),
+        typer.Option(metavar="T", min=1e-6, help="Measured time of one GPU's step, in ms.", rich_help_panel=WHAT),
     ],
     images: Annotated[
         int | None,
@@ -30,13 +30,13 @@ def sim_scale(
             metavar="N",
             min=1,
             help="Images in that step. [dim]\\[default: batch_size of the settings][/dim]",
-            rich_help_panel=_WHAT,
+            rich_help_panel=WHAT,
         ),
     ] = None,
     fixed_ms: Annotated[
         float,
         typer.Option(
-            metavar="T", min=0, help="Part of it that fewer images do not shorten, in ms.", rich_help_panel=_WHAT
+            metavar="T", min=0, help="Part of it that fewer images do not shorten, in ms.", rich_help_panel=WHAT
         ),
     ] = 0.0,
     batch_size: Annotated[
@@ -45,26 +45,13 @@ def sim_scale(
             metavar="N",
             min=1,
             help="Batch that all share in strong scaling. [dim]\\[default: --images, at least one per GPU][/dim]",
-            rich_help_panel=_WHAT,
+            rich_help_panel=WHAT,
         ),
     ] = None,
-    variant: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="hms, hmu or starganv2. [dim]\\[default: hms][/dim]", rich_help_panel=_WHAT),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="digits or mnist. [dim]\\[default: digits][/dim]", rich_help_panel=_WHAT),
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="YAML file with settings.", rich_help_panel=_WHAT)
-    ] = None,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Any setting of m2o-fast train; may be repeated.", rich_help_panel=_WHAT
-        ),
-    ] = None,
+    variant: Variant = None,
+    data: Data = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
     gpus: Annotated[
         str, typer.Option(metavar="A,B,...", help="Numbers of GPUs.", rich_help_panel=_NETWORK)
     ] = "1,2,4,8,16,32,64,128,256,512,1024",
@@ -95,13 +82,9 @@ def sim_scale(
     with the bandwidths and latencies given, and no overlap with computing.
     docs/scaling.md has the formula and what it leaves out.
     """
-    from m2o_fast.engine.config import load_config
     from m2o_fast.engine.scaling import Network, Step, simulate
 
-    options = {"variant": variant, "data.name": data}
-    settings = load_config(
-        config, {key: value for key, value in options.items() if value is not None}, assignments or []
-    )
+    settings = settings_from(config, assignments, {"variant": variant, "data.name": data})
     step = Step(step_ms / 1e3, images or settings.batch_size, fixed_ms / 1e3)
     network = Network(gpus_per_node, intra_gb * 1e9, inter_gb * 1e9, intra_us / 1e6, inter_us / 1e6)
     result = simulate(settings, step, network, batch_size, _numbers(gpus))

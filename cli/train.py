@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from m2o_fast.cli.options import HOW, Assignments, ConfigFile, Data, DataDir, Device, Variant, settings_from
 from m2o_fast.cli.texts import examples
 
 if TYPE_CHECKING:
     from m2o_fast.engine.config import Config
 
-_WHAT, _HOW, _WHERE = "What to train", "How to train", "Where, and going on"
+_WHERE = "Where, and going on"
 
 EXAMPLES = examples(
     ("m2o-fast train", "HMS on real 8x8 digits, no download"),
@@ -25,59 +26,31 @@ EXAMPLES = examples(
 
 
 def train(
-    variant: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="hms, hmu or starganv2. [dim]\\[default: hms][/dim]", rich_help_panel=_WHAT),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="digits or mnist. [dim]\\[default: digits][/dim]", rich_help_panel=_WHAT),
-    ] = None,
-    data_dir: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder of the MNIST files. [dim]\\[default: $M2O_DATA_DIR, then where data fetch puts them][/dim]",
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="YAML file with settings; options win over it.", rich_help_panel=_HOW),
-    ] = None,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Any setting, such as optim.lr=2e-4; wins over everything; may be repeated. "
-            "[dim]--dry-run lists the keys.[/dim]",
-            rich_help_panel=_HOW,
-        ),
-    ] = None,
-    steps: Annotated[int | None, typer.Option(metavar="N", help="Training iterations.", rich_help_panel=_HOW)] = None,
+    variant: Variant = None,
+    data: Data = None,
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    steps: Annotated[int | None, typer.Option(metavar="N", help="Training iterations.", rich_help_panel=HOW)] = None,
     batch_size: Annotated[
-        int | None, typer.Option(metavar="N", help="Source images per iteration.", rich_help_panel=_HOW)
+        int | None, typer.Option(metavar="N", help="Source images per iteration.", rich_help_panel=HOW)
     ] = None,
     accumulate: Annotated[
         int | None,
         typer.Option(
             metavar="N",
             help="Work through each batch in N parts: less memory, the same gradients to rounding.",
-            rich_help_panel=_HOW,
+            rich_help_panel=HOW,
         ),
     ] = None,
     precision: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="fp32, tf32 (NVIDIA GPUs) or bf16.", rich_help_panel=_HOW),
+        typer.Option(metavar="NAME", help="fp32, tf32 (NVIDIA GPUs) or bf16.", rich_help_panel=HOW),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(metavar="N", help="Seed of everything random.", rich_help_panel=_HOW)
+        int | None, typer.Option(metavar="N", help="Seed of everything random.", rich_help_panel=HOW)
     ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:<number>.", rich_help_panel=_HOW),
-    ] = None,
+    device: Device = None,
     run: Annotated[
         Path | None,
         typer.Option(
@@ -125,7 +98,6 @@ def train(
     Several processes, each with a share of every batch:
     torchrun --nproc-per-node 2 -m m2o_fast.cli -- train --run runs/a
     """
-    from m2o_fast.engine.config import load_config
     from m2o_fast.errors import UserError
 
     if as_json and not dry_run:
@@ -148,8 +120,7 @@ def train(
         "device": device,
         "tensorboard": tensorboard or None,
     }
-    given = {key: value for key, value in options.items() if value is not None}
-    settings = load_config(config, given, assignments or [])
+    settings = settings_from(config, assignments, options)
     if dry_run:
         _print_dry_run(settings, run, resume or "never", as_json)
         return 0

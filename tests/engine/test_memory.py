@@ -20,6 +20,7 @@ from m2o_fast.engine.memory import (
     saved_bytes,
 )
 from m2o_fast.engine.runlog import Log
+from m2o_fast.engine.schema import Config
 from m2o_fast.errors import UserError
 from m2o_fast.translators import StarGANv2
 
@@ -135,6 +136,32 @@ def exhaust(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
         return loss(self, phase, batch, iteration)
 
     monkeypatch.setattr(StarGANv2, "loss", greedy)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "processes", "parts"),
+    [(4, 1, 1, 2), (6, 1, 2, 3), (7, 1, 1, 7), (8, 2, 2, 4), (4, 2, 2, 0), (4, 4, 1, 0)],
+)
+def test_advice_is_a_number_of_parts_that_the_batch_has(
+    batch_size: int, accumulate: int, processes: int, parts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    config = tiny_config(f"batch_size={batch_size}", f"accumulate={accumulate}")
+    put_checkpoint(tmp_path)
+
+    @explains_out_of_memory
+    def greedy(config: Config, run: Path) -> None:
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+    with pytest.raises(UserError, match="^out of memory: ") as caught:
+        greedy(config, tmp_path)
+    assert ("raise accumulate" in str(caught.value)) == bool(parts)
+    assert str(caught.value).endswith(f"--resume auto --accumulate {parts}" if parts else "--resume auto")
+
+
+def put_checkpoint(run: Path) -> None:
+    """Puts an empty checkpoint there, which is all that the advice looks for."""
+    (run / "checkpoints" / "step-00000001").mkdir(parents=True)
 
 
 def test_out_of_memory_says_what_helps_and_keeps_what_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

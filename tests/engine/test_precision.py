@@ -167,6 +167,7 @@ def test_losses_of_half_precision_are_float32(dtype: torch.dtype) -> None:
 def test_tf32_needs_a_gpu(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="precision tf32 is a format of NVIDIA GPUs; on a CPU use fp32 or bf16"):
         train(tiny_config("precision=tf32"), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("precision", "setting"), [("fp32", "ieee"), ("tf32", "tf32"), ("bf16", "tf32")])

@@ -16,7 +16,8 @@ from m2o_fast.batch import Batch
 from m2o_fast.engine.schema import OptimConfig
 from m2o_fast.engine.step import Stepper
 from m2o_fast.m2o import Domain
-from m2o_fast.translators.starganv2 import StarGANv2, StarGANv2Loss
+from m2o_fast.translators.starganv2 import StarGANv2
+from m2o_fast.translators.starganv2_loss import StarGANv2Loss
 from m2o_fast.translators.starganv2_nets import StarGANv2Size
 
 SIZE = StarGANv2Size(image_size=32, base_width=4, max_width=8, style_dim=8, latent_dim=6, hidden_dim=16)

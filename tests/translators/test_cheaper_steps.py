@@ -29,7 +29,8 @@ from m2o_fast.engine.config import load_config
 from m2o_fast.engine.runs import build_translator
 from m2o_fast.m2o import Domain, ManyToOne
 from m2o_fast.translators.official import from_official
-from m2o_fast.translators.starganv2 import StarGANv2, StarGANv2Loss
+from m2o_fast.translators.starganv2 import StarGANv2
+from m2o_fast.translators.starganv2_loss import StarGANv2Loss
 
 DOMAINS = [Domain(name) for name in "ab"]
 LAZY = replace(WEIGHTS, r1_every=2)

@@ -1,0 +1,57 @@
+"""The options that every command on settings has, and how they become settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from m2o_fast.engine.config import Config
+
+WHAT, HOW = "What to train", "How to train"
+
+Variant = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="hms, hmu or starganv2. [dim]\\[default: hms][/dim]", rich_help_panel=WHAT),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="digits or mnist. [dim]\\[default: digits][/dim]", rich_help_panel=WHAT),
+]
+DataDir = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        help="Folder of the MNIST files. [dim]\\[default: $M2O_DATA_DIR, then where data fetch puts them][/dim]",
+        rich_help_panel=WHAT,
+    ),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="YAML file with settings; options win over it.", rich_help_panel=HOW),
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any setting, such as optim.lr=2e-4; wins over everything; may be repeated. "
+        "[dim]m2o-fast train --dry-run lists the keys.[/dim]",
+        rich_help_panel=HOW,
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:<number>.", rich_help_panel=HOW),
+]
+
+
+def settings_from(config: Path | None, assignments: list[str] | None, options: Mapping[str, object]) -> Config:
+    """The settings that a command line asks for; an option that is ``None`` was not given."""
+    from m2o_fast.engine.config import load_config
+
+    given = {key: value for key, value in options.items() if value is not None}
+    return load_config(config, given, assignments or [])
