@@ -19,7 +19,11 @@ Variant = Annotated[
 ]
 Data = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="digits or mnist. [dim]\\[default: digits][/dim]", rich_help_panel=WHAT),
+    typer.Option(
+        metavar="NAME",
+        help="digits, mnist, ade20k:DIR or folder:DIR. [dim]\\[default: digits][/dim]",
+        rich_help_panel=WHAT,
+    ),
 ]
 DataDir = Annotated[
     str | None,
@@ -28,6 +32,26 @@ DataDir = Annotated[
         help="Folder of the MNIST files. [dim]\\[default: $M2O_DATA_DIR, then where data fetch puts them][/dim]",
         rich_help_panel=WHAT,
     ),
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Recipe to start from. [dim]\\[default: that of the data set][/dim]",
+        rich_help_panel=WHAT,
+    ),
+]
+Uni = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="DOMAIN",
+        help="A uni-modal domain of folder:DIR: one image for each content. May be repeated.",
+        rich_help_panel=WHAT,
+    ),
+]
+NoCache = Annotated[
+    bool,
+    typer.Option("--no-cache", help="Do not keep decoded images in the cache folder.", rich_help_panel=WHAT),
 ]
 ConfigFile = Annotated[
     Path | None,
@@ -49,9 +73,11 @@ Device = Annotated[
 ]
 
 
-def settings_from(config: Path | None, assignments: list[str] | None, options: Mapping[str, object]) -> Config:
+def settings_from(
+    config: Path | None, assignments: list[str] | None, options: Mapping[str, object], preset: str | None = None
+) -> Config:
     """The settings that a command line asks for; an option that is ``None`` was not given."""
     from m2o_fast.engine.config import load_config
 
     given = {key: value for key, value in options.items() if value is not None}
-    return load_config(config, given, assignments or [])
+    return load_config(config, given, assignments or [], preset)

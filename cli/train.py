@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from m2o_fast.cli.options import HOW, Assignments, ConfigFile, Data, DataDir, Device, Variant, settings_from
+from m2o_fast.cli.options import (
+    HOW,
+    Assignments,
+    ConfigFile,
+    Data,
+    DataDir,
+    Device,
+    NoCache,
+    Preset,
+    Uni,
+    Variant,
+    settings_from,
+)
 from m2o_fast.cli.texts import examples
 
 if TYPE_CHECKING:
@@ -29,6 +41,9 @@ def train(
     variant: Variant = None,
     data: Data = None,
     data_dir: DataDir = None,
+    uni: Uni = None,
+    preset: Preset = None,
+    no_cache: NoCache = False,
     config: ConfigFile = None,
     assignments: Assignments = None,
     steps: Annotated[int | None, typer.Option(metavar="N", help="Training iterations.", rich_help_panel=HOW)] = None,
@@ -112,6 +127,8 @@ def train(
         "variant": variant,
         "data.name": data,
         "data.dir": data_dir,
+        "data.uni": uni or None,
+        "data.cache": False if no_cache else None,
         "steps": steps,
         "batch_size": batch_size,
         "accumulate": accumulate,
@@ -120,7 +137,7 @@ def train(
         "device": device,
         "tensorboard": tensorboard or None,
     }
-    settings = settings_from(config, assignments, options)
+    settings = settings_from(config, assignments, options, preset)
     if dry_run:
         _print_dry_run(settings, run, resume or "never", as_json)
         return 0

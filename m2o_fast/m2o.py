@@ -22,11 +22,15 @@ class Domain:
         channels: Image channels, e.g. 1 for gray, 3 for colour.
         multimodal: ``True`` if one content has many images in this domain (a digit in any colour);
             ``False`` if the image is a function of its content (the black-and-white digit).
+        kind: What the channels hold: ``"continuous"`` intensities; ``"palette"``, a label map drawn in 3 channels with
+            one colour per class; ``"onehot"``, a label map with one channel per class, in which the networks give class
+            probabilities.
     """
 
     name: str
     channels: int = 3
     multimodal: bool = True
+    kind: Literal["continuous", "palette", "onehot"] = "continuous"
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):

@@ -6,6 +6,7 @@ arXiv 2402.12531, Colorized MNIST.
 
 from __future__ import annotations
 
+import hashlib
 from functools import lru_cache
 from typing import Literal, get_args
 
@@ -99,6 +100,7 @@ class ColorizedDigits(Dataset):
             raise UserError(f"pair_fraction must be in [0, 1], got {pair_fraction}")
         self.domains = (Domain("color", 3, multimodal=True), Domain("gray", 1, multimodal=False))
         self.image_size = content.shape[2]
+        self.fingerprint = _fingerprint(content, split, color_law, seed)
         self.labels = labels.to(torch.int64)
         self.split = split
         self._content = content.contiguous()
@@ -148,3 +150,9 @@ class ColorizedDigits(Dataset):
 
     def _table(self, epoch: int) -> Tensor:
         return _color_table(self._law, self._seed, self.split, epoch, self._content.shape[0])
+
+
+def _fingerprint(content: Tensor, split: str, law: str, seed: int) -> str:
+    digest = hashlib.sha256(f"{split}/{law}/{seed}/{list(content.shape)}".encode())
+    digest.update(content.contiguous().numpy().data)
+    return digest.hexdigest()

@@ -37,10 +37,14 @@ class Dataset(ABC):
     Attributes:
         domains: The domains with the channel counts of the stored images.
         image_size: Side length S of the square images, in pixels.
+        fingerprint: SHA-256, in hexadecimal, of everything that determines its images.
+        class_names: Names of the classes of its label maps, by class number; class 0 is void. Empty: no label maps.
     """
 
     domains: tuple[Domain, ...]
     image_size: int
+    fingerprint: str
+    class_names: tuple[str, ...] = ()
 
     @abstractmethod
     def count(self, domain: str | int) -> int:
@@ -76,6 +80,17 @@ class Dataset(ABC):
             float32 ``[n, c_target, S, S]`` in [0, 1] and bool ``[n]``, which says where the translation is known
             (the images are 0 elsewhere); or ``None`` if it is known for no image of this direction.
         """
+
+    def content(self, indices: Numbers) -> Tensor | None:
+        """How much foreground each pixel of images has that all domains share the content of; ``None``: not known.
+
+        Args:
+            indices: n image numbers.
+
+        Returns:
+            float32 ``[n, 1, S, S]`` in [0, 1], or ``None``.
+        """
+        return None
 
     def domain_index(self, domain: str | int) -> int:
         """Index of a domain given by name or index. Raises ``ValueError`` for an unknown one."""

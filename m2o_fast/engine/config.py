@@ -13,12 +13,13 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from m2o_fast.engine.schema import DATASETS, Config, DataConfig, LossConfig, ModelConfig, OptimConfig, nearest
+from m2o_fast.engine.schema import Config, DataConfig, LossConfig, ModelConfig, OptimConfig, nearest
 from m2o_fast.engine.yaml12 import dump_yaml, parse_yaml
 from m2o_fast.errors import UserError
 
 __all__ = [
     "KEYS",
+    "PRESETS",
     "Config",
     "ConfigError",
     "DataConfig",
@@ -32,6 +33,9 @@ __all__ = [
 ]
 
 _PRESETS = Path(__file__).with_name("presets")
+#: recipes that a configuration can start from
+PRESETS = tuple(sorted(path.stem for path in _PRESETS.glob("*.yaml")))
+_PRESET_OF = {"ade20k": "ade20k-hms"}
 
 
 class ConfigError(UserError):
@@ -108,6 +112,14 @@ class _Layers:
                 raise ConfigError(f"{key!r} is given twice in {source}")
             seen.add(key)
             self.values[key], self.sources[key] = value, source
+        self._split_data_name(source)
+
+    def _split_data_name(self, source: str) -> None:
+        """``folder:DIR`` is short for the name and its folder."""
+        name, colon, directory = str(self.values.get("data.name", "")).partition(":")
+        if colon:
+            self.values["data.name"] = name
+            self.values["data.dir"], self.sources["data.dir"] = directory, source
 
     def nested(self) -> dict[str, Any]:
         tree: dict[str, Any] = {}
@@ -155,6 +167,7 @@ def load_config(
     file: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     assignments: Sequence[str] = (),
+    preset: str | None = None,
 ) -> Config:
     """Lay preset, file, overrides and assignments over the defaults; the later one wins.
 
@@ -162,6 +175,7 @@ def load_config(
         file: A YAML file with any of the keys, nested (``optim: {lr: 1e-3}``) or dotted (``optim.lr: 1e-3``).
         overrides: Values by dotted key.
         assignments: ``"key=value"`` texts; the value is read as YAML.
+        preset: One of :data:`PRESETS`; ``None``: that of the data set.
 
     Raises:
         ConfigError: Unknown key, wrong value, contradictory values, or a file that cannot be read; every problem is
@@ -178,9 +192,12 @@ def load_config(
         given.add(tree, source)
 
     merged = _Layers()
-    preset = _PRESETS / f"{given.values.get('data.name', DataConfig().name)}.yaml"
-    if preset.name.removesuffix(".yaml") in DATASETS:  # an unknown name is reported with all other wrong values
-        merged.add(_read_yaml(preset), f"preset {preset.name}")
+    if preset is not None and preset not in PRESETS:
+        raise ConfigError(f"unknown preset {preset!r}{nearest(preset, PRESETS)} (presets: {', '.join(PRESETS)})")
+    data = given.values.get("data.name", DataConfig().name)
+    chosen = preset or _PRESET_OF.get(data, data)
+    if chosen in PRESETS:  # an unknown data set is reported with all other wrong values
+        merged.add(_read_yaml(_PRESETS / f"{chosen}.yaml"), f"preset {chosen}.yaml")
     merged.values |= given.values
     merged.sources |= given.sources
     try:

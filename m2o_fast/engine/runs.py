@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from m2o_fast.data import Augment, BatchSampler, ColorizedDigits, open_dataset
+from m2o_fast.data import Augment, BatchSampler, Dataset, open_dataset
 from m2o_fast.engine.checkpoint import (
     MANIFEST,
     CheckpointError,
@@ -95,7 +95,7 @@ def config_to_resume(run: Path | None, resume: str | None) -> Path | None:
 # --- building what a configuration describes ---
 
 
-def open_split(config: Config, split: str, data_dir: str | None = None) -> ColorizedDigits:
+def open_split(config: Config, split: str, data_dir: str | None = None) -> Dataset:
     """The ``"train"`` or ``"test"`` images of a configuration; ``data_dir`` replaces its folder."""
     data = config.data
     return open_dataset(
@@ -106,10 +106,14 @@ def open_split(config: Config, split: str, data_dir: str | None = None) -> Color
         color_law=data.color_law,
         seed=config.seed,
         pair_fraction=data.pair_fraction,
+        uni=data.uni,
+        labels=data.labels,
+        cache=data.cache,
+        max_unreadable=data.max_unreadable,
     )
 
 
-def build_sampler(config: Config, dataset: ColorizedDigits, domains: tuple[Domain, ...]) -> BatchSampler:
+def build_sampler(config: Config, dataset: Dataset, domains: tuple[Domain, ...]) -> BatchSampler:
     """The training batches of a configuration; pairs are handed over only where the rules use them."""
     pairs = config.rules.supervised_weight > 0
     if pairs and round(config.data.pair_fraction * dataset.count(0)) == 0:

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from m2o_fast.m2o import VARIANTS, ManyToOne
 
 #: the data sets that a configuration can name; each has a preset
-DATASETS = ("digits", "mnist")
+DATASETS = ("digits", "mnist", "ade20k", "folder")
 #: the names of devices, as a regular expression
 DEVICES = r"auto|cpu|cuda(:\d+)?"
 
@@ -93,8 +93,14 @@ class DataConfig(_Section):
     """What is trained on.
 
     Attributes:
-        name: ``"digits"`` (scikit-learn's 8x8 digits, always there) or ``"mnist"`` (four IDX files).
-        dir: Folder of the data set's files; ``None``: the environment variable ``M2O_DATA_DIR``, then the cache.
+        name: ``"digits"`` (scikit-learn's 8x8 digits, always there), ``"mnist"`` (four IDX files), ``"ade20k"``
+            (scenes and their label maps) or ``"folder"`` (own images, a folder per domain); docs/data.md shows the
+            layouts. ``"folder:DIR"`` sets the folder too.
+        dir: Folder of the data set's files; ``None`` for MNIST: the environment variable ``M2O_DATA_DIR``, then the cache.
+        uni: For ``"folder"``: names of the uni-modal domains.
+        labels: For ``"ade20k"``: label maps as colours, ``"palette"``, or as one channel per class, ``"onehot"``.
+        cache: Keep decoded images in the cache folder, for the next run and other processes.
+        max_unreadable: Share of a domain's image files that may be unreadable; they are named and left out.
         image_size: Side length of the images in pixels; a power of two, at least 32.
         color_law: Law of a digit's colour: ``"rgb"`` (uniform in the RGB cube where the brightest channel is at
             least 0.25) or ``"hue"`` (fully saturated, uniform hue).
@@ -105,11 +111,23 @@ class DataConfig(_Section):
 
     name: Annotated[str, AfterValidator(_known_dataset)] = "digits"
     dir: Annotated[str, BeforeValidator(_folder)] | None = None
+    uni: tuple[str, ...] = ()
+    labels: Literal["palette", "onehot"] = "palette"
+    cache: StrictBool = True
+    max_unreadable: Share = 0.01
     image_size: Annotated[int, BeforeValidator(_number), AfterValidator(_power_of_two)] = 32
     color_law: Literal["rgb", "hue"] = "rgb"
     pair_fraction: Share = 1.0
     crop_probability: Share = 0.0
     flip_probability: Share = 0.0
+
+    @model_validator(mode="after")
+    def _agree(self) -> DataConfig:
+        if self.name in ("ade20k", "folder") and self.dir is None:
+            raise ValueError(f"data set {self.name!r} needs its folder: --data {self.name}:DIR")
+        if self.uni and self.name != "folder":
+            raise ValueError(f"data.uni (--uni) is for own folders; data set {self.name!r} knows its uni-modal domain")
+        return self
 
 
 class ModelConfig(_Section):
