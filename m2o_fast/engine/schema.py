@@ -96,7 +96,7 @@ class DataConfig(_Section):
         name: ``"digits"`` (scikit-learn's 8x8 digits, always there), ``"mnist"`` (four IDX files), ``"ade20k"``
             (scenes and their label maps) or ``"folder"`` (own images, a folder per domain); docs/data.md shows the
             layouts. ``"folder:DIR"`` sets the folder too.
-        dir: Folder of the data set's files; ``None`` for MNIST: the environment variable ``M2O_DATA_DIR``, then the cache.
+        dir: Folder of the data set's files; ``None``, for MNIST: ``M2O_DATA_DIR`` of the environment, then the cache.
         uni: For ``"folder"``: names of the uni-modal domains.
         labels: For ``"ade20k"``: label maps as colours, ``"palette"``, or as one channel per class, ``"onehot"``.
         cache: Keep decoded images in the cache folder, for the next run and other processes.
