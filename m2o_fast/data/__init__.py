@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -38,14 +38,15 @@ def open_dataset(
     labels: Literal["palette", "onehot"] = "palette",
     cache: bool = True,
     max_unreadable: float = 0.01,
+    report: Callable[[str], None] = lambda line: None,
 ) -> Dataset:
     """One split of a data set.
 
     Args:
         name: ``"digits"``: the 1797 real digits of scikit-learn, no download. ``"mnist"``: the 70,000 of MNIST.
             ``"ade20k"``: scenes and their label maps. ``"folder"``: own images, a folder per domain (docs/data.md).
-        split: ``"train"`` or ``"test"``. Of ade20k and own folders, ``"test"`` is the validation split; where a split is
-            missing, the other one is taken, with a warning.
+        split: ``"train"`` or ``"test"``. Of ade20k and own folders, ``"test"`` is the validation split; where a split
+            is missing, the other one is taken, with a warning.
         data_dir: Folder of the data set. MNIST: else the folder named by ``M2O_DATA_DIR``, else where
             `m2o-fast data fetch mnist` puts it. ``digits`` needs none.
         image_size: Side length S, a power of two: at least 8 for digits, at least 32 for MNIST.
@@ -56,6 +57,7 @@ def open_dataset(
         labels: How label maps become images.
         cache: Whether decoded images are kept in the cache folder.
         max_unreadable: Share of a domain's image files that may be unreadable.
+        report: Called with a line of text for what takes long.
 
     Raises:
         UserError: For an unknown name or split, an unusable size, a damaged file or a folder that does not hold the
@@ -70,7 +72,8 @@ def open_dataset(
     if name in ("ade20k", "folder"):
         if data_dir is None:
             raise UserError(f"data set {name!r} needs its folder: --data {name}:DIR")
-        files = Files(Path(data_dir).expanduser(), split, image_size, seed, pair_fraction, cache, max_unreadable)
+        root = Path(data_dir).expanduser()
+        files = Files(root, split, image_size, seed, pair_fraction, cache, max_unreadable, report)
         return load_folder(files, uni) if name == "folder" else load_ade20k(files, labels)
     content, digits = load_digits(split, image_size) if name == "digits" else load_mnist(split, image_size, data_dir)
     return ColorizedDigits(content, digits, split=split, color_law=color_law, seed=seed, pair_fraction=pair_fraction)

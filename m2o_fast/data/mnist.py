@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from m2o_fast.data.files import user_cache
 from m2o_fast.data.idx import read_idx
 from m2o_fast.errors import UserError
 
@@ -46,7 +47,7 @@ _PADDED = 32
 
 def cache_directory() -> Path:
     """Where fetched MNIST files lie: ``$XDG_CACHE_HOME/m2o_fast/mnist``, by default below ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "m2o_fast" / "mnist"
+    return user_cache() / "mnist"
 
 
 def candidate_directories(data_dir: str | Path | None = None) -> list[Path]:
