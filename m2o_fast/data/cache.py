@@ -113,7 +113,7 @@ def decoded(
     """
     if not paths:
         raise ValueError("there must be at least one file to decode")
-    with ThreadPoolExecutor(min(_THREADS, len(os.sched_getaffinity(0)))) as pool:
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
         job = _Job(paths, decode, shape, _fingerprint(paths, recipe, pool), pool, report)
         result = _kept(job) if keep else _in_memory(job)
     _judge(paths, result, max_unreadable)
@@ -128,26 +128,31 @@ class _Job(NamedTuple):
     pool: ThreadPoolExecutor
     report: Callable[[str], None]
 
-    def rounds(self) -> Iterator[list[np.ndarray | str]]:
-        """The decoded files in order, some at a time; text says why one cannot be read."""
-        for start in range(0, len(self.paths), _ROUND):
-            yield list(self.pool.map(self._one, self.paths[start : start + _ROUND]))
+    def rounds(self, numbers: Sequence[int] | None = None) -> Iterator[list[tuple[int, np.ndarray | str]]]:
+        """The decoded files, or those with the given numbers, in order, some at a time; text says what is wrong."""
+        numbers = range(len(self.paths)) if numbers is None else numbers
+        for start in range(0, len(numbers), _ROUND):
+            some = numbers[start : start + _ROUND]
+            yield list(zip(some, self.pool.map(self._one, (self.paths[i] for i in some)), strict=True))
 
     def _one(self, path: Path) -> np.ndarray | str:
         try:
             image = self.decode(path)
         except UserError as error:
-            return str(error).removeprefix(f"{path}: ")
+            return str(error)
         if image.dtype != np.uint8 or image.shape != self.shape:
             raise ValueError(f"{path} was decoded as {image.dtype} {list(image.shape)}, expected {list(self.shape)}")
         return image
+
+    def where(self) -> str:
+        """The folder that all files lie in."""
+        return os.path.commonpath([path.parent for path in self.paths])
 
     def result(self, images: np.ndarray, reasons: dict[int, str]) -> Decoded:
         """``images`` of all files but those in ``reasons``, by their number."""
         kept = np.array([i for i in range(len(self.paths)) if i not in reasons], dtype=np.int64)
         images.flags.writeable = False
-        unreadable = tuple(f"{self.paths[i]}: {reason}" for i, reason in sorted(reasons.items()))
-        return Decoded(images, kept, self.fingerprint, unreadable)
+        return Decoded(images, kept, self.fingerprint, tuple(reasons.values()))
 
 
 def _fingerprint(paths: Sequence[Path], recipe: str, pool: ThreadPoolExecutor) -> str:
@@ -181,28 +186,26 @@ def _judge(paths: Sequence[Path], result: Decoded, max_unreadable: float) -> Non
     warnings.warn(f"{share}; left out", RuntimeWarning, stacklevel=4)
 
 
-def named(problems: Sequence[str]) -> str:
-    """The first five of the problems in one line, and how many there are beyond them."""
-    more = [f"and {len(problems) - NAMED} more"] if len(problems) > NAMED else []
-    return "; ".join([*problems[:NAMED], *more])
+def named(things: Sequence[str], separator: str = "; ") -> str:
+    """The first five of some things in one line, and how many there are beyond them."""
+    more = [f"and {len(things) - NAMED} more"] if len(things) > NAMED else []
+    return separator.join([*things[:NAMED], *more])
 
 
 # --- in memory ---
 
 
 def _in_memory(job: _Job) -> Decoded:
-    job.report(f"decoding {len(job.paths)} images of {job.paths[0].parent} into memory")
+    job.report(f"decoding {len(job.paths)} images of {job.where()} into memory")
     images = np.empty((len(job.paths), *job.shape), dtype=np.uint8)
     reasons: dict[int, str] = {}
-    count = 0
     for found in job.rounds():
-        for image in found:
+        for number, image in found:
             if isinstance(image, str):
-                reasons[count + len(reasons)] = image
+                reasons[number] = image
             else:
-                images[count] = image
-                count += 1
-    return job.result(images[:count], reasons)
+                images[number - len(reasons)] = image
+    return job.result(images[: len(images) - len(reasons)], reasons)
 
 
 # --- in the cache folder ---
@@ -252,26 +255,23 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _write(path: Path, job: _Job) -> None:
-    job.report(f"decoding {len(job.paths)} images of {job.paths[0].parent}")
-    reasons: dict[int, str] = {}
-    count = 0
+    job.report(f"decoding {len(job.paths)} images of {job.where()}")
+    unreadable = []
     with replacing(path) as file:
         file.write(bytes(_HEADER))
         for found in job.rounds():
-            for image in found:
+            for number, image in found:
                 if isinstance(image, str):
-                    reasons[count + len(reasons)] = image
+                    unreadable.append(number)
                 else:
                     file.write(np.ascontiguousarray(image).data)
-                    count += 1
         size = file.tell()
         file.seek(0)
-        file.write(_npy_header((count, *job.shape)))
+        file.write(_npy_header((len(job.paths) - len(unreadable), *job.shape)))
         file.flush()
         digests = _digests(np.memmap(file, dtype=np.uint8, mode="r"), job.pool)
-    facts = {"count": count, "unreadable": reasons, "sha256": digests}
     with replacing(path.with_suffix(".json")) as file:
-        file.write(json.dumps(facts).encode())
+        file.write(json.dumps({"unreadable": unreadable, "sha256": digests}).encode())
     job.report(f"decoded images are kept in {path} ({size / 1e6:.1f} MB), for the next run; remove it at will")
 
 
@@ -291,13 +291,17 @@ def _read(path: Path, job: _Job) -> Decoded | None:
     """What is kept in ``path``; ``None`` if it is not there, or damaged."""
     try:
         facts = json.loads(path.with_suffix(".json").read_bytes())
-        reasons = {int(number): str(reason) for number, reason in facts["unreadable"].items()}
-        shape = (int(facts["count"]), *job.shape)
-        if shape[0] + len(reasons) != len(job.paths) or path.stat().st_size != _HEADER + math.prod(shape):
+        unreadable = [int(number) for number in facts["unreadable"]]
+        shape = (len(job.paths) - len(unreadable), *job.shape)
+        if path.stat().st_size != _HEADER + math.prod(shape):
             return None
         content = np.memmap(path, dtype=np.uint8, mode="r")
         if _digests(content, job.pool) != facts["sha256"]:
             return None
-        return job.result(content[_HEADER:].reshape(shape), reasons)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        again = dict(pair for some in job.rounds(unreadable) for pair in some)
+    except (OSError, ValueError, LookupError, TypeError):
         return None
+    reasons = {number: reason for number, reason in again.items() if isinstance(reason, str)}
+    if len(reasons) < len(unreadable):  # the disk, not the file, was at fault when it was decoded
+        return None
+    return job.result(content[_HEADER:].reshape(shape), reasons)

@@ -14,6 +14,8 @@ from m2o_fast.m2o import Domain
 #: Image numbers or epochs: one-dimensional, whole numbers.
 Numbers = Sequence[int] | np.ndarray | Tensor
 
+_LOOKED_AT = 64  # images at a time
+
 
 def as_numbers(numbers: Numbers, name: str = "indices") -> Tensor:
     """``numbers`` as an int64 tensor ``[n]``.
@@ -80,6 +82,18 @@ class Dataset(ABC):
             float32 ``[n, c_target, S, S]`` in [0, 1] and bool ``[n]``, which says where the translation is known
             (the images are 0 elsewhere); or ``None`` if it is known for no image of this direction.
         """
+
+    def has_pairs(self) -> bool:
+        """Whether :meth:`pair` knows any true translation; images are looked at until one is found."""
+        domains = range(len(self.domains))
+        parts = (
+            (source, target, range(start, min(start + _LOOKED_AT, self.count(source))))
+            for source in domains
+            for target in domains
+            if source != target
+            for start in range(0, self.count(source), _LOOKED_AT)
+        )
+        return any((found := self.pair(*part)) is not None and bool(found[1].any()) for part in parts)
 
     def content(self, indices: Numbers) -> Tensor | None:
         """How much foreground each pixel of images has that all domains share the content of; ``None``: not known.

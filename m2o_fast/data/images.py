@@ -45,16 +45,39 @@ def read_image(path: str | Path, channels: int, size: int) -> Tensor:
         UserError: If the file is missing, empty, damaged, not an image or too large; the message names it.
         ValueError: If ``channels`` is neither 1 nor 3.
     """
+    planes = torch.from_numpy(_read_values(Path(path), channels, size))
+    return (planes.expand(channels, -1, -1) * 2 - 1)[None].contiguous()
+
+
+def read_pixels(path: str | Path, channels: int, size: int) -> np.ndarray:
+    """The same in 8 bit: uint8 ``[channels, S, S]``. What has more bits is rounded, 8-bit images keep their values."""
+    planes = np.rint(_read_values(Path(path), channels, size) * 255).astype(np.uint8)
+    return planes if len(planes) == channels else planes.repeat(channels, axis=0)
+
+
+def is_gray(path: str | Path) -> bool | None:
+    """Whether an image file holds gray levels alone, by its header or palette; ``None`` if it cannot be read."""
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            if image.mode != "P":
+                return image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
+            colors = np.array(image.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
+            return bool((colors == colors[:, :1]).all())
+    except Exception:  # Pillow's decoders raise errors of nearly every kind for damaged files
+        return None
+
+
+def _read_values(path: Path, channels: int, size: int) -> np.ndarray:
+    """float32 ``[1 or channels, S, S]`` in [0, 1]."""
     if channels not in _MODES:
         raise ValueError(f"channels must be 1 or 3, got {channels}")
-    path = Path(path)
     _check_is_file(path)
     try:
         with Image.open(path, formats=_FORMATS) as image:
             if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 raise UserError(f"{path}: {image.width} x {image.height} pixels are too many; make the image smaller")
             values = _values(image, channels, size)
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UserError(f"{path}: the image has too many pixels; make it smaller") from None
@@ -68,8 +91,7 @@ def read_image(path: str | Path, channels: int, size: int) -> Tensor:
         raise UserError(
             f"{path}: values beyond the range of a 16-bit or a [0, 1] floating-point gray image; convert it"
         )
-    planes = torch.from_numpy(values).reshape(size, size, -1).permute(2, 0, 1)
-    return (planes.expand(channels, -1, -1) * 2 - 1)[None].contiguous()
+    return values.reshape(size, size, -1).transpose(2, 0, 1)
 
 
 def _check_is_file(path: Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -127,7 +127,8 @@ def check_shares(config: Config, processes: Processes) -> None:
 
 @explains_out_of_memory
 def _train(config: Config, run: Path, start: Start, quiet: bool, processes: Processes) -> TrainResult:
-    trainer = Trainer(config, run, start.checkpoint, start.manifest, processes)
+    report = _show if processes.leads and not quiet else _silent
+    trainer = Trainer(config, run, start.checkpoint, start.manifest, processes, report)
     log: Log = Log()
     if processes.leads:
         _write_facts(config, run)
@@ -138,6 +139,8 @@ def _train(config: Config, run: Path, start: Start, quiet: bool, processes: Proc
             log.warn(problem)
         for line in [*trainer.plan().lines(), f"run folder: {run}"] if processes.leads and not quiet else []:
             log.say(line)
+        if start.manifest and start.manifest.get("data", trainer.fingerprint) != trainer.fingerprint:
+            log.warn("the training images are not those that this run was begun with; it goes on with the new ones")
         if start.checkpoint:
             log.say(f"going on from {start.checkpoint}, step {trainer.step}")
         trainer.run_until(config.steps, log, stop)
@@ -146,6 +149,15 @@ def _train(config: Config, run: Path, start: Start, quiet: bool, processes: Proc
         else:
             log.say(f"Done: {trainer.step} steps in {run}. Measure it with: m2o-fast eval {run}")
     return TrainResult(run, trainer.step, stop.exit_code if trainer.step < config.steps else 0)
+
+
+def _show(line: str) -> None:
+    with suppress(OSError):  # the output may go to a file on a full disk
+        print(line, flush=True)
+
+
+def _silent(line: str) -> None:
+    pass
 
 
 def _write_facts(config: Config, run: Path) -> None:
@@ -169,6 +181,7 @@ class Trainer:
         checkpoint: Where to go on from; ``None`` starts anew.
         manifest: Manifest of that checkpoint.
         processes: Those that train this run together; each does an equal share of every batch.
+        report: Called with a line of text while images are decoded.
     """
 
     def __init__(
@@ -178,6 +191,7 @@ class Trainer:
         checkpoint: Path | None = None,
         manifest: Mapping[str, Any] | None = None,
         processes: Processes | None = None,
+        report: Callable[[str], None] = _silent,
     ) -> None:
         self.processes = processes or Processes()
         if config.threads is not None:
@@ -185,17 +199,18 @@ class Trainer:
         self.config, self.run = config, run
         self.device = choose_device(config.device, self.processes)
         check_precision(config.precision, self.device)
-        dataset = open_split(config, "train")
+        dataset = open_split(config, "train", report=report)
         self.translator = build_translator(config, dataset.domains).to(self.device)
         self.averaged = copy.deepcopy(self.translator).eval().requires_grad_(False)
         self.stepper = Stepper(self.translator, self.averaged, config.optim, self.processes, config.precision)
         self._shares = self.processes.count * config.accumulate
         share = config.model_copy(update={"batch_size": config.batch_size // self._shares})
         self.sampler = build_sampler(share, dataset, self.translator.domains)
-        held_out = open_split(config, "test")
+        held_out = open_split(config, "test", report=report)
         self.samples = SampleGrid(held_out, self.translator, config.seed)
         self.watch = StyleWatch(held_out, self.translator, config)
-        self.images = dataset.count(0)
+        self.images = {domain.name: dataset.count(domain.name) for domain in dataset.domains}
+        self.fingerprint = dataset.fingerprint
         self.step = self.skipped = self.skipped_in_a_row = 0
         self._unread: list[tuple[int, torch.Tensor]] = []  # steps whose outcome the host has not looked at
         self._saved_at: int | None = None
@@ -320,6 +335,7 @@ class Trainer:
             "skipped": self.skipped,
             "skipped_in_a_row": self.skipped_in_a_row,
             "translator": self.translator.describe(),
+            "data": self.fingerprint,
         }
         tensors = training_tensors(self.translator, self.averaged, self.stepper.optimizers)
         try:

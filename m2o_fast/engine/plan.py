@@ -12,7 +12,7 @@ from m2o_fast.engine.doctor import cpu_model
 from m2o_fast.engine.memory import Memory, estimate_memory, free_memory
 from m2o_fast.engine.precision import precision_warning
 from m2o_fast.engine.processes import Processes
-from m2o_fast.engine.schema import Config
+from m2o_fast.engine.schema import IN_FOLDERS, Config
 from m2o_fast.engine.step import group_sizes
 from m2o_fast.errors import UserError
 from m2o_fast.ops import backends
@@ -33,8 +33,8 @@ class Plan:
 
     Attributes:
         variant: Name of the system.
-        data: Name of the data set.
-        images: Training images of the first domain.
+        data: Name of the data set, ``name:folder`` where it needs one.
+        images: Domain -> training images.
         steps: Training iterations.
         batch_size: Source images per iteration.
         processes: How many train together, each with an equal share of the batch.
@@ -52,7 +52,7 @@ class Plan:
 
     variant: str
     data: str
-    images: int
+    images: dict[str, int]
     steps: int
     batch_size: int
     processes: int
@@ -80,7 +80,7 @@ class Plan:
         images = self.batch_size // (self.processes * self.accumulate)
         each = " each" if self.processes > 1 else ""
         return [
-            f"{self.variant} on {self.data}: {self.images} images, {self.steps} steps; "
+            f"{self.variant} on {self.data}: {self._images()}, {self.steps} steps; "
             f"batch {self.batch_size} = {' x '.join(shares)} x {images}",
             f"device: {self.device} ({self.model}), {_counted(self.threads, 'thread', 'threads')}{each}, "
             f"{self._format()}",
@@ -88,6 +88,11 @@ class Plan:
             "parameters: " + ", ".join(f"{name.replace('_', ' ')} {size:,}" for name, size in self.parameters.items()),
             f"memory: {self._memory()}",
         ]
+
+    def _images(self) -> str:
+        if len(set(self.images.values())) == 1:
+            return f"{next(iter(self.images.values()))} images"
+        return " and ".join(f"{number} {name}" for name, number in self.images.items()) + " images"
 
     def _format(self) -> str:
         return f"{self.precision} ({self.warning})" if self.warning else self.precision
@@ -112,7 +117,9 @@ class Plan:
         return f"{text}, {_size(self.free)} free" + (": TOO LITTLE" if needed > self.free else "")
 
 
-def make_plan(config: Config, translator: Translator, averaged: Translator, processes: Processes, images: int) -> Plan:
+def make_plan(
+    config: Config, translator: Translator, averaged: Translator, processes: Processes, images: dict[str, int]
+) -> Plan:
     """What training ``translator`` with ``config`` will do.
 
     Args:
@@ -120,12 +127,12 @@ def make_plan(config: Config, translator: Translator, averaged: Translator, proc
         translator: The nets on their device.
         averaged: The copy for the moving average.
         processes: Those that train together.
-        images: Training images of the first domain.
+        images: Domain -> training images.
     """
     device = next(translator.parameters()).device
     return Plan(
         variant=config.variant,
-        data=config.data.name,
+        data=f"{config.data.name}:{config.data.dir}" if config.data.name in IN_FOLDERS else config.data.name,
         images=images,
         steps=config.steps,
         batch_size=config.batch_size,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +96,13 @@ def config_to_resume(run: Path | None, resume: str | None) -> Path | None:
 # --- building what a configuration describes ---
 
 
-def open_split(config: Config, split: str, data_dir: str | None = None) -> Dataset:
-    """The ``"train"`` or ``"test"`` images of a configuration; ``data_dir`` replaces its folder."""
+def open_split(
+    config: Config, split: str, data_dir: str | None = None, report: Callable[[str], None] = lambda line: None
+) -> Dataset:
+    """The ``"train"`` or ``"test"`` images of a configuration; ``data_dir`` replaces its folder.
+
+    ``report`` is called with a line of text for what takes long.
+    """
     data = config.data
     return open_dataset(
         data.name,
@@ -110,23 +116,40 @@ def open_split(config: Config, split: str, data_dir: str | None = None) -> Datas
         labels=data.labels,
         cache=data.cache,
         max_unreadable=data.max_unreadable,
+        report=report,
     )
 
 
 def build_sampler(config: Config, dataset: Dataset, domains: tuple[Domain, ...]) -> BatchSampler:
     """The training batches of a configuration; pairs are handed over only where the rules use them."""
     pairs = config.rules.supervised_weight > 0
-    if pairs and round(config.data.pair_fraction * dataset.count(0)) == 0:
+    if pairs and not dataset.has_pairs():
+        why = "the data has none: the images of a pair have the same name in the folders of both domains. Rename them"
+        if config.data.pair_fraction < 1:
+            share = f"data.pair_fraction {config.data.pair_fraction} of {dataset.count(0)} images"
+            why = f"{share} is none; raise it"
         raise UserError(
-            f"variant {config.variant!r} learns from known pairs, but data.pair_fraction {config.data.pair_fraction} "
-            f"of {dataset.count(0)} images is none; raise it, or train without pairs with variant 'hmu'"
+            f"variant {config.variant!r} learns from known pairs, but {why}, or train without pairs with variant 'hmu'"
         )
     augment = Augment(config.data.crop_probability, config.data.flip_probability)
     return BatchSampler(dataset, domains, config.batch_size, config.seed, pairs=pairs, augment=augment)
 
 
 def build_translator(config: Config, domains: tuple[Domain, ...]) -> Translator:
-    """A translator with fresh weights, which depend on the seed alone."""
+    """A translator with fresh weights, which depend on the seed alone.
+
+    Raises:
+        UserError: The domains are not what the variant is for.
+    """
+    if config.rules.zero_style and len({domain.multimodal for domain in domains}) == 1:
+        kind, advice = "uni-modal", "name fewer of them with --uni (data.uni)"
+        if domains[0].multimodal:
+            kind, advice = "multi-modal", "name those with one image for each content with --uni DOMAIN (data.uni)"
+        names = ", ".join(domain.name for domain in domains)
+        raise UserError(
+            f"variant {config.variant!r} is for multi-modal and uni-modal domains, but {names} are all {kind}; "
+            f"{advice}, or train the symmetric 'starganv2'"
+        )
     description = {
         "system": "starganv2",
         "domains": [vars(domain) for domain in config.rules.resolve(domains)],

@@ -62,6 +62,7 @@ class SampleGrid:
         """
         device = next(translator.parameters()).device
         x, reference = self._images[source].to(device), self._images[target].to(device)
+        reference = reference[torch.arange(len(x), device=device) % len(reference)]  # there may be fewer, or more
         rows = {"source": x}
         if translator.rules.has_style(translator.domains[target]):
             styles = translator.sample_style(STYLES, target, torch_generator(self._seed, "samples", target))

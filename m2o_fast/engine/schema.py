@@ -15,6 +15,8 @@ from m2o_fast.m2o import VARIANTS, ManyToOne
 
 #: the data sets that a configuration can name; each has a preset
 DATASETS = ("digits", "mnist", "ade20k", "folder")
+#: those of them that are a folder of image files
+IN_FOLDERS = ("ade20k", "folder")
 #: the names of devices, as a regular expression
 DEVICES = r"auto|cpu|cuda(:\d+)?"
 
@@ -123,7 +125,7 @@ class DataConfig(_Section):
 
     @model_validator(mode="after")
     def _agree(self) -> DataConfig:
-        if self.name in ("ade20k", "folder") and self.dir is None:
+        if self.name in IN_FOLDERS and self.dir is None:
             raise ValueError(f"data set {self.name!r} needs its folder: --data {self.name}:DIR")
         if self.uni and self.name != "folder":
             raise ValueError(f"data.uni (--uni) is for own folders; data set {self.name!r} knows its uni-modal domain")

@@ -30,6 +30,8 @@ FREE_KEYS = frozenset(
         "threads",
         "accumulate",
         "data.dir",
+        "data.cache",
+        "data.max_unreadable",
         "tensorboard",
     }
 )
