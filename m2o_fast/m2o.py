@@ -25,18 +25,40 @@ class Domain:
         kind: What the channels hold: ``"continuous"`` intensities; ``"palette"``, a label map drawn in 3 channels with
             one colour per class; ``"onehot"``, a label map with one channel per class, in which the networks give class
             probabilities.
+        classes: Of a label map: number of classes, void included. With ``"onehot"`` it is the number of channels and
+            may be left out. 0 for continuous images.
     """
 
     name: str
     channels: int = 3
     multimodal: bool = True
     kind: Literal["continuous", "palette", "onehot"] = "continuous"
+    classes: int = 0
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"domain name {self.name!r}: use letters, digits, '-' and '_' only")
         if self.channels < 1:
             raise ValueError(f"domain {self.name!r}: channels must be at least 1, got {self.channels}")
+        if self.kind == "onehot" and self.classes == 0:
+            object.__setattr__(self, "classes", self.channels)
+        self._check_kind()
+
+    def _check_kind(self) -> None:
+        match self.kind:
+            case "continuous":
+                problem = "continuous images have no classes" if self.classes else ""
+            case "palette":
+                problem = (
+                    "" if self.channels == 3 and self.classes >= 2 else "needs 3 channels and its number of classes"
+                )
+            case "onehot":
+                problem = "" if self.channels == self.classes >= 2 else "needs as many channels as classes"
+            case _:
+                problem = "kind must be 'continuous', 'palette' or 'onehot'"
+        if problem:
+            got = f"{self.kind!r} with {self.channels} channels, {self.classes} classes"
+            raise ValueError(f"domain {self.name!r}: {problem}, got {got}")
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,12 @@ def test_style_without_diversity_is_possible() -> None:
         (lambda: Domain("a b"), "domain name 'a b'"),
         (lambda: Domain("a/b"), "domain name 'a/b'"),
         (lambda: Domain("a", 0), "channels must be at least 1"),
+        (lambda: Domain("a", kind="gray"), "'a': kind must be"),
+        (lambda: Domain("a", classes=3), "'a': continuous images have no classes"),
+        (lambda: Domain("a", 3, kind="palette"), "needs 3 channels and its number of classes"),
+        (lambda: Domain("a", 1, kind="palette", classes=5), "needs 3 channels and its number of classes"),
+        (lambda: Domain("a", 3, kind="onehot", classes=5), "as many channels as classes, got 'onehot' with 3 channels"),
+        (lambda: Domain("a", 1, kind="onehot"), "as many channels as classes"),
         (lambda: ManyToOne(supervised_weight=-1), "must not be negative"),
         (lambda: ManyToOne().resolve([COLOR]), "at least two domains"),
         (lambda: ManyToOne().resolve([COLOR, COLOR]), "must differ"),
@@ -49,6 +55,12 @@ def test_style_without_diversity_is_possible() -> None:
 def test_impossible_setups_are_worded(make, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_the_channels_of_a_one_hot_domain_are_its_classes() -> None:
+    domain = Domain("labels", 7, multimodal=False, kind="onehot")
+    assert domain.classes == 7 and domain == Domain("labels", 7, multimodal=False, kind="onehot", classes=7)
+    assert Domain(**{"name": "gray", "channels": 1, "multimodal": False}).kind == "continuous"  # as older runs wrote it
 
 
 def test_randomness_depends_on_all_of_its_key_and_nothing_else() -> None:

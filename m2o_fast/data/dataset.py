@@ -106,6 +106,17 @@ class Dataset(ABC):
         """
         return None
 
+    def label_ids(self, indices: Numbers) -> Tensor | None:
+        """Label maps by number, before they are drawn as images; ``None``: the data set has none.
+
+        Args:
+            indices: n image numbers of the domain of label maps.
+
+        Returns:
+            int64 ``[n, S, S]``, classes in [0, len(class_names)), or ``None``.
+        """
+        return None
+
     def domain_index(self, domain: str | int) -> int:
         """Index of a domain given by name or index. Raises ``ValueError`` for an unknown one."""
         names = [d.name for d in self.domains]
