@@ -90,15 +90,17 @@ def _draw_block(seed: int, purpose: str, block: int, crop_probability: float, fl
     return Views(boxes, torch.from_numpy(coins[:, 1] < flip_probability))
 
 
-def apply_views(images: Tensor, views: Views) -> Tensor:
-    """Each image as its view: cropped, enlarged bilinearly to the same size, flipped.
+def apply_views(images: Tensor, views: Views, *, nearest: bool = False) -> Tensor:
+    """Each image as its view: cropped, enlarged to the same size, flipped.
 
-    An image whose view is the whole image, not flipped, keeps its bits. Crops are affine in the pixel values, so
-    ``x = g * c`` stays true for two images that share a view.
+    An image whose view is the whole image, not flipped, keeps its bits. Bilinear crops are affine in the pixel values,
+    so ``x = g * c`` stays true for two images that share a view.
 
     Args:
         images: float ``[n, c, H, W]``.
         views: The views of the n images.
+        nearest: Enlarge by taking the nearest pixel, as label maps need: between two classes there is no third.
+            Default: bilinearly.
 
     Returns:
         A new tensor of the same shape.
@@ -112,7 +114,8 @@ def apply_views(images: Tensor, views: Views) -> Tensor:
         down = torch.stack([zero, height, 2 * top + height - 1], dim=1)
         chosen = images[cropped]
         grid = F.affine_grid(torch.stack([across, down], dim=1), list(chosen.shape), align_corners=False)
-        result[cropped] = F.grid_sample(chosen, grid, padding_mode="border", align_corners=False)
+        mode = "nearest" if nearest else "bilinear"
+        result[cropped] = F.grid_sample(chosen, grid, mode=mode, padding_mode="border", align_corners=False)
     flipped = views.flips.nonzero().squeeze(1)
     if flipped.numel():
         result[flipped] = result[flipped].flip(-1)

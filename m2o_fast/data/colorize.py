@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m2o_fast.data.dataset import Dataset, Numbers, as_numbers
+from m2o_fast.data.dataset import Dataset, Numbers, as_numbers, known_pairs
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain
 from m2o_fast.randomness import numpy_generator
@@ -96,8 +96,6 @@ class ColorizedDigits(Dataset):
             raise ValueError(f"{content.shape[0]} images need as many labels, got {list(labels.shape)}")
         if color_law not in get_args(ColorLaw):
             raise UserError(f"unknown colour law {color_law!r}; choose from {', '.join(get_args(ColorLaw))}")
-        if not 0.0 <= pair_fraction <= 1.0:
-            raise UserError(f"pair_fraction must be in [0, 1], got {pair_fraction}")
         self.domains = (Domain("color", 3, multimodal=True), Domain("gray", 1, multimodal=False))
         self.image_size = content.shape[2]
         self.fingerprint = _fingerprint(content, split, color_law, seed)
@@ -106,9 +104,7 @@ class ColorizedDigits(Dataset):
         self._content = content.contiguous()
         self._law = color_law
         self._seed = seed
-        known = numpy_generator(seed, f"pairs/{split}").permutation(len(content))[: round(pair_fraction * len(content))]
-        self._pair_known = torch.zeros(len(content), dtype=torch.bool)
-        self._pair_known[torch.from_numpy(known)] = True
+        self._pair_known = known_pairs(len(content), pair_fraction, seed, split)
 
     def count(self, domain: str | int) -> int:
         """The number of images of ``domain``: the number of digits."""

@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain
+from m2o_fast.randomness import numpy_generator
 
 #: Image numbers or epochs: one-dimensional, whole numbers.
 Numbers = Sequence[int] | np.ndarray | Tensor
@@ -29,6 +31,23 @@ def as_numbers(numbers: Numbers, name: str = "indices") -> Tensor:
     if tensor.ndim != 1 or tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         raise ValueError(f"{name} must be one-dimensional whole numbers, got {tensor.dtype} {list(tensor.shape)}")
     return tensor.to(torch.int64)
+
+
+def known_pairs(count: int, share: float, seed: int, split: str) -> Tensor:
+    """Which of ``count`` pairs count as known: a choice fixed by the seed, in which a larger share contains a smaller.
+
+    Returns:
+        bool ``[count]``.
+
+    Raises:
+        UserError: If ``share`` is not in [0, 1].
+    """
+    if not 0.0 <= share <= 1.0:
+        raise UserError(f"pair_fraction must be in [0, 1], got {share}")
+    known = torch.zeros(count, dtype=torch.bool)
+    chosen = numpy_generator(seed, f"pairs/{split}").permutation(count)[: round(share * count)]
+    known[torch.from_numpy(chosen)] = True
+    return known
 
 
 class Dataset(ABC):

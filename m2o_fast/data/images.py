@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -71,12 +72,28 @@ def _read_values(path: Path, channels: int, size: int) -> np.ndarray:
     """float32 ``[1 or channels, S, S]`` in [0, 1]."""
     if channels not in _MODES:
         raise ValueError(f"channels must be 1 or 3, got {channels}")
+    with opened(path) as image:
+        values = _values(image, channels, size)
+    if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
+        raise UserError(
+            f"{path}: values beyond the range of a 16-bit or a [0, 1] floating-point gray image; convert it"
+        )
+    return values.reshape(size, size, -1).transpose(2, 0, 1)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """An image file of a known format and not too large, to be decoded within the ``with`` block.
+
+    Raises:
+        UserError: For whatever goes wrong in opening or decoding; the message begins with the path.
+    """
     _check_is_file(path)
     try:
         with Image.open(path, formats=_FORMATS) as image:
             if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 raise UserError(f"{path}: {image.width} x {image.height} pixels are too many; make the image smaller")
-            values = _values(image, channels, size)
+            yield image
     except (UserError, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -87,11 +104,6 @@ def _read_values(path: Path, channels: int, size: int) -> np.ndarray:
         raise UserError(f"{path}: no permission to read the file") from None
     except Exception as error:  # Pillow's decoders raise errors of nearly every kind for damaged files
         raise UserError(f"{path}: the image is damaged or cut off ({error}); replace or remove it") from error
-    if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
-        raise UserError(
-            f"{path}: values beyond the range of a 16-bit or a [0, 1] floating-point gray image; convert it"
-        )
-    return values.reshape(size, size, -1).transpose(2, 0, 1)
 
 
 def _check_is_file(path: Path) -> None:

@@ -212,7 +212,7 @@ class BatchSampler:
     def _finish(self, images: Tensor, domain: int, views: Views | None) -> Tensor:
         """Images in [0, 1] as the networks take them: augmented, in [-1, 1], with the channels of the domain."""
         if views is not None:
-            images = apply_views(images, views)
+            images = apply_views(images, views, nearest=self.domains[domain].kind != "continuous")
         images = images * 2 - 1
         channels = self.domains[domain].channels
         return images if images.shape[1] == channels else images.repeat(1, channels, 1, 1)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from m2o_fast.data.augment import Augment, Views, apply_views
+from m2o_fast.labels import draw_labels, read_labels
 
 
 def test_views_are_a_pure_function_of_the_sample_number() -> None:
@@ -80,3 +81,22 @@ def test_no_images_are_no_problem() -> None:
 def test_probabilities_out_of_range_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         Augment(**options)
+
+
+@pytest.mark.parametrize("kind", ["palette", "onehot"])
+def test_a_nearest_view_of_a_drawn_label_map_is_the_drawn_view(kind: str) -> None:
+    labels = torch.randint(0, 151, (8, 16, 16), generator=torch.Generator().manual_seed(0))
+    views = Augment(1.0, 0.5).views(3, "source", np.arange(8))
+    drawn = apply_views(draw_labels(labels, kind, 151), views, nearest=True)
+    viewed = apply_views(labels[:, None].float(), views, nearest=True)[:, 0].long()
+    assert torch.equal(drawn, draw_labels(viewed, kind, 151)) and torch.equal(read_labels(drawn, kind, 151), viewed)
+    assert not torch.equal(viewed, labels)
+    assert not torch.equal(apply_views(draw_labels(labels, kind, 151), views), drawn)  # bilinear is another
+
+
+def test_a_nearest_crop_shows_the_pixels_in_the_box() -> None:
+    """A crop of whole pixels that is enlarged by a whole factor repeats each of them."""
+    labels = torch.arange(64.0).reshape(1, 1, 8, 8)
+    views = Views(torch.tensor([[0.25, 0.5, 0.5, 0.5]]), torch.tensor([False]))
+    expected = labels[:, :, 4:8, 2:6].repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert torch.equal(apply_views(labels, views, nearest=True), expected)

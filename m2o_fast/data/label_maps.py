@@ -1,0 +1,75 @@
+"""Files of label maps: class numbers, or the colours of :func:`m2o_fast.labels.palette`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from m2o_fast.data.images import opened
+from m2o_fast.errors import UserError
+from m2o_fast.labels import read_labels
+
+_TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+_ORIENTATION = 0x0112
+
+
+def read_class_numbers(path: Path, classes: int, size: int, photo: Path | None = None) -> np.ndarray:
+    """A file with a class number per pixel, stretched to ``size`` x ``size`` by taking the nearest pixel.
+
+    Args:
+        path: A gray 8-bit image, or one with a palette, whose colours are ignored.
+        classes: Number of classes, void included.
+        size: Side length S of the result in pixels.
+        photo: The image that it labels, which must have the same width and height.
+
+    Returns:
+        uint8 ``[S, S]`` in [0, classes).
+
+    Raises:
+        UserError: For a file that cannot be read, another mode, a number out of range or another size than the photo's;
+            the message begins with the path.
+    """
+    with opened(path) as image:
+        if image.mode not in ("L", "P"):
+            raise UserError(
+                f"{path}: mode {image.mode}, but a label map holds class numbers: an 8-bit image of mode L or P"
+            )
+        if photo is not None and (wanted := _shown_size(photo)) != image.size:
+            raise UserError(
+                f"{path}: {image.width} x {image.height} pixels, but {photo.name} has {wanted[0]} x {wanted[1]}"
+            )
+        if (largest := int(np.asarray(image).max())) >= classes:
+            raise UserError(f"{path}: class {largest}, but classes are 0 to {classes - 1}")
+        return np.array(image.resize((size, size), Image.Resampling.NEAREST), dtype=np.uint8)
+
+
+def read_label_map(path: Path, classes: int, size: int) -> Tensor:
+    """A label map from a file with class numbers (mode L or P) or with palette colours (any other mode).
+
+    Args:
+        path: The image file.
+        classes: Number of classes, void included.
+        size: Side length S of the result in pixels, to which the nearest pixels are taken.
+
+    Returns:
+        int64 ``[1, S, S]`` in [0, classes); a colour that is not in the palette counts as the nearest one.
+
+    Raises:
+        UserError: For a file that cannot be read, or a class number out of range.
+    """
+    with opened(path) as image:
+        if image.mode not in ("L", "P"):
+            colors = np.array(image.convert("RGB").resize((size, size), Image.Resampling.NEAREST), dtype=np.float32)
+            return read_labels(torch.from_numpy(colors).permute(2, 0, 1)[None] / 255, "palette", classes)
+    return torch.from_numpy(read_class_numbers(path, classes, size)).to(torch.int64)[None]
+
+
+def _shown_size(photo: Path) -> tuple[int, int]:
+    """Width and height of an image as it is shown, from the head of its file."""
+    with opened(photo) as image:
+        width, height = image.size
+        return (height, width) if image.getexif().get(_ORIENTATION) in _TURNED else (width, height)
