@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from m2o_fast.m2o import Domain
+
 LabelKind = Literal["palette", "onehot"]
 
 #: Class numbers are one byte each, in files and in the cache.
@@ -104,6 +106,22 @@ def read_labels(images: Tensor, kind: LabelKind, classes: int) -> Tensor:
     if kind == "onehot":
         return images.argmax(dim=1)
     return _nearest_colors(images, palette(classes))
+
+
+def pictures(images: Tensor, domain: Domain) -> Tensor:
+    """Images of a domain as pictures to look at: label maps in the colours of their palette, others as they are.
+
+    Args:
+        images: Float ``[N, C, H, W]``, about [-1, 1], as translators take and give them.
+        domain: Their domain.
+
+    Returns:
+        The same, or float32 ``[N, 3, H, W]`` in [-1, 1] with no other colours than those of the palette.
+    """
+    if domain.kind == "continuous":
+        return images
+    labels = read_labels((images + 1) / 2, domain.kind, domain.classes)
+    return draw_labels(labels, "palette", domain.classes) * 2 - 1
 
 
 def _nearest_colors(images: Tensor, colors: Tensor) -> Tensor:

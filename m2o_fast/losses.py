@@ -42,22 +42,42 @@ def absolute_error(outputs: Sequence[Tensor], targets: Sequence[Tensor], batch_s
         targets: Tensors of the same shapes.
         batch_size: N, the full batch; samples that are not among ``outputs`` count as 0.
     """
-    pairs = [
-        (at_least_float32(output), at_least_float32(target))
-        for output, target in zip(outputs, targets, strict=True)
+    return reconstruction_error(outputs, targets, [False] * len(outputs), batch_size)
+
+
+def reconstruction_error(
+    outputs: Sequence[Tensor], images: Sequence[Tensor], one_hot: Sequence[bool], batch_size: int
+) -> Tensor:
+    """As :func:`absolute_error`, with the cross-entropy in its place where label maps are one-hot.
+
+    Args:
+        outputs: Per domain ``[n_k, c_k, S, S]``: images, or the logits of classes where ``one_hot``.
+        images: What they should be, of the same shapes.
+        one_hot: Per domain, whether its images have one channel per class, the largest that of the true class.
+        batch_size: N, the full batch.
+    """
+    sums = [
+        _pixel_errors(output, image, hot).mean() * output.shape[0]
+        for output, image, hot in zip(outputs, images, one_hot, strict=True)
         if output.shape[0]
     ]
-    if not pairs:
+    if not sums:
         return at_least_float32(outputs[0].new_zeros(())) if outputs else torch.zeros(())
-    return (
-        torch.stack([(output - target).abs().mean() * output.shape[0] for output, target in pairs]).sum() / batch_size
-    )
+    return torch.stack(sums).sum() / batch_size
 
 
-def masked_absolute_error(output: Tensor, target: Tensor, mask: Tensor, batch_size: int) -> Tensor:
-    """As :func:`absolute_error` for one tensor, counting only the samples whose ``mask`` (bool ``[n]``) is set."""
-    per_sample = (at_least_float32(output) - at_least_float32(target)).abs().flatten(1).mean(dim=1)
+def masked_reconstruction_error(output: Tensor, image: Tensor, mask: Tensor, batch_size: int, one_hot: bool) -> Tensor:
+    """As :func:`reconstruction_error` for one domain, counting only samples whose ``mask`` (bool ``[n]``) is set."""
+    per_sample = _pixel_errors(output, image, one_hot).flatten(1).mean(dim=1)
     return (per_sample * mask.to(per_sample.dtype)).sum() / batch_size
+
+
+def _pixel_errors(output: Tensor, image: Tensor, one_hot: bool) -> Tensor:
+    """``[n, ...]``: absolute errors, or of each pixel the cross-entropy of its logits against its class."""
+    output = at_least_float32(output)
+    if one_hot:
+        return F.cross_entropy(output, image.argmax(dim=1), reduction="none")
+    return (output - at_least_float32(image)).abs()
 
 
 def at_least_float32(numbers: Tensor) -> Tensor:

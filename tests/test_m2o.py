@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from m2o_fast.losses import absolute_error, adversarial, masked_absolute_error, r1_penalty
+from m2o_fast.losses import (
+    absolute_error,
+    adversarial,
+    masked_reconstruction_error,
+    r1_penalty,
+    reconstruction_error,
+)
 from m2o_fast.m2o import VARIANTS, Domain, ManyToOne
 from m2o_fast.randomness import numpy_generator, torch_generator
 from m2o_fast.translators.base import schedule_to_zero
@@ -87,7 +93,29 @@ def test_losses_on_trivial_inputs() -> None:
     assert absolute_error([], [], batch_size=6).item() == 0
     assert absolute_error([torch.ones(0, 3, 4, 4)], [torch.ones(0, 3, 4, 4)], batch_size=6).item() == 0
     mask = torch.tensor([True, False])
-    assert masked_absolute_error(ones[0], half[0], mask, batch_size=4).item() == pytest.approx(0.5 / 4)
+    assert masked_reconstruction_error(ones[0], half[0], mask, batch_size=4, one_hot=False).item() == pytest.approx(
+        0.5 / 4
+    )
+
+
+def test_cross_entropy_of_one_hot_images_by_hand() -> None:
+    """Two pixels, three classes: logits (ln 2, 0, 0) give class 0 the probability 1/2 and the others 1/4."""
+    logits = torch.tensor([math.log(2), 0.0, 0.0]).reshape(1, 3, 1, 1).expand(2, 3, 1, 2)
+    truth = torch.full((2, 3, 1, 2), -1.0)
+    truth[0, 0] = 1  # both pixels of class 0
+    truth[1, 1, :, 0] = truth[1, 2, :, 1] = 1  # one of class 1, one of class 2
+    nothing = torch.empty(0, 1, 1, 2)
+    total = reconstruction_error([logits, nothing], [truth, nothing], [True, False], batch_size=4)
+    assert total.item() == pytest.approx((math.log(2) + math.log(4)) / 4)
+    known = torch.tensor([False, True])
+    masked = masked_reconstruction_error(logits, truth, known, batch_size=4, one_hot=True)
+    assert masked.item() == pytest.approx(math.log(4) / 4)
+    both = reconstruction_error([logits, nothing + 1], [truth, nothing], [True, False], batch_size=2)
+    gray = torch.full((1, 1, 1, 2), 0.5)
+    mixed = reconstruction_error([logits, gray], [truth, -gray], [True, False], batch_size=2)
+    assert mixed.item() == pytest.approx(both.item() + 1.0 / 2)
+    half = reconstruction_error([logits.bfloat16()], [truth.bfloat16()], [True], batch_size=4)
+    assert half.dtype == torch.float32 and half.item() == pytest.approx(total.item(), rel=1e-2)
 
 
 def test_r1_of_a_linear_discriminator() -> None:

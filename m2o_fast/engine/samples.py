@@ -10,11 +10,14 @@ from torch import Tensor
 
 from m2o_fast.data.dataset import Dataset
 from m2o_fast.data.images import image_grid, to_pillow
+from m2o_fast.labels import pictures
 from m2o_fast.randomness import torch_generator
 from m2o_fast.translators import Translator
 
 COLUMNS = 8
 STYLES = 4
+#: the rows that show images of the source domain
+OF_SOURCE = ("source", "reconstruction")
 _SMALLEST_TILE = 64  # pixels; smaller images are enlarged, to be looked at
 _LABEL_WIDTH = 150
 _GAP = 2
@@ -43,9 +46,9 @@ class SampleGrid:
 
     def draw(self, translator: Translator, directions: Mapping[tuple[int, int], dict[str, Tensor]]) -> Image.Image:
         """One picture of what :meth:`translate` gave: labelled rows, direction by direction."""
-        names = [domain.name for domain in translator.domains]
+        domains = translator.domains
         rows = {
-            f"{names[a]} to {names[b]}: {label}": images
+            f"{domains[a].name} to {domains[b].name}: {label}": pictures(images, domains[a if label in OF_SOURCE else b])
             for (a, b), rows_of_direction in directions.items()
             for label, images in rows_of_direction.items()
         }

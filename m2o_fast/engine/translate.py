@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from m2o_fast.data.images import image_grid, list_images, read_image, save_image
+from m2o_fast.data.label_maps import read_label_map
 from m2o_fast.errors import UserError
+from m2o_fast.labels import draw_labels, pictures
 from m2o_fast.m2o import Domain
 from m2o_fast.randomness import torch_generator
 from m2o_fast.translators import Translator
@@ -39,6 +41,8 @@ class Request:
 def translate_path(translator: Translator, images: Path, out: Path, request: Request) -> tuple[int, list[str]]:
     """Translates one image file, or every image file of a folder, and writes PNG files.
 
+    Label maps are read from class numbers (gray or indexed files) or palette colours, and written in palette colours.
+
     Args:
         translator: In evaluation mode.
         images: The file or folder.
@@ -59,7 +63,7 @@ def translate_path(translator: Translator, images: Path, out: Path, request: Req
     failures = []
     for file, output in outputs.items():
         try:
-            image = read_image(file, source.channels, translator.image_size)
+            image = _read(file, source, translator.image_size)
         except UserError as error:
             if not images.is_dir():
                 raise
@@ -114,8 +118,15 @@ def _style(translator: Translator, target: Domain, request: Request) -> Tensor:
         return torch.cat([translator.sample_style(1, target.name, generator) for generator in generators])
     if request.seed is not None or request.styles is not None:
         raise UserError("--reference gives the style; leave --seed and --styles out")
-    reference = read_image(request.reference, target.channels, translator.image_size)
+    reference = _read(request.reference, target, translator.image_size)
     return translator.encode_style(reference.to(_device(translator)), target.name)
+
+
+def _read(file: Path, domain: Domain, size: int) -> Tensor:
+    """An image file as one of a domain, float ``[1, C, S, S]`` in [-1, 1]."""
+    if domain.kind == "continuous":
+        return read_image(file, domain.channels, size)
+    return draw_labels(read_label_map(file, domain.classes, size), domain.kind, domain.classes) * 2 - 1
 
 
 def _picture(
@@ -124,8 +135,11 @@ def _picture(
     """The translation, or the source image and its translations in a row."""
     device = _device(translator)
     # One at a time: in a batch, sums are ordered otherwise, and a picture would depend on those beside it.
-    translated = [translator.translate(image.to(device), source.name, target.name, style=row[None]) for row in style]
-    return translated[0] if request.styles is None else image_grid([image[0], *(picture[0] for picture in translated)])
+    translated = [
+        pictures(translator.translate(image.to(device), source.name, target.name, style=row[None]), target)[0]
+        for row in style
+    ]
+    return translated[0] if request.styles is None else image_grid([pictures(image, source)[0], *translated])
 
 
 def _device(translator: Translator) -> torch.device:

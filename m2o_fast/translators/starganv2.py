@@ -21,7 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from m2o_fast.batch import Batch
-from m2o_fast.losses import absolute_error, adversarial, masked_absolute_error, r1_penalty
+from m2o_fast.losses import (
+    absolute_error,
+    adversarial,
+    masked_reconstruction_error,
+    r1_penalty,
+    reconstruction_error,
+)
 from m2o_fast.m2o import Domain, ManyToOne
 from m2o_fast.nn.permutation import inverse, permuted
 from m2o_fast.translators.base import Iteration, Phase, Translator, schedule_to_zero
@@ -44,11 +50,11 @@ MERGED_PHASES = (Phase("discriminator", ("discriminator",)), *PHASES[2:])
 
 
 class _Latent(NamedTuple):
-    """What the latent-guided phases share: content in target order, styles and fakes by target domain."""
+    """What the latent-guided phases share: content in target order, styles and outputs by target domain."""
 
     content: Tensor
     style: dict[int, Tensor]
-    fakes: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
 
 
 class StarGANv2(Translator):
@@ -129,12 +135,12 @@ class StarGANv2(Translator):
     def loss(self, phase: str, batch: Batch, iteration: Iteration) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a phase; phases must come in their order, since they share what they compute."""
         if phase == "discriminator_latent":
-            return self._discriminator_loss(batch, iteration.index, fake=self._latent(batch, iteration).fakes)
+            return self._discriminator_loss(batch, iteration.index, fake=self._latent(batch, iteration).outputs)
         if phase == "discriminator_reference":
-            return self._discriminator_loss(batch, iteration.index, fake=self._reference_fakes(batch, iteration))
+            return self._discriminator_loss(batch, iteration.index, fake=self._reference_outputs(batch, iteration))
         if phase == "discriminator":
-            latent = self._latent(batch, iteration).fakes
-            reference = self._reference_fakes(batch, iteration)
+            latent = self._latent(batch, iteration).outputs
+            reference = self._reference_outputs(batch, iteration)
             return self._discriminator_loss(batch, iteration.index, fake_latent=latent, fake_reference=reference)
         if phase == "generator_latent":
             return self._generator_latent_loss(batch, iteration)
@@ -144,7 +150,7 @@ class StarGANv2(Translator):
         raise ValueError(f"unknown phase {phase!r}; the phases are {names}")
 
     def _latent(self, batch: Batch, iteration: Iteration) -> _Latent:
-        """Fakes with graph: the generator's own phase takes the same ones, as neither net changes before it."""
+        """Outputs with graph: the generator's own phase takes the same ones, as neither net changes before it."""
         if "latent" not in iteration.cache:
             content = permuted(self.generator.encode(batch.source), batch.to_target)
             style = self._map(batch, "latent")
@@ -152,18 +158,18 @@ class StarGANv2(Translator):
         return iteration.cache["latent"]
 
     @torch.no_grad()
-    def _reference_fakes(self, batch: Batch, iteration: Iteration) -> tuple[Tensor, ...]:
+    def _reference_outputs(self, batch: Batch, iteration: Iteration) -> tuple[Tensor, ...]:
         style = self._encode(batch.reference)
         latent: _Latent | None = iteration.cache.get("latent")
         if latent is None:
             return self._decode(permuted(self.generator.encode(batch.source), batch.to_target), style, batch)
         styled = self._decode(latent.content, style, batch, only=self.styled)
-        return tuple(styled[k] if k in self.styled else latent.fakes[k] for k in range(len(self.domains)))
+        return tuple(styled[k] if k in self.styled else latent.outputs[k] for k in range(len(self.domains)))
 
     def _discriminator_loss(
-        self, batch: Batch, index: int, **fakes: Sequence[Tensor]
+        self, batch: Batch, index: int, **outputs: Sequence[Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """One set of fakes, or the mean over several; R1 where the iteration has it."""
+        """One set of fakes, given as the generator's outputs, or the mean over several; R1 where it is due."""
         discriminator, every = self._discriminator(), self.weights.r1_every
         penalty = {}
         if (index + 1) % every == 0:  # as the log counts steps, so that it shows the penalty
@@ -174,20 +180,21 @@ class StarGANv2(Translator):
         else:
             real_logits = discriminator(batch.source)
         parts = {"real": adversarial(real_logits, real=True)}
-        for name, images_of in fakes.items():
-            parts[name] = adversarial(discriminator([part.detach() for part in images_of]), real=False)
-        total = parts["real"] + sum(parts[name] for name in fakes) / len(fakes)
+        for name, made in outputs.items():
+            fakes = self.generator.images([part.detach() for part in made])
+            parts[name] = adversarial(discriminator(fakes), real=False)
+        total = parts["real"] + sum(parts[name] for name in outputs) / len(outputs)
         if penalty:
             total = total + every * self.weights.r1 * penalty["r1"]
         parts |= penalty
         return total, _detached(parts)
 
     def _generator_latent_loss(self, batch: Batch, iteration: Iteration) -> tuple[Tensor, dict[str, Tensor]]:
-        content, style, fakes = self._latent(batch, iteration)
+        content, style, outputs = self._latent(batch, iteration)
         iteration.cache.clear()  # the backward pass that follows is the last to need that graph
         with torch.no_grad():
             others = self._decode(content, self._map(batch, "latent2", self.diverse), batch, only=self.diverse)
-        return self._generator_loss(batch, iteration.index, fakes, others, style, self._encode(batch.source))
+        return self._generator_loss(batch, iteration.index, outputs, others, style, self._encode(batch.source))
 
     def _generator_reference_loss(self, batch: Batch, iteration: Iteration) -> tuple[Tensor, dict[str, Tensor]]:
         content = permuted(self.generator.encode(batch.source), batch.to_target)
@@ -195,19 +202,20 @@ class StarGANv2(Translator):
             style = self._encode(batch.reference)
             source_style = self._encode(batch.source)
             others = self._decode(content, self._encode(batch.reference2, self.diverse), batch, only=self.diverse)
-        fakes = self._decode(content, style, batch)
+        outputs = self._decode(content, style, batch)
         with _frozen(self.style_encoder):
-            return self._generator_loss(batch, iteration.index, fakes, others, style, source_style)
+            return self._generator_loss(batch, iteration.index, outputs, others, style, source_style)
 
     def _generator_loss(
         self,
         batch: Batch,
         index: int,
-        fakes: Sequence[Tensor],
-        others: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+        other_outputs: Sequence[Tensor],
         style: dict[int, Tensor],
         source_style: dict[int, Tensor],
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        fakes, others = self.generator.images(outputs), self.generator.images(other_outputs)
         with _frozen(self._discriminator()):
             parts = {"adversarial": adversarial(self._discriminator()(fakes), real=True)}
         recovered = self._encode(fakes)
@@ -216,13 +224,14 @@ class StarGANv2(Translator):
         parts["diversity"] = absolute_error(
             [fakes[k] for k in self.diverse], [others[k] for k in self.diverse], batch.size
         )
-        parts["cycle"] = absolute_error(self._cycle(batch, fakes, source_style), batch.source, batch.size)
+        cycled = self._cycle(batch, fakes, source_style)
+        parts["cycle"] = reconstruction_error(cycled, batch.source, self.generator.one_hot, batch.size)
         weights = self.weights
         diversity = schedule_to_zero(weights.diversity, index, weights.diversity_steps)
         total = parts["adversarial"] + weights.style * parts["style"]
         total = total - diversity * parts["diversity"] + weights.cycle * parts["cycle"]
         if batch.paired and batch.has_pair is not None:
-            parts["supervised"] = self._supervised(batch, fakes)
+            parts["supervised"] = self._supervised(batch, outputs)
             total = total + self.rules.supervised_weight * parts["supervised"]
         return total, _detached(parts)
 
@@ -231,11 +240,13 @@ class StarGANv2(Translator):
         style = self._full_style(source_style, batch.source_counts, content)
         return self.generator.decode(permuted(content, inverse(batch.to_target)), style, batch.source_counts)
 
-    def _supervised(self, batch: Batch, fakes: Sequence[Tensor]) -> Tensor:
+    def _supervised(self, batch: Batch, outputs: Sequence[Tensor]) -> Tensor:
         assert batch.has_pair is not None
         known = batch.has_pair.split(list(batch.target_counts))
         parts = [
-            masked_absolute_error(fakes[k], batch.paired[k], known[k], batch.size)
+            masked_reconstruction_error(
+                outputs[k], batch.paired[k], known[k], batch.size, one_hot=self.generator.one_hot[k]
+            )
             for k, domain in enumerate(self.domains)
             if self.rules.supervises(domain) and batch.target_counts[k]
         ]
@@ -262,7 +273,7 @@ class StarGANv2(Translator):
     def _decode(
         self, content: Tensor, style: dict[int, Tensor], batch: Batch, only: Sequence[int] | None = None
     ) -> tuple[Tensor, ...]:
-        """Content in target order to images by target domain; with ``only``, other domains stay empty."""
+        """Content in target order to outputs by target domain; with ``only``, other domains stay empty."""
         counts = list(batch.target_counts)
         if only is not None and len(only) < len(counts):
             parts = content.split(counts)
@@ -297,7 +308,8 @@ class StarGANv2(Translator):
             reference: Instead of ``style``: images of the target domain, float ``[N or 1, C_target, S, S]``.
 
         Returns:
-            Float ``[N, C_target, S, S]``, about [-1, 1] but not clamped.
+            Float ``[N, C_target, S, S]``, about [-1, 1] but not clamped; of a one-hot domain class probabilities p, as
+            2 p - 1.
 
         Raises:
             ValueError: Unknown domain, a wrong shape, or not exactly one of ``style`` and ``reference`` for a target
@@ -316,7 +328,8 @@ class StarGANv2(Translator):
             raise ValueError(f"translate: domain {self.domains[b].name!r} needs either style= or reference=")
         content = self.generator.encode(self._as_parts(x, a))
         counts = [x.shape[0] if k == b else 0 for k in range(len(self.domains))]
-        return self.generator.decode(content, self._full_style(styles, counts, content), counts)[b]
+        outputs = self.generator.decode(content, self._full_style(styles, counts, content), counts)
+        return self.generator.images(outputs)[b]
 
     def map_style(self, z: Tensor, target: str | int) -> Tensor:
         """Latents ``[N, latent_dim]`` to styles ``[N, style_dim]`` of a domain; exactly 0 for one without style."""

@@ -72,6 +72,7 @@ class Generator(nn.Module):
         shared = rules.domain_layers is None
         widths = size.widths(int(math.log2(size.image_size)) - 4)
         bottleneck = widths[-1]
+        self.one_hot = [domain.kind == "onehot" for domain in domains]
         self.unimodal = [k for k, domain in enumerate(domains) if not rules.has_style(domain)]
         code_dim = size.style_dim + self._indexed_domains()
         block = AdaINResBlock if size.style_op == "adain" else ModulatedResBlock
@@ -99,13 +100,22 @@ class Generator(nn.Module):
         return x
 
     def decode(self, content: Tensor, style: Tensor, counts: Sequence[int]) -> tuple[Tensor, ...]:
-        """Content and style ``[N, style_dim]``, grouped by target domain, to images by target domain."""
+        """Content and style ``[N, style_dim]``, grouped by target domain, to outputs by target domain.
+
+        An output is the image, but of a one-hot domain the logits of its classes; :meth:`images` makes images of all.
+        """
         code = self._code(style, counts)
         for block in self.decoder:
             content = block(content, code)
         # Rounded to bfloat16, images could be told from real ones by the rounding.
         with torch.autocast(content.device.type, enabled=False):
             return self.stem_out(at_least_float32(content), counts)
+
+    def images(self, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """What everybody else sees of :meth:`decode`'s outputs: class probabilities p as 2 p - 1 in place of logits."""
+        return tuple(
+            2 * part.softmax(dim=1) - 1 if hot else part for part, hot in zip(outputs, self.one_hot, strict=True)
+        )
 
     def _code(self, style: Tensor, counts: Sequence[int]) -> Tensor:
         indexed = self._indexed_domains()

@@ -13,7 +13,7 @@ from m2o_fast.engine.loop import Trainer, train
 from m2o_fast.engine.precision import autocast, float32_products
 from m2o_fast.engine.step import StepResult
 from m2o_fast.errors import UserError
-from m2o_fast.losses import absolute_error, adversarial, masked_absolute_error
+from m2o_fast.losses import absolute_error, adversarial, masked_reconstruction_error
 
 pytestmark = pytest.mark.usefixtures("tiny_data")
 #: without weight decay: a bias in front of an instance norm has rounding noise for a gradient, which Adam enlarges
@@ -159,7 +159,7 @@ def phase_gradients(*assignments: str) -> dict[str, list[Tensor]]:
 def test_losses_of_half_precision_are_float32(dtype: torch.dtype) -> None:
     a, b = torch.full((4, 1, 2, 2), 100.0), torch.full((4, 1, 2, 2), 100.25)
     assert absolute_error([a.to(dtype)], [b], 4).item() == 0.25  # bfloat16 would round 100.25 to 100
-    assert masked_absolute_error(a.to(dtype), b, torch.ones(4, dtype=torch.bool), 4).item() == 0.25
+    assert masked_reconstruction_error(a.to(dtype), b, torch.ones(4, dtype=torch.bool), 4, False).item() == 0.25
     assert absolute_error([a[:0].to(dtype)], [b[:0]], 4).dtype is torch.float32
     assert adversarial(a.to(dtype), real=False).dtype is torch.float32
 

@@ -48,11 +48,16 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class PlainDomain:
-    """A domain; domains with the same ``stem`` share first and last layers (``None``: a stem of its own)."""
+    """A domain; domains with the same ``stem`` share first and last layers (``None``: a stem of its own).
+
+    With ``one_hot`` its images have one channel per class, 1 for the class of the pixel and -1 for the others; the
+    generator's last layer gives logits, of which everything but the reconstruction losses sees 2 softmax - 1.
+    """
 
     channels: int
     multimodal: bool
     stem: int | None = None
+    one_hot: bool = False
 
 
 @dataclass(frozen=True)
@@ -299,6 +304,20 @@ class NaiveTrainer(TrainerBase):
             return self.zero_style(sample)
         return self.nets.style_encoder(sample.x[None], sample.source)
 
+    def seen(self, output: Tensor, domain: int) -> Tensor:
+        """The image that an output of the generator stands for."""
+        if not self.setup.domains[domain].one_hot:
+            return output
+        powers = torch.exp(output - output.max())
+        return 2 * powers / powers.sum(dim=1, keepdim=True) - 1
+
+    def error(self, output: Tensor, image: Tensor, domain: int) -> Tensor:
+        """Of one sample: mean absolute error, or minus the mean log-probability of the pixels' classes."""
+        if not self.setup.domains[domain].one_hot:
+            return (output - image).abs().mean()
+        of_class = (image + 1) / 2
+        return (torch.logsumexp(output, dim=1) - (output * of_class).sum(dim=1)).mean()
+
     def discriminator_terms(self, sample: Sample, style_of: Callable[..., Tensor]) -> dict[str, Tensor]:
         """The terms of one sample in a discriminator step."""
         x = sample.x[None].detach().requires_grad_()
@@ -306,7 +325,7 @@ class NaiveTrainer(TrainerBase):
         (gradient,) = torch.autograd.grad(logit.sum(), x, create_graph=True)
         with torch.no_grad():
             fake = self.nets.generator(x, sample.source, sample.target, style_of(sample))
-        fake_logit = self.nets.discriminator(fake, sample.target)
+        fake_logit = self.nets.discriminator(self.seen(fake, sample.target), sample.target)
         return {
             "real": F.softplus(-logit).sum(),
             "fake": F.softplus(fake_logit).sum(),
@@ -318,18 +337,19 @@ class NaiveTrainer(TrainerBase):
         nets, source, target = self.nets, sample.source, sample.target
         x = sample.x[None]
         style = style_of(sample)
-        fake = nets.generator(x, source, target, style)
+        output = nets.generator(x, source, target, style)
+        fake = self.seen(output, target)
         cycled = nets.generator(fake, target, source, self.source_style(sample))
         terms = {
             "adv": F.softplus(-nets.discriminator(fake, target)).sum(),
-            "cyc": (cycled - x).abs().mean(),
+            "cyc": self.error(cycled, x, source),
         }
         if self.has_style(target):
             terms["sty"] = (nets.style_encoder(fake, target) - style).abs().mean()
-            fake2 = nets.generator(x, source, target, style_of(sample, second=True))
+            fake2 = self.seen(nets.generator(x, source, target, style_of(sample, second=True)), target)
             terms["ds"] = (fake - fake2.detach()).abs().mean()
         elif sample.paired is not None:
-            terms["sup"] = (fake - sample.paired[None]).abs().mean()
+            terms["sup"] = self.error(output, sample.paired[None], target)
         return terms
 
     def phase(

@@ -15,6 +15,7 @@ from torch import Tensor
 from m2o_fast.batch import Batch
 from m2o_fast.engine.schema import OptimConfig
 from m2o_fast.engine.step import Stepper
+from m2o_fast.labels import draw_labels
 from m2o_fast.m2o import Domain
 from m2o_fast.translators.starganv2 import StarGANv2
 from m2o_fast.translators.starganv2_loss import StarGANv2Loss
@@ -23,6 +24,7 @@ from m2o_fast.translators.starganv2_nets import StarGANv2Size
 SIZE = StarGANv2Size(image_size=32, base_width=4, max_width=8, style_dim=8, latent_dim=6, hidden_dim=16)
 COLOR, GRAY = Domain("color", 3), Domain("gray", 1, multimodal=False)
 EDGES = Domain("edges", 2, multimodal=False)
+LABELS, SKETCHES = Domain("labels", 5, multimodal=False, kind="onehot"), Domain("sketches", 4, kind="onehot")
 # Weights of the losses that differ from each other, so that no two can be mixed up. The large eps of Adam keeps a
 # gradient that is 0 but for rounding (a bias before an instance norm) from becoming a step of full length.
 HYPER = Hyper(
@@ -48,6 +50,9 @@ def random_samples(domains: list[Domain], count: int, paired: bool = False) -> l
     """Random samples in random order of domains; every second uni-modal target of a multi-modal source has a pair."""
 
     def image(k: int) -> Tensor:
+        if domains[k].kind == "onehot":
+            labels = torch.randint(domains[k].classes, (1, 32, 32))
+            return draw_labels(labels, "onehot", domains[k].classes)[0].to(torch.get_default_dtype()) * 2 - 1
         return torch.rand(domains[k].channels, 32, 32) * 2 - 1
 
     samples = []

@@ -14,7 +14,9 @@ from starganv2_cases import (
     EDGES,
     GRAY,
     HYPER,
+    LABELS,
     SIZE,
+    SKETCHES,
     WEIGHTS,
     as_batch,
     assert_same_losses,
@@ -70,11 +72,17 @@ def test_iteration_is_the_published_one() -> None:
 
 @pytest.mark.parametrize("style_op", ["adain", "demod"])
 @pytest.mark.parametrize("variant", ["hmu", "hms"])
-@pytest.mark.parametrize("domains", [[COLOR, GRAY], [GRAY, COLOR, EDGES]], ids=["color-gray", "two-unimodal"])
+@pytest.mark.parametrize(
+    "domains",
+    [[COLOR, GRAY], [GRAY, COLOR, EDGES], [COLOR, LABELS], [SKETCHES, LABELS, GRAY]],
+    ids=["color-gray", "two-unimodal", "color-onehot", "onehot-twice"],
+)
 def test_iteration_is_the_naive_many_to_one_one(domains: list[Domain], variant: str, style_op: str) -> None:
     """Losses and weights of two iterations against one sample at a time with explicit modulated weights."""
     size = StarGANv2Size(32, 4, 8, 8, 6, 16, style_op)
-    plain_domains = tuple(PlainDomain(domain.channels, domain.multimodal) for domain in domains)
+    plain_domains = tuple(
+        PlainDomain(domain.channels, domain.multimodal, one_hot=domain.kind == "onehot") for domain in domains
+    )
     setup = Setup(plain_domains, 32, 8, 6, 16, base_width=4, max_width=8, style_op=style_op)
     nets = build_nets(setup)
     translator = StarGANv2(domains, ManyToOne(supervised_weight=0.8 if variant == "hms" else 0), size, WEIGHTS)
