@@ -84,7 +84,7 @@ def test_a_dump_reproduces_folders_with_awkward_names(folder, tmp_path):
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_the_shipped_presets_are_valid(name):
-    config = load_config(overrides={"data.name": name})
+    config = load_config(overrides={"data.name": name, "data.dir": "images"})
     assert config.data.name == name
     assert config.variant == "hms"
 
@@ -118,7 +118,7 @@ def test_a_configuration_cannot_be_changed_in_place():
         ("zzz=3", "the keys are: variant, data.name"),
         ("variant=hsm", "nearest: 'hms' (variants: starganv2, hmu, hms)"),
         ("variant=stargan", "nearest: 'starganv2'"),
-        ("data.name=minst", "nearest: 'mnist' (data sets: digits, mnist)"),
+        ("data.name=minst", "nearest: 'mnist' (data sets: digits, mnist, ade20k, folder)"),
         ("data.color_law=hvs", "must be 'rgb' or 'hue'"),
         ("device=gpu", "unknown device; use 'auto', 'cpu', 'cuda'"),
     ],
