@@ -144,7 +144,7 @@ def scene_parsing_folder(root: Path) -> Path:
     for folder in (root, root / _ARCHIVE):
         if (folder / "images").is_dir() and (folder / "annotations").is_dir():
             return folder
-    if _is_full_release(root):
+    if is_full_release(root):
         raise UserError(
             f"{root}: this is the full ADE20K release, whose *_seg.png files number over 3000 classes; needed is its "
             f"scene parsing version with 150 classes: {_LAYOUT}"
@@ -152,7 +152,7 @@ def scene_parsing_folder(root: Path) -> Path:
     raise UserError(f"{root}: no ADE20K scene parsing data; needed is {_LAYOUT}")
 
 
-def _is_full_release(root: Path) -> bool:
+def is_full_release(root: Path) -> bool:
     """By its index file, or by its folders images/ADE/training (2021) or images/training/a (2016)."""
     marks = ("index_ade20k.pkl", "index_ade20k.mat", "images/ADE", "images/training/a", "images/validation/a")
     folders = [root, *(entry for entry in root.iterdir() if entry.name.startswith("ADE20K"))]

@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 
 from m2o_fast.data.cache import Decoded, Files, decoded, named
-from m2o_fast.data.dataset import Dataset, Numbers
+from m2o_fast.data.dataset import Dataset, Numbers, known_pairs
 from m2o_fast.data.images import is_gray, read_pixels
 from m2o_fast.data.layout import Images, choose_split, list_domains, splits_of
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain
-from m2o_fast.randomness import numpy_generator
 
 _THREADS = 8
 
@@ -53,8 +52,6 @@ class FolderDataset(Dataset):
             pair_fraction: Share of the pairs of each direction that count as known, in [0, 1]; a larger share contains
                 a smaller one.
         """
-        if not 0.0 <= pair_fraction <= 1.0:
-            raise UserError(f"pair_fraction must be in [0, 1], got {pair_fraction}")
         self.domains = tuple(domains)
         self.image_size = images[0].shape[-1]
         self._images = tuple(images)
@@ -62,10 +59,12 @@ class FolderDataset(Dataset):
         for target, domain in enumerate(self.domains):
             for source in range(len(self.domains)):
                 if source != target and not domain.multimodal:
-                    direction = f"pairs/{split}/{self.domains[source].name}/{domain.name}"
-                    generator = numpy_generator(seed, direction)
-                    partners = _partners(keys[source], keys[target], pair_fraction, generator)
-                    if (partners >= 0).any():
+                    partners = _partners(keys[source], keys[target])
+                    paired = (partners >= 0).nonzero().squeeze(1)
+                    direction = f"{split}/{self.domains[source].name}/{domain.name}"
+                    known = known_pairs(len(paired), pair_fraction, seed, direction)
+                    partners[paired[~known]] = -1
+                    if known.any():
                         self._partners[source, target] = partners
         facts = [fingerprint, [vars(domain) for domain in self.domains], split, seed, pair_fraction, *map(list, keys)]
         self.fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
@@ -101,14 +100,10 @@ class FolderDataset(Dataset):
         return torch.from_numpy(self._images[domain][rows.numpy()]).to(torch.float32) / 255
 
 
-def _partners(source: Sequence[str], target: Sequence[str], fraction: float, random: np.random.Generator) -> Tensor:
-    """int64 ``[len(source)]``: the number of the target image with the same key where it is known, else -1."""
+def _partners(source: Sequence[str], target: Sequence[str]) -> Tensor:
+    """int64 ``[len(source)]``: the number of the target image with the same key, -1 where there is none."""
     numbers = {key: number for number, key in enumerate(target)}
-    partners = torch.tensor([numbers.get(key, -1) for key in source])
-    paired = (partners >= 0).nonzero().squeeze(1)
-    hidden = random.permutation(len(paired))[round(fraction * len(paired)) :]
-    partners[paired[torch.from_numpy(hidden)]] = -1
-    return partners
+    return torch.tensor([numbers.get(key, -1) for key in source])
 
 
 # --- from files ---
