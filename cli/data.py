@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ from m2o_fast.cli.texts import examples
 
 EXAMPLES = examples(
     ("m2o-fast data fetch mnist", "download MNIST (11 MB) and verify it"),
-    ("m2o-fast data check path/to/mnist", "say what is there and what is wrong with it"),
+    ("m2o-fast data check path/to/data", "what is there, what is wrong, how to train on it"),
 )
 
 app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
@@ -49,16 +50,32 @@ def fetch(
 @app.command(epilog=EXAMPLES)
 def check(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the data set.")],
+    sheet: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Where to draw the first images, as a PNG. [dim]\\[default: contact-sheet.png][/dim]",
+        ),
+    ] = None,
+    max_unreadable: Annotated[
+        float, typer.Option(metavar="SHARE", min=0, max=1, help="data.max_unreadable of the training.")
+    ] = 0.01,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object; draw with --sheet only.")] = False,
 ) -> int:
-    """Verify the data set in a folder and count its images.
+    """Look over the data set in a folder: own images, ADE20K or MNIST.
 
-    The exit code is 1 if anything is wrong.
+    Decodes every file, counts, names what is odd, and prints the command to
+    train with. The exit code is 1 if training would fail.
     """
     from m2o_fast.data.check import check_folder
+    from m2o_fast.data.contact_sheet import DEFAULT
 
-    report = check_folder(folder)
-    for line in report.lines:
-        typer.echo(line)
-    for problem in report.problems:
-        typer.echo(f"problem: {problem}", err=True)
+    report = check_folder(folder, max_unreadable, sheet or (None if as_json else DEFAULT))
+    if as_json:
+        typer.echo(json.dumps(report.as_json()))
+    else:
+        for line in report.text():
+            typer.echo(line)
+        for problem in report.problems:
+            typer.echo(f"problem: {problem}", err=True)
     return 1 if report.problems else 0

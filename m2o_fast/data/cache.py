@@ -176,7 +176,7 @@ def _judge(paths: Sequence[Path], result: Decoded, max_unreadable: float) -> Non
     if not count:
         return
     share = f"{count} of {len(paths)} image files cannot be read: {named(result.unreadable)}"
-    allowed = math.ceil(round(max_unreadable * len(paths), 6))
+    allowed = allowed_unreadable(len(paths), max_unreadable)
     if count == len(paths):
         raise UserError(share)
     if count > allowed:
@@ -184,6 +184,11 @@ def _judge(paths: Sequence[Path], result: Decoded, max_unreadable: float) -> Non
             f"{share}; data.max_unreadable {max_unreadable:g} allows {allowed}: replace or remove them, or raise it"
         )
     warnings.warn(f"{share}; left out", RuntimeWarning, stacklevel=4)
+
+
+def allowed_unreadable(count: int, share: float) -> int:
+    """How many of ``count`` files may be unreadable: ``share`` of them, rounded up."""
+    return math.ceil(round(share * count, 6))
 
 
 def named(things: Sequence[str], separator: str = "; ") -> str:

@@ -2,86 +2,63 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
-from m2o_fast.data.fetch import content_problem
-from m2o_fast.data.mnist import FILES, candidate_directories, find_file, read_split
+from m2o_fast.data.ade20k import is_full_release, scene_parsing_folder
+from m2o_fast.data.check_ade20k import check_ade20k
+from m2o_fast.data.check_images import check_images
+from m2o_fast.data.check_mnist import NAMES, check_mnist, mnist_folder
+from m2o_fast.data.check_report import CheckReport
+from m2o_fast.data.contact_sheet import DEFAULT, require_place, write_contact_sheet
+from m2o_fast.data.layout import splits_of
 from m2o_fast.errors import UserError
 
 
-@dataclass(frozen=True)
-class CheckReport:
-    """What was found in a data folder.
-
-    Attributes:
-        lines: What is there, one line for each file; the last line sums up.
-        problems: What is wrong, one line each; empty if the folder can be used as it is.
-    """
-
-    lines: tuple[str, ...]
-    problems: tuple[str, ...]
-
-
-def check_folder(directory: str | Path) -> CheckReport:
+def check_folder(directory: str | Path, max_unreadable: float = 0.01, sheet: Path | None = None) -> CheckReport:
     """Recognise the data set in a folder and check it.
 
+    Args:
+        directory: The folder.
+        max_unreadable: Share of the files that training would leave out if they cannot be read.
+        sheet: A PNG file to draw the first images of own images and of ADE20K in; ``None`` draws nothing. Where the
+            default one cannot be written, that is a note.
+
     Raises:
-        UserError: If the folder does not exist or holds no data set that is known here.
+        UserError: If the folder does not exist or holds no data set that is known here, or the sheet cannot be written.
     """
     root = Path(directory).expanduser()
+    if sheet is not None and sheet != DEFAULT:
+        require_place(sheet)
+    report = _check(root, max_unreadable)
+    if sheet is None or not any(report.rows.values()):
+        return report
+    try:
+        write_contact_sheet(report.rows, sheet)
+    except UserError as error:
+        if sheet != DEFAULT:
+            raise
+        return replace(report, notes=[*report.notes, str(error)])
+    lines = [*report.lines, f"the first images of each domain: {sheet}"]
+    return replace(report, lines=lines, facts={**report.facts, "sheet": str(sheet)})
+
+
+def _check(root: Path, max_unreadable: float) -> CheckReport:
     if not root.is_dir():
         raise UserError(f"{root}: no such folder")
-    if _mnist_folder(root) is None:
-        raise UserError(
-            f"{root}: no data set recognised. Known is MNIST: {', '.join(_mnist_names())}, each plain or .gz, in this "
-            f"folder, in its mnist or in its MNIST/raw"
-        )
-    return check_mnist(root)
-
-
-def check_mnist(directory: str | Path) -> CheckReport:
-    """Check that the four MNIST files are there, can be read, fit together and are the published ones.
-
-    Args:
-        directory: The folder, or one whose ``mnist`` or ``MNIST/raw`` has the files.
-
-    Returns:
-        Counts, sizes and checksums; the last line is like ``60000 train, 10000 test images, 0 problems``.
-    """
-    root = Path(directory).expanduser()
-    folder = _mnist_folder(root) or root
-    lines: list[str] = []
-    problems: list[str] = []
-    counts = {}
-    for split, names in FILES.items():
-        counts[split] = 0
-        paths = [path for name in names if (path := find_file(folder, name)) is not None]
-        missing = [name for name in names if find_file(folder, name) is None]
-        differences = {path: content_problem(path, path.name.removesuffix(".gz")) for path in paths}
-        lines += [
-            f"{path}: {path.stat().st_size} bytes, {difference or 'published content'}"
-            for path, difference in differences.items()
-        ]
-        found = [f"{path}: {difference}" for path, difference in differences.items() if difference]
-        if missing:
-            found += [f"{folder / name}: missing, and so is {name}.gz" for name in missing]
-        else:
-            try:
-                counts[split] = len(read_split(*paths)[0])
-            except UserError as error:  # says more about unreadable files than that their content differs
-                found = [str(error)]
-        problems += found
-    number = f"{len(problems)} problem{'' if len(problems) == 1 else 's'}"
-    lines.append(f"{counts['train']} train, {counts['test']} test images, {number}")
-    return CheckReport(tuple(lines), tuple(problems))
-
-
-def _mnist_folder(root: Path) -> Path | None:
-    """The folder in or below ``root`` that has at least one of the MNIST files."""
-    folders = candidate_directories(root)
-    return next((folder for folder in folders if any(find_file(folder, name) for name in _mnist_names())), None)
-
-
-def _mnist_names() -> list[str]:
-    return [name for names in FILES.values() for name in names]
+    if mnist_folder(root) is not None:
+        return check_mnist(root)
+    if splits_of(root):
+        return check_images(root, max_unreadable)
+    try:
+        scenes = scene_parsing_folder(root)
+    except UserError:
+        if is_full_release(root):
+            raise
+    else:
+        return check_ade20k(scenes, max_unreadable)
+    raise UserError(
+        f"{root}: no data set recognised. Known are own images, {root / 'train' / '<domain>'} and "
+        f"{root / 'val' / '<domain>'}; ADE20K scene parsing, with folders images and annotations; and MNIST: "
+        f"{', '.join(NAMES)}, each plain or .gz, in this folder, in its mnist or in its MNIST/raw (docs/data.md)"
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from m2o_fast.data.files import replacing
@@ -21,6 +21,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", "
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _MODES = {1: "L", 3: "RGB"}
 _SIXTEEN_BIT = 65535.0
+_GAP, _LABEL_WIDTH = 2, 150  # pixels
 
 
 def read_image(path: str | Path, channels: int, size: int) -> Tensor:
@@ -171,7 +172,7 @@ def to_pillow(image: Tensor) -> Image.Image:
     return Image.fromarray(bytes_.permute(1, 2, 0).squeeze(2).contiguous().numpy())
 
 
-def image_grid(*rows: Tensor | Sequence[Tensor], gap: int = 2) -> Tensor:
+def image_grid(*rows: Tensor | Sequence[Tensor], gap: int = _GAP) -> Tensor:
     """Rows of images of one size as one picture.
 
     Args:
@@ -198,6 +199,17 @@ def image_grid(*rows: Tensor | Sequence[Tensor], gap: int = 2) -> Tensor:
             top, left = gap + i * (height + gap), gap + j * (width + gap)
             grid[:, top : top + height, left : left + width] = image
     return grid
+
+
+def labelled_rows(grid: Image.Image, labels: Sequence[str]) -> Image.Image:
+    """An :func:`image_grid` with a text on the left of each of its rows."""
+    picture = Image.new("RGB", (_LABEL_WIDTH + grid.width, grid.height), "white")
+    picture.paste(grid, (_LABEL_WIDTH, 0))
+    draw = ImageDraw.Draw(picture)
+    row_height = (grid.height - _GAP) / len(labels)
+    for i, label in enumerate(labels):
+        draw.text((6, _GAP + (i + 0.5) * row_height), label, fill="black", anchor="lm", font_size=11)
+    return picture
 
 
 def list_images(path: str | Path) -> list[Path]:

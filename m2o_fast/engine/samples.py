@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor
 
 from m2o_fast.data.dataset import Dataset
-from m2o_fast.data.images import image_grid, to_pillow
+from m2o_fast.data.images import image_grid, labelled_rows, to_pillow
 from m2o_fast.labels import pictures
 from m2o_fast.randomness import torch_generator
 from m2o_fast.translators import Translator
@@ -19,8 +19,6 @@ STYLES = 4
 #: the rows that show images of the source domain
 OF_SOURCE = ("source", "reconstruction")
 _SMALLEST_TILE = 64  # pixels; smaller images are enlarged, to be looked at
-_LABEL_WIDTH = 150
-_GAP = 2
 
 
 class SampleGrid:
@@ -56,7 +54,7 @@ class SampleGrid:
         }
         scale = max(1, _SMALLEST_TILE // translator.image_size)
         enlarged = [images.repeat_interleave(scale, 2).repeat_interleave(scale, 3) for images in rows.values()]
-        return _labelled(to_pillow(image_grid(*enlarged, gap=_GAP)), list(rows))
+        return labelled_rows(to_pillow(image_grid(*enlarged)), [label.replace(": ", "\n") for label in rows])
 
     @torch.no_grad()
     def rows(self, translator: Translator, source: int, target: int) -> dict[str, Tensor]:
@@ -80,14 +78,3 @@ class SampleGrid:
         style = translator.encode_style(x, source)
         rows["reconstruction"] = translator.translate(last, target, source, style=style)
         return rows
-
-
-def _labelled(grid: Image.Image, labels: list[str]) -> Image.Image:
-    picture = Image.new("RGB", (_LABEL_WIDTH + grid.width, grid.height), "white")
-    picture.paste(grid, (_LABEL_WIDTH, 0))
-    draw = ImageDraw.Draw(picture)
-    row_height = (grid.height - _GAP) / len(labels)
-    for i, label in enumerate(labels):
-        direction, _, row = label.partition(": ")
-        draw.text((6, _GAP + (i + 0.5) * row_height), f"{direction}\n{row}", fill="black", anchor="lm", font_size=11)
-    return picture

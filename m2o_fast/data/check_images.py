@@ -1,0 +1,234 @@
+"""Looking over own images."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from m2o_fast.data.cache import allowed_unreadable, named
+from m2o_fast.data.check_report import (
+    FEW,
+    CheckReport,
+    ImageFacts,
+    counted,
+    described,
+    examine_all,
+    oddity_notes,
+)
+from m2o_fast.data.contact_sheet import COLUMNS, TILE
+from m2o_fast.data.folder import ambiguous
+from m2o_fast.data.images import is_gray, opened, read_pixels
+from m2o_fast.data.layout import FOLDERS, Images, Split, is_hidden, list_domains, splits_of
+from m2o_fast.errors import UserError
+
+_LOOKED_AT = 16  # images of a domain whose colours are counted
+_FEW_COLORS = 256
+_SMALLEST_SIZE, _USUAL_SIZE = 32, 256
+
+
+class _Guess(NamedTuple):
+    domains: tuple[str, ...]
+    why: str
+
+
+class _Checked(NamedTuple):
+    """A domain in one split."""
+
+    images: Images
+    facts: list[ImageFacts]
+
+    def readable(self) -> list[ImageFacts]:
+        """The images that can be read."""
+        return [fact for fact in self.facts if not fact.problem]
+
+    def by_key(self) -> dict[str, Path]:
+        """The images that can be read by what pairs are found by."""
+        keys = dict(zip(self.images.paths, self.images.keys(), strict=True))
+        return {keys[fact.path]: fact.path for fact in self.readable()}
+
+
+_Found = Mapping[Split, Mapping[str, _Checked]]
+
+
+def check_images(root: Path, max_unreadable: float) -> CheckReport:
+    """Check a folder of own images, ``DIR/{train,val}/<domain>/...``.
+
+    Every file is decoded as training would. What would end training is a problem, what it makes do with is a note.
+
+    Args:
+        root: The folder.
+        max_unreadable: Share of a domain's files that may be unreadable.
+
+    Returns:
+        Counts, sizes and modes of every domain, pairs, and the command to train with; it sums up like
+        ``3 pairs, 0 problems``.
+    """
+    lines = [f"{root}: own images"]
+    facts: dict[str, Any] = {"layout": "folder", "folder": str(root)}
+    try:
+        listing = list_domains(root, splits_of(root))
+    except UserError as error:
+        return CheckReport(lines, "0 pairs", [str(error)], facts=facts)
+    found = {
+        split: {name: _Checked(images, examine_all(images.paths)) for name, images in domains.items()}
+        for split, domains in listing.items()
+    }
+    guess = guess_uni({name: domain.readable() for name, domain in _trained_on(found).items()})
+    described_lines, splits = _describe(found)
+    pair_lines, pairs = _describe_pairs(found, guess.domains)
+    problems, notes = _remarks(found, max_unreadable)
+    notes = [*_stray(root, found), *notes]
+    if len(found) == 1:
+        notes.insert(0, f"{root} has a {FOLDERS[next(iter(found))]} folder alone: it serves for training and testing")
+    lines += [*described_lines, *pair_lines]
+    facts |= {"splits": splits, "pairs": pairs, "uni_guess": list(guess.domains)}
+    advice: list[str] = []
+    if not problems:
+        facts["command"] = _command(root, found, guess)
+        advice = [f"uni-modal: {' and '.join(guess.domains)} (a guess: {guess.why})", facts["command"]]
+    total = sum(direction["found"] for directions in pairs.values() for direction in directions.values())
+    return CheckReport(lines, counted(total, "pair"), problems, notes, advice, facts, _sheet_rows(found))
+
+
+def _trained_on(found: _Found) -> Mapping[str, _Checked]:
+    return found.get("train") or next(iter(found.values()))
+
+
+def _describe(found: _Found) -> tuple[list[str], dict[str, Any]]:
+    """Counts, sizes and modes of every domain, as lines and as JSON values."""
+    lines: list[str] = []
+    values: dict[str, Any] = {}
+    for split, domains in found.items():
+        folder = FOLDERS[split]
+        values[folder] = {}
+        for name, domain in domains.items():
+            line, values[folder][name] = described(domain.readable())
+            values[folder][name] |= {
+                "unreadable": [fact.problem for fact in domain.facts if fact.problem],
+                "others": [path.name for path in domain.images.others],
+            }
+            lines.append(f"{folder}/{name}: {line}")
+    return lines, values
+
+
+def _describe_pairs(found: _Found, uni: Sequence[str]) -> tuple[list[str], dict[str, dict[str, Any]]]:
+    """The pairs into the domains ``uni``, as lines and as JSON values."""
+    lines: list[str] = []
+    values: dict[str, dict[str, Any]] = {}
+    for split, domains in found.items():
+        folder = FOLDERS[split]
+        values[folder] = {}
+        for source in (name for name in domains if name not in uni):
+            for target in uni:
+                keys, there = domains[source].by_key(), domains[target].by_key()
+                missing = [key for key in keys if key not in there]
+                number = len(keys) - len(missing)
+                line = f"{folder}: {number} of {counted(len(keys), 'image')} of {source} have a pair in {target}"
+                lines.append(f"{line}; not: {named(missing, ', ')}" if number and missing else line)
+                values[folder][f"{source}->{target}"] = {"found": number, "missing": missing}
+    return lines, values
+
+
+def _stray(root: Path, found: _Found) -> list[str]:
+    """Notes on files beside the folders of the domains."""
+    stray = {
+        folder: sorted(path.name for path in (root / folder).iterdir() if path.is_file() and not is_hidden(path))
+        for folder in (FOLDERS[split] for split in found)
+    }
+    return [
+        f"{folder}: {counted(len(names), 'file')} in no domain, ignored: {named(names, ', ')}"
+        for folder, names in stray.items()
+        if names
+    ]
+
+
+def _remarks(found: _Found, max_unreadable: float) -> tuple[list[str], list[str]]:
+    """What ends training, and what it makes do with."""
+    problems: list[str] = []
+    notes: list[str] = []
+    for split, domains in found.items():
+        for name, domain in domains.items():
+            bad, odd = _remarks_on(f"{FOLDERS[split]}/{name}", domain, max_unreadable)
+            problems += bad
+            notes += odd
+        if twice := ambiguous({name: domain.images for name, domain in domains.items()}):
+            problems.append(f"not clear which images are pairs: {named(twice)}; rename or remove one of each")
+    return problems, notes
+
+
+def _remarks_on(where: str, domain: _Checked, max_unreadable: float) -> tuple[list[str], list[str]]:
+    readable = domain.readable()
+    problems, notes = [], oddity_notes(where, readable)
+    if unreadable := [fact.problem for fact in domain.facts if fact.problem]:
+        text = f"{where}: {len(unreadable)} of {len(domain.facts)} image files cannot be read: {named(unreadable)}"
+        if not readable or len(unreadable) > allowed_unreadable(len(domain.facts), max_unreadable):
+            problems.append(text)
+        else:
+            notes.append(f"{text}; training leaves them out")
+    if others := [path.name for path in domain.images.others]:
+        notes.append(f"{where}: {counted(len(others), 'file')} of other kinds, ignored: {named(others, ', ')}")
+    if 0 < len(readable) < FEW:
+        notes.append(f"{where}: {counted(len(readable), 'image')}, which is few to train or measure with")
+    return problems, notes
+
+
+def guess_uni(domains: Mapping[str, Sequence[ImageFacts]]) -> _Guess:
+    """The domains that look uni-modal: drawings and label maps are gray, or have few colours.
+
+    Args:
+        domains: domain -> its images that can be read.
+    """
+    colors = {name: _colors([fact.path for fact in facts]) for name, facts in domains.items()}
+    for limit, why in ((0, "all its images are gray"), (_FEW_COLORS, "its images have few colours")):
+        chosen = tuple(name for name, number in colors.items() if number <= limit)
+        if 0 < len(chosen) < len(domains):
+            return _Guess(chosen, why.replace("its", "their") if len(chosen) > 1 else why)
+    fewest = min(colors, key=lambda name: colors[name])
+    return _Guess((fewest,), "its images have the fewest colours")
+
+
+def _colors(paths: Sequence[Path]) -> float:
+    """The median number of colours in an image; 0 if all are gray."""
+    some = paths[:: max(1, len(paths) // _LOOKED_AT)][:_LOOKED_AT]
+    numbers = [_colors_of(path) for path in some]
+    return float(np.median(numbers)) if any(numbers) else 0.0
+
+
+def _colors_of(path: Path) -> int:
+    if is_gray(path):
+        return 0
+    with opened(path) as image:
+        pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
+    if (pixels == pixels[:, :1]).all():
+        return 0
+    return len(np.unique(pixels.astype(np.int32) @ np.array([1, 1 << 8, 1 << 16], dtype=np.int32)))
+
+
+def _command(root: Path, found: _Found, guess: _Guess) -> str:
+    """What trains on this folder."""
+    domains = _trained_on(found)
+    uni = set().union(*(domains[name].by_key() for name in guess.domains))
+    paired = any(uni & domain.by_key().keys() for name, domain in domains.items() if name not in guess.domains)
+    words = ["m2o-fast", "train", "--variant", "hms" if paired else "hmu", "--data", f"folder:{root}"]
+    words += [word for name in guess.domains for word in ("--uni", name)]
+    sides = [min(fact.size) for domain in domains.values() for fact in domain.readable()]
+    size = max(_SMALLEST_SIZE, 1 << (int(np.median(sides)).bit_length() - 1))
+    if size < _USUAL_SIZE:  # enlarged images cost more and show nothing more
+        words += ["--set", f"data.image_size={size}"]
+    return shlex.join(words)
+
+
+def _sheet_rows(found: _Found) -> dict[str, list[np.ndarray]]:
+    """The first images of every domain, those that all domains have first, in the same order."""
+    rows = {}
+    for split, domains in found.items():
+        images = {name: domain.by_key() for name, domain in domains.items()}
+        common = set.intersection(*(set(paths) for paths in images.values()))
+        for name, paths in images.items():
+            keys = sorted(paths, key=lambda key: (key not in common, key))[:COLUMNS]
+            rows[f"{FOLDERS[split]}/{name}"] = [read_pixels(paths[key], 3, TILE) for key in keys]
+    return rows

@@ -1,0 +1,151 @@
+"""What the check of a data folder says, and how it looks at image files."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from m2o_fast.data.cache import named
+from m2o_fast.data.images import opened, read_pixels
+from m2o_fast.errors import UserError
+
+#: A domain with fewer images than this is warned of.
+FEW = 10
+
+
+_THREADS = 8
+_SIDE = 8  # decoding a file to this size meets whatever is wrong with it
+_ORIENTATION = 0x0112
+_COMMON = ("1", "L", "RGB", "P", "LA", "RGBA", "PA")
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What was found in a data folder.
+
+    Attributes:
+        lines: What is there.
+        total: How much of it can be used, such as ``"3 pairs"``.
+        problems: What keeps training from working, one line each; empty if the folder can be used as it is.
+        notes: What is odd, and what training makes of it.
+        advice: How to train on it; empty if there are problems.
+        facts: The same as JSON values.
+        rows: What a contact sheet shows: label -> uint8 images ``[3, TILE, TILE]``.
+    """
+
+    lines: Sequence[str]
+    total: str
+    problems: Sequence[str]
+    notes: Sequence[str] = ()
+    advice: Sequence[str] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    rows: Mapping[str, Sequence[np.ndarray]] = field(default_factory=dict)
+
+    def text(self) -> list[str]:
+        """All but the problems, line by line; the last line sums up."""
+        notes = [f"note: {note}" for note in self.notes]
+        return [*self.lines, *notes, *self.advice, f"{self.total}, {counted(len(self.problems), 'problem')}"]
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        return {**self.facts, "notes": list(self.notes), "problems": list(self.problems)}
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """An image file.
+
+    Attributes:
+        path: The file.
+        size: Width and height as it is shown.
+        mode: Pillow's name of what its pixels hold, such as ``"L"``, ``"RGB"``, ``"CMYK"``, ``"I;16"``.
+        oddities: What is unusual about it, and what training makes of that.
+        problem: Why it cannot be read, beginning with the path; empty if it can.
+    """
+
+    path: Path
+    size: tuple[int, int] = (0, 0)
+    mode: str = ""
+    oddities: tuple[str, ...] = ()
+    problem: str = ""
+
+
+def examine_all(paths: Sequence[Path]) -> list[ImageFacts]:
+    """The facts of image files; each is decoded as training would."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(_examine, paths))
+
+
+def _examine(path: Path) -> ImageFacts:
+    try:
+        with opened(path) as image:
+            size, mode = image.size, image.mode
+            orientation = image.getexif().get(_ORIENTATION, 1)
+            oddities = _oddities(image, orientation)
+        read_pixels(path, 3, _SIDE)
+    except UserError as error:
+        return ImageFacts(path, problem=str(error))
+    return ImageFacts(path, size[::-1] if orientation in (5, 6, 7, 8) else size, mode, oddities)
+
+
+def _oddities(image: Image.Image, orientation: int) -> tuple[str, ...]:
+    animated = False
+    with suppress(Exception):  # what follows the first frame may be damaged, which is none of our business
+        animated = getattr(image, "is_animated", False)
+    deep = image.mode == "F" or image.mode.startswith("I")
+    found = {
+        "with several frames, of which the first is taken": animated,
+        "turned as their EXIF orientation says": orientation in range(2, 9),
+        "with more than 8 bits, which are rounded to 8": deep,
+        "with transparent parts, which become black": image.has_transparency_data,
+        f"of mode {image.mode}, converted to RGB": not deep and image.mode not in _COMMON,
+    }
+    return tuple(what for what, is_so in found.items() if is_so)
+
+
+def described(facts: Sequence[ImageFacts]) -> tuple[str, dict[str, Any]]:
+    """Number, sizes and modes of image files that can be read, as a line and as JSON values."""
+    sizes = sorted((fact.size for fact in facts), key=lambda size: (size[0] * size[1], size))
+    modes = Counter(fact.mode for fact in facts)
+    values = {"images": len(facts), "modes": dict(modes)}
+    if not facts:
+        return "0 images", values
+    smallest, median, largest = sizes[0], sizes[len(sizes) // 2], sizes[-1]
+    values["sizes"] = {"smallest": list(smallest), "median": list(median), "largest": list(largest)}
+    names = [f"{width}x{height}" for width, height in (smallest, largest, median)]
+    shown = f"all {names[0]}" if sizes[0] == sizes[-1] else "{} to {}, median {}".format(*names)
+    return f"{counted(len(facts), 'image')}, {shown}, {', '.join(f'{mode} {n}' for mode, n in modes.items())}", values
+
+
+def oddity_notes(where: str, facts: Sequence[ImageFacts]) -> list[str]:
+    """A note on every kind of oddity, which names the first five files that have it."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for fact in facts:
+        for oddity in fact.oddities:
+            found[oddity].append(fact.path.name)
+    return [
+        f"{where}: {counted(len(names), 'image')} {oddity}: {named(names, ', ')}" for oddity, names in found.items()
+    ]
+
+
+def by_kind(messages: Iterable[str]) -> list[list[str]]:
+    """Messages about files, ``path: reason``, together where the reasons differ in numbers alone."""
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for message in messages:
+        _, _, reason = message.partition(": ")
+        kinds[re.sub(r"\d+", "#", reason)].append(message)
+    return list(kinds.values())
+
+
+def counted(number: int, thing: str) -> str:
+    """``1 image``, ``2 images``."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
