@@ -48,7 +48,9 @@ class SampleGrid:
         """One picture of what :meth:`translate` gave: labelled rows, direction by direction."""
         domains = translator.domains
         rows = {
-            f"{domains[a].name} to {domains[b].name}: {label}": pictures(images, domains[a if label in OF_SOURCE else b])
+            f"{domains[a].name} to {domains[b].name}: {label}": pictures(
+                images, domains[a if label in OF_SOURCE else b]
+            )
             for (a, b), rows_of_direction in directions.items()
             for label, images in rows_of_direction.items()
         }
