@@ -10,24 +10,22 @@
 namespace m2o_fast {
 namespace {
 
-// target_clones wants plain functions: one of each for every storage type, into which the kernels are inlined.
-#define M2O_ADAIN_KERNELS(T)                                                                           \
-  M2O_CLONES void run_forward(const AdainProblem<T>& p, int64_t begin, int64_t end) {                  \
-    forward_planes<PlaneWriter<T>>(p, begin, end);                                                     \
-  }                                                                                                    \
-  M2O_CLONES void run_backward(const AdainProblem<T>& p, int64_t begin, int64_t end) {                 \
-    backward_planes<PlaneGradient<T>>(p, begin, end);                                                  \
-  }                                                                                                    \
-  M2O_CLONES void run_forward(const AdainProblem<T>& p, ChannelRange range, RowScratch<T>& scratch) {  \
-    forward_rows<RowWriter<T>>(p, range, scratch);                                                     \
-  }                                                                                                    \
-  M2O_CLONES void run_backward(const AdainProblem<T>& p, ChannelRange range, RowScratch<T>& scratch) { \
-    backward_rows<RowGradient<T>>(p, range, scratch);                                                  \
-  }
-M2O_ADAIN_KERNELS(float)
-M2O_ADAIN_KERNELS(double)
-M2O_ADAIN_KERNELS(BFloat16)
-M2O_ADAIN_KERNELS(Half)
+template <typename T>
+M2O_KERNEL void run_forward(const AdainProblem<T>& p, int64_t begin, int64_t end) {
+  forward_planes<PlaneWriter<T>>(p, begin, end);
+}
+template <typename T>
+M2O_KERNEL void run_backward(const AdainProblem<T>& p, int64_t begin, int64_t end) {
+  backward_planes<PlaneGradient<T>>(p, begin, end);
+}
+template <typename T>
+M2O_KERNEL void run_forward(const AdainProblem<T>& p, ChannelRange range, RowScratch<T>& scratch) {
+  forward_rows<RowWriter<T>>(p, range, scratch);
+}
+template <typename T>
+M2O_KERNEL void run_backward(const AdainProblem<T>& p, ChannelRange range, RowScratch<T>& scratch) {
+  backward_rows<RowGradient<T>>(p, range, scratch);
+}
 
 // channels_last: whole rows, in the order of memory, unless there are fewer images than threads.
 int64_t range_width(const ImageShape& shape) {
@@ -183,6 +181,9 @@ std::tuple<Tensor, Tensor, Tensor> adain_act_backward(Tensor grad, Tensor x, Ten
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(m2o_fast, CPU, m) {
+  if (!runs_here()) {
+    return;
+  }
   m.impl("adain_act", TORCH_BOX(&adain_act));
   m.impl("adain_act_backward", TORCH_BOX(&adain_act_backward));
 }

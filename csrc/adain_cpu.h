@@ -1,5 +1,5 @@
 // What the two CPU kernels of the adain operators share, for planes (adain_planes.h) and for rows (adain_rows.h). Free
-// of torch: everything is inlined into the M2O_CLONES functions of adain.cpp.
+// of torch: everything is inlined into the M2O_KERNEL functions of adain.cpp.
 //
 // Numerics: a block of a plane is summed in float around a guess of its mean (the mean so far), and blocks are merged
 // in double by Chan's update. So one read of x gives mean and variance without the cancellation of E[x^2] - E[x]^2, and

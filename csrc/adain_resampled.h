@@ -7,15 +7,14 @@
 
 namespace m2o_fast {
 
-#define M2O_ADAIN_RESAMPLED(T)                                                                      \
-  void run_forward_resampled(const AdainProblem<T>& p, int64_t begin, int64_t end);                 \
-  void run_backward_resampled(const AdainProblem<T>& p, int64_t begin, int64_t end);                \
-  void run_forward_resampled(const AdainProblem<T>& p, ChannelRange range, RowScratch<T>& scratch); \
-  void run_backward_resampled(const AdainProblem<T>& p, ChannelRange range, RowScratch<T>& scratch);
-M2O_ADAIN_RESAMPLED(float)
-M2O_ADAIN_RESAMPLED(double)
-M2O_ADAIN_RESAMPLED(BFloat16)
-M2O_ADAIN_RESAMPLED(Half)
-#undef M2O_ADAIN_RESAMPLED
+// The first declaration has to be M2O_KERNEL: the attribute of a later one is ignored without a word.
+template <typename T>
+M2O_KERNEL void run_forward_resampled(const AdainProblem<T>& p, int64_t begin, int64_t end);
+template <typename T>
+M2O_KERNEL void run_backward_resampled(const AdainProblem<T>& p, int64_t begin, int64_t end);
+template <typename T>
+M2O_KERNEL void run_forward_resampled(const AdainProblem<T>& p, ChannelRange range, RowScratch<T>& scratch);
+template <typename T>
+M2O_KERNEL void run_backward_resampled(const AdainProblem<T>& p, ChannelRange range, RowScratch<T>& scratch);
 
 }  // namespace m2o_fast

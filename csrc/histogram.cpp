@@ -185,9 +185,9 @@ M2O_INLINE void fit_images(const Images& images, const Images* content, int64_t 
 
 using FitImages = void(const Images& images, const Images* content, int64_t begin, int64_t end, void* colors);
 
-// M2O_CLONES wants plain functions: one for each pixel type, with everything above inlined.
+// One function for each pixel type, with everything above inlined.
 #define M2O_FIT_IMAGES(NAME, STORED)                                                                                  \
-  M2O_CLONES void fit_##NAME(const Images& images, const Images* content, int64_t begin, int64_t end, void* colors) { \
+  M2O_KERNEL void fit_##NAME(const Images& images, const Images* content, int64_t begin, int64_t end, void* colors) { \
     if (content) {                                                                                                    \
       fit_images<STORED, true>(images, content, begin, end, colors);                                                  \
     } else {                                                                                                          \
@@ -266,11 +266,11 @@ M2O_INLINE bool write_cells(const Images& images, int64_t image, int64_t row, in
   return !infinite;
 }
 
-M2O_CLONES bool write_bins(const Images& colors, int64_t column, int64_t n, int32_t bins, int32_t* cell) {
+M2O_KERNEL bool write_bins(const Images& colors, int64_t column, int64_t n, int32_t bins, int32_t* cell) {
   return write_cells<false>(colors, 0, 0, column, n, bins, bins - 1, cell);
 }
 
-M2O_CLONES bool write_codes(const Images& images, int64_t image, int64_t row, int64_t column, int64_t n, int32_t levels,
+M2O_KERNEL bool write_codes(const Images& images, int64_t image, int64_t row, int64_t column, int64_t n, int32_t levels,
                             int32_t* code) {
   return write_cells<true>(images, image, row, column, n, levels - 1, levels - 1, code);
 }

@@ -151,6 +151,9 @@ void register_histogram(py::module_& module) {
 }  // namespace m2o_fast
 
 STABLE_TORCH_LIBRARY_IMPL(m2o_fast, CPU, m) {
+  if (!m2o_fast::runs_here()) {
+    return;
+  }
   m.impl("foreground_color", TORCH_BOX(&m2o_fast::foreground_color_cpu));
   m.impl("color_histogram", TORCH_BOX(&m2o_fast::color_histogram_cpu));
   m.impl("unique_color_count", TORCH_BOX(&m2o_fast::unique_color_count_cpu));

@@ -11,24 +11,22 @@
 namespace m2o_fast {
 namespace {
 
-// target_clones wants plain functions: one of each for every storage type, into which the kernels are inlined.
-#define M2O_MODULATE_KERNELS(T)                                                                             \
-  M2O_CLONES void run_forward(const ModulateProblem<T>& p, int64_t begin, int64_t end) {                    \
-    chain_planes(p, begin, end);                                                                            \
-  }                                                                                                         \
-  M2O_CLONES void run_backward(const ModulateProblem<T>& p, int64_t begin, int64_t end) {                   \
-    chain_gradient_of_planes(p, begin, end);                                                                \
-  }                                                                                                         \
-  M2O_CLONES void run_forward(const ModulateProblem<T>& p, ChannelRange range, ChainScratch<T>& scratch) {  \
-    chain_rows(p, range, scratch);                                                                          \
-  }                                                                                                         \
-  M2O_CLONES void run_backward(const ModulateProblem<T>& p, ChannelRange range, ChainScratch<T>& scratch) { \
-    chain_gradient_of_rows(p, range, scratch);                                                              \
-  }
-M2O_MODULATE_KERNELS(float)
-M2O_MODULATE_KERNELS(double)
-M2O_MODULATE_KERNELS(BFloat16)
-M2O_MODULATE_KERNELS(Half)
+template <typename T>
+M2O_KERNEL void run_forward(const ModulateProblem<T>& p, int64_t begin, int64_t end) {
+  chain_planes(p, begin, end);
+}
+template <typename T>
+M2O_KERNEL void run_backward(const ModulateProblem<T>& p, int64_t begin, int64_t end) {
+  chain_gradient_of_planes(p, begin, end);
+}
+template <typename T>
+M2O_KERNEL void run_forward(const ModulateProblem<T>& p, ChannelRange range, ChainScratch<T>& scratch) {
+  chain_rows(p, range, scratch);
+}
+template <typename T>
+M2O_KERNEL void run_backward(const ModulateProblem<T>& p, ChannelRange range, ChainScratch<T>& scratch) {
+  chain_gradient_of_rows(p, range, scratch);
+}
 
 // channels_last: whole rows, in the order of memory, unless there are fewer images than threads.
 int64_t range_width(const ImageShape& shape) {
@@ -144,6 +142,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> scale_bias_act_backward(Tensor grad, 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(m2o_fast, CPU, m) {
+  if (!runs_here()) {
+    return;
+  }
   m.impl("scale_bias_act", TORCH_BOX(&scale_bias_act));
   m.impl("scale_bias_act_backward", TORCH_BOX(&scale_bias_act_backward));
 }

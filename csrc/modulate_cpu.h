@@ -1,5 +1,5 @@
 // The CPU kernels of scale_bias_act: y = activation(x * scale + bias) * next, with a scale, a bias and a next per
-// plane. Free of torch: everything is inlined into the M2O_CLONES functions of modulate.cpp.
+// plane. Free of torch: everything is inlined into the M2O_KERNEL functions of modulate.cpp.
 //
 // Every element is read and written once. Backward's sums over a plane are taken in the type of the sums over short
 // pieces and in double over those, in an order that depends on the size of the plane alone.

@@ -20,30 +20,12 @@ std::string compiler() {
 #endif
 }
 
-// The instruction sets of an M2O_CLONES function, and the one among them that the loader picks here.
-#ifdef M2O_HAS_CLONES
-std::vector<std::string> simd_levels() { return {"x86-64-v4", "x86-64-v3", "default"}; }
-
-std::string simd_in_use() {
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("x86-64-v4")) {
-    return "x86-64-v4";
-  }
-  return __builtin_cpu_supports("x86-64-v3") ? "x86-64-v3" : "default";
-}
-#else
-std::vector<std::string> simd_levels() { return {"default"}; }
-
-std::string simd_in_use() { return "default"; }
-#endif
-
 py::dict build_info() {
   py::dict info;
   info["compiler"] = compiler();
   info["flags"] = M2O_CXX_FLAGS;
   info["build_type"] = M2O_BUILD_TYPE;
-  info["simd_compiled"] = simd_levels();
-  info["simd_in_use"] = simd_in_use();
+  info["simd"] = M2O_SIMD;
   info["torch_built_against"] = M2O_TORCH_VERSION;
   info["torch_minimum"] =
       std::to_string(TORCH_TARGET_VERSION >> 56) + "." + std::to_string((TORCH_TARGET_VERSION >> 48) & 0xff);
@@ -59,9 +41,12 @@ void register_histogram(py::module_& module);  // histogram_bindings.cpp
 }
 
 PYBIND11_MODULE(_C, m) {
+  if (!m2o_fast::runs_here()) {
+    throw py::import_error("this CPU has no AVX2, for which it is compiled");
+  }
   m.doc() = "Native part of m2o_fast: CPU operators (registered on import) and facts about the build.";
   m.def("build_info", &build_info,
-        "Facts about this build: compiler, flags, build_type, simd_compiled, simd_in_use, torch_built_against,\n"
-        "torch_minimum, cuda_version and cuda_archs (both empty if m2o_fast/_cuda was not built along).");
+        "Facts about this build: compiler, flags, build_type, simd, torch_built_against, torch_minimum,\n"
+        "cuda_version and cuda_archs (both empty if m2o_fast/_cuda was not built along).");
   m2o_fast::register_histogram(m);
 }

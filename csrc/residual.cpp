@@ -7,50 +7,37 @@
 namespace m2o_fast {
 namespace {
 
-// target_clones wants plain functions: one of each for every operation and storage type, into which the kernels are
-// inlined.
-#define M2O_QUAD_KERNEL(operation, T)                                                    \
-  M2O_CLONES void run_##operation(const QuadProblem<T>& p, int64_t begin, int64_t end) { \
-    if (p.shape.channels_last) {                                                         \
-      do_pixel_rows<QuadOperation::operation>(p, begin, end);                            \
-    } else {                                                                             \
-      do_planar_rows<QuadOperation::operation>(p, begin, end);                           \
-    }                                                                                    \
+template <QuadOperation operation, typename T>
+M2O_KERNEL void run_operation(const QuadProblem<T>& p, int64_t begin, int64_t end) {
+  if (p.shape.channels_last) {
+    do_pixel_rows<operation>(p, begin, end);
+  } else {
+    do_planar_rows<operation>(p, begin, end);
   }
-#define M2O_RESIDUAL_KERNELS(T)                                                                            \
-  M2O_QUAD_KERNEL(merge_up2, T)                                                                            \
-  M2O_QUAD_KERNEL(merge_down2, T)                                                                          \
-  M2O_QUAD_KERNEL(backward_up2, T)                                                                         \
-  M2O_QUAD_KERNEL(backward_down2, T)                                                                       \
-  M2O_QUAD_KERNEL(leaky, T)                                                                                \
-  M2O_QUAD_KERNEL(leaky_backward, T)                                                                       \
-  M2O_QUAD_KERNEL(leaky_tangent, T)                                                                        \
-  M2O_CLONES void run_merge(const T* a, const T* b, T* y, int64_t begin, int64_t end, Simd<T>::Wide scale, \
-                            bool streamed) {                                                               \
-    merge_numbers(a, b, y, begin, end, scale, streamed);                                                   \
-  }
-M2O_RESIDUAL_KERNELS(float)
-M2O_RESIDUAL_KERNELS(double)
-M2O_RESIDUAL_KERNELS(BFloat16)
-M2O_RESIDUAL_KERNELS(Half)
+}
+template <typename T>
+M2O_KERNEL void run_merge(const T* a, const T* b, T* y, int64_t begin, int64_t end, typename Simd<T>::Wide scale,
+                          bool streamed) {
+  merge_numbers(a, b, y, begin, end, scale, streamed);
+}
 
 template <typename T>
 void run_rows(QuadOperation operation, const QuadProblem<T>& p, int64_t begin, int64_t end) {
   switch (operation) {
     case QuadOperation::merge_up2:
-      return run_merge_up2(p, begin, end);
+      return run_operation<QuadOperation::merge_up2>(p, begin, end);
     case QuadOperation::merge_down2:
-      return run_merge_down2(p, begin, end);
+      return run_operation<QuadOperation::merge_down2>(p, begin, end);
     case QuadOperation::backward_up2:
-      return run_backward_up2(p, begin, end);
+      return run_operation<QuadOperation::backward_up2>(p, begin, end);
     case QuadOperation::backward_down2:
-      return run_backward_down2(p, begin, end);
+      return run_operation<QuadOperation::backward_down2>(p, begin, end);
     case QuadOperation::leaky:
-      return run_leaky(p, begin, end);
+      return run_operation<QuadOperation::leaky>(p, begin, end);
     case QuadOperation::leaky_backward:
-      return run_leaky_backward(p, begin, end);
+      return run_operation<QuadOperation::leaky_backward>(p, begin, end);
     case QuadOperation::leaky_tangent:
-      return run_leaky_tangent(p, begin, end);
+      return run_operation<QuadOperation::leaky_tangent>(p, begin, end);
   }
 }
 
@@ -101,6 +88,10 @@ struct Cpu {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(m2o_fast, CPU, m) { M2O_REGISTER_RESIDUAL(m, Cpu); }
+STABLE_TORCH_LIBRARY_IMPL(m2o_fast, CPU, m) {
+  if (runs_here()) {
+    M2O_REGISTER_RESIDUAL(m, Cpu);
+  }
+}
 
 }  // namespace m2o_fast

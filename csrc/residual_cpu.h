@@ -1,4 +1,4 @@
-// The CPU kernels of the residual family. Free of torch: everything is inlined into the M2O_CLONES functions of
+// The CPU kernels of the residual family. Free of torch: everything is inlined into the M2O_KERNEL functions of
 // residual.cpp.
 //
 // Here are what they share and those for NCHW, which work on a spot: a vector of coarse numbers and, in each of two

@@ -1,7 +1,7 @@
 // Vectors of 32 bytes for the CPU kernels: loads that widen and stores that narrow the storage types of torch.
 //
-// Written in the compiler's vector extension, so that one source serves every instruction set; M2O_CLONES functions
-// inline it and are compiled for several. The number of lanes is the same everywhere: so is the order of every sum.
+// Written in the compiler's vector extension, so that one source serves every CPU; M2O_KERNEL functions inline it. The
+// number of lanes is the same everywhere: so is the order of every sum.
 #pragma once
 
 #include <cstdint>

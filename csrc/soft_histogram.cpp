@@ -154,6 +154,9 @@ Tensor soft_color_histogram_backward(Tensor grad, Tensor colors, int64_t bins, s
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(m2o_fast, CPU, m) {
+  if (!runs_here()) {
+    return;
+  }
   m.impl("soft_color_histogram", TORCH_BOX(&soft_color_histogram));
   m.impl("soft_color_histogram_backward", TORCH_BOX(&soft_color_histogram_backward));
 }

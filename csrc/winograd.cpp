@@ -10,16 +10,14 @@
 namespace m2o_fast {
 namespace {
 
-// target_clones wants plain functions: one of each for every storage type, into which the kernels are inlined.
-#define M2O_WINOGRAD_KERNELS(T)                                                                                 \
-  M2O_CLONES void run_convolve(const ConvolveProblem<T>& p, int64_t begin, int64_t end, T* in, T* out) {        \
-    convolve_blocks(p, begin, end, in, out);                                                                    \
-  }                                                                                                             \
-  M2O_CLONES void run_by_weight(const ByWeightProblem<T>& p, int64_t begin, int64_t end, T* in, T* out, T* s) { \
-    by_weight_blocks(p, begin, end, in, out, s);                                                                \
-  }
-M2O_WINOGRAD_KERNELS(float)
-M2O_WINOGRAD_KERNELS(double)
+template <typename T>
+M2O_KERNEL void run_convolve(const ConvolveProblem<T>& p, int64_t begin, int64_t end, T* in, T* out) {
+  convolve_blocks(p, begin, end, in, out);
+}
+template <typename T>
+M2O_KERNEL void run_by_weight(const ByWeightProblem<T>& p, int64_t begin, int64_t end, T* in, T* out, T* s) {
+  by_weight_blocks(p, begin, end, in, out, s);
+}
 
 // Calls body with a number of the type, which is float32 or float64.
 template <typename Body>
@@ -112,6 +110,9 @@ Tensor winograd_by_weight(Tensor grad, Tensor x) {
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(m2o_fast, CPU, m) {
+  if (!runs_here()) {
+    return;
+  }
   m.impl("winograd_convolve", TORCH_BOX(&winograd_convolve));
   m.impl("winograd_by_weight", TORCH_BOX(&winograd_by_weight));
 }
