@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,8 +31,8 @@ FEATURES = 64
 
 _RECIPE = 1  # raised whenever the net or its training changes, so that cached weights of before are not used
 _CLASSES = 10
-_STEPS, _BATCH, _RATE = 500, 64, 2e-3
-_COLOR_WEIGHT = 5.0
+_STEPS, _BATCH, _RATE = 600, 128, 8e-3
+_COLOR_WEIGHT = 10.0
 _WHITE_EVERY = 8  # so many digits apart one is white: gray domains hold such
 
 
@@ -85,19 +86,23 @@ class DigitsCNN(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3, padding=1)
-        self.conv2 = nn.Conv2d(16, 32, 3, padding=1)
-        self.conv3 = nn.Conv2d(32, 48, 3, padding=1)
-        self.hidden = nn.Linear(48 * (INPUT_SIZE // 8) ** 2, FEATURES)
+        widths = (3, 16, 32, 64)
+        self.convs = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(narrow, wide, 4, stride=2, padding=1), nn.BatchNorm2d(wide), nn.ReLU())
+            for narrow, wide in pairwise(widths)
+        )
+        self.hidden = nn.Sequential(
+            nn.Linear(widths[-1] * (INPUT_SIZE // 8) ** 2, FEATURES), nn.BatchNorm1d(FEATURES), nn.ReLU()
+        )
         self.digit = nn.Linear(FEATURES, _CLASSES)
         self.color = nn.Linear(FEATURES, 3)
 
     def features(self, images: Tensor) -> Tensor:
         """Features ``[N, 64]``, at least 0, of images ``[N, 3, 32, 32]`` in [0, 1]."""
         x = images * 2 - 1
-        for conv in (self.conv1, self.conv2, self.conv3):
-            x = F.max_pool2d(F.relu(conv(x)), 2)
-        return F.relu(self.hidden(x.flatten(1)))
+        for conv in self.convs:
+            x = conv(x)
+        return self.hidden(x.flatten(1))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the digits ``[N, 10]`` and colours ``[N, 3]``."""
