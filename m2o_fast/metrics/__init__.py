@@ -9,6 +9,7 @@ from m2o_fast.metrics.distribution import (
     kid,
     precision_recall,
 )
+from m2o_fast.metrics.diversity import Lpips, PairwiseDistance, open_lpips
 from m2o_fast.metrics.evaluator import evaluate_multimodal, evaluate_unimodal
 from m2o_fast.metrics.features import Extractor, open_extractor
 from m2o_fast.metrics.pixels import MeanSquaredError, PixelErrors
@@ -19,7 +20,9 @@ __all__ = [
     "Confusion",
     "Extractor",
     "FeatureBank",
+    "Lpips",
     "MeanSquaredError",
+    "PairwiseDistance",
     "PixelErrors",
     "color_report",
     "distribution_report",
@@ -29,5 +32,6 @@ __all__ = [
     "frechet_distance",
     "kid",
     "open_extractor",
+    "open_lpips",
     "precision_recall",
 ]

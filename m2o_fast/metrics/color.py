@@ -57,7 +57,7 @@ class ColorStatistics:
             codes = color_codes(colors, self.bits)
             squared_error = _content_error(images, content, colors)
         self.images += len(images)
-        self.histogram += histogram.cpu()
+        self.histogram = self.histogram + histogram.cpu()
         self._codes = torch.unique(torch.cat((self._codes, codes.cpu())))
         self._squared_error += squared_error
 

@@ -80,7 +80,7 @@ class Lpips(nn.Module):
         for layer in self.features:
             x = layer(x)
             if isinstance(layer, nn.ReLU):
-                direction = x / (x.square().sum(1, keepdim=True).sqrt() + _EPSILON)
+                direction = x * (x.square().sum(1, keepdim=True) + _EPSILON).rsqrt()
                 weight = (self.heads[len(parts)] / (x.shape[2] * x.shape[3])).sqrt()
                 parts.append((direction * weight).flatten(1))
         return torch.cat(parts, dim=1)

@@ -5,8 +5,10 @@ A number means something only beside the extractor and the way images reach it; 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +29,7 @@ PROTOCOLS: tuple[Protocol, ...] = ("clean", "stargan2")
 ALONE = "only with the same extractor, SHA-256 and protocol"
 
 _PROBE_SIZE = 64
+_PILLOW_BITS = 22  # of its fixed-point weights
 _CODE = "{path} is a TorchScript file, which can run code; it was opened because the extractor option names it"
 
 
@@ -35,7 +38,7 @@ class Extractor:
 
     ``clean`` (arXiv 2104.11222): bicubic with antialiasing, each channel in floating point, clamped to [0, 1] and not
     rounded, neither before nor after. ``stargan2`` (arXiv 1912.01865): images are rounded to 8 bits as in a file and
-    enlarged or reduced as Pillow does it (bilinear with antialiasing, rounded to 8 bits after each axis).
+    enlarged or reduced as Pillow does it, to the last bit: bilinear, antialiased, rounded to 8 bits after each axis.
 
     Args:
         net: Maps float32 ``[N, 3, H, W]`` in [0, 1] to ``[N, D]``; its normalisation is its own affair.
@@ -131,13 +134,33 @@ def prepare(images: Tensor, size: int | None, protocol: Protocol) -> Tensor:
         if size is None or images.shape[2:] == (size, size):
             return images
         return F.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
-    pixels = (images * 255).round().clamp(0, 255)
+    pixels = (images * 255 + 0.5).floor().clamp(0, 255).double()  # as images are written to files
     if size is not None:
-        # Pillow resizes rows first and keeps 8 bits in between.
-        for shape in ((pixels.shape[2], size), (size, size)):
-            if pixels.shape[2:] != shape:
-                pixels = F.interpolate(pixels, shape, mode="bilinear", antialias=True).add(0.5).floor().clamp(0, 255)
-    return pixels / 255
+        if pixels.shape[3] != size:
+            pixels = _rounded(pixels @ _pillow_weights(pixels.shape[3], size).to(pixels.device).T)
+        if pixels.shape[2] != size:
+            pixels = _rounded(_pillow_weights(pixels.shape[2], size).to(pixels.device) @ pixels)
+    return (pixels / 255).float()
+
+
+@functools.cache
+def _pillow_weights(length: int, size: int) -> Tensor:
+    """Pillow's weights of ``length`` pixels in each of ``size``: whole numbers, so that sums are exact in float64.
+
+    Returns:
+        float64 ``[size, length]``; rows add up to about ``2^22``.
+    """
+    scale = length / size
+    reach = max(scale, 1.0)  # of the triangle, on either side of its center
+    center = (torch.arange(size, dtype=torch.float64)[:, None] + 0.5) * scale
+    position = torch.arange(length, dtype=torch.float64)
+    weights = (1 - ((position - center + 0.5) / reach).abs()).clamp(min=0)
+    weights *= (position >= (center - reach + 0.5).trunc()) & (position < (center + reach + 0.5).trunc())
+    return (weights / weights.sum(1, keepdim=True) * 2**_PILLOW_BITS + 0.5).floor()
+
+
+def _rounded(sums: Tensor) -> Tensor:
+    return ((sums + 2 ** (_PILLOW_BITS - 1)) / 2**_PILLOW_BITS).floor().clamp(0, 255)
 
 
 def open_extractor(
@@ -210,7 +233,9 @@ def _torchscript(file: str, protocol: Protocol, device: torch.device, download: 
     path = Path(file).expanduser()
     digest = file_sha256(path)
     try:
-        net = torch.jit.load(str(path), map_location=device).eval()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript files are what the option is for
+            net = torch.jit.load(str(path), map_location=device).eval()
     except (RuntimeError, ValueError) as error:
         raise UserError(f"{path} is no TorchScript file: {' '.join(str(error).split())[:160]}") from error
     return _called(net, f"torchscript:{path.name}", digest, protocol, device, (_CODE.format(path=path),))

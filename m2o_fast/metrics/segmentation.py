@@ -62,7 +62,7 @@ class Confusion:
         truth = truth.to(predicted.device)
         pairs = (truth * self.classes + predicted).flatten()
         counts = torch.bincount(pairs, minlength=self.classes**2).reshape(self.classes, self.classes)
-        self._counts += counts.cpu()
+        self._counts = self._counts + counts.cpu()
         self.images += len(truth)
         labelled = truth > 0
         right = ((predicted == truth) & labelled).flatten(1).sum(1)

@@ -6,9 +6,8 @@ import hashlib
 import http.client
 import os
 import re
-import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,25 +151,30 @@ def file_sha256(path: Path) -> str:
 def _fetch(path: Path, known: Published) -> None:
     """Copies a published file to ``path``, which appears only when it is whole and checked."""
     digest = hashlib.sha256()
-    request = urllib.request.Request(known.url, headers={"User-Agent": "m2o-fast"})
     try:
         with replacing(path) as file:
-            try:
-                with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
-                    while chunk := response.read(_CHUNK):
-                        digest.update(chunk)
-                        file.write(chunk)
-            except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
-                raise UserError(
-                    f"cannot fetch {known.url}: {error}. Check the network and try again, or put the file at {path} "
-                    "by hand"
-                ) from error
+            for chunk in _chunks(known.url, path):
+                digest.update(chunk)
+                file.write(chunk)
             if not digest.hexdigest().startswith(known.sha256):
                 raise UserError(
-                    f"{known.url} has SHA-256 {digest.hexdigest()}, but {_words(known)} is expected; nothing was kept"
+                    f"{known.url} came with SHA-256 {digest.hexdigest()}, but {_words(known)} is expected; it was not "
+                    "kept. Try again"
                 )
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
+
+
+def _chunks(url: str, path: Path) -> Iterator[bytes]:
+    request = urllib.request.Request(url, headers={"User-Agent": "m2o-fast"})
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
+            while chunk := response.read(_CHUNK):
+                yield chunk
+    except (OSError, http.client.HTTPException) as error:  # of all kinds: refused, not found, timed out, TLS
+        raise UserError(
+            f"cannot fetch {url}: {error}. Check the network and try again, or put the file at {path} by hand"
+        ) from error
 
 
 def _words(known: Published) -> str:
