@@ -182,9 +182,8 @@ def _priorities(seed: int, numbers: Tensor) -> np.ndarray:
 def frechet_distance(mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor) -> float:
     """Squared Frechet distance of two Gaussians: ``|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))`` (arXiv 1706.08500).
 
-    The trace of ``(S1 S2)^(1/2)`` is the sum of the square roots of the eigenvalues of ``S1^(1/2) S2 S1^(1/2)``. They
-    are computed as the singular values of ``S1^(1/2) S2^(1/2)``, which have twice the digits. All is real, and the
-    covariances may be singular.
+    The trace of ``(S1 S2)^(1/2)`` is the sum of the square roots of the eigenvalues of ``S1^(1/2) S2 S1^(1/2)``, which is
+    symmetric: no complex numbers arise, and covariances may be singular.
 
     Args:
         mean: ``[D]``.
@@ -196,7 +195,8 @@ def frechet_distance(mean: Tensor, covariance: Tensor, other_mean: Tensor, other
         The distance in float64, at least 0.
     """
     root, other_root = _root(covariance.double()), _root(other_covariance.double())
-    cross = torch.linalg.svdvals(root.T @ other_root).sum()
+    product = root.T @ other_root
+    cross = torch.linalg.eigvalsh(product @ product.T).clamp(min=0).sqrt().sum()
     shift = (mean.double() - other_mean.double()).square().sum()
     distance = shift + root.square().sum() + other_root.square().sum() - 2 * cross
     return max(0.0, float(distance))
