@@ -20,7 +20,8 @@ from m2o_fast.errors import UserError
 from m2o_fast.files import replacing
 from m2o_fast.randomness import numpy_generator
 
-_BLOCK = 1024  # rows of a block of distances
+_ROWS = 128  # of a block of distances to 10,000 others: it stays in a core's cache
+_PARTS = 1024  # tensors of kept features that are put together at the latest
 _FEW_IMAGES = 2048
 _TIE = 1e-12  # squared distances that differ by less than this, relative to the squared norms, count as equal
 
@@ -104,7 +105,7 @@ class FeatureBank:
             raise ValueError(f"FeatureBank: features of size {len(state['sum'])} do not fit {self.size}")
         self._numbers.append(state["numbers"])
         self._features.append(state["features"])
-        if sum(map(len, self._numbers)) > 2 * self.keep or len(self._numbers) > _BLOCK:
+        if sum(map(len, self._numbers)) > 2 * self.keep or len(self._numbers) > _PARTS:
             self._shrink()
         self.count += int(state["count"])
         self._sum = self._sum + state["sum"]
@@ -182,8 +183,8 @@ def _priorities(seed: int, numbers: Tensor) -> np.ndarray:
 def frechet_distance(mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor) -> float:
     """Squared Frechet distance of two Gaussians: ``|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))`` (arXiv 1706.08500).
 
-    The trace of ``(S1 S2)^(1/2)`` is the sum of the square roots of the eigenvalues of ``S1^(1/2) S2 S1^(1/2)``, which is
-    symmetric: no complex numbers arise, and covariances may be singular.
+    The trace of ``(S1 S2)^(1/2)`` is the sum of the square roots of the eigenvalues of ``S1^(1/2) S2 S1^(1/2)``, which
+    is symmetric: no complex numbers arise, and covariances may be singular.
 
     Args:
         mean: ``[D]``.
@@ -281,18 +282,20 @@ def precision_recall(generated: Tensor, real: Tensor, k: int = 3) -> tuple[float
 
 def _share_inside(points: Tensor, reference: Tensor, k: int) -> float:
     """Share of ``points`` that lie in a ball around a point of ``reference``."""
-    blocks = reference.split(_BLOCK)
-    radii = torch.cat([_squared_distances(block, reference).kthvalue(k + 1).values for block in blocks])  # 1st: itself
+    blocks = reference.split(_ROWS)
+    nearest = [_squared_distances(block, reference).topk(k + 1, largest=False).values for block in blocks]
+    radii = torch.cat(nearest)[:, k]  # the first is the point itself
     tie = _TIE * reference.square().sum(1)
     inside = 0
-    for block in points.split(_BLOCK):
+    for block in points.split(_ROWS):
         allowed = radii + tie + _TIE * block.square().sum(1)[:, None]
         inside += int((_squared_distances(block, reference) <= allowed).any(1).sum())
     return inside / len(points)
 
 
 def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
-    return (x.square().sum(1)[:, None] + y.square().sum(1) - 2 * (x @ y.T)).clamp_(min=0)
+    distances = torch.addmm(y.square().sum(1)[None], x, y.T, alpha=-2)
+    return distances.add_(x.square().sum(1)[:, None]).clamp_(min=0)
 
 
 def distribution_report(

@@ -201,7 +201,7 @@ def test_precision_and_recall_equal_brute_force(k, seed):
 def test_blocks_do_not_matter(monkeypatch):
     generated, real = features_of(70, 4, 0), features_of(90, 4, 1)
     whole = precision_recall(generated, real)
-    monkeypatch.setattr("m2o_fast.metrics.distribution._BLOCK", 16)
+    monkeypatch.setattr("m2o_fast.metrics.distribution._ROWS", 16)
     assert precision_recall(generated, real) == whole == pytest.approx(plain_precision_recall(generated, real, 3))
 
 
