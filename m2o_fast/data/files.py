@@ -1,32 +1,15 @@
-"""Where files are kept, and writing them so that a reader never meets half of one."""
+"""Where files are kept, and the name under which this floor has used :func:`m2o_fast.files.replacing`."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+
+from m2o_fast.files import replacing
+
+__all__ = ["replacing", "user_cache"]
 
 
 def user_cache() -> Path:
     """Where what can be made again is kept: ``$XDG_CACHE_HOME/m2o_fast``, by default below ``~/.cache``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "m2o_fast"
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that becomes ``path`` at the end of the ``with`` block, or vanishes if that raises.
-
-    The folder of ``path`` is made if it is not there. Whoever opens ``path`` sees the old content or all of the new.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("w+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
