@@ -21,7 +21,6 @@ from m2o_fast.files import replacing
 from m2o_fast.randomness import numpy_generator
 
 _ROWS = 128  # of a block of distances to 10,000 others: it stays in a core's cache
-_PARTS = 1024  # tensors of kept features that are put together at the latest
 _FEW_IMAGES = 2048
 _TIE = 1e-12  # squared distances that differ by less than this, relative to the squared norms, count as equal
 
@@ -52,8 +51,10 @@ class FeatureBank:
         self.count = 0
         self._sum = torch.zeros(size, dtype=torch.float64)
         self._products = torch.zeros(size, size, dtype=torch.float64)
-        self._numbers = [torch.zeros(0, dtype=torch.int64)]
-        self._features = [torch.zeros(0, size)]
+        # Kept features lie in one tensor: many small ones would scatter over the heap and keep it from being reused.
+        self._held = 0
+        self._numbers = torch.empty(2 * keep, dtype=torch.int64)
+        self._features = torch.empty(2 * keep, size)
 
     def update(self, features: Tensor, numbers: Tensor) -> None:
         """Adds features.
@@ -89,10 +90,10 @@ class FeatureBank:
         self._shrink()
         return {
             "count": torch.tensor(self.count),
-            "sum": self._sum,
-            "products": self._products,
-            "numbers": self._numbers[0],
-            "features": self._features[0],
+            "sum": self._sum.clone(),
+            "products": self._products.clone(),
+            "numbers": self._numbers[: self._held].clone(),
+            "features": self._features[: self._held].clone(),
         }
 
     def merge_state(self, state: Mapping[str, Tensor]) -> None:
@@ -103,13 +104,17 @@ class FeatureBank:
         """
         if state["sum"].shape != self._sum.shape:
             raise ValueError(f"FeatureBank: features of size {len(state['sum'])} do not fit {self.size}")
-        self._numbers.append(state["numbers"])
-        self._features.append(state["features"])
-        if sum(map(len, self._numbers)) > 2 * self.keep or len(self._numbers) > _PARTS:
-            self._shrink()
+        for numbers, features in zip(
+            state["numbers"].split(self.keep), state["features"].split(self.keep), strict=True
+        ):
+            if self._held + len(numbers) > len(self._numbers):
+                self._shrink()
+            rows = slice(self._held, self._held + len(numbers))
+            self._numbers[rows], self._features[rows] = numbers, features
+            self._held = rows.stop
         self.count += int(state["count"])
-        self._sum = self._sum + state["sum"]
-        self._products = self._products + state["products"]
+        self._sum += state["sum"]
+        self._products += state["products"]
 
     def mean(self) -> Tensor:
         """float64 ``[D]``. Raises ``ValueError`` without features."""
@@ -127,7 +132,7 @@ class FeatureBank:
     def kept(self) -> Tensor:
         """The features kept as they are, in the order of their images' numbers: float32 ``[min(count, keep), D]``."""
         self._shrink()
-        return self._features[0]
+        return self._features[: self._held].clone()
 
     def save(self, path: Path, about: Mapping[str, Any]) -> None:
         """Writes the bank to a safetensors file with ``about``: JSON values that say what its features are of."""
@@ -156,10 +161,8 @@ class FeatureBank:
         return bank
 
     def _shrink(self) -> None:
-        """Leaves one sorted tensor of the features that are kept."""
-        numbers, features = torch.cat(self._numbers), torch.cat(self._features)
-        order = numbers.argsort()
-        numbers = numbers[order]
+        """Leaves the features that are kept, sorted by number."""
+        numbers, order = self._numbers[: self._held].sort()
         if (numbers[1:] == numbers[:-1]).any():
             twice = int(numbers[1:][numbers[1:] == numbers[:-1]][0])
             raise ValueError(f"FeatureBank: image {twice} came twice")
@@ -167,7 +170,9 @@ class FeatureBank:
             lowest = torch.from_numpy(np.argsort(_priorities(self.seed, numbers), kind="stable")[: self.keep].copy())
             chosen = lowest.sort().values
             numbers, order = numbers[chosen], order[chosen]
-        self._numbers, self._features = [numbers], [features[order]]
+        self._held = len(numbers)
+        self._features[: self._held] = self._features[order]
+        self._numbers[: self._held] = numbers
 
 
 def _priorities(seed: int, numbers: Tensor) -> np.ndarray:
