@@ -24,7 +24,7 @@ def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def config_of(root: Path, *assignments: str, uni: str = "data.uni=[sketch]") -> Config:
-    every = ("checkpoint_every=2", "sample_every=4", "data.image_size=32")
+    every = ("checkpoint_every=2", "sample_every=2", "data.image_size=32")
     return tiny_config(f"data.name=folder:{root}", uni, *every, *assignments)
 
 
