@@ -104,7 +104,7 @@ def _oddities(image: Image.Image, orientation: int) -> tuple[str, ...]:
     deep = image.mode == "F" or image.mode.startswith("I")
     found = {
         "with several frames, of which the first is taken": animated,
-        "turned as their EXIF orientation says": orientation in range(2, 9),
+        "turned as EXIF says": orientation in range(2, 9),
         "with more than 8 bits, which are rounded to 8": deep,
         "with transparent parts, which become black": image.has_transparency_data,
         f"of mode {image.mode}, converted to RGB": not deep and image.mode not in _COMMON,

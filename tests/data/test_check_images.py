@@ -76,7 +76,7 @@ def test_odd_files_are_named_with_what_becomes_of_them(root: Path) -> None:
     assert report.problems == [] and sorted(report.notes) == [
         "train/photo: 1 file of other kinds, ignored: notes.txt",
         "train/photo: 1 image of mode CMYK, converted to RGB: cmyk.jpg",
-        "train/photo: 1 image turned as their EXIF orientation says: turned.jpg",
+        "train/photo: 1 image turned as EXIF says: turned.jpg",
         "train/photo: 1 image with more than 8 bits, which are rounded to 8: deep.png",
         "train/photo: 1 image with several frames, of which the first is taken: moving.gif",
         "train/photo: 1 image with transparent parts, which become black: clear.png",
