@@ -15,6 +15,7 @@ from tiny import contents, stop_at, tiny_config
 from m2o_fast.data.images import read_image
 from m2o_fast.data.label_maps import read_label_map
 from m2o_fast.engine.checkpoint import load_translator, newest_checkpoint
+from m2o_fast.engine.config import load_config
 from m2o_fast.engine.loop import Trainer, train
 from m2o_fast.engine.runs import open_split
 from m2o_fast.engine.samples import SampleGrid
@@ -189,3 +190,14 @@ def test_a_description_of_older_runs_still_builds_its_domains() -> None:
         for key in ("kind", "classes"):
             del domain[key]
     assert [domain.kind for domain in StarGANv2.from_description(description).domains] == ["continuous"] * 2
+
+
+@pytest.mark.parametrize(("preset", "size"), [(None, 256), ("ade20k-hms", 256), ("ade20k-tiny", 64)])
+def test_the_presets_are_valid(preset: str | None, size: int) -> None:
+    config = load_config(overrides={"data.name": "ade20k:somewhere"}, preset=preset)
+    assert (config.variant, config.data.name, config.data.dir) == ("hms", "ade20k", "somewhere")
+    assert (config.data.image_size, config.data.labels) == (size, "palette")
+    if size == 256:  # as published
+        assert (config.base_width, config.model.max_width, config.batch_size, config.steps) == (64, 512, 8, 100_000)
+        assert (config.optim.lr, config.optim.mapping_lr, config.optim.ema) == (1e-4, 1e-6, 0.999)
+        assert (config.data.crop_probability, config.data.flip_probability) == (0.5, 0.5)
