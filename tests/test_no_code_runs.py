@@ -51,6 +51,8 @@ CALLS = {
     "numpy.lib.format.read_array",
     "np.lib.format.read_array",
 }
+#: the one call that is there for files with code: a TorchScript net that the user names as such (docs/metrics.md)
+ALLOWED = {"features.py": ["torch.jit.load"]}
 #: endings of calls that unpickle what other processes send
 ENDINGS = ("broadcast_object_list", "all_gather_object", "gather_object", "scatter_object_list", "recv_object_list")
 OPTIONS = {"allow_pickle": True, "weights_only": False, "shell": True}
@@ -84,7 +86,7 @@ def modules() -> list[Path]:
 
 def test_no_module_has_a_way_to_run_a_file() -> None:
     assert len(modules()) > 50
-    assert {str(path): found for path in modules() if (found := findings(path.read_text()))} == {}
+    assert {path.name: found for path in modules() if (found := findings(path.read_text()))} == ALLOWED
 
 
 @pytest.mark.parametrize(

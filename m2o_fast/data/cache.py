@@ -23,7 +23,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import PIL
 
-from m2o_fast.data.files import replacing, user_cache
+from m2o_fast.files import replacing, user_cache
 from m2o_fast.errors import UserError
 
 #: How many files an error or a warning names.

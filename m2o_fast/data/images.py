@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from m2o_fast.data.files import replacing
+from m2o_fast.files import replacing
 from m2o_fast.errors import UserError
 
 #: Suffixes of the files that :func:`list_images` takes, in lower case.

@@ -16,7 +16,7 @@ import torch
 from m2o_fast.batch import Batch
 from m2o_fast.data import rows_of_share
 from m2o_fast.data.cache import Report, silent
-from m2o_fast.data.files import replacing
+from m2o_fast.files import replacing
 from m2o_fast.engine.checkpoint import (
     CheckpointError,
     checkpoint_folder,

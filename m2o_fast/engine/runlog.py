@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from m2o_fast import __version__
-from m2o_fast.data.files import replacing
+from m2o_fast.files import replacing
 from m2o_fast.engine.tensorboard import Board
 
 METRICS, TIMINGS, SAMPLES = "metrics.jsonl", "timings.jsonl", "samples.jsonl"

@@ -5,6 +5,8 @@ Definitions, ranges and caveats: ``docs/metrics.md``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -55,7 +57,7 @@ class ColorStatistics:
             codes = color_codes(colors, self.bits)
             squared_error = _content_error(images, content, colors)
         self.images += len(images)
-        self.histogram += histogram.cpu()
+        self.histogram = self.histogram + histogram.cpu()
         self._codes = torch.unique(torch.cat((self._codes, codes.cpu())))
         self._squared_error += squared_error
 
@@ -66,10 +68,23 @@ class ColorStatistics:
             ValueError: ``other`` has other bins or bits.
         """
         _require_same_settings(self, other)
-        self.images += other.images
-        self.histogram += other.histogram
-        self._codes = torch.unique(torch.cat((self._codes, other._codes)))
-        self._squared_error += other._squared_error
+        self.merge_state(other.state())
+
+    def state(self) -> dict[str, Tensor]:
+        """What another instance of the same settings needs to go on: pass it to :meth:`merge_state`."""
+        return {
+            "images": torch.tensor(self.images),
+            "histogram": self.histogram,
+            "codes": self._codes,
+            "squared_error": torch.tensor(self._squared_error, dtype=torch.float64),
+        }
+
+    def merge_state(self, state: Mapping[str, Tensor]) -> None:
+        """Adds everything that an instance with the same ``bins`` and ``bits`` has seen."""
+        self.images += int(state["images"])
+        self.histogram = self.histogram + state["histogram"]
+        self._codes = torch.unique(torch.cat((self._codes, state["codes"])))
+        self._squared_error += float(state["squared_error"])
 
     @property
     def unique_colors(self) -> int:

@@ -120,8 +120,12 @@ def test_batches_order_and_merging_do_not_matter(count, batch, seed, with_conten
     order = torch.randperm(count)
     shuffled = statistics_of(images[order], None if content is None else content[order], batch)
     merged = statistics_of(images[: count // 2], None if content is None else content[: count // 2])
-    merged.merge(statistics_of(images[count // 2 :], None if content is None else content[count // 2 :], batch))
-    for other in (shuffled, merged):
+    rest = statistics_of(images[count // 2 :], None if content is None else content[count // 2 :], batch)
+    gathered = ColorStatistics()
+    for state in (rest.state(), merged.state()):
+        gathered.merge_state(state)
+    merged.merge(rest)
+    for other in (shuffled, merged, gathered):
         assert other.images == whole.images == count
         assert torch.equal(other.histogram, whole.histogram)
         assert other.unique_colors == whole.unique_colors
