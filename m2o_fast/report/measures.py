@@ -57,22 +57,29 @@ def measure(name: str) -> Measure:
     return _KNOWN.get(name) or Measure(name.replace("_", " "), "")
 
 
-def show(value: object) -> Markup:
-    """A value in a table, with all its digits in the ``value`` attribute of a number."""
+def show(value: object, *, grouped: bool = True) -> Markup:
+    """A value in a table, with all its digits in the ``value`` attribute of a number.
+
+    Args:
+        value: Any JSON value.
+        grouped: Separate thousands; not in seeds and other settings.
+    """
     if value is None:
         return Markup(ABSENT)
     if isinstance(value, bool):
         return Markup("yes" if value else "no")
     if isinstance(value, int):
-        return Markup('<data value="{}">{}</data>').format(value, f"{value:,}")
+        return Markup('<data value="{}">{}</data>').format(value, f"{value:,}" if grouped else value)
     if isinstance(value, float):
         if not math.isfinite(value):
             return Markup("not finite")
         return Markup('<data value="{}">{}</data>').format(repr(value), _rounded(value, 4))
     if isinstance(value, list | tuple):
-        return Markup(", ").join(show(item) for item in value) or Markup(ABSENT)
+        return Markup(", ").join(show(item, grouped=grouped) for item in value) or Markup(ABSENT)
     if isinstance(value, dict):
-        return Markup(", ").join(Markup("{}: {}").format(str(key), show(item)) for key, item in value.items())
+        return Markup(", ").join(
+            Markup("{}: {}").format(str(key), show(item, grouped=grouped)) for key, item in value.items()
+        )
     return Markup("{}").format(str(value))
 
 
