@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 FOLDER = "evaluation"
 #: what a measure can be in the file
 Value = bool | int | float | str
+_GUIDED = {"none": "", "latent": "", "reference": ", by reference"}
 
 
 class ColorHistogram(BaseModel):
@@ -54,8 +55,8 @@ class Row(NamedTuple):
 
     @property
     def title(self) -> str:
-        """For people."""
-        return direction_title(self.direction) + ("" if self.guidance == "none" else f", {self.guidance}")
+        """For people. Random styles go without saying, so that variants with and without styles stand side by side."""
+        return direction_title(self.direction) + _GUIDED.get(self.guidance, f", {self.guidance}")
 
     @property
     def one_answer(self) -> bool:

@@ -19,14 +19,16 @@ from m2o_fast.engine.checkpoint import checkpoint_folder, load_translator, read_
 from m2o_fast.engine.runs import find_checkpoint, open_split
 from m2o_fast.engine.step import group_sizes
 from m2o_fast.errors import UserError
+from m2o_fast.labels import MOST_CLASSES, palette
 from m2o_fast.report.curves import direction_maps, group_size, loss_charts, sample_charts, speed_charts
-from m2o_fast.report.evaluation import Evaluation, Row, direction_title
+from m2o_fast.report.evaluation import Evaluation, Row, direction_title, is_finite
 from m2o_fast.report.measures import HEADLINE, duration, measure, show, show_spread
 from m2o_fast.report.pictures import DIRECTIONS, Figure, Painter, Strip, sample_picture
 from m2o_fast.report.record import Record, config_yaml, repeat_command
-from m2o_fast.report.svg import bar_chart, color_cells
+from m2o_fast.report.svg import Bar, bar_chart, color_cells
 
 _BARS = 50  # classes in one chart
+_MEANS = {"none": "without styles", "latent": "random styles", "reference": "by reference"}
 
 
 @dataclass
@@ -98,7 +100,8 @@ def open_painter(record: Record, sources: Sources, pictures: Pictures) -> Painte
             pictures.problems.append(
                 f"the pictures are of step {pictures.step:,}: the checkpoint that was evaluated is not there any more"
             )
-        dataset = open_split(record.config, "test", sources.data_dir)
+        data = record.config.data.model_copy(update={"pair_fraction": 1.0})  # pairs to show, not to learn from
+        dataset = open_split(record.config.model_copy(update={"data": data}), "test", sources.data_dir)
         return Painter(translator, dataset, record.config.seed, sources.seed)
     except (UserError, OSError, ValueError, RuntimeError) as error:  # the numbers are worth a page without pictures
         pictures.problems.append(f"no pictures were made: {' '.join(str(error).split())}")
@@ -236,7 +239,11 @@ def mean_rows(evaluation: Evaluation | None) -> list[Row]:
         return []
     counts = Counter(row.guidance for row in evaluation.rows())
     means = evaluation.means.items()
-    return [Row("mean over directions", guidance, values) for guidance, values in means if counts[guidance] > 1]
+    return [
+        Row(f"mean over directions, {_MEANS.get(guidance, guidance)}", "none", values)
+        for guidance, values in means
+        if counts[guidance] > 1
+    ]
 
 
 @dataclass(frozen=True)
@@ -283,17 +290,22 @@ def class_charts(evaluation: Evaluation) -> list[Classes]:
     found = []
     for direction, details in evaluation.details.items():
         names = [*details.classes, *(f"class {k}" for k in range(len(details.classes), len(details.iou)))]
-        scored = [(name, value) for name, value in zip(names, details.iou, strict=False) if value is not None]
-        bars = sorted((bar for bar in scored if bar[1] == bar[1]), key=lambda bar: -bar[1])
+        colors = [(r, g, b) for r, g, b in palette(len(names)).tolist()] if 2 <= len(names) <= MOST_CLASSES else None
+        scored = [
+            Bar(name, score, colors[k] if colors else None)
+            for k, (name, score) in enumerate(zip(names, details.iou, strict=False))
+            if score is not None and is_finite(score)
+        ]
+        bars = sorted(scored, key=lambda bar: -bar.value)
         if bars:
             size = -(-len(bars) // -(-len(bars) // _BARS))  # charts of nearly one length
             parts = [bars[i : i + size] for i in range(0, len(bars), size)]
             charts = [
-                bar_chart(f"IoU of classes {i * size + 1} to {i * size + len(part)}", part)
+                bar_chart(f"IoU of classes {i * size + 1} to {i * size + len(part)}, best first", part)
                 for i, part in enumerate(parts)
             ]
-            scored_names = {name for name, _ in bars}
-            absent = [name for name in names[1 : len(details.iou)] if name not in scored_names]
+            known = zip(names[1:], details.iou[1:], strict=False)  # class 0, void, is never scored
+            absent = [name for name, score in known if score is None]
             found.append(Classes(direction_title(direction), charts, absent))
     return found
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from m2o_fast.data import Dataset
 from m2o_fast.data.images import image_grid, to_pillow
-from m2o_fast.engine.samples import SampleGrid
-from m2o_fast.labels import draw_labels, read_labels
+from m2o_fast.engine.samples import OF_SOURCE, SampleGrid
+from m2o_fast.labels import pictures
 from m2o_fast.m2o import Domain
 from m2o_fast.randomness import torch_generator
 from m2o_fast.report.evaluation import Evaluation, direction_title
@@ -98,7 +98,7 @@ class Painter:
         source, target = (self._translator.domains[k] for k in direction)
         strips = {}
         for label, images in self._grid.rows(self._translator, *direction).items():
-            domain = source if label in ("source", "reconstruction") else target
+            domain = source if label in OF_SOURCE else target
             what = f"{label}: {len(images)} {domain.name} images"
             alt = f"{what}, {direction_title(self.name(direction))}"
             strips[label] = strip(label, alt, visible(images, domain))
@@ -195,15 +195,12 @@ class Painter:
 
 def visible(images: Tensor, domain: Domain) -> list[Tensor]:
     """Images ``[N, c, S, S]`` in about [-1, 1] to be shown: 1 or 3 channels, classes in colours, not too large."""
-    shown = images.detach().float().cpu()
-    classes = domain.kind != "continuous"
-    if domain.kind == "onehot":
-        labels = read_labels((shown + 1) / 2, "onehot", domain.channels)
-        shown = draw_labels(labels, "palette", domain.channels) * 2 - 1
-    shrink = max(1, math.ceil(shown.shape[-1] / _TILE))
+    shown = pictures(torch.nan_to_num(images.detach().float().cpu(), 0.0, 1.0, -1.0), domain)
+    shrink = math.ceil(shown.shape[-1] / _TILE)
     if shrink > 1:  # classes cannot be averaged
-        shown = shown[..., ::shrink, ::shrink] if classes else torch.nn.functional.avg_pool2d(shown, shrink)
-    return list(torch.nan_to_num(shown, 0.0, 1.0, -1.0))
+        continuous = domain.kind == "continuous"
+        shown = torch.nn.functional.avg_pool2d(shown, shrink) if continuous else shown[..., ::shrink, ::shrink]
+    return list(shown)
 
 
 def strip(label: str, alt: str, images: Sequence[Tensor]) -> Strip:

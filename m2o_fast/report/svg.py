@@ -80,27 +80,43 @@ def line_chart(
     return _svg(title, summary, parts, _WIDTH, top + _PLOT_HEIGHT + _BOTTOM)
 
 
-def bar_chart(title: str, bars: Sequence[tuple[str, float]], top: float = 1.0) -> Markup:
-    """Horizontal bars with their values, one below the other.
+@dataclass(frozen=True)
+class Bar:
+    """One bar.
+
+    Attributes:
+        label: What it is of.
+        value: In [0, 1].
+        color: What the label has in pictures, 8 bits per channel; ``None``: nothing.
+    """
+
+    label: str
+    value: float
+    color: tuple[int, int, int] | None = None
+
+
+def bar_chart(title: str, bars: Sequence[Bar]) -> Markup:
+    """Horizontal bars with their values, one below the other, each in the colour that it has in pictures.
 
     Args:
         title: What they show.
-        bars: Label and value in [0, top].
-        top: The value of a full bar.
+        bars: At least one.
 
     Returns:
         An ``<svg>`` element.
     """
-    left, right, height = 112, 42, 17
+    left, right, height, swatch = 126, 42, 17, 10
     parts = []
-    for i, (label, value) in enumerate(bars):
+    for i, bar in enumerate(bars):
         y = _TITLE_HEIGHT + i * height
-        width = (_WIDTH - left - right) * min(max(value / top, 0.0), 1.0)
-        parts.append(_text(left - 6, y + 12, shortened(label, 17), anchor="end"))
+        width = (_WIDTH - left - right) * min(max(bar.value, 0.0), 1.0)
+        parts.append(_text(left - swatch - 8, y + 12, shortened(bar.label, 17), anchor="end"))
+        if bar.color is not None:
+            parts.append(_colored(bar.color, left - swatch - 4, y + 3, swatch))
         parts.append(_rectangle(left, y + 2, _WIDTH - left - right, height - 4, "track"))
         parts.append(_rectangle(left, y + 2, width, height - 4, "s0"))
-        parts.append(_text(left + width + 4, y + 12, f"{value:.3f}"))
-    summary = f"{title}: " + ", ".join(f"{label} {value:.3f}" for label, value in bars)
+        parts.append(_text(left + width + 4, y + 12, f"{bar.value:.3f}"))
+    summary = f"{title}: " + ", ".join(f"{bar.label} {bar.value:.3f}" for bar in bars)
     return _svg(title, summary, parts, _WIDTH, _TITLE_HEIGHT + len(bars) * height + 4)
 
 
@@ -316,8 +332,13 @@ def _cell(
     inner = (side - 2) * filled
     red, green, blue = (round((value + 0.5) / bins * 255) for value in color)
     corner = side / 2 - inner / 2
-    square = Markup('<rect class="c" fill="rgb({},{},{})" x="{:.2f}" y="{:.2f}" width="{:.2f}" height="{:.2f}"/>')
-    drawn = square.format(red, green, blue, x + corner, y + corner, inner, inner) if filled else Markup("")
+    drawn = _colored((red, green, blue), x + corner, y + corner, inner) if filled else Markup("")
     outline = Markup('<rect class="{}" x="{:.2f}" y="{:.2f}" width="{:.2f}" height="{:.2f}"/>')
     drawn += outline.format("m" if missed else "o", x + 1, y + 1, side - 2, side - 2)
     return Markup("<g><title>{}</title>{}</g>").format(words, drawn)
+
+
+def _colored(color: tuple[int, int, int], x: float, y: float, side: float) -> Markup:
+    """A square in a colour of its own."""
+    square = Markup('<rect class="c" fill="rgb({},{},{})" x="{:.2f}" y="{:.2f}" width="{:.2f}" height="{:.2f}"/>')
+    return square.format(*color, x, y, side, side)

@@ -56,7 +56,7 @@ def test_numbers_are_those_of_the_file(make_run: MakeRun, report: Report) -> Non
     page = Page(report(make_run("first", result)))
     tables = {
         "color → gray": ("color->gray", "none"),
-        "gray → color, reference": ("gray->color", "reference"),
+        "gray → color, by reference": ("gray->color", "reference"),
     }
     for title, (direction, guidance) in tables.items():
         shown = [row[1][1] for row in page.tables[title] if len(row) > 1 and row[1][1]]

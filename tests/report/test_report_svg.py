@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m2o_fast.report.svg import Series, bar_chart, color_cells, heat_map, line_chart, number, shares_of, ticks
+from m2o_fast.report.svg import Bar, Series, bar_chart, color_cells, heat_map, line_chart, number, shares_of, ticks
 
 NAMESPACE = "{http://www.w3.org/2000/svg}"
 HOSTILE = """<script>alert("&'")</script>"""
@@ -29,7 +29,7 @@ def found(chart: str, tag: str, kind: str = "") -> list[ElementTree.Element]:
     [
         line_chart(HOSTILE, [Series(HOSTILE, [(0, 1), (1, 2)]), Series("b", [(0, 1)], 1)], HOSTILE),
         line_chart(HOSTILE, [Series(HOSTILE, [(0, 1)])], HOSTILE, dots=True, legend=True),
-        bar_chart(HOSTILE, [(HOSTILE, 0.5)]),
+        bar_chart(HOSTILE, [Bar(HOSTILE, 0.5)]),
         heat_map(HOSTILE, [HOSTILE, "b"], [HOSTILE, "b"], [[None, 1.0], [2.0, None]]),
         color_cells([1] * 8, [0] * 8, 2),
     ],
@@ -69,9 +69,10 @@ def test_a_spike_does_not_flatten_the_curve_and_is_named() -> None:
 
 
 def test_bars_are_as_long_as_their_values() -> None:
-    chart = bar_chart("IoU", [("a", 1.0), ("b", 0.25), ("c", 0.0), ("d", 7.0)])
+    chart = bar_chart("IoU", [Bar("a", 1.0, (1, 2, 3)), Bar("b", 0.25), Bar("c", 0.0), Bar("d", 7.0)])
     full, quarter, nothing, beyond = (float(bar.get("width", "")) for bar in found(chart, "rect", "s0"))
     assert quarter == pytest.approx(full / 4, abs=0.01) and nothing == 0 and beyond == full
+    assert [square.get("fill") for square in found(chart, "rect", "c")] == ["rgb(1,2,3)"]
 
 
 def test_a_map_is_darkest_where_its_value_is_highest() -> None:
