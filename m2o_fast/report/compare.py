@@ -20,6 +20,8 @@ from m2o_fast.report.record import NAMES, Record
 
 #: settings that tell runs of one group apart: the seed, and what changes no number
 _WITHIN_GROUP = (FREE_KEYS - {"steps"}) | {"seed", "data.cache"}
+#: what a protocol says about the run's seed rather than about how it was measured
+_SEEDED = ("data_seed", "data_fingerprint")
 _COLUMNS = 8
 _STYLES_SHOWN = ("source", "latent 1", "latent 2", "output")
 
@@ -43,11 +45,8 @@ def compare_page(records: Sequence[Record], sources: Sources) -> str:
     labelled = labels(groups, records)
     rows = {record.name: list(record.evaluation.rows()) for record in records if record.evaluation}
     evaluated = [record for record in records if record.name in rows]
-    problems = [f"{record.name}: {problem}" for record in records for problem in record.problems]
-    problems += [
-        f"{record.name}: {line}" for record in records if record.evaluation for line in record.evaluation.warnings
-    ]
-    problems += differing_protocols(evaluated)
+    said = [(record.name, problem) for record in records for problem in record.problems]
+    said += [(record.name, line) for record in records if record.evaluation for line in record.evaluation.warnings]
     pictures, failures = side_by_side(records, sources)
     return render(
         "compare.html",
@@ -62,7 +61,7 @@ def compare_page(records: Sequence[Record], sources: Sources) -> str:
         tables=measure_tables([(record.name, rows[record.name]) for record in evaluated]),
         pictures=pictures,
         curves=overlaid_charts([(record, *labelled[record.name]) for record in records]),
-        problems=[*problems, *failures],
+        problems=[*differing_protocols(evaluated), *gathered([*said, *failures])],
     )
 
 
@@ -202,16 +201,29 @@ def differing_protocols(records: Sequence[Record]) -> list[str]:
     steps = sorted({evaluation.step for evaluation in evaluations})
     if len(steps) > 1:
         warnings.append(f"the runs were evaluated after different numbers of steps: {', '.join(map(str, steps))}")
-    keys = dict.fromkeys(key for evaluation in evaluations for key in evaluation.protocol if key != "data_seed")
-    for key in keys:
-        values = list(dict.fromkeys(_protocol_value(evaluation, key) for evaluation in evaluations))
-        if len(values) > 1:
+    if _other_images(evaluations):
+        warnings.append("the runs were evaluated on different images: data_fingerprint differs")
+    for key in dict.fromkeys(key for evaluation in evaluations for key in evaluation.protocol):
+        values = dict.fromkeys(str(evaluation.protocol.get(key, "not given")) for evaluation in evaluations)
+        if len(values) > 1 and key not in _SEEDED:
             warnings.append(f"the protocols differ, so numbers may not compare: {key} is {' or '.join(values)}")
     return warnings
 
 
-def _protocol_value(evaluation: Evaluation, key: str) -> str:
-    return str(evaluation.protocol[key]) if key in evaluation.protocol else "not given"
+def _other_images(evaluations: Sequence[Evaluation]) -> bool:
+    """Whether evaluations of one seed saw different images; the seed may colour the images."""
+    seen: dict[str, set[str]] = {}
+    for protocol in (evaluation.protocol for evaluation in evaluations):
+        seen.setdefault(str(protocol.get("data_seed")), set()).add(str(protocol.get("data_fingerprint")))
+    return any(len(fingerprints) > 1 for fingerprints in seen.values())
+
+
+def gathered(said: Sequence[tuple[str, str]]) -> list[str]:
+    """What is said of several runs once, with the names of all of them."""
+    names: dict[str, list[str]] = {}
+    for name, words in said:
+        names.setdefault(words, []).append(name)
+    return [f"{', '.join(found)}: {words}" for words, found in names.items()]
 
 
 def _trade_off(records: Sequence[tuple[Record, str, int]]) -> Markup:
@@ -237,10 +249,10 @@ def _trade_off(records: Sequence[tuple[Record, str, int]]) -> Markup:
 # --- pictures ---
 
 
-def side_by_side(records: Sequence[Record], sources: Sources) -> tuple[list[Figure], list[str]]:
-    """For every direction the same contents from every run, below each other; and why something is missing."""
+def side_by_side(records: Sequence[Record], sources: Sources) -> tuple[list[Figure], list[tuple[str, str]]]:
+    """For every direction the same contents from every run, below each other; and (run, why something is missing)."""
     figures: dict[str, Figure] = {}
-    problems = []
+    problems: list[tuple[str, str]] = []
     note = "The contents and styles of the runs' sample grids; a column is one content."
     for record in records:
         pictures = Pictures()
@@ -256,7 +268,7 @@ def side_by_side(records: Sequence[Record], sources: Sources) -> tuple[list[Figu
         elif sample := newest_sample(record, pictures.problems):
             title = f"Sample grid of {record.name}"
             figures[f"sample/{record.name}"] = Figure(title, "As drawn in training.", [sample])
-        problems += [f"{record.name}: {problem}" for problem in pictures.problems]
+        problems += [(record.name, problem) for problem in pictures.problems]
     return list(figures.values()), problems
 
 

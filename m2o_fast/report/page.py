@@ -225,7 +225,7 @@ class Table:
 def measure_tables(runs: Sequence[tuple[str, Sequence[Row]]]) -> list[Table]:
     """All measures of some runs, side by side."""
     tables = []
-    for title in dict.fromkeys(row.title for _, rows in runs for row in rows):
+    for title in dict.fromkeys(row.title for _, rows in runs for row in rows if row.measures):
         found = [next((row.measures for row in rows if row.title == title), {}) for _, rows in runs]
         names = dict.fromkeys(name for measures in found for name in measures)
         values: list[tuple[str, list[object]]] = [(name, [measures.get(name) for measures in found]) for name in names]
@@ -282,11 +282,12 @@ class Classes:
 
     title: str
     charts: list[Markup]
+    never: list[str]
     absent: list[str]
 
 
 def class_charts(evaluation: Evaluation) -> list[Classes]:
-    """Bars for the classes, best first, in charts of at most :data:`_BARS`."""
+    """Bars for the classes that are ever right, best first, in charts of at most :data:`_BARS`; the others by name."""
     found = []
     for direction, details in evaluation.details.items():
         names = [*details.classes, *(f"class {k}" for k in range(len(details.classes), len(details.iou)))]
@@ -296,17 +297,18 @@ def class_charts(evaluation: Evaluation) -> list[Classes]:
             for k, (name, score) in enumerate(zip(names, details.iou, strict=False))
             if score is not None and is_finite(score)
         ]
-        bars = sorted(scored, key=lambda bar: -bar.value)
-        if bars:
-            size = -(-len(bars) // -(-len(bars) // _BARS))  # charts of nearly one length
-            parts = [bars[i : i + size] for i in range(0, len(bars), size)]
+        bars = sorted((bar for bar in scored if bar.value > 0), key=lambda bar: -bar.value)
+        if scored:
+            size = -(-len(bars) // max(1, -(-len(bars) // _BARS)))  # charts of nearly one length
+            parts = [bars[i : i + size] for i in range(0, len(bars), size)] if bars else []
             charts = [
                 bar_chart(f"IoU of classes {i * size + 1} to {i * size + len(part)}, best first", part)
                 for i, part in enumerate(parts)
             ]
             known = zip(names[1:], details.iou[1:], strict=False)  # class 0, void, is never scored
             absent = [name for name, score in known if score is None]
-            found.append(Classes(direction_title(direction), charts, absent))
+            never = [bar.label for bar in scored if bar.value <= 0]
+            found.append(Classes(direction_title(direction), charts, never, absent))
     return found
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from m2o_fast.engine.checkpoint import list_checkpoints
-from m2o_fast.engine.config import Config, differences, dump_config, load_config
+from m2o_fast.engine.config import PRESETS, Config, differences, dump_config, load_config
 from m2o_fast.engine.runlog import METRICS, SAMPLES, TIMINGS
 from m2o_fast.engine.runs import CONFIG
 from m2o_fast.engine.watch import COLOR_FLOOR, STYLE_FLOOR, first_alarm
@@ -19,7 +19,9 @@ from m2o_fast.report.evaluation import Evaluation, newest_evaluation
 
 NAMES = {"starganv2": "StarGAN v2", "hmu": "HMU", "hms": "HMS"}
 _FLOORS = {"style_effect": STYLE_FLOOR, "color_spread": COLOR_FLOOR}
-_OPTIONS = ("variant", "data.name", "data.dir", "steps", "batch_size", "seed", "precision")
+#: settings that have an option of their own, in the order of the command line
+_OPTIONS = ("variant", "data.name", "data.dir", "preset", "steps", "batch_size", "seed", "precision")
+_RENAMED = {"data.name": "data", "data.dir": "data-dir"}
 
 Line = dict[str, float]
 
@@ -199,26 +201,40 @@ def _alarms(record: Record) -> list[str]:
 
 
 def repeat_command(config: Config) -> str:
-    """The command line that trains with these settings once more, into a new run."""
-    given = _given(config)
+    """The command line that trains with these settings once more, into a new run; empty if there is none."""
+    named = {"variant": config.variant, "data.name": config.data.name, "data.dir": config.data.dir}
+    shown = {key: value for key, value in named.items() if value is not None} | {"steps": config.steps}
+    presets = [preset for preset in (None, *PRESETS) if _fits(shown, preset)]
+    if not presets:  # settings that only go together
+        return ""
+    left = {preset: _left_to_set(config, shown, preset) for preset in presets}
+    preset = min(presets, key=lambda preset: len(left[preset]))  # of equal ones the first: none, if that will do
+    given = {**shown, "preset": preset, "seed": config.seed, **left[preset]}
     words = ["m2o-fast", "train"]
     for key in _OPTIONS:
-        if key in given:
-            option = {"data.name": "data", "data.dir": "data-dir"}.get(key, key.replace("_", "-"))
-            words += [f"--{option}", str(given.pop(key))]
+        value = given.pop(key, None)
+        if value is not None:
+            words += [f"--{_RENAMED.get(key, key.replace('_', '-'))}", str(value)]
     for key, value in given.items():
         words += ["--set", f"{key}={json.dumps(value)}"]
     return shlex.join(words)
 
 
-def _given(config: Config) -> dict[str, Any]:
-    """What has to be given by dotted key, beside the defaults and the preset of the data set."""
-    named = {"variant": config.variant, "data.name": config.data.name, "data.dir": config.data.dir}
-    shown = {key: value for key, value in named.items() if value is not None} | {"steps": config.steps}
-    plain = load_config(overrides=shown)
+def _fits(shown: dict[str, Any], preset: str | None) -> bool:
+    """Whether a preset can be the start of what ``shown`` says."""
+    try:
+        load_config(overrides=shown, preset=preset)
+    except UserError:
+        return False
+    return True
+
+
+def _left_to_set(config: Config, shown: dict[str, Any], preset: str | None) -> dict[str, Any]:
+    """What has to be set by dotted key, beside the defaults, a preset and ``shown``."""
+    plain = load_config(overrides=shown, preset=preset)
     if plain.loss.diversity_steps is None and config.loss.diversity_steps == config.steps:  # nothing was said about it
         config = config.model_copy(update={"loss": config.loss.model_copy(update={"diversity_steps": None})})
-    return {**shown, "seed": config.seed, **{key: new for key, (_, new) in differences(plain, config).items()}}
+    return {key: new for key, (_, new) in differences(plain, config).items()}
 
 
 def config_yaml(record: Record) -> str:

@@ -93,6 +93,16 @@ def test_numbers_that_do_not_compare_are_warned_of(make_run: MakeRun, report: Re
     assert "sources is 6 or 7" in text and "style_seed is 2024 or not given" in text and "data_seed is" not in text
 
 
+def test_other_images_are_no_other_seed(make_run: MakeRun, report: Report) -> None:
+    same = {"data_seed": 1, "data_fingerprint": "aa"}
+    first = make_run("a", result(0.1, 0.5, protocol=same, warnings=["few"]))
+    seed = make_run("b", result(0.1, 0.5, protocol={"data_seed": 2, "data_fingerprint": "bb"}, warnings=["few"]))
+    text = Page(report(first, seed)).text
+    assert "data_fingerprint" not in text and "a, b: few" in text
+    other = make_run("c", result(0.1, 0.5, protocol={**same, "data_fingerprint": "cc"}))
+    assert "evaluated on different images: data_fingerprint differs" in Page(report(first, other)).text
+
+
 def test_runs_without_numbers_or_pictures_take_part(runs: list[Path], report: Report) -> None:
     shutil.rmtree(runs[0] / "evaluation")
     shutil.rmtree(runs[1] / "checkpoints")

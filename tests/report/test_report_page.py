@@ -83,12 +83,13 @@ def test_no_placeholder_reaches_the_reader(make_run: MakeRun, report: Report) ->
 def test_class_scores_are_bars_and_absent_classes_are_named(make_run: MakeRun, report: Report) -> None:
     names = ["void", *(f"thing{k}" for k in range(1, 71))]
     scores = [None, *(k / 100 if k != 7 else None for k in range(1, 71))]
+    scores[9] = 0.0
     details = {"color->gray": {"classes": names, "iou": scores}}
     text = report(make_run("first", evaluation(details=details)))
     assert text.count("IoU of classes") == 2 * 2  # two charts: a title and a description each
-    assert "In neither the label maps nor the outputs: thing7." in text
+    assert "In neither the label maps nor the outputs: thing7." in text and "Never right (IoU 0): thing9." in text
     order = re.findall(r">(thing\d+)</text>", text)
-    assert order == [f"thing{k}" for k in range(70, 0, -1) if k != 7]
+    assert order == [f"thing{k}" for k in range(70, 0, -1) if k not in (7, 9)]
 
 
 def test_hostile_names_are_text(make_run: MakeRun, tmp_path: Path, report: Report) -> None:

@@ -108,6 +108,13 @@ def test_a_histogram_must_fit_its_bins(make_run: MakeRun, histogram: dict) -> No
     assert "step-00000004.json is damaged" in problems(make_run("a", evaluation(details=details)))
 
 
+def test_the_command_is_short_where_a_preset_says_it() -> None:
+    config = load_config(preset="mnist", overrides={"data.name": "folder", "data.dir": "x", "seed": 3})
+    assert repeat_command(config) == (
+        "m2o-fast train --variant hms --data folder --data-dir x --preset mnist --steps 6500 --seed 3"
+    )
+
+
 def test_an_empty_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("steps: 5\n")
     with pytest.raises(UserError, match="has nothing to report yet"):
@@ -137,7 +144,7 @@ def test_the_command_gives_the_same_settings(config: Config) -> None:
             assignments.append(value)
         else:
             overrides[names.get(option, option[2:].replace("-", "_"))] = value
-    again = load_config(overrides=overrides, assignments=assignments)
+    again = load_config(overrides=overrides, assignments=assignments, preset=overrides.pop("preset", None))
     assert again.diversity_steps == config.diversity_steps
     same = {"loss": config.loss.model_copy(update={"diversity_steps": again.loss.diversity_steps})}
     assert again == config.model_copy(update=same)
