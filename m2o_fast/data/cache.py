@@ -23,8 +23,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 import PIL
 
-from m2o_fast.files import replacing, user_cache
 from m2o_fast.errors import UserError
+from m2o_fast.files import replacing, user_cache
 
 #: How many files an error or a warning names.
 NAMED = 5

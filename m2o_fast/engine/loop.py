@@ -16,7 +16,6 @@ import torch
 from m2o_fast.batch import Batch
 from m2o_fast.data import rows_of_share
 from m2o_fast.data.cache import Report, silent
-from m2o_fast.files import replacing
 from m2o_fast.engine.checkpoint import (
     CheckpointError,
     checkpoint_folder,
@@ -50,6 +49,7 @@ from m2o_fast.engine.step import Stepper, StepResult
 from m2o_fast.engine.tensorboard import require_tensorboard
 from m2o_fast.engine.watch import StyleWatch
 from m2o_fast.errors import UserError
+from m2o_fast.files import replacing
 from m2o_fast.randomness import torch_generator
 
 SKIPS_IN_A_ROW = 10

@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from m2o_fast.data.files import replacing
 from m2o_fast.engine.runs import choose_device, require_run
 from m2o_fast.errors import UserError
+from m2o_fast.files import replacing
 from m2o_fast.report.compare import compare_page
 from m2o_fast.report.page import Sources, run_page
 from m2o_fast.report.record import read_record
