@@ -33,6 +33,7 @@ COLUMNS = {
     "coverage": ("gray->color", "coverage", "{:.3f}"),
     "unique colors": ("gray->color", "unique_colors", "{:.0f}"),
     "content MSE": ("gray->color", "content_mse", "{:.5f}"),
+    "FID": ("gray->color", "fid_clean", "{:.2f}"),
 }
 NAMES = {"starganv2": "StarGAN v2", "hmu": "HMU", "hms": "HMS"}
 PATHS = {"fast": "", "plain": ", plain torch", "bf16": ", bf16"}
@@ -76,7 +77,7 @@ def measure(path: str, variant: str, seed: int, options: argparse.Namespace) -> 
     run = options.folder / f"{path}-{variant}-{seed}"
     settings = arguments(options, path, variant, seed)
     command("train", *settings, "--run", str(run), "--resume", "auto", "--quiet", plain=path == "plain")
-    result = json.loads(command("eval", str(run), "--json"))
+    result = json.loads(command("eval", str(run), "--json", "--quiet"))
     print(f"{variant}{PATHS[path]}, seed {seed}: {result['directions']}", flush=True)
     named = {"path": path, "variant": variant, "seed": seed}
     return {**named, "directions": result["directions"], "protocol": result["protocol"]}
@@ -110,8 +111,8 @@ def write_results() -> None:
     parts = [
         "# Results\n",
         "Made by `make ablation` (benchmarks/ablation.py) from `benchmarks/results/ablation-*.json`. Equal steps,",
-        "equal networks, the test split, EMA weights; mean ± standard deviation over the seeds. What each measure",
-        "means, and its protocol: [metrics.md](metrics.md).",
+        "equal networks, the test split, EMA weights, styles of random latents; mean ± standard deviation over the",
+        "seeds. What each measure means, and its protocol: [metrics.md](metrics.md).",
     ]
     for path in sorted((ROOT / "benchmarks" / "results").glob("ablation-*.json")):
         parts += section(json.loads(path.read_text()))
@@ -121,24 +122,33 @@ def write_results() -> None:
 def section(record: dict) -> list[str]:
     """Heading and table of one ablation."""
     seeds = sorted({run["seed"] for run in record["runs"]})
-    ceiling = statistics.mean(run["directions"]["gray->color"]["color_recall_ceiling"] for run in record["runs"])
+    ceiling = statistics.mean(measures(run, "gray->color")["color_recall_ceiling"] for run in record["runs"])
+    columns = {
+        title: column
+        for title, column in COLUMNS.items()
+        if all(column[1] in measures(run, column[0]) for run in record["runs"])
+    }
     lines = [
         f"\n## {record['data']}, {record['steps']:,} steps, seeds {', '.join(map(str, seeds))}\n",
         f"{record['machine']}. Ceiling of Color Recall at this sample size: {ceiling:.3f}.\n",
-        f"| variant | {' | '.join(COLUMNS)} |",
-        f"|---|{'---|' * len(COLUMNS)}",
+        f"| variant | {' | '.join(columns)} |",
+        f"|---|{'---|' * len(columns)}",
     ]
     for path, variant in dict.fromkeys((run.get("path", "fast"), run["variant"]) for run in record["runs"]):
-        runs = [
-            run["directions"] for run in record["runs"] if (run.get("path", "fast"), run["variant"]) == (path, variant)
-        ]
+        runs = [run for run in record["runs"] if (run.get("path", "fast"), run["variant"]) == (path, variant)]
         cells = []
-        for direction, measure_name, form in COLUMNS.values():
-            values = [run[direction][measure_name] for run in runs]
+        for direction, measure_name, form in columns.values():
+            values = [measures(run, direction)[measure_name] for run in runs]
             spread = statistics.stdev(values) if len(values) > 1 else 0.0
             cells.append(f"{form.format(statistics.mean(values))} ± {form.format(spread)}")
         lines.append(f"| {NAMES[variant]}{PATHS[path]} | {' | '.join(cells)} |")
     return lines
+
+
+def measures(run: dict, direction: str) -> dict:
+    """The measures of a direction, of random styles where there are styles; earlier records hold no others."""
+    found = run["directions"][direction]
+    return found.get("none") or found.get("latent") or found
 
 
 if __name__ == "__main__":

@@ -14,65 +14,209 @@ EXAMPLES = examples(
     ("m2o-fast eval", "the newest run below runs/"),
     ("m2o-fast eval runs/hms-digits-001 --json", "one JSON object, for scripts"),
     ("m2o-fast eval runs/a --checkpoint step-00000400", "an earlier state of it"),
+    ("m2o-fast eval runs/a --extractor inception:FILE", "FID, KID, precision and recall of photographs"),
+    ("m2o-fast eval out/ --truth right/", "MSE, PSNR and SSIM of image files against files of the same names"),
+)
+
+_WHAT, _HOW = "What to measure", "How to measure"
+_IMAGES_ONLY = ("--real", "--truth", "--size")
+_RUNS_ONLY = (
+    "--checkpoint",
+    "--data",
+    "--data-dir",
+    "--uni",
+    "--outputs-per-source",
+    "--guidance",
+    "--sources",
+    "--lpips",
 )
 
 
 def evaluate(
-    run: Annotated[
-        Path | None, typer.Argument(help="Run folder. [dim]\\[default: the newest below runs/][/dim]")
+    subject: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="RUN|IMAGES",
+            help="Run or checkpoint folder; with --real or --truth, a folder of images. "
+            "[dim]\\[default: the newest run below runs/][/dim]",
+        ),
     ] = None,
     checkpoint: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Checkpoint of the run. [dim]\\[default: its newest good one][/dim]"),
+        typer.Option(
+            metavar="NAME",
+            help="Checkpoint of the run. [dim]\\[default: its newest good one][/dim]",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    real: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Real images to compare images with, by features.", rich_help_panel=_WHAT),
+    ] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="True images, one for each image, by name.", rich_help_panel=_WHAT),
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            metavar="S", min=1, help="Read image files at S x S pixels, if they differ.", rich_help_panel=_WHAT
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Data to measure on, if not the run's: digits, mnist, ade20k:DIR or folder:DIR.",
+            rich_help_panel=_WHAT,
+        ),
     ] = None,
     data_dir: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Folder of the MNIST files, if it is not the run's.")
+        str | None,
+        typer.Option(metavar="DIR", help="Folder of the data, if it is not the run's.", rich_help_panel=_WHAT),
     ] = None,
-    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:<number>.")] = "auto",
+    uni: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DOMAIN", help="A uni-modal domain of --data folder:DIR.", rich_help_panel=_WHAT),
+    ] = None,
+    extractor: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPEC",
+            help="Features of FID, KID, precision and recall: digits-cnn, inception:FILE, torchscript:FILE, "
+            "module:pkg.fn or none. [dim]\\[default: digits-cnn for digits, else none][/dim]",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    fid: Annotated[
+        str,
+        typer.Option(
+            metavar="PROTOCOL", help="How images are resized for it: clean or stargan2.", rich_help_panel=_HOW
+        ),
+    ] = "clean",
+    lpips: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE[,FILE]", help="Weights of LPIPS: AlexNet's, and the learned ones.", rich_help_panel=_HOW
+        ),
+    ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch missing weights that are published.", rich_help_panel=_HOW)
+    ] = False,
     outputs_per_source: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Translations of each test image into a multi-modal domain.")
-    ] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Translations of each image into a multi-modal domain. [dim]\\[default: 10][/dim]",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    guidance: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Styles of random latents, of reference images, or both. [dim]\\[default: both][/dim]",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    sources: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Translate only N images of each domain, a fixed choice. [dim]\\[default: all][/dim]",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Images at a time; changes no number.", rich_help_panel=_HOW)
+    ] = None,
+    device: Annotated[
+        str, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:<number>.", rich_help_panel=_HOW)
+    ] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the tables.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
-    """Measure a run on the test split.
+    """Measure a run on its test split, or images against other images.
 
-    color -> gray: the mean squared error against the true gray image.
-    gray -> color: the share of the true colours that are generated (Color
-    Recall), beside the ceiling that so few samples allow, and more.
-    Measured are the moving averages (EMA) of the networks.
+    Of a run, every direction is measured with the moving averages (EMA) of
+    the networks. Into a uni-modal domain: the error against the true image.
+    Into a multi-modal one: how true and how varied the translations are. The
+    result is kept in RUN/evaluation/. docs/metrics.md explains the measures.
     """
+    from m2o_fast.engine.evaluation.options import Options
+
+    given = {
+        "outputs_per_source": outputs_per_source,
+        "guidance": guidance,
+        "sources": sources,
+        "batch_size": batch_size,
+    }
+    options = Options(
+        extractor=extractor,
+        fid=fid,  # type: ignore[arg-type]  # checked there
+        lpips=lpips,
+        download=download,
+        **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
+    )
+    of_run = (checkpoint, data, data_dir, uni, outputs_per_source, guidance, sources, lpips)
+    if real is None and truth is None and size is None:
+        result = _run(subject, options, checkpoint, data, data_dir, uni, device, quiet)
+    else:
+        _refuse([name for name, value in zip(_RUNS_ONLY, of_run, strict=True) if value])
+        result = _images(subject, options, real, truth, size, device, quiet)
+    if as_json and result:
+        typer.echo(json.dumps(result))
+    elif result:
+        from m2o_fast.cli.tables import print_evaluation
+
+        print_evaluation(result)
+
+
+def _refuse(options: list[str]) -> None:
+    if options:
+        from m2o_fast.errors import UserError
+
+        raise UserError(f"{', '.join(options)}: for runs; images are compared with --real, --truth and --size alone")
+
+
+def _run(
+    run: Path | None,
+    options: Any,
+    checkpoint: str | None,
+    data: str | None,
+    data_dir: str | None,
+    uni: list[str] | None,
+    device: str,
+    quiet: bool,
+) -> dict[str, Any]:
     from m2o_fast.engine.evaluate import evaluate_run
 
-    result = evaluate_run(run, data_dir=data_dir, device=device, outputs=outputs_per_source, checkpoint=checkpoint)
-    if as_json:
-        typer.echo(json.dumps(result))
-    else:
-        _print_table(result)
+    return evaluate_run(
+        run,
+        options,
+        checkpoint=checkpoint,
+        data=data,
+        data_dir=data_dir,
+        uni=tuple(uni or ()),
+        device=device,
+        quiet=quiet,
+    )
 
 
-def _print_table(result: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _images(
+    images: Path | None,
+    options: Any,
+    real: Path | None,
+    truth: Path | None,
+    size: int | None,
+    device: str,
+    quiet: bool,
+) -> dict[str, Any]:
+    from m2o_fast.engine.evaluate_images import evaluate_images
+    from m2o_fast.errors import UserError
 
-    table = Table(title=f"{result['run']}, step {result['step']}", title_justify="left", title_style="bold")
-    table.add_column("direction")
-    table.add_column("measure")
-    table.add_column("value", justify="right")
-    for direction, measures in result["directions"].items():
-        for index, (name, value) in enumerate(measures.items()):
-            table.add_row(
-                direction.replace("->", " -> ") if index == 0 else "",
-                name.replace("_", " "),
-                _shown(value),
-                end_section=index == len(measures) - 1,
-            )
-    console = Console()
-    console.print(table)
-    protocol = ", ".join(f"{name.replace('_', ' ')} {_shown(value)}" for name, value in result["protocol"].items())
-    console.print(f"[dim]{protocol}[/dim]", highlight=False)
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if images is None:
+        raise UserError("--real, --truth and --size are for images: name their folder, m2o-fast eval IMAGES --real DIR")
+    return evaluate_images(images, real=real, truth=truth, size=size, options=options, device=device, quiet=quiet)

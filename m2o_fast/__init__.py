@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from m2o_fast.data.images import read_image, save_image
+    from m2o_fast.engine.evaluate import evaluate_run
+    from m2o_fast.engine.evaluate_images import evaluate_images
+    from m2o_fast.engine.evaluation.options import Options as EvaluationOptions
     from m2o_fast.engine.runs import load_translator as load
     from m2o_fast.m2o import Domain, ManyToOne
     from m2o_fast.translators.official import from_official
@@ -21,8 +24,11 @@ __version__ = "0.1.0"
 #: exported name -> module that defines it, and its name there
 _EXPORTS: dict[str, tuple[str, str]] = {
     "Domain": ("m2o_fast.m2o", "Domain"),
+    "EvaluationOptions": ("m2o_fast.engine.evaluation.options", "Options"),
     "ManyToOne": ("m2o_fast.m2o", "ManyToOne"),
     "StarGANv2": ("m2o_fast.translators.starganv2", "StarGANv2"),
+    "evaluate_images": ("m2o_fast.engine.evaluate_images", "evaluate_images"),
+    "evaluate_run": ("m2o_fast.engine.evaluate", "evaluate_run"),
     "from_official": ("m2o_fast.translators.official", "from_official"),
     "load": ("m2o_fast.engine.runs", "load_translator"),
     "read_image": ("m2o_fast.data.images", "read_image"),
@@ -31,9 +37,12 @@ _EXPORTS: dict[str, tuple[str, str]] = {
 
 __all__ = [
     "Domain",
+    "EvaluationOptions",
     "ManyToOne",
     "StarGANv2",
     "__version__",
+    "evaluate_images",
+    "evaluate_run",
     "from_official",
     "load",
     "read_image",

@@ -25,6 +25,12 @@ def test_kernels(code: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.splitlines() == promised
 
 
+def test_metrics_measures_images(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = [code for code in examples("docs/metrics.md") if "evaluate_images" in code]
+    exec(compile(code, "docs/metrics.md", "exec"), {})
+    assert capsys.readouterr().out.splitlines() == re.findall(r"^print\(.*\)  # (.*)$", code, re.MULTILINE)
+
+
 def test_readme_imports_an_op() -> None:
     (code,) = [code for code in examples("README.md") if "m2o_fast.ops" in code]
     exec(compile(code, "README.md", "exec"), {})

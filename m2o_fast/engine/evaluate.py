@@ -1,153 +1,232 @@
-"""Evaluation of a run on its test split: every direction between two different domains, with the averaged nets."""
+"""Evaluation: of a run on its test split, or of images that were made elsewhere. One pass, and the images are gone.
+
+Together with a launcher's other processes, if there are any: each takes a share of the images, the leading one reports.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from m2o_fast.data import ColorizedDigits
-from m2o_fast.engine.checkpoint import load_translator
-from m2o_fast.engine.runs import choose_device, find_checkpoint, open_split, run_config, warn_of_damage
-from m2o_fast.metrics.evaluator import evaluate_multimodal, evaluate_unimodal
-from m2o_fast.randomness import torch_generator
+from m2o_fast.data import Dataset
+from m2o_fast.data.cache import NAMED
+from m2o_fast.engine.checkpoint import MANIFEST, load_translator, read_manifest
+from m2o_fast.engine.config import load_config
+from m2o_fast.engine.evaluation.extractor import MISSING, features_protocol, open_features
+from m2o_fast.engine.evaluation.options import BINS, BITS, SEED, Options
+from m2o_fast.engine.evaluation.progress import Meter
+from m2o_fast.engine.evaluation.report import FORMAT, evaluation_file, finite, means, write_evaluation
+from m2o_fast.engine.evaluation.translations import Evaluation, Found
+from m2o_fast.engine.processes import joined_processes
+from m2o_fast.engine.runs import CONFIG, choose_device, find_checkpoint, is_run, open_split, warn_of_damage
+from m2o_fast.engine.schema import Config
+from m2o_fast.errors import UserError
+from m2o_fast.m2o import Domain
+from m2o_fast.metrics.diversity import Lpips, open_lpips
+from m2o_fast.metrics.features import Extractor
 from m2o_fast.translators import Translator
-
-BINS = 4  # per channel, so 64 cells of colour
-BITS = 8  # per channel, for the number of unique colours
-BATCH = 200
-SEED = 2024  # of the styles: an evaluation draws the same ones for every run
 
 
 def evaluate_run(
     run: str | Path | None = None,
+    options: Options | None = None,
     *,
-    data_dir: str | None = None,
-    device: str = "auto",
-    outputs: int = 10,
     checkpoint: str | None = None,
+    data: str | None = None,
+    data_dir: str | None = None,
+    uni: tuple[str, ...] = (),
+    device: str = "auto",
+    quiet: bool = True,
 ) -> dict[str, Any]:
-    """Measures a run on its test split.
+    """Measures a run on its test split and keeps the result in ``RUN/evaluation/step-XXXXXXXX.json``.
 
     Args:
         run: Run folder or checkpoint folder; ``None``: the newest run below ``runs/``.
-        data_dir: Folder of the data set, in place of the run's.
-        device: Where to compute.
-        outputs: Translations of each test image into a multi-modal domain, each with a fresh random style.
+        options: What to measure.
         checkpoint: Name of a checkpoint of the run; ``None``: its newest good one.
+        data: Other data than the run's, such as ``"folder:DIR"``, of the same domains; the result is not kept then.
+        data_dir: Folder of the data set, in place of the run's.
+        uni: With ``data`` of own folders: the uni-modal domains.
+        device: Where to compute.
+        quiet: Show no progress.
 
     Returns:
-        JSON values ``{"run", "step", "directions": {"a->b": {...}}, "protocol": {...}}``; see docs/metrics.md.
+        JSON values, see docs/metrics.md; in other processes than the leading one an empty object.
 
     Raises:
-        UserError: No such run or checkpoint, or a damaged one.
+        UserError: No such run or checkpoint, a damaged one, data of other domains, an extractor that cannot be opened,
+            or translations that are not finite.
     """
-    folder, manifest, problems = find_checkpoint(None if run is None else Path(run), checkpoint)
+    options = options or Options()
+    with joined_processes() as processes:
+        meter = Meter(show=processes.leads and not quiet)
+        with processes.in_turn():
+            # Others take what the leading process found: a new checkpoint may appear in between.
+            chosen = _choose(run, checkpoint) if processes.leads else None
+        folder = Path(processes.tell({"folder": str(chosen)} if processes.leads else None)["folder"])
+        with processes.in_turn():
+            subject = _open_subject(folder, options, data, data_dir, uni, choose_device(device, processes))
+        evaluation = Evaluation(
+            subject.translator,
+            subject.test,
+            partial(_open_data, subject.config, "train", data_dir),
+            options,
+            extractor=subject.extractor,
+            lpips=subject.lpips,
+            meter=meter,
+            processes=processes,
+        )
+        found = evaluation.run()
+        if not processes.leads:
+            return {}
+        report = _report(subject, found, evaluation, options)
+        if data is None and subject.in_run:
+            _keep(report, evaluation_file(Path(report["run"]), report["step"]), meter)
+        return report
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is evaluated: a checkpoint, and everything it is measured with."""
+
+    name: str
+    step: int
+    in_run: bool
+    config: Config
+    translator: Translator
+    test: Dataset
+    extractor: Extractor | None
+    lpips: Lpips | None
+
+
+def _choose(run: str | Path | None, checkpoint: str | None) -> Path:
+    path = None if run is None else Path(run)
+    if path is not None and path.is_dir() and not is_run(path) and not (path / MANIFEST).is_file():
+        raise UserError(
+            f"{path} is neither a run (no {CONFIG}) nor a checkpoint (no {MANIFEST}); a folder of images is compared "
+            "with others by --real DIR or --truth DIR"
+        )
+    folder, _, problems = find_checkpoint(path, checkpoint)
     warn_of_damage(problems, folder)
-    config = run_config(folder)
-    dataset = open_split(config, "test", data_dir)
-    translator = load_translator(folder, manifest).to(choose_device(device))
-    evaluation = Evaluation(translator, dataset, outputs)
+    return folder
+
+
+def _open_subject(
+    folder: Path, options: Options, data: str | None, data_dir: str | None, uni: tuple[str, ...], device: torch.device
+) -> _Subject:
+    manifest = read_manifest(folder)
+    translator = load_translator(folder, manifest).to(device)
+    run = folder.parent.parent
+    in_run = is_run(run)
+    if not in_run and data is None:
+        raise UserError(
+            f"{folder} belongs to no run: there is no {run / CONFIG}; say with --data what it is measured on"
+        )
+    given = {} if data is None else {"data.name": data, "data.uni": uni, "data.image_size": translator.image_size}
+    config = load_config(run / CONFIG if in_run else None, given)
+    test = _open_data(config, "test", data_dir)
+    _require_fit(translator, test, data or config.data.name)
+    return _Subject(
+        str(run if in_run else folder),
+        manifest["step"],
+        in_run,
+        config,
+        translator,
+        test,
+        open_features(options, device, config.data.name, data_dir or config.data.dir),
+        None if options.lpips is None else open_lpips(options.lpips, device=device, download=options.download),
+    )
+
+
+def _open_data(config: Config, split: str, data_dir: str | None) -> Dataset:
+    """A split in which every pair that there is counts as known: how few a run learned from is no matter here."""
+    data = config.data.model_copy(update={"pair_fraction": 1.0})
+    return open_split(config.model_copy(update={"data": data}), split, data_dir)
+
+
+def _require_fit(translator: Translator, dataset: Dataset, data: str) -> None:
+    """Raises ``UserError`` where the data set has other domains than the translator, their order aside."""
+    try:
+        found = translator.rules.resolve(dataset.domains)
+    except ValueError:  # these rules do not even allow such domains
+        found = dataset.domains
+    if set(found) != set(translator.domains):
+        raise UserError(
+            f"the run translates between {_named(translator.domains)}, but data {data!r} holds {_named(found)}; "
+            "evaluate it on the domains that it was trained on"
+        )
+
+
+def _named(domains: Sequence[Domain]) -> str:
+    shown = [
+        f"{domain.name} ({domain.channels} {'channel' if domain.channels == 1 else 'channels'}, "
+        f"{'multi' if domain.multimodal else 'uni'}-modal{'' if domain.kind == 'continuous' else f', {domain.kind}'})"
+        for domain in domains
+    ]
+    return ", ".join(shown[:NAMED]) + (", ..." if len(shown) > NAMED else "")
+
+
+def _report(subject: _Subject, found: Found, evaluation: Evaluation, options: Options) -> dict[str, Any]:
+    notes = [] if subject.extractor else [MISSING]
+    directions = {
+        direction: {
+            guidance: finite(measures, f"{direction}, {guidance}", notes) for guidance, measures in guidances.items()
+        }
+        for direction, guidances in found.directions.items()
+    }
+    measured = {name for guidances in directions.values() for measures in guidances.values() for name in measures}
+    used = {guidance for guidances in directions.values() for guidance in guidances}
+    sources = {domain.name: len(evaluation.sources(k)) for k, domain in enumerate(subject.translator.domains)}
+    protocol = {
+        "data": subject.config.data.name,
+        "data_fingerprint": subject.test.fingerprint,
+        "data_seed": subject.config.seed,
+        "split": "test",
+        "image_size": subject.translator.image_size,
+        "sources": _one_or_each(sources),
+        "sources_available": _one_or_each({name: subject.test.count(name) for name in sources}),
+        "outputs_per_source": options.outputs_per_source,
+        "range": "[0, 1]",
+        "weights": "EMA",
+        "style_seed": SEED,
+    }
+    if "reference" in used:
+        protocol["references"] = "test images of the target domain, shuffled anew for each output"
+    if "color_recall" in measured:
+        protocol |= {"bins_per_channel": BINS, "bits_per_channel": BITS}
+    if subject.extractor:
+        protocol |= features_protocol(subject.extractor, "train images of the target domain")
+        protocol["real_images"] = _one_or_each(evaluation.real_images)
+    if subject.lpips:
+        protocol |= {"lpips": "AlexNet, version 0.1", "lpips_sha256": ", ".join(subject.lpips.sha256)}
     return {
-        "run": str(folder.parent.parent),
-        "step": manifest["step"],
-        "directions": evaluation.directions(),
-        "protocol": {
-            "data": config.data.name,
-            "split": "test",
-            "sources": dataset.count(0),
-            "outputs_per_source": outputs,
-            "bins_per_channel": BINS,
-            "bits_per_channel": BITS,
-            "range": "[0, 1]",
-            "guidance": "latent",
-            "weights": "EMA",
-            "style_seed": SEED,
-            "data_seed": config.seed,
-        },
+        "format": FORMAT,
+        "run": subject.name,
+        "step": subject.step,
+        "directions": directions,
+        "means": means(directions),
+        "details": found.details,
+        "protocol": protocol,
+        "warnings": [*notes, *found.warnings, *(subject.extractor.warnings if subject.extractor else ())],
     }
 
 
-class Evaluation:
-    """Measures a translator on a data set of colorized digits.
-
-    Args:
-        translator: In evaluation mode, on its device.
-        dataset: The images; ``color`` and ``gray`` share their content.
-        outputs: Translations of each image into a multi-modal domain.
-    """
-
-    def __init__(self, translator: Translator, dataset: ColorizedDigits, outputs: int) -> None:
-        self._translator, self._data, self._outputs = translator, dataset, outputs
-        self._device = next(translator.parameters()).device
-
-    @torch.no_grad()
-    def directions(self) -> dict[str, dict[str, Any]]:
-        """Measures by direction, ``"source->target"``."""
-        domains = self._translator.domains
-        result: dict[str, dict[str, Any]] = {}
-        for source, _ in enumerate(domains):
-            for target, domain in enumerate(domains):
-                if source == target:
-                    continue
-                name = f"{domains[source].name}->{domain.name}"
-                result[name] = self._multimodal(source, target) if domain.multimodal else self._unimodal(source, target)
-        return result
-
-    def _unimodal(self, source: int, target: int) -> dict[str, Any]:
-        return evaluate_unimodal(self._outputs_with_truth(source, target))
-
-    def _outputs_with_truth(self, source: int, target: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Outputs, the true images, and outputs for another style; black is 0 and white 1."""
-        generator = torch_generator(SEED, "evaluation", source, target)
-        sampled = self._translator.sample_style(self._data.count(source), target, generator)
-        # For a domain without style the sampled one is 0; another one is made up, to see that it changes nothing.
-        other = torch.randn(sampled.shape, generator=generator).to(sampled)
-        for rows in self._rows():
-            x, chosen = self._source(source, rows), slice(rows.start, rows.stop)
-            outputs, restyled = (
-                (self._translator.translate(x, source, target, style=style[chosen]).float().cpu() + 1) / 2
-                for style in (sampled, other)
-            )
-            yield outputs, self._data.images(target, rows).expand_as(outputs), restyled
-
-    def _multimodal(self, source: int, target: int) -> dict[str, Any]:
-        draws = range(self._outputs)
-        return evaluate_multimodal(
-            self._generated(source, target),
-            self._real(target, draws),
-            self._real(target, range(self._outputs, 2 * self._outputs)),
-            bins=BINS,
-            bits=BITS,
-        )
-
-    def _generated(self, source: int, target: int) -> Iterator[tuple[Tensor, Tensor]]:
-        generator = torch_generator(SEED, "evaluation", source, target)
-        for _ in range(self._outputs):
-            styles = self._translator.sample_style(self._data.count(source), target, generator)
-            for rows in self._rows():
-                x, style = self._source(source, rows), styles[rows.start : rows.stop]
-                outputs = self._translator.translate(x, source, target, style=style)
-                yield _unit(outputs), self._data.content(rows)
-
-    def _real(self, target: int, epochs: range) -> Iterator[tuple[Tensor, Tensor]]:
-        """Real images of the target domain: every epoch colours the same digits anew."""
-        for epoch in epochs:
-            for rows in self._rows():
-                yield self._data.images(target, rows, epoch), self._data.content(rows)
-
-    def _source(self, domain: int, rows: range) -> Tensor:
-        channels = self._translator.domains[domain].channels
-        return (self._data.images(domain, rows) * 2 - 1).expand(-1, channels, -1, -1).to(self._device)
-
-    def _rows(self) -> Iterator[range]:
-        count = self._data.count(0)
-        return (range(start, min(start + BATCH, count)) for start in range(0, count, BATCH))
+def _one_or_each(counts: Mapping[str, int]) -> int | str:
+    """The number that all have, or each of them."""
+    if len(set(counts.values())) == 1:
+        return next(iter(counts.values()))
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
-def _unit(images: Tensor) -> Tensor:
-    """Images of a net, about [-1, 1], as values in [0, 1] on the CPU."""
-    return ((images + 1) / 2).clamp(0, 1).float().cpu()
+def _keep(report: Mapping[str, Any], path: Path, meter: Meter) -> None:
+    try:
+        write_evaluation(report, path)
+        meter.say(f"written to {path}")
+    except OSError as error:
+        warnings.warn(f"{path}: {error.strerror or error}; the evaluation was not kept", RuntimeWarning, stacklevel=3)

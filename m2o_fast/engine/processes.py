@@ -37,6 +37,10 @@ class Processes:
         """Whether this process writes files and shows progress."""
         return self.rank == 0
 
+    def share(self, count: int) -> range:
+        """Which of ``count`` things are this process's part of the work."""
+        return range(self.rank * count // self.count, (self.rank + 1) * count // self.count)
+
     def tell(self, words: Mapping[str, Any] | None) -> dict[str, Any]:
         """What the leading process says, a JSON object; the others pass ``None`` and listen."""
         if self.count == 1:
@@ -49,6 +53,41 @@ class Processes:
             dist.broadcast(letters, 0)
         heard: dict[str, Any] = json.loads(bytes(letters.tolist()))
         return heard
+
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """The leading process does the block first, then the others, which end if it met an error: it prints that."""
+        if not self.leads and "error" in self.tell(None):
+            raise SystemExit(2)
+        try:
+            yield
+        except UserError as error:
+            if self.leads:
+                self.tell({"error": str(error)})
+            raise
+        if self.leads:
+            self.tell({})
+
+    def collect(self, message: bytes) -> list[bytes]:
+        """What the processes send, in the order of their numbers; at the others than the leading one nothing arrives.
+
+        One message after the other, so that the leading process holds no more than it hands on.
+        """
+        if self.count == 1:
+            return [message]
+        with self._together():
+            if not self.leads:
+                dist.send(torch.tensor([len(message)]), 0)
+                dist.send(torch.frombuffer(bytearray(message), dtype=torch.uint8), 0)
+                return []
+            messages = [message]
+            for rank in range(1, self.count):
+                size = torch.zeros(1, dtype=torch.int64)
+                dist.recv(size, rank)
+                received = torch.empty(int(size), dtype=torch.uint8)
+                dist.recv(received, rank)
+                messages.append(received.numpy().tobytes())
+            return messages
 
     def agree_on_largest(self, number: int) -> int:
         """The largest of the numbers that the processes bring along."""

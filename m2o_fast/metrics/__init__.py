@@ -10,9 +10,8 @@ from m2o_fast.metrics.distribution import (
     precision_recall,
 )
 from m2o_fast.metrics.diversity import Lpips, PairwiseDistance, open_lpips
-from m2o_fast.metrics.evaluator import evaluate_multimodal, evaluate_unimodal
 from m2o_fast.metrics.features import Extractor, open_extractor
-from m2o_fast.metrics.pixels import MeanSquaredError, PixelErrors
+from m2o_fast.metrics.pixels import PixelErrors
 from m2o_fast.metrics.segmentation import Confusion
 
 __all__ = [
@@ -21,14 +20,11 @@ __all__ = [
     "Extractor",
     "FeatureBank",
     "Lpips",
-    "MeanSquaredError",
     "PairwiseDistance",
     "PixelErrors",
     "color_report",
     "distribution_report",
     "distribution_warnings",
-    "evaluate_multimodal",
-    "evaluate_unimodal",
     "frechet_distance",
     "kid",
     "open_extractor",

@@ -13,6 +13,8 @@ from torch import Tensor
 from m2o_fast.ops import color_histogram, color_recall, foreground_color
 from m2o_fast.ops.histogram import color_codes, fractions
 
+_SLICE = 1 << 17  # values of which the error is taken at a time: their float64 copies stay in a core's cache
+
 
 class ColorStatistics:
     """What is kept of a stream of images to compare its colours with another stream: counts, not images.
@@ -141,10 +143,17 @@ def color_report(generated: ColorStatistics, real: ColorStatistics, real_other: 
 
 def _content_error(images: Tensor, content: Tensor | None, colors: Tensor) -> float:
     """Sum over images of the mean over pixels and channels of ``(x - g * c)^2``."""
-    pixels = fractions(images, torch.float64)
-    weight = pixels.amax(1) if content is None else fractions(content, torch.float64).reshape(pixels[:, 0].shape)
-    difference = pixels - weight[:, None] * colors.double()[:, :, None, None]
-    return float(difference.square_().flatten(1).mean(1).sum()) if pixels.numel() else 0.0
+    if not images.numel():
+        return 0.0
+    rows = max(1, _SLICE // images[0].numel())
+    contents = [None] * len(images) if content is None else content.split(rows)
+    total = 0.0
+    for part, weight, color in zip(images.split(rows), contents, colors.split(rows), strict=False):
+        pixels = fractions(part, torch.float64)
+        brightness = pixels.amax(1) if weight is None else fractions(weight, torch.float64).reshape(pixels[:, 0].shape)
+        difference = torch.addcmul(pixels, brightness[:, None], color.double()[:, :, None, None], value=-1)
+        total += float(difference.square_().flatten(1).mean(1).sum())
+    return total
 
 
 def _require_same_settings(first: ColorStatistics, second: ColorStatistics) -> None:

@@ -97,6 +97,20 @@ class Translator(nn.Module, ABC):
     ) -> Tensor:
         """Images of domain ``source`` as images of domain ``target``, float ``[N, C_target, S, S]``."""
 
+    def translate_many(self, x: Tensor, source: str | int, target: str | int, styles: Tensor) -> Tensor:
+        """Several translations of each image; a system that can do better than one after the other does.
+
+        Args:
+            x: Float ``[N, C_source, S, S]`` in [-1, 1].
+            source: Name or index of the domain of ``x``.
+            target: Name or index of the domain to translate into.
+            styles: Float ``[N or 1, M, style_dim]``: the styles of each image.
+
+        Returns:
+            Float ``[N, M, C_target, S, S]``; ``[:, m]`` is ``translate(x, ..., style=styles[:, m])`` to the bit.
+        """
+        return torch.stack([self.translate(x, source, target, style=style) for style in styles.unbind(1)], dim=1)
+
     @abstractmethod
     def sample_style(self, count: int, target: str | int, generator: torch.Generator | None = None) -> Tensor:
         """``count`` random styles of domain ``target``; exactly 0 for a uni-modal one."""

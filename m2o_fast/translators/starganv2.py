@@ -326,10 +326,24 @@ class StarGANv2(Translator):
             styles = {b: self._style_rows(self.encode_style(reference, b), x.shape[0])}
         else:
             raise ValueError(f"translate: domain {self.domains[b].name!r} needs either style= or reference=")
-        content = self.generator.encode(self._as_parts(x, a))
-        counts = [x.shape[0] if k == b else 0 for k in range(len(self.domains))]
-        outputs = self.generator.decode(content, self._full_style(styles, counts, content), counts)
-        return self.generator.images(outputs)[b]
+        return self._decode_as(b, self.generator.encode(self._as_parts(x, a)), styles)
+
+    def translate_many(self, x: Tensor, source: str | int, target: str | int, styles: Tensor) -> Tensor:
+        """Several translations of each image, see :meth:`Translator.translate_many`; content is encoded once."""
+        a, b = self.domain_index(source), self.domain_index(target)
+        self._check_images("x", x, a)
+        if styles.dim() != 3 or not styles.shape[1]:
+            raise ValueError(f"translate_many: styles must be [N or 1, M >= 1, style_dim], got {list(styles.shape)}")
+        content = self.generator.encode(self._as_parts(self._placed(x), a))
+        of_domain = ({b: self._style_rows(style, x.shape[0])} if b in self.styled else {} for style in styles.unbind(1))
+        # One after the other, not in one batch: memory stays that of one, and so do the bits.
+        return torch.stack([self._decode_as(b, content, style) for style in of_domain], dim=1)
+
+    def _decode_as(self, target: int, content: Tensor, style: dict[int, Tensor]) -> Tensor:
+        """Content as images of one domain."""
+        counts = [content.shape[0] if k == target else 0 for k in range(len(self.domains))]
+        outputs = self.generator.decode(content, self._full_style(style, counts, content), counts)
+        return self.generator.images(outputs)[target]
 
     def map_style(self, z: Tensor, target: str | int) -> Tensor:
         """Latents ``[N, latent_dim]`` to styles ``[N, style_dim]`` of a domain; exactly 0 for one without style."""

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+QUICKLY = ["--outputs-per-source", 2, "--sources", 30, "--extractor", "none", "--device", "cpu"]
 SMALL = ["--set", "model.max_width=8", "--set", "model.hidden_dim=16", "--batch-size", 4, "--device", "cpu"]
 
 
@@ -103,7 +104,7 @@ def test_a_stopped_run_is_saved_and_says_how_to_go_on(command, tmp_path, sent, c
 @pytest.fixture(scope="session")
 def evaluated(m2o_fast, home):
     """The object that ``m2o-fast eval --json`` prints for the newest run."""
-    done = m2o_fast("eval", "--json", "--outputs-per-source", 2, "--device", "cpu", cwd=home)
+    done = m2o_fast("eval", "--json", *QUICKLY, cwd=home)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -112,26 +113,62 @@ def test_eval_prints_one_object(evaluated):
     assert evaluated["run"].endswith("hms-digits-001")
     assert evaluated["step"] == 4
     assert set(evaluated["directions"]) == {"color->gray", "gray->color"}
-    assert 0 < evaluated["directions"]["color->gray"]["mse"] < 10
+    assert 0 < evaluated["directions"]["color->gray"]["none"]["mse"] < 10
     expected = {"color_recall", "color_recall_ceiling", "coverage", "unique_colors", "content_mse"}
-    assert expected <= set(evaluated["directions"]["gray->color"])
-    assert isinstance(evaluated["protocol"], dict)
+    for guidance in ("latent", "reference"):
+        assert expected <= set(evaluated["directions"]["gray->color"][guidance])
+    assert evaluated["protocol"]["sources"] == 30 and evaluated["protocol"]["sources_available"] == 360
 
 
-def test_eval_prints_a_table(here, home, evaluated):
-    code, out, err = here("eval", "runs/hms-digits-001", "--outputs-per-source", 2, "--device", "cpu", cwd=home)
+def test_eval_leaves_what_it_prints_in_the_run(evaluated, home):
+    kept = home / "runs" / "hms-digits-001" / "evaluation" / "step-00000004.json"
+    assert json.loads(kept.read_text()) == evaluated
+
+
+def test_eval_prints_tables(here, home, evaluated):
+    code, out, err = here("eval", "runs/hms-digits-001", *QUICKLY, cwd=home)
     assert code == 0, err
     for text in ("hms-digits-001, step 4", "color -> gray", "gray -> color", "mse", "color recall", "coverage"):
         assert text in out
-    assert f"{evaluated['directions']['color->gray']['mse']:.4g}" in out
+    for words in ("note: no FID, KID, precision and recall: --extractor", "reference", "latent", "ssim"):
+        assert words in out
+    assert f"{evaluated['directions']['color->gray']['none']['mse']:.4g}" in out
+    assert "gray -> color: 120 images" in err and "written to" in err
+    assert here("eval", "runs/hms-digits-001", *QUICKLY, "--quiet", cwd=home)[2] == ""
 
 
 def test_eval_refusals(refused, home, tmp_path):
     assert "no run below runs" in refused("eval", cwd=tmp_path)
     assert "nowhere" in refused("eval", "nowhere", cwd=tmp_path)
-    assert "run" in refused("eval", home / "gray")
-    line = refused("eval", home / "runs" / "hms-digits-001", "--checkpoint", "step-7")
-    assert "step-00000002, step-00000004" in line
+    assert "--real" in refused("eval", home / "gray")
+    run = home / "runs" / "hms-digits-001"
+    assert "step-00000002, step-00000004" in refused("eval", run, "--checkpoint", "step-7")
+    assert "--guidance must be one of latent, reference, both" in refused("eval", run, "--guidance", "style")
+    assert "unknown extractor" in refused("eval", run, "--extractor", "resnet")
+    assert "nowhere.pth: no such file" in refused("eval", run, "--lpips", "nowhere.pth")
+    for name in ("a", "b"):
+        shutil.copytree(home / "gray", tmp_path / "own" / "val" / name)
+    line = refused("eval", run, "--data", f"folder:{tmp_path / 'own'}", *QUICKLY)
+    assert "the run translates between color (3 channels, multi-modal), gray" in line
+
+
+def test_eval_of_images(here, refused, home, tmp_path):
+    """Pictures against themselves, against nothing, and with options that are for runs."""
+    gray = home / "gray"
+    code, out, err = here("eval", gray, "--truth", gray, "--json", "--quiet")
+    assert code == 0 and err == ""
+    assert json.loads(out)["measures"] == {"mse": 0, "psnr": 100, "ssim": pytest.approx(1)}
+    code, out, _ = here("eval", gray, "--truth", gray)
+    assert code == 0 and "ssim" in out and "direction" not in out
+    assert "--extractor inception:FILE" in refused("eval", gray, "--real", gray)
+    assert "--guidance, --sources: for runs" in refused(
+        "eval", gray, "--truth", gray, "--guidance", "both", "--sources", 3
+    )
+    assert "name their folder" in refused("eval", "--truth", gray)
+    Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(tmp_path / "b.png")
+    assert "32 x 32 pixels, but" in refused("eval", gray, "--truth", tmp_path)
+    assert here("eval", gray, "--truth", tmp_path, "--size", 16, "--json")[0] == 0
 
 
 # --- translate ---

@@ -1,43 +1,96 @@
-"""Evaluation of a run: every direction, the numbers of the metrics, nothing that depends on how it was computed."""
+"""Evaluation of a run: every direction, the file it leaves, nothing that depends on how it was computed."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from forked import together
 from tiny import IMAGES, tiny_config
 
-from m2o_fast.engine import evaluate
+from m2o_fast.data import ColorizedDigits
 from m2o_fast.engine.evaluate import evaluate_run
+from m2o_fast.engine.evaluation.options import Options
+from m2o_fast.engine.evaluation.styles import LatentStyles
+from m2o_fast.engine.evaluation.translations import Evaluation
 from m2o_fast.engine.loop import train
 from m2o_fast.engine.runs import load_translator, open_split
 from m2o_fast.errors import UserError
+from m2o_fast.m2o import Domain
+from m2o_fast.metrics.diversity import Lpips
 from m2o_fast.translators import StarGANv2
+
+COLORS = {"color_recall", "color_recall_ceiling", "coverage", "unique_colors", "content_mse"}
+FEATURES = {"fid_clean", "kid_mean", "kid_std", "precision", "recall"}
+TWO = Options(outputs_per_source=2, extractor="module:fakes.mean_colors")
 
 pytestmark = pytest.mark.usefixtures("tiny_data")
 
 
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        from tiny import tiny_digits
+
+        patch.setattr("m2o_fast.engine.runs.open_dataset", tiny_digits)
+        train(tiny_config("steps=2"), folder, quiet=True)
+    return folder
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
-    train(tiny_config("steps=2"), tmp_path / "run", quiet=True)
-    return tmp_path / "run"
+def run(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+# --- the report ---
 
 
 def test_report_has_every_direction_and_the_protocol(run: Path) -> None:
-    result = evaluate_run(run, outputs=2)
-    assert json.loads(json.dumps(result)) == result
-    assert result["step"] == 2 and result["run"] == str(run)
-    assert set(result["directions"]) == {"color->gray", "gray->color"}
-    assert set(result["directions"]["gray->color"]) == {
-        "color_recall",
-        "color_recall_ceiling",
-        "coverage",
-        "unique_colors",
-        "content_mse",
-    }
-    assert result["protocol"]["sources"] == IMAGES and result["protocol"]["outputs_per_source"] == 2
+    result = evaluate_run(run, TWO)
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert result["format"] == 1 and result["step"] == 2 and result["run"] == str(run)
+    assert list(result["directions"]) == ["color->gray", "gray->color"]
+    assert set(result["directions"]["color->gray"]) == {"none"}
+    assert set(result["directions"]["gray->color"]) == {"latent", "reference"}
+    assert set(result["directions"]["gray->color"]["latent"]) == COLORS | FEATURES
+    assert set(result["directions"]["color->gray"]["none"]) == {"mse", "psnr", "ssim", "style_independent"} | FEATURES
+    assert result["means"]["none"]["mse"] == result["directions"]["color->gray"]["none"]["mse"]
+    assert "style_independent" not in result["means"]["none"]
+    assert len(result["details"]["gray->color"]["color_histogram"]["real"]) == 64
+    assert sum(result["details"]["gray->color"]["color_histogram"]["real"]) == 2 * IMAGES
+    assert len(result["details"]["color->gray"]["worst"]) == IMAGES
+    protocol = result["protocol"]
+    assert protocol["sources"] == IMAGES and protocol["outputs_per_source"] == 2 and protocol["weights"] == "EMA"
+    assert protocol["extractor"] == "module:fakes.mean_colors" and len(protocol["extractor_sha256"]) == 64
+    assert protocol["resize"] == "none" and protocol["real_images"] == IMAGES
+    assert all(isinstance(value, str | int | float | bool) for value in protocol.values())
+    assert any("fewer than" in warning or "images for" in warning for warning in result["warnings"])
+
+
+def test_report_is_kept_in_the_run_and_replaced_only_at_its_step(run: Path) -> None:
+    kept = run / "evaluation" / "step-00000002.json"
+    first = evaluate_run(run, TWO)
+    assert json.loads(kept.read_text()) == first
+    other = run / "evaluation" / "step-00000001.json"
+    other.write_text("of another step")
+    second = evaluate_run(run, Options(outputs_per_source=1, extractor="none"))
+    assert json.loads(kept.read_text()) == second != first
+    assert other.read_text() == "of another step" and len(list(kept.parent.iterdir())) == 2
+
+
+def test_a_run_that_cannot_be_written_is_measured_all_the_same(run: Path) -> None:
+    (run / "evaluation").write_text("in the way")
+    with pytest.warns(RuntimeWarning, match="was not kept"):
+        assert evaluate_run(run, Options(extractor="none", outputs_per_source=1))["step"] == 2
 
 
 def test_mse_is_that_of_the_averaged_nets(run: Path) -> None:
@@ -45,45 +98,150 @@ def test_mse_is_that_of_the_averaged_nets(run: Path) -> None:
     rows = range(IMAGES)
     outputs = (translator.translate(data.images("color", rows) * 2 - 1, "color", "gray") + 1) / 2
     expected = (outputs.clamp(0, 1).double() - data.content(rows).double()).square().mean().item()
-    assert evaluate_run(run, outputs=1)["directions"]["color->gray"]["mse"] == pytest.approx(expected, rel=1e-6)
+    values = evaluate_run(run, Options(extractor="none"))["directions"]["color->gray"]["none"]
+    assert values["mse"] == pytest.approx(expected, rel=1e-6)
 
 
-def test_batch_size_does_not_matter(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = evaluate_run(run, outputs=3)["directions"]
-    monkeypatch.setattr(evaluate, "BATCH", 4)
-    parts = evaluate_run(run, outputs=3)["directions"]
-    assert parts["color->gray"]["mse"] == pytest.approx(whole["color->gray"]["mse"], rel=1e-6)
-    assert parts["gray->color"] == pytest.approx(whole["gray->color"], rel=1e-6)
+def test_every_pair_is_known_to_an_evaluation(tmp_path: Path) -> None:
+    train(tiny_config("steps=1", "data.pair_fraction=0.5"), tmp_path / "half", quiet=True)
+    result = evaluate_run(tmp_path / "half", Options(extractor="none", outputs_per_source=1))
+    assert len(result["details"]["color->gray"]["worst"]) == IMAGES
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_batch_size_does_not_matter(run: Path, batch_size: int) -> None:
+    whole = evaluate_run(run, Options(extractor="none", outputs_per_source=3))["directions"]
+    parts = evaluate_run(run, Options(extractor="none", outputs_per_source=3, batch_size=batch_size))["directions"]
+    for direction, guidances in whole.items():
+        for guidance, values in guidances.items():
+            assert parts[direction][guidance] == pytest.approx(values, rel=1e-5)
 
 
 @pytest.mark.parametrize(("variant", "independent"), [("starganv2", False), ("hmu", True)])
 def test_style_independence_is_measured(variant: str, independent: bool, tmp_path: Path) -> None:
     """The symmetric base model lets the style change gray images; the many-to-one rules do not, not by one bit."""
     train(tiny_config("steps=1", f"variant={variant}"), tmp_path / "run", quiet=True)
-    result = evaluate_run(tmp_path / "run", outputs=1)
-    assert result["directions"]["color->gray"]["style_independent"] is independent
+    values = evaluate_run(tmp_path / "run", Options(extractor="none", outputs_per_source=1))["directions"][
+        "color->gray"
+    ]
+    assert set(values) == ({"none"} if independent else {"latent", "reference"})
+    assert all(measures["style_independent"] is independent for measures in values.values())
 
 
 def test_an_older_checkpoint_can_be_measured(run: Path) -> None:
     train(tiny_config("steps=4"), run, "auto", quiet=True)
-    assert evaluate_run(run, outputs=1)["step"] == 4
-    assert evaluate_run(run, outputs=1, checkpoint="step-00000002")["step"] == 2
+    one = Options(extractor="none", outputs_per_source=1)
+    assert evaluate_run(run, one)["step"] == 4
+    assert evaluate_run(run, one, checkpoint="step-00000002")["step"] == 2
+    assert evaluate_run(run / "checkpoints" / "step-00000002", one)["step"] == 2
+    assert len(list((run / "evaluation").iterdir())) == 2
     with pytest.raises(UserError, match="no checkpoint 'step-9'; it has: step-00000002, step-00000004"):
-        evaluate_run(run, outputs=1, checkpoint="step-9")
+        evaluate_run(run, one, checkpoint="step-9")
 
 
 def test_styles_are_the_same_in_every_evaluation(run: Path) -> None:
     torch.manual_seed(1)
-    first = evaluate_run(run, outputs=2)
+    first = evaluate_run(run, TWO)
     torch.manual_seed(2)
-    assert evaluate_run(run, outputs=2) == first
+    assert evaluate_run(run, TWO) == first
 
 
 def test_a_style_that_leaks_is_noticed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    translate = StarGANv2.translate
+    translate_many = StarGANv2.translate_many
 
-    def leaky(self, x, source, target, *, style=None, reference=None):
-        return translate(self, x, source, target, style=style) + 1e-3 * style.mean()
+    def leaky(self, x, source, target, styles):
+        return translate_many(self, x, source, target, styles) + 1e-3 * styles.mean((0, 2))[:, None, None, None]
 
-    monkeypatch.setattr(StarGANv2, "translate", leaky)
-    assert evaluate_run(run, outputs=1)["directions"]["color->gray"]["style_independent"] is False
+    monkeypatch.setattr(StarGANv2, "translate_many", leaky)
+    values = evaluate_run(run, Options(extractor="none", outputs_per_source=1))["directions"]["color->gray"]["none"]
+    assert values["style_independent"] is False
+
+
+def test_diversity_is_the_mean_distance_of_pairs(run: Path) -> None:
+    torch.manual_seed(0)
+    lpips, data, translator = Lpips(), open_split(tiny_config(), "test"), load_translator(run)
+    options = Options(outputs_per_source=3, guidance="latent", batch_size=4)
+    found = Evaluation(translator, data, lambda: data, options, lpips=lpips).run()
+    styles = LatentStyles(translator, 1, 0, 3).rows(range(IMAGES))
+    made = translator.translate_many(data.images("gray", range(IMAGES)) * 2 - 1, 1, 0, styles)
+    images = ((made + 1) / 2).clamp(0, 1)
+    pairs = [lpips(images[:, i], images[:, j]) for i, j in ((0, 1), (0, 2), (1, 2))]
+    assert found.directions["gray->color"]["latent"]["lpips_diversity"] == pytest.approx(
+        torch.stack(pairs).mean().item(), rel=1e-4
+    )
+    assert "lpips_diversity" not in found.directions["color->gray"]["none"]
+    with pytest.raises(UserError, match="nowhere.pth: no such file"):
+        evaluate_run(run, Options(extractor="none", lpips="nowhere.pth"))
+
+
+# --- several processes ---
+
+
+def evaluated_together(run: str, out: str) -> int:
+    """What each process does."""
+    report = evaluate_run(run, TWO, device="cpu", quiet=False)
+    if report:
+        Path(out).write_text(json.dumps(report))
+    return 0
+
+
+def test_processes_share_the_work_and_one_reports(run: Path, tmp_path: Path) -> None:
+    together_kept = tmp_path / "together.json"
+    outcomes = together(2, tmp_path, evaluated_together, str(run), str(together_kept))
+    assert [outcome.code for outcome in outcomes] == [0, 0], outcomes[0].errors + outcomes[1].errors
+    assert "written to" in outcomes[0].errors and outcomes[1].errors == outcomes[1].said == ""
+    shared = json.loads(together_kept.read_text())
+    assert shared == json.loads((run / "evaluation" / "step-00000002.json").read_text())
+    alone = evaluate_run(run, TWO)
+    assert shared["protocol"] == alone["protocol"] and shared["warnings"] == alone["warnings"]
+    for direction, guidances in alone["directions"].items():
+        for guidance, values in guidances.items():
+            # Networks round otherwise in other batches, and features are of 8-bit images; exactly: test_evaluation.py.
+            assert shared["directions"][direction][guidance] == pytest.approx(values, rel=1e-3), (direction, guidance)
+    worst = [entry["index"] for entry in shared["details"]["color->gray"]["worst"]]
+    assert worst == [entry["index"] for entry in alone["details"]["color->gray"]["worst"]]
+
+
+def test_processes_end_together_when_something_is_wrong(run: Path, tmp_path: Path) -> None:
+    shutil.rmtree(run / "checkpoints")
+    outcomes = together(2, tmp_path, evaluated_together, str(run), "nowhere")
+    assert "has no checkpoint yet" in outcomes[0].errors
+    assert outcomes[1].code == 2 and outcomes[1].errors == ""
+
+
+# --- refusals ---
+
+
+def test_data_of_other_domains_are_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Others(ColorizedDigits):
+        def __init__(self, *arguments: object, **options: object) -> None:
+            super().__init__(*arguments, **options)  # type: ignore[arg-type]
+            self.domains = (Domain("cats", 3), Domain("dogs", 3))
+
+    content = torch.zeros(4, 1, 32, 32, dtype=torch.uint8)
+    monkeypatch.setattr(
+        "m2o_fast.engine.runs.open_dataset",
+        lambda name, *, split, **_: Others(content, torch.zeros(4, dtype=torch.int64), split=split),
+    )
+    with pytest.raises(UserError) as refusal:
+        evaluate_run(run, TWO)
+    for words in ("color (3 channels, multi-modal)", "gray (1 channel, uni-modal)", "cats (3 channels, multi-modal)"):
+        assert words in str(refusal.value)
+    assert not (run / "evaluation").exists()
+
+
+def test_weights_without_a_run_need_data_and_leave_no_file(run: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "weights" / "step-00000002"
+    shutil.copytree(run / "checkpoints" / "step-00000002", alone)
+    one = Options(extractor="none", outputs_per_source=1)
+    with pytest.raises(UserError, match=r"belongs to no run.*--data"):
+        evaluate_run(alone, one)
+    report = evaluate_run(alone, one, data="digits")
+    expected = evaluate_run(run, one)
+    assert report["directions"] == expected["directions"] and report["run"] == str(alone)
+    assert not list(tmp_path.glob("weights/**/*.json.part")) and not (tmp_path / "evaluation").exists()
+
+
+def test_other_data_than_the_runs_leave_no_file(run: Path) -> None:
+    evaluate_run(run, Options(extractor="none", outputs_per_source=1), data="digits")
+    assert not (run / "evaluation").exists()

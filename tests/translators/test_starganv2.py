@@ -30,8 +30,8 @@ from starganv2_cases import (
 )
 from torch import Tensor
 
-from m2o_fast.m2o import Domain, ManyToOne
-from m2o_fast.translators.base import Iteration
+from m2o_fast.m2o import VARIANTS, Domain, ManyToOne
+from m2o_fast.translators.base import Iteration, Translator
 from m2o_fast.translators.official import from_official
 from m2o_fast.translators.starganv2 import PHASES, StarGANv2
 from m2o_fast.translators.starganv2_nets import StarGANv2Size
@@ -241,3 +241,20 @@ def test_wrong_input_is_worded(call, message: str) -> None:
 def test_impossible_sizes_are_refused(size: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(size))):
         StarGANv2Size(**size)
+
+
+@pytest.mark.parametrize("variant", ["starganv2", "hmu"])
+def test_many_translations_are_those_made_one_by_one(variant: str) -> None:
+    """To the bit, for targets with and without style, for styles of each image and for those of all."""
+    torch.manual_seed(0)
+    translator = StarGANv2([COLOR, GRAY], VARIANTS[variant], SIZE).eval()
+    for source, target in ((1, 0), (0, 1)):
+        x = torch.rand(3, translator.domains[source].channels, 32, 32) * 2 - 1
+        for styles in (torch.randn(3, 4, SIZE.style_dim), torch.randn(1, 2, SIZE.style_dim)):
+            many = translator.translate_many(x, source, target, styles)
+            one_by_one = [translator.translate(x, source, target, style=style) for style in styles.unbind(1)]
+            assert torch.equal(many, torch.stack(one_by_one, dim=1))
+            assert torch.equal(many, Translator.translate_many(translator, x, source, target, styles))
+    for wrong in (torch.randn(3, SIZE.style_dim), torch.randn(3, 0, SIZE.style_dim), torch.randn(2, 1, SIZE.style_dim)):
+        with pytest.raises(ValueError, match="style"):
+            translator.translate_many(torch.zeros(3, translator.domains[1].channels, 32, 32), 1, 0, wrong)

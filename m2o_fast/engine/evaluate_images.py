@@ -1,0 +1,142 @@
+"""Evaluation of images that were made elsewhere. One pass, and the images are gone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from m2o_fast.engine.evaluation.extractor import MISSING, features_protocol, open_features
+from m2o_fast.engine.evaluation.images import FolderImages, Images, open_images, paired, require_one_size
+from m2o_fast.engine.evaluation.measures import Features, Measure, Outputs, TrueImages, Value, merge
+from m2o_fast.engine.evaluation.options import NO_EXTRACTOR, Options
+from m2o_fast.engine.evaluation.progress import Meter
+from m2o_fast.engine.evaluation.real import real_features
+from m2o_fast.engine.evaluation.report import FORMAT, finite
+from m2o_fast.engine.processes import Processes, joined_processes
+from m2o_fast.engine.runs import choose_device
+from m2o_fast.errors import UserError
+from m2o_fast.metrics import Extractor
+
+
+def evaluate_images(
+    images: str | Path | Tensor,
+    *,
+    real: str | Path | Tensor | None = None,
+    truth: str | Path | Tensor | None = None,
+    size: int | None = None,
+    options: Options | None = None,
+    device: str = "auto",
+    quiet: bool = True,
+) -> dict[str, Any]:
+    """Measures images against real ones, against true ones, or both.
+
+    Args:
+        images: A folder of image files, or a tensor ``[N, 1 or 3, S, S]``, floating point in [0, 1] or uint8.
+        real: The same of real images, any number: FID, KID, precision and recall are measured, which takes
+            ``options.extractor``.
+        truth: The same of true images, each of which is what the image of the same name (in a tensor: of the same
+            number) should be: ``mse``, ``psnr`` and ``ssim`` are measured.
+        size: Side length that image files are brought to; ``None``: they must be of one size.
+        options: What to measure with: the extractor, ``fid``, ``download`` and ``batch_size``.
+        device: Where to compute features.
+        quiet: Show no progress.
+
+    Returns:
+        JSON values ``{"format", "images", "measures", "details", "protocol", "warnings"}``, see docs/metrics.md; in
+        other processes than the leading one an empty object.
+
+    Raises:
+        UserError: Nothing to compare with, no extractor for real images, images that cannot be read, are not finite or
+            of several sizes, or true images that do not pair with the images; names the first five.
+    """
+    options = options or Options()
+    if real is None and truth is None:
+        raise UserError(
+            f"{'images' if isinstance(images, Tensor) else images}: there is nothing to compare them with; give real "
+            "images (--real), true images (--truth), or a run to evaluate"
+        )
+    if real is not None and options.extractor in (None, NO_EXTRACTOR):
+        raise UserError(
+            "real images are compared by features: choose --extractor inception:FILE, or digits-cnn for coloured digits"
+        )
+    with joined_processes() as processes:
+        where, meter = choose_device(device, processes), Meter(show=processes.leads and not quiet)
+        with processes.in_turn():
+            sets = {
+                name: open_images(given, name, size)
+                for name, given in (("images", images), ("truth", truth), ("real", real))
+                if given is not None
+            }
+            partners = paired(sets["images"], sets["truth"]) if "truth" in sets else []
+            if "real" in sets:
+                require_one_size(sets["images"], sets["real"])
+            extractor = open_features(options, where) if "real" in sets else None
+        with torch.inference_mode():
+            measures = _measure_images(sets, partners, extractor, options, where, meter, processes)
+        return _images_report(sets, measures, extractor) if processes.leads else {}
+
+
+def _measure_images(
+    sets: Mapping[str, Images],
+    partners: Sequence[int],
+    extractor: Extractor | None,
+    options: Options,
+    device: torch.device,
+    meter: Meter,
+    processes: Processes,
+) -> list[Measure]:
+    images, batch = sets["images"], options.batch(sets["images"].size, device)
+    measures: list[Measure] = []
+    if "truth" in sets:
+        measures.append(TrueImages(partial(_true_images, sets["truth"], partners)))
+    if extractor is not None:
+        bank = real_features(sets["real"], extractor, batch, meter, processes)
+        measures.append(Features(extractor, bank, options.fid, batch))
+    share = processes.share(images.count)
+    meter.expect(len(share))
+    with meter.stage(images.name, len(share)) as advance:
+        for start in range(share.start, share.stop, batch):
+            numbers = torch.arange(start, min(start + batch, share.stop))
+            read = images.read(range(start, start + len(numbers)))[:, None]
+            for measure in measures:
+                measure.update(Outputs(numbers, numbers, read, read))
+            advance(len(numbers))
+    for measure in measures:
+        merge(measure, processes)
+    return measures
+
+
+def _true_images(truth: Images, partners: Sequence[int], indices: Tensor) -> tuple[Tensor, Tensor]:
+    read = [truth.read(range(number, number + 1)) for number in (partners[index] for index in indices.tolist())]
+    return torch.cat(read), torch.ones(len(indices), dtype=torch.bool)
+
+
+def _images_report(
+    sets: Mapping[str, Images], measures: Sequence[Measure], extractor: Extractor | None
+) -> dict[str, Any]:
+    images, notes = sets["images"], [] if extractor else [MISSING]
+    values: dict[str, Value] = {}
+    details: dict[str, Any] = {}
+    for measure in measures:
+        values |= finite(measure.values(), "images", notes)
+        details |= measure.details()
+        notes += measure.warnings()
+    if isinstance(images, FolderImages):
+        for entry in details.get("worst", []):
+            entry["file"] = images.paths[entry["index"]].name
+    protocol = {"images": images.count, "image_size": images.size, "range": "[0, 1]"}
+    if extractor is not None:
+        protocol |= features_protocol(extractor, sets["real"].name) | {"real_images": sets["real"].count}
+    return {
+        "format": FORMAT,
+        "images": images.name,
+        "measures": values,
+        "details": details,
+        "protocol": protocol,
+        "warnings": notes,
+    }

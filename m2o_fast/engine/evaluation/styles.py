@@ -1,0 +1,112 @@
+"""The styles of an evaluation's translations: the same for every batch size and number of processes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from m2o_fast.data import Dataset
+from m2o_fast.engine.evaluation.options import SEED
+from m2o_fast.randomness import torch_generator
+from m2o_fast.translators import Translator
+
+_BLOCK = 1000  # styles drawn at a time, whatever the batch size
+
+
+class Styles(ABC):
+    """Styles of the translations of numbered sources."""
+
+    @abstractmethod
+    def rows(self, numbers: range) -> Tensor:
+        """The styles of sources, float ``[n, M, style_dim]``."""
+
+
+class LatentStyles(Styles):
+    """Styles of random latents.
+
+    Args:
+        translator: Maps latents to styles.
+        source: Index of the source domain, which has latents of its own.
+        target: Index of the target domain.
+        outputs: M.
+    """
+
+    def __init__(self, translator: Translator, source: int, target: int, outputs: int) -> None:
+        self._translator, self._source, self._target, self._outputs = translator, source, target, outputs
+        self._block, self._styles = -1, torch.empty(0)
+
+    def rows(self, numbers: range) -> Tensor:
+        """See :meth:`Styles.rows`."""
+        parts = []
+        for block in range(numbers.start // _BLOCK, (numbers.stop - 1) // _BLOCK + 1):
+            start = block * _BLOCK
+            inside = slice(max(numbers.start - start, 0), min(numbers.stop - start, _BLOCK))
+            parts.append(self._drawn(block)[inside])
+        return torch.cat(parts)
+
+    def _drawn(self, block: int) -> Tensor:
+        if block != self._block:
+            draws = [
+                self._translator.sample_style(
+                    _BLOCK,
+                    self._target,
+                    torch_generator(SEED, "evaluation", self._source, self._target, draw, block),
+                )
+                for draw in range(self._outputs)
+            ]
+            self._block, self._styles = block, torch.stack(draws, dim=1)
+        return self._styles
+
+
+class ReferenceStyles(Styles):
+    """Styles of the target's own images, in a shuffled order for each of the M translations; each is encoded once.
+
+    Args:
+        translator: Encodes styles.
+        dataset: Where the references come from.
+        target: Index of the target domain in the translator.
+        outputs: M.
+        batch: Images encoded at a time.
+    """
+
+    def __init__(self, translator: Translator, dataset: Dataset, target: int, outputs: int, batch: int) -> None:
+        domain = translator.domains[target]
+        count = dataset.count(domain.name)
+        encoded = []
+        for start in range(0, count, batch):
+            images = dataset.images(domain.name, range(start, min(start + batch, count)))
+            images = (images * 2 - 1).expand(-1, domain.channels, -1, -1)
+            encoded.append(translator.encode_style(images, target))
+        self._encoded = torch.cat(encoded)
+        self._orders = torch.stack(
+            [
+                torch.randperm(count, generator=torch_generator(SEED, "references", target, draw))
+                for draw in range(outputs)
+            ],
+            dim=1,
+        )
+
+    def rows(self, numbers: range) -> Tensor:
+        """See :meth:`Styles.rows`; with more sources than references, references come again."""
+        chosen = self._orders[torch.arange(numbers.start, numbers.stop) % len(self._orders)]
+        return self._encoded[chosen.to(self._encoded.device)]
+
+
+class MadeUpStyles(Styles):
+    """For targets without style: the zero style and a random one, to see that it changes nothing.
+
+    Args:
+        translator: Knows the length of a style.
+        target: Index of the target domain.
+    """
+
+    def __init__(self, translator: Translator, target: int) -> None:
+        generator = torch_generator(SEED, "no style", target)
+        none = translator.sample_style(1, target, generator)
+        self._pair = torch.stack([none, torch.randn(none.shape, generator=generator).to(none)], dim=1)
+
+    def rows(self, numbers: range) -> Tensor:
+        """See :meth:`Styles.rows`; M is 2."""
+        return self._pair.expand(len(numbers), -1, -1)

@@ -1,0 +1,279 @@
+"""Measuring a translator on a data set: every direction between different domains, in one pass over its sources."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from m2o_fast.data import Dataset
+from m2o_fast.data.cache import NAMED
+from m2o_fast.engine.evaluation.measures import (
+    Colors,
+    Diversity,
+    Features,
+    Measure,
+    Outputs,
+    StyleIndependence,
+    TrueImages,
+    TrueLabels,
+    Value,
+    merge,
+)
+from m2o_fast.engine.evaluation.options import BINS, BITS, NO_STYLE, SEED, Options
+from m2o_fast.engine.evaluation.progress import Meter
+from m2o_fast.engine.evaluation.real import DomainImages, real_features
+from m2o_fast.engine.evaluation.styles import LatentStyles, MadeUpStyles, ReferenceStyles, Styles
+from m2o_fast.engine.processes import Processes
+from m2o_fast.errors import UserError
+from m2o_fast.metrics import ColorStatistics, FeatureBank
+from m2o_fast.metrics.diversity import Lpips
+from m2o_fast.metrics.features import Extractor
+from m2o_fast.randomness import torch_generator
+from m2o_fast.translators import Translator
+
+
+@dataclass
+class Found:
+    """What an evaluation found, by direction ``"source->target"``.
+
+    Attributes:
+        directions: Direction -> guidance -> measures by name.
+        details: Direction -> what lies behind its measures.
+        notes: What the reader should know -> directions and guidances that it is about.
+    """
+
+    directions: dict[str, dict[str, dict[str, Value]]] = field(default_factory=dict)
+    details: dict[str, dict[str, Any]] = field(default_factory=dict)
+    notes: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, direction: str, guidance: str, measures: list[Measure]) -> None:
+        """Takes down what was measured. Details are those of the first guidance."""
+        values = self.directions.setdefault(direction, {}).setdefault(guidance, {})
+        for measure in measures:
+            values.update(measure.values())
+            if len(self.directions[direction]) == 1:
+                self.details.setdefault(direction, {}).update(measure.details())
+            for warning in measure.warnings():
+                where = direction if guidance == NO_STYLE else f"{direction} ({guidance})"
+                self.notes.setdefault(warning, []).append(where)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the reader should know, in sentences."""
+        return [f"{', '.join(where)}: {note}" for note, where in self.notes.items()]
+
+    def sort(self, directions: Sequence[str]) -> None:
+        """Puts everything in the order of ``directions``."""
+        self.directions = {name: self.directions[name] for name in directions if name in self.directions}
+        self.details = {name: self.details[name] for name in directions if name in self.details}
+
+
+class Evaluation:
+    """Measures a translator.
+
+    Args:
+        translator: In evaluation mode, on its device.
+        test: The images to translate.
+        train: Opens the images that FID, KID, precision and recall compare with.
+        options: What to measure.
+        extractor: Of features; ``None``: nothing that needs them is measured.
+        lpips: The distance of images; ``None``: no diversity.
+        meter: Shows progress.
+        processes: Those that share the work.
+    """
+
+    def __init__(
+        self,
+        translator: Translator,
+        test: Dataset,
+        train: Callable[[], Dataset],
+        options: Options,
+        *,
+        extractor: Extractor | None = None,
+        lpips: Lpips | None = None,
+        meter: Meter | None = None,
+        processes: Processes | None = None,
+    ) -> None:
+        self._translator, self._test, self._train, self._options = translator, test, train, options
+        self._extractor, self._lpips = extractor, lpips
+        self._meter, self._processes = meter or Meter(show=False), processes or Processes()
+        self._device = next(translator.parameters()).device
+        self._batch = options.batch(translator.image_size, self._device)
+        #: how many real images features were compared with, by domain
+        self.real_images: dict[str, int] = {}
+
+    def sources(self, source: int) -> Tensor:
+        """Image numbers of the sources of a domain, ascending: all, or a choice that depends on their number alone."""
+        count = self._test.count(self._translator.domains[source].name)
+        wanted = self._options.sources
+        if wanted is None or wanted >= count:
+            return torch.arange(count)
+        return torch.randperm(count, generator=torch_generator(SEED, "sources", count))[:wanted].sort().values
+
+    @torch.inference_mode()
+    def run(self) -> Found:
+        """The measures of every direction; whole in the leading process only."""
+        domains = range(len(self._translator.domains))
+        pairs = [(source, target) for target in domains for source in domains if source != target]
+        self._meter.expect(sum(self._translations(*pair) for pair in pairs))
+        found = Found()
+        for target in domains:  # real images and references of a target are looked at once
+            real = self._real(target)
+            references = self._references(target)
+            for source in domains:
+                if source != target:
+                    self._direction(source, target, real, references, found)
+        found.sort([self._name(*pair) for pair in sorted(pairs)])
+        return found
+
+    def _direction(self, source: int, target: int, real: _Real, references: Styles | None, found: Found) -> None:
+        styles = self._styles(source, target, references)
+        measures = {guidance: self._measures(source, target, real) for guidance in styles}
+        indices = self.sources(source)
+        share = self._processes.share(len(indices))
+        shown = self._name(source, target).replace("->", " -> ")
+        with self._meter.stage(shown, self._translations(source, target)) as advance:
+            for start in range(share.start, share.stop, self._batch):
+                numbers = range(start, min(start + self._batch, share.stop))
+                chosen = indices[numbers.start : numbers.stop]
+                # With all styles at once, the content of a source is encoded once.
+                every = torch.cat([part.rows(numbers) for part in styles.values()], dim=1)
+                exact = self._translator.translate_many(self._inputs(source, chosen), source, target, every)
+                self._check(exact, chosen, source, target)
+                for guidance, part in zip(styles, exact.chunk(len(styles), dim=1), strict=True):
+                    outputs = self._outputs(part, numbers, chosen, target)
+                    for measure in measures[guidance]:
+                        measure.update(outputs)
+                advance(len(numbers) * every.shape[1])
+        for guidance, several in measures.items():
+            for measure in several:
+                merge(measure, self._processes)
+            if self._processes.leads:
+                found.add(self._name(source, target), guidance, several)
+
+    def _translations(self, source: int, target: int) -> int:
+        """How many images this process makes in one direction."""
+        guidances = len(self._options.guidances) if self._has_style(target) else 1
+        return len(self._processes.share(len(self.sources(source)))) * self._drawn(target) * guidances
+
+    def _drawn(self, target: int) -> int:
+        """Translations of each source; of a uni-modal target the second one shows whether the style changes it."""
+        return self._options.outputs_per_source if self._translator.domains[target].multimodal else 2
+
+    def _has_style(self, target: int) -> bool:
+        return self._translator.rules.has_style(self._translator.domains[target])
+
+    def _name(self, source: int, target: int) -> str:
+        return f"{self._translator.domains[source].name}->{self._translator.domains[target].name}"
+
+    # --- images ---
+
+    def _inputs(self, domain: int, indices: Tensor) -> Tensor:
+        channels = self._translator.domains[domain].channels
+        images = self._test.images(self._translator.domains[domain].name, indices)
+        return (images * 2 - 1).expand(-1, channels, -1, -1).to(self._device)
+
+    def _outputs(self, exact: Tensor, numbers: range, indices: Tensor, target: int) -> Outputs:
+        measured = exact if self._translator.domains[target].multimodal else exact[:, :1]
+        return Outputs(
+            numbers=torch.arange(numbers.start, numbers.stop),
+            indices=indices,
+            exact=exact,
+            images=((measured.float() + 1) / 2).clamp_(0, 1),
+        )
+
+    def _check(self, exact: Tensor, indices: Tensor, source: int, target: int) -> None:
+        finite = exact.isfinite().flatten(1).all(1).cpu()
+        if not finite.all():
+            images = ", ".join(map(str, indices[~finite][:NAMED].tolist()))
+            raise UserError(
+                f"{self._name(source, target)}: translations of {int((~finite).sum())} images (numbers {images}, ...) "
+                "are not finite; the weights are of no use, evaluate an earlier checkpoint with --checkpoint"
+            )
+
+    def _truth(self, source: int, target: int, indices: Tensor) -> tuple[Tensor, Tensor]:
+        domains = self._translator.domains
+        pair = self._test.pair(domains[source].name, domains[target].name, indices)
+        if pair is None:
+            return torch.empty(0), torch.zeros(len(indices), dtype=torch.bool)
+        return pair
+
+    def _content(self, indices: Tensor) -> Tensor:
+        content = self._test.content(indices)
+        assert content is not None
+        return content
+
+    # --- what is measured ---
+
+    def _styles(self, source: int, target: int, references: Styles | None) -> dict[str, Styles]:
+        """Guidance -> styles."""
+        if not self._has_style(target):
+            return {NO_STYLE: MadeUpStyles(self._translator, target)}
+        latent = LatentStyles(self._translator, source, target, self._drawn(target))
+        known = {"latent": latent, "reference": references}
+        return {guidance: styles for guidance in self._options.guidances if (styles := known[guidance]) is not None}
+
+    def _references(self, target: int) -> Styles | None:
+        if not self._has_style(target) or "reference" not in self._options.guidances:
+            return None
+        return ReferenceStyles(self._translator, self._test, target, self._drawn(target), self._batch)
+
+    def _measures(self, source: int, target: int, real: _Real) -> list[Measure]:
+        domain = self._translator.domains[target]
+        measures: list[Measure] = []
+        if not domain.multimodal:
+            truth = partial(self._truth, source, target)
+            if domain.kind == "continuous":
+                measures.append(TrueImages(truth))
+            else:
+                measures.append(TrueLabels(domain, self._test.class_names, truth))
+            measures.append(StyleIndependence())
+        elif real.colors is not None:
+            measures.append(Colors(self._content, *real.colors))
+        if real.features is not None and self._extractor is not None:
+            measures.append(Features(self._extractor, real.features, self._options.fid, self._batch))
+        if self._lpips is not None and domain.multimodal and self._options.outputs_per_source > 1:
+            measures.append(Diversity(self._lpips))
+        return measures
+
+    def _real(self, target: int) -> _Real:
+        """What translations into a domain are compared with."""
+        domain = self._translator.domains[target]
+        features = None
+        if self._extractor is not None and domain.kind == "continuous":
+            images = DomainImages(self._train(), domain, "train")
+            self.real_images[domain.name] = images.count
+            features = real_features(images, self._extractor, self._batch, self._meter, self._processes)
+        known = domain.multimodal and domain.channels == 3 and self._test.content([0]) is not None
+        return _Real(features, self._real_colors(target) if known else None)
+
+    def _real_colors(self, target: int) -> tuple[ColorStatistics, ColorStatistics]:
+        """Colours of as many real images of the sources' content as there will be translations, twice."""
+        indices = self.sources(target)
+        share = self._processes.share(len(indices))
+        drawn = self._options.outputs_per_source
+        samples = (ColorStatistics(BINS, BITS), ColorStatistics(BINS, BITS))
+        for epoch in range(2 * drawn):  # in every epoch a domain with content has other images of it
+            for chosen in indices[share.start : share.stop].split(self._batch):
+                images = self._test.images(self._translator.domains[target].name, chosen, epoch)
+                samples[epoch // drawn].update(images.to(self._device), self._content(chosen).to(self._device))
+        for sample in samples:
+            merge(sample, self._processes)
+        return samples
+
+
+class _Real(NamedTuple):
+    """What translations into a domain are compared with, as far as there is something.
+
+    Attributes:
+        features: Of real images.
+        colors: Of real images, and of others.
+    """
+
+    features: FeatureBank | None
+    colors: tuple[ColorStatistics, ColorStatistics] | None
