@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from markupsafe import Markup
@@ -23,7 +23,7 @@ _WITHIN_GROUP = (FREE_KEYS - {"steps"}) | {"seed", "data.cache"}
 #: what a protocol says about the run's seed rather than about how it was measured
 _SEEDED = ("data_seed", "data_fingerprint")
 _COLUMNS = 8
-_STYLES_SHOWN = ("source", "latent 1", "latent 2", "output")
+_STYLES_SHOWN = ("latent 1", "latent 2", "output")
 
 
 @dataclass(frozen=True)
@@ -251,33 +251,33 @@ def _trade_off(records: Sequence[tuple[Record, str, int]]) -> Markup:
 
 def side_by_side(records: Sequence[Record], sources: Sources) -> tuple[list[Figure], list[tuple[str, str]]]:
     """For every direction the same contents from every run, below each other; and (run, why something is missing)."""
-    figures: dict[str, Figure] = {}
+    by_source: dict[str, dict[str, list[Strip]]] = {}  # direction -> source strip -> strips of the runs that have it
+    samples = []
     problems: list[tuple[str, str]] = []
-    note = "The contents and styles of the runs' sample grids; a column is one content."
     for record in records:
         pictures = Pictures()
         painter = open_painter(record, sources, pictures)
         if painter is not None:
             try:
                 for pair in painter.directions():
-                    name = painter.name(pair)
-                    figure = figures.setdefault(name, Figure(direction_title(name), note, []))
-                    _add_rows(figure, record.name, painter.rows(pair))
+                    rows = painter.rows(pair)
+                    source = rows.pop("source")
+                    strips = by_source.setdefault(painter.name(pair), {}).setdefault(source.uri, [source])
+                    strips += _shown(record.name, rows)
             except (ValueError, RuntimeError) as error:  # out of memory, for example
                 pictures.problems.append(f"not all pictures were made: {' '.join(str(error).split())}")
         elif sample := newest_sample(record, pictures.problems):
-            title = f"Sample grid of {record.name}"
-            figures[f"sample/{record.name}"] = Figure(title, "As drawn in training.", [sample])
+            samples.append(Figure(f"Sample grid of {record.name}", "As drawn in training.", [sample]))
         problems += [(record.name, problem) for problem in pictures.problems]
-    return list(figures.values()), problems
+    note = "The contents and styles of the runs' sample grids, below their sources; a column is one content."
+    figures = [
+        Figure(direction_title(name), note, [strip for strips in found.values() for strip in strips])
+        for name, found in by_source.items()
+    ]
+    return [*figures, *samples], problems
 
 
-def _add_rows(figure: Figure, name: str, rows: dict[str, Strip]) -> None:
-    """Adds a run to a figure; a source that stands there already is not repeated."""
-    known = {strip.uri for strip in figure.strips}
-    for label in _STYLES_SHOWN:
-        if label in rows and not (label == "source" and rows[label].uri in known):
-            shown = rows[label]
-            title = label if label == "source" else f"{name}: {label}"
-            alt = f"{name}: {shown.alt}"
-            figure.strips.append(Strip(title, alt, shown.uri, shown.width, shown.height, shown.count))
+def _shown(name: str, rows: dict[str, Strip]) -> list[Strip]:
+    """What a run shows below a source."""
+    chosen = [rows[label] for label in _STYLES_SHOWN if label in rows]
+    return [replace(strip, label=f"{name}: {strip.label}", alt=f"{name}: {strip.alt}") for strip in chosen]

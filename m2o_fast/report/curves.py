@@ -16,21 +16,25 @@ _SPEEDS = {"images_per_second": "images per second", "data_wait_share": "share o
 
 
 def loss_charts(record: Record) -> list[Markup]:
-    """A chart for every part of the losses, with a line for every phase that has it."""
-    parts: dict[str, list[str]] = {}
+    """A chart for every part of the losses of a net, with a line for every phase that has it."""
+    parts: dict[tuple[str, str], list[str]] = {}
     for name in _names(record.metrics):
-        if "/" in name:
-            parts.setdefault(name.partition("/")[2], []).append(name)
+        phase, slash, part = name.partition("/")
+        if slash:
+            parts.setdefault((phase.partition("_")[0], part), []).append(name)
     return [
         line_chart(
-            part.replace("_", " "),
-            [
-                Series(name.partition("/")[0].replace("_", " "), points_of(record.metrics, name), style)
-                for style, name in enumerate(names)
-            ],
+            f"{net}: {part.replace('_', ' ')}",
+            [Series(_phase(name), points_of(record.metrics, name), style) for style, name in enumerate(names)],
         )
-        for part, names in parts.items()
+        for (net, part), names in parts.items()
     ]
+
+
+def _phase(name: str) -> str:
+    """``"latent"`` for ``"generator_latent/cycle"``: what tells the phases of one net apart."""
+    net, _, phase = name.partition("/")[0].partition("_")
+    return phase.replace("_", " ") or net
 
 
 def sample_charts(record: Record) -> list[Markup]:

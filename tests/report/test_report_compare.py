@@ -60,8 +60,17 @@ def test_runs_stand_side_by_side(runs: list[Path], report: Report) -> None:
     words = [image["alt"] for image in page.images]
     for name in ("one", "two", "three"):
         assert any(word.startswith(f"{name}: latent 1") for word in words)
+    assert sum(word.startswith("source: 6 gray") for word in words) == 1  # the digits are the same for all seeds
     for image in page.images:
         decoded(image["src"])
+
+
+def test_runs_stand_below_the_source_that_they_translate(make_run: MakeRun, report: Report) -> None:
+    made = [make_run(name, result(0.1, 0.5)) for name in ("one", "other", "again")]
+    text = (made[1] / "config.yaml").read_text()
+    (made[1] / "config.yaml").write_text(text.replace("seed: 777", "seed: 1"))  # colours its digits otherwise
+    words = [image["alt"].partition(": ")[0] for image in Page(report(*made)).images if "color → gray" in image["alt"]]
+    assert words == ["source", "one", "again", "source", "other"]
 
 
 def test_the_best_mean_is_bold_whichever_way_is_better(runs: list[Path], report: Report) -> None:

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from m2o_fast.report.curves import POINTS, direction_maps, points_of
+from m2o_fast.report.curves import POINTS, direction_maps, loss_charts, points_of
 from m2o_fast.report.evaluation import Row
 from m2o_fast.report.measures import duration, show, show_spread
 from m2o_fast.report.page import headline, mean_rows, speed
@@ -21,6 +21,17 @@ def test_a_long_log_is_averaged_in_groups() -> None:
 def test_a_short_log_is_kept_as_it_is() -> None:
     lines = [{"step": 1.0, "a": 3.0}, {"step": 2.0}, {"step": 3.0, "a": 5.0}]
     assert points_of(lines, "a") == [(1, 3), (3, 5)] and points_of(lines, "b") == [] and points_of([], "a") == []
+
+
+def test_phases_of_a_net_share_a_chart() -> None:
+    names = ("discriminator/real", "generator_latent/cycle", "generator_reference/cycle", "plain")
+
+    class Fake:
+        metrics = [{"step": 1.0, **dict.fromkeys(names, 0.5)}, {"step": 2.0, **dict.fromkeys(names, 0.25)}]
+
+    real, cycle = loss_charts(Fake())  # type: ignore[arg-type]
+    assert ">discriminator: real</text>" in real and ">generator: cycle</text>" in cycle
+    assert ">latent</text>" in cycle and ">reference</text>" in cycle
 
 
 def test_three_domains_have_a_map_for_each_measure() -> None:

@@ -48,7 +48,13 @@ def test_images_can_be_decoded_and_have_words(make_run: MakeRun, report: Report)
 def test_charts_are_well_formed(make_run: MakeRun, report: Report) -> None:
     charts = re.findall(r"<svg.*?</svg>", report(make_run("first", evaluation())), re.DOTALL)
     titles = [ElementTree.fromstring(chart)[0].text for chart in charts]
-    assert {"adversarial", "style effect", "images per second", "Foreground colours"} <= set(titles)
+    assert {
+        "generator: adversarial",
+        "discriminator: r1",
+        "style effect",
+        "images per second",
+        "Foreground colours",
+    } <= set(titles)
 
 
 def test_numbers_are_those_of_the_file(make_run: MakeRun, report: Report) -> None:
