@@ -234,24 +234,29 @@ def kid(
     if size == len(generated) == len(real):
         subsets = 1  # all would be the same
     values = []
+    buffer = torch.empty(size, size, dtype=torch.float64)  # one for all, as for distances
     for subset in range(subsets):
         generator = numpy_generator(seed, "metrics/kid", subset)
         x, y = (
             features[torch.from_numpy(generator.permutation(len(features))[:size])].double()
             for features in (generated, real)
         )
-        values.append(_squared_mmd(x, y))
+        values.append(_squared_mmd(x, y, buffer))
     return float(np.mean(values)), float(np.std(values))
 
 
-def _squared_mmd(x: Tensor, y: Tensor) -> float:
-    """Unbiased estimate from two samples ``[n, D]``."""
-    count, size = x.shape
+def _squared_mmd(x: Tensor, y: Tensor, buffer: Tensor) -> float:
+    """Unbiased estimate from two samples ``[n, D]``; ``buffer`` is ``[n, n]``."""
+    count = len(x)
     within = 0.0
     for sample in (x, y):
-        kernel = (sample @ sample.T / size + 1) ** 3
+        kernel = _kernel(sample, sample, buffer)
         within += float(kernel.sum() - kernel.trace()) / (count * (count - 1))
-    return within - 2 * float(((x @ y.T / size + 1) ** 3).mean())
+    return within - 2 * float(_kernel(x, y, buffer).mean())
+
+
+def _kernel(x: Tensor, y: Tensor, buffer: Tensor) -> Tensor:
+    return torch.mm(x, y.T, out=buffer).div_(x.shape[1]).add_(1).pow_(3)
 
 
 def precision_recall(generated: Tensor, real: Tensor, k: int = 3) -> tuple[float, float]:
@@ -282,20 +287,25 @@ def precision_recall(generated: Tensor, real: Tensor, k: int = 3) -> tuple[float
 
 def _share_inside(points: Tensor, reference: Tensor, k: int) -> float:
     """Share of ``points`` that lie in a ball around a point of ``reference``."""
-    blocks = reference.split(_ROWS)
-    nearest = [_squared_distances(block, reference).topk(k + 1, largest=False).values for block in blocks]
-    radii = torch.cat(nearest)[:, k]  # the first is the point itself
-    tie = _TIE * reference.square().sum(1)
+    # One buffer for all blocks: freed and allocated anew, with small results in between, they add up in the heap.
+    buffer = reference.new_empty(_ROWS, len(reference))
+    norms = reference.square().sum(1)
+    nearest = [
+        _squared_distances(block, reference, norms, buffer).topk(k + 1, largest=False).values
+        for block in reference.split(_ROWS)
+    ]
+    limits = torch.cat(nearest)[:, k] + _TIE * norms  # the first is the point itself
     inside = 0
     for block in points.split(_ROWS):
-        allowed = radii + tie + _TIE * block.square().sum(1)[:, None]
-        inside += int((_squared_distances(block, reference) <= allowed).any(1).sum())
+        tie = _TIE * block.square().sum(1, keepdim=True)
+        inside += int((_squared_distances(block, reference, norms, buffer).sub_(tie) <= limits).any(1).sum())
     return inside / len(points)
 
 
-def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
-    distances = torch.addmm(y.square().sum(1)[None], x, y.T, alpha=-2)
-    return distances.add_(x.square().sum(1)[:, None]).clamp_(min=0)
+def _squared_distances(x: Tensor, y: Tensor, norms: Tensor, buffer: Tensor) -> Tensor:
+    """Of ``[n, D]`` to ``[m, D]``, whose squared lengths are ``norms``: ``[n, m]``, the first rows of ``buffer``."""
+    distances = torch.addmm(norms[None], x, y.T, alpha=-2, out=buffer[: len(x)])
+    return distances.add_(x.square().sum(1, keepdim=True)).clamp_(min=0)
 
 
 def distribution_report(
