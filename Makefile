@@ -8,7 +8,7 @@ OPTIONS ?=
 JOBS ?= $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 8))')
 READY := $(VENV)/.ready
 
-.PHONY: help setup train test slow lint bench ablation kernels clean
+.PHONY: help setup train test slow lint bench ablation gallery kernels clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -48,6 +48,9 @@ bench: $(READY)  ## the speed of every operation, with baselines, and of an iter
 
 ablation: $(READY)  ## three variants, three seeds: docs/results.md
 	$(BIN)/python benchmarks/ablation.py
+
+gallery: $(READY)  ## three variants on MNIST side by side: docs/gallery.md, docs/gallery.html
+	$(BIN)/python benchmarks/gallery.py $(OPTIONS)
 
 kernels: $(READY)  ## compile every CUDA and Triton kernel; needs no GPU
 	@if command -v nvcc >/dev/null; then \

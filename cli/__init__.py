@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from m2o_fast import __version__
-from m2o_fast.cli import bench, convert, data, doctor, evaluate, sim_scale, train, translate
+from m2o_fast.cli import bench, convert, data, doctor, evaluate, report, sim_scale, train, translate
 from m2o_fast.cli.texts import examples
 
 PROGRAM = "m2o-fast"
@@ -55,6 +55,7 @@ def _options(
 
 app.command("train", epilog=train.EXAMPLES)(train.train)
 app.command("eval", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
+app.command("report", epilog=report.EXAMPLES)(report.report)
 app.command("translate", epilog=translate.EXAMPLES)(translate.translate)
 app.command("convert", epilog=convert.EXAMPLES)(convert.convert)
 app.add_typer(data.app, name="data")

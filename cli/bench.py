@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from m2o_fast.cli.options import Assignments, ConfigFile, Data, DataDir, Device, Variant, settings_from
+from m2o_fast.cli.options import Assignments, ConfigFile, Data, DataDir, Device, Preset, Uni, Variant, settings_from
 from m2o_fast.cli.texts import examples
 
 EXAMPLES = examples(
@@ -29,6 +29,8 @@ def train(
     variant: Variant = None,
     data: Data = None,
     data_dir: DataDir = None,
+    uni: Uni = None,
+    preset: Preset = None,
     config: ConfigFile = None,
     assignments: Assignments = None,
     device: Device = None,
@@ -42,8 +44,10 @@ def train(
     """
     from m2o_fast.engine.pace import bench_training, pace_line
 
-    options = {"variant": variant, "data.name": data, "data.dir": data_dir, "device": device}
-    measured = bench_training(settings_from(config, assignments, options), steps)
+    options = {"variant": variant, "data.name": data, "data.dir": data_dir, "data.uni": uni or None, "device": device}
+    measured = bench_training(
+        settings_from(config, assignments, options, preset), steps, report=lambda line: typer.echo(line, err=True)
+    )
     if measured is None:  # another process of the same launcher prints it
         return
     plan, pace = measured

@@ -70,7 +70,8 @@ def check(
     from m2o_fast.data.check import check_folder
     from m2o_fast.data.contact_sheet import DEFAULT
 
-    report = check_folder(folder, max_unreadable, sheet or (None if as_json else DEFAULT))
+    drawn = sheet or (None if as_json else DEFAULT)
+    report = check_folder(folder, max_unreadable, drawn, report=lambda line: typer.echo(line, err=True))
     if as_json:
         typer.echo(json.dumps(report.as_json()))
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -143,7 +144,8 @@ def evaluate(
     Of a run, every direction is measured with the moving averages (EMA) of
     the networks. Into a uni-modal domain: the error against the true image.
     Into a multi-modal one: how true and how varied the translations are. The
-    result is kept in RUN/evaluation/. docs/metrics.md explains the measures.
+    result is kept in RUN/evaluation/, and RUN/report.html shows it.
+    docs/metrics.md explains the measures.
     """
     from m2o_fast.engine.evaluation.options import Options
 
@@ -193,7 +195,7 @@ def _run(
 ) -> dict[str, Any]:
     from m2o_fast.engine.evaluate import evaluate_run
 
-    return evaluate_run(
+    result = evaluate_run(
         run,
         options,
         checkpoint=checkpoint,
@@ -203,6 +205,23 @@ def _run(
         device=device,
         quiet=quiet,
     )
+    if result and data is None:
+        _report(Path(result["run"]), device, data_dir)
+    return result
+
+
+def _report(run: Path, device: str, data_dir: str | None) -> None:
+    """Writes the report of a run; what keeps it from being written must not cost the measures just made."""
+    from m2o_fast.engine.runs import is_run
+    from m2o_fast.errors import UserError
+    from m2o_fast.report import write_report
+
+    if not is_run(run):  # weights that were converted, say
+        return
+    try:
+        typer.echo(f"report written to {write_report([run], device=device, data_dir=data_dir)}", err=True)
+    except UserError as error:
+        warnings.warn(f"no report: {error}", RuntimeWarning, stacklevel=2)
 
 
 def _images(

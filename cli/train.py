@@ -153,7 +153,7 @@ def _print_dry_run(settings: Config, run: Path | None, resume: str, as_json: boo
     from m2o_fast.engine.config import dump_config
     from m2o_fast.engine.pace import dry_run
 
-    result = dry_run(settings, run, resume)
+    result = dry_run(settings, run, resume, report=lambda line: typer.echo(line, err=True))
     if result is None:
         return
     lines = result.pop("lines", None) or [f"this would not run here: {' '.join(result['problem'].split())}"]

@@ -1,4 +1,4 @@
-"""Writing files so that a reader never meets half of one."""
+"""Where files are kept, and writing them so that a reader never meets half of one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+
+def user_cache() -> Path:
+    """Where what can be made again is kept: ``$XDG_CACHE_HOME/m2o_fast``, by default below ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "m2o_fast"
 
 
 @contextmanager

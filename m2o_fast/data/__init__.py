@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from m2o_fast.data.ade20k import load_ade20k
 from m2o_fast.data.augment import Augment
-from m2o_fast.data.cache import Files
+from m2o_fast.data.cache import Files, Report, silent
 from m2o_fast.data.colorize import ColorizedDigits, ColorLaw
 from m2o_fast.data.dataset import Dataset
 from m2o_fast.data.digits import load_digits
@@ -38,7 +38,7 @@ def open_dataset(
     labels: Literal["palette", "onehot"] = "palette",
     cache: bool = True,
     max_unreadable: float = 0.01,
-    report: Callable[[str], None] = lambda line: None,
+    report: Report = silent,
 ) -> Dataset:
     """One split of a data set.
 

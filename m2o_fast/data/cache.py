@@ -23,20 +23,24 @@ from typing import Literal, NamedTuple
 import numpy as np
 import PIL
 
-from m2o_fast.data.files import replacing, user_cache
 from m2o_fast.errors import UserError
+from m2o_fast.files import replacing, user_cache
 
 #: How many files an error or a warning names.
 NAMED = 5
 
 _THREADS = 8  # more of them wait for the disk
-_ROUND = 256  # files that are decoded, and written, together
+_ROUND = 64  # files that are decoded, and written, together
 _CHUNK = 1 << 26  # bytes that are verified by one thread
 _HEADER = 128
 
 
-def _silent(line: str) -> None:
-    pass
+#: What is called with a line of text for the person who waits.
+Report = Callable[[str], None]
+
+
+def silent(line: str) -> None:
+    """A report that nobody reads."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class Files:
     pair_fraction: float = 1.0
     cache: bool = True
     max_unreadable: float = 0.01
-    report: Callable[[str], None] = _silent
+    report: Report = silent
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ def decoded(
     *,
     keep: bool,
     max_unreadable: float,
-    report: Callable[[str], None] = _silent,
+    report: Report = silent,
 ) -> Decoded:
     """The images of the given files, from the cache if they are there.
 
@@ -126,7 +130,7 @@ class _Job(NamedTuple):
     shape: tuple[int, ...]
     fingerprint: str
     pool: ThreadPoolExecutor
-    report: Callable[[str], None]
+    report: Report
 
     def rounds(self, numbers: Sequence[int] | None = None) -> Iterator[list[tuple[int, np.ndarray | str]]]:
         """The decoded files, or those with the given numbers, in order, some at a time; text says what is wrong."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from m2o_fast.data.ade20k import is_full_release, scene_parsing_folder
+from m2o_fast.data.cache import Report, silent
 from m2o_fast.data.check_ade20k import check_ade20k
 from m2o_fast.data.check_images import check_images
 from m2o_fast.data.check_mnist import NAMES, check_mnist, mnist_folder
@@ -15,7 +16,9 @@ from m2o_fast.data.layout import splits_of
 from m2o_fast.errors import UserError
 
 
-def check_folder(directory: str | Path, max_unreadable: float = 0.01, sheet: Path | None = None) -> CheckReport:
+def check_folder(
+    directory: str | Path, max_unreadable: float = 0.01, sheet: Path | None = None, report: Report = silent
+) -> CheckReport:
     """Recognise the data set in a folder and check it.
 
     Args:
@@ -23,6 +26,7 @@ def check_folder(directory: str | Path, max_unreadable: float = 0.01, sheet: Pat
         max_unreadable: Share of the files that training would leave out if they cannot be read.
         sheet: A PNG file to draw the first images of own images and of ADE20K in; ``None`` draws nothing. Where the
             default one cannot be written, that is a note.
+        report: Called with a line of text for what takes long.
 
     Raises:
         UserError: If the folder does not exist or holds no data set that is known here, or the sheet cannot be written.
@@ -30,33 +34,33 @@ def check_folder(directory: str | Path, max_unreadable: float = 0.01, sheet: Pat
     root = Path(directory).expanduser()
     if sheet is not None and sheet != DEFAULT:
         require_place(sheet)
-    report = _check(root, max_unreadable)
-    if sheet is None or not any(report.rows.values()):
-        return report
+    found = _check(root, max_unreadable, report)
+    if sheet is None or not any(found.rows.values()):
+        return found
     try:
-        write_contact_sheet(report.rows, sheet)
+        write_contact_sheet(found.rows, sheet)
     except UserError as error:
         if sheet != DEFAULT:
             raise
-        return replace(report, notes=[*report.notes, str(error)])
-    lines = [*report.lines, f"the first images of each domain: {sheet}"]
-    return replace(report, lines=lines, facts={**report.facts, "sheet": str(sheet)})
+        return replace(found, notes=[*found.notes, str(error)])
+    lines = [*found.lines, f"the first images of each domain: {sheet}"]
+    return replace(found, lines=lines, facts={**found.facts, "sheet": str(sheet)})
 
 
-def _check(root: Path, max_unreadable: float) -> CheckReport:
+def _check(root: Path, max_unreadable: float, report: Report) -> CheckReport:
     if not root.is_dir():
         raise UserError(f"{root}: no such folder")
     if mnist_folder(root) is not None:
         return check_mnist(root)
     if splits_of(root):
-        return check_images(root, max_unreadable)
+        return check_images(root, max_unreadable, report)
     try:
         scenes = scene_parsing_folder(root)
     except UserError:
         if is_full_release(root):
             raise
     else:
-        return check_ade20k(scenes, max_unreadable)
+        return check_ade20k(scenes, max_unreadable, report)
     raise UserError(
         f"{root}: no data set recognised. Known are own images, {root / 'train' / '<domain>'} and "
         f"{root / 'val' / '<domain>'}; ADE20K scene parsing, with folders images and annotations; and MNIST: "

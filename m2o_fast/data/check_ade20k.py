@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from m2o_fast.data.ade20k import CLASSES, SPLITS, class_names, scene_pairs
-from m2o_fast.data.cache import allowed_unreadable, named
+from m2o_fast.data.cache import Report, allowed_unreadable, named, silent
 from m2o_fast.data.check_report import (
     FEW,
     CheckReport,
@@ -32,19 +32,20 @@ _THREADS = 8
 _COUNTED_SIZE = 256  # classes of fewer pixels than this resolves are not counted as present
 
 
-def check_ade20k(root: Path, max_unreadable: float) -> CheckReport:
+def check_ade20k(root: Path, max_unreadable: float, report: Report = silent) -> CheckReport:
     """Check scenes and their label maps.
 
     Args:
         root: The folder with ``images`` and ``annotations``.
         max_unreadable: Share of the files that may be unusable.
+        report: Called with a line of text for what takes long.
 
     Returns:
         Counts, sizes, modes and classes of both splits, and the command to train with; it sums up like
         ``3 pairs, 0 problems``.
     """
     problems, notes = _remarks_on_names(root)
-    splits = [_look_at(root, split) for split in SPLITS.values()]
+    splits = [_look_at(root, split, report) for split in SPLITS.values()]
     there = [split for split in splits if split.photos or split.maps]
     if not there:
         problems.append(f"{root / 'images'}: no images in {' and '.join(SPLITS.values())}")
@@ -123,9 +124,9 @@ class _Split(NamedTuple):
         return [classes for classes in self.classes if isinstance(classes, str)]
 
 
-def _look_at(root: Path, name: str) -> _Split:
+def _look_at(root: Path, name: str, report: Report) -> _Split:
     photos, maps = (_images_of(root / folder / name) for folder in ("images", "annotations"))
-    facts = examine_all(photos)
+    facts = examine_all(photos, report)
     map_of = {path.stem: path for path in maps}
     usable = [fact.path for fact in facts if not fact.problem and fact.path.stem in map_of]
     partners = [(photo, map_of[photo.stem]) for photo in usable]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from m2o_fast.data.cache import allowed_unreadable, named
+from m2o_fast.data.cache import Report, allowed_unreadable, named, silent
 from m2o_fast.data.check_report import (
     FEW,
     CheckReport,
@@ -54,7 +54,7 @@ class _Checked(NamedTuple):
 _Found = Mapping[Split, Mapping[str, _Checked]]
 
 
-def check_images(root: Path, max_unreadable: float) -> CheckReport:
+def check_images(root: Path, max_unreadable: float, report: Report = silent) -> CheckReport:
     """Check a folder of own images, ``DIR/{train,val}/<domain>/...``.
 
     Every file is decoded as training would. What would end training is a problem, what it makes do with is a note.
@@ -62,6 +62,7 @@ def check_images(root: Path, max_unreadable: float) -> CheckReport:
     Args:
         root: The folder.
         max_unreadable: Share of a domain's files that may be unreadable.
+        report: Called with a line of text for what takes long.
 
     Returns:
         Counts, sizes and modes of every domain, pairs, and the command to train with; it sums up like
@@ -74,7 +75,7 @@ def check_images(root: Path, max_unreadable: float) -> CheckReport:
     except UserError as error:
         return CheckReport(lines, "0 pairs", [str(error)], facts=facts)
     found = {
-        split: {name: _Checked(images, examine_all(images.paths)) for name, images in domains.items()}
+        split: {name: _Checked(images, examine_all(images.paths, report)) for name, images in domains.items()}
         for split, domains in listing.items()
     }
     guess = guess_uni({name: domain.readable() for name, domain in _trained_on(found).items()})

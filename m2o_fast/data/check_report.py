@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from m2o_fast.data.cache import named
+from m2o_fast.data.cache import Report, named, silent
 from m2o_fast.data.images import opened, read_pixels
 from m2o_fast.errors import UserError
 
@@ -23,6 +23,7 @@ FEW = 10
 
 
 _THREADS = 8
+_MANY = 500
 _SIDE = 8  # decoding a file to this size meets whatever is wrong with it
 _ORIENTATION = 0x0112
 _COMMON = ("1", "L", "RGB", "P", "LA", "RGBA", "PA")
@@ -79,8 +80,10 @@ class ImageFacts:
     problem: str = ""
 
 
-def examine_all(paths: Sequence[Path]) -> list[ImageFacts]:
-    """The facts of image files; each is decoded as training would."""
+def examine_all(paths: Sequence[Path], report: Report = silent) -> list[ImageFacts]:
+    """The facts of image files; each is decoded as training would. ``report`` hears of it if that takes long."""
+    if len(paths) > _MANY:
+        report(f"reading {len(paths)} images of {paths[0].parent}")
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(_examine, paths))
 
@@ -104,7 +107,7 @@ def _oddities(image: Image.Image, orientation: int) -> tuple[str, ...]:
     deep = image.mode == "F" or image.mode.startswith("I")
     found = {
         "with several frames, of which the first is taken": animated,
-        "turned as their EXIF orientation says": orientation in range(2, 9),
+        "turned as EXIF says": orientation in range(2, 9),
         "with more than 8 bits, which are rounded to 8": deep,
         "with transparent parts, which become black": image.has_transparency_data,
         f"of mode {image.mode}, converted to RGB": not deep and image.mode not in _COMMON,

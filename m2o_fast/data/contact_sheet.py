@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from PIL import Image, PngImagePlugin
 
-from m2o_fast.data.files import replacing
 from m2o_fast.data.images import image_grid, labelled_rows, to_pillow
 from m2o_fast.errors import UserError
+from m2o_fast.files import replacing
 
 #: Where it is written unless another file is named.
 DEFAULT = Path("contact-sheet.png")

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from m2o_fast.data.files import replacing
 from m2o_fast.data.idx import open_maybe_gzip
 from m2o_fast.data.mnist import FILES, PUBLISHED, cache_directory, find_file
 from m2o_fast.errors import UserError
+from m2o_fast.files import replacing
 
 #: Servers that hold the four files, asked in this order.
 MIRRORS = (

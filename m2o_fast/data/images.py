@@ -11,8 +11,8 @@ import torch
 from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from m2o_fast.data.files import replacing
 from m2o_fast.errors import UserError
+from m2o_fast.files import replacing
 
 #: Suffixes of the files that :func:`list_images` takes, in lower case.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm")

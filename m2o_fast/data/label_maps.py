@@ -11,10 +11,11 @@ from torch import Tensor
 
 from m2o_fast.data.images import opened
 from m2o_fast.errors import UserError
-from m2o_fast.labels import read_labels
+from m2o_fast.labels import draw_labels, read_labels
 
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _ORIENTATION = 0x0112
+_NEAR = 16 / 255  # beyond what JPEG does to flat areas; a tenth of the RGB cube is nearer than that to ADE20K's colours
 
 
 def read_class_numbers(path: Path, classes: int, size: int, photo: Path | None = None) -> np.ndarray:
@@ -59,13 +60,25 @@ def read_label_map(path: Path, classes: int, size: int) -> Tensor:
         int64 ``[1, S, S]`` in [0, classes); a colour that is not in the palette counts as the nearest one.
 
     Raises:
-        UserError: For a file that cannot be read, or a class number out of range.
+        UserError: For a file that cannot be read, a class number out of range, or an image that is no label map: most
+            of its pixels are far from all colours of the palette.
     """
     with opened(path) as image:
         if image.mode not in ("L", "P"):
-            colors = np.array(image.convert("RGB").resize((size, size), Image.Resampling.NEAREST), dtype=np.float32)
-            return read_labels(torch.from_numpy(colors).permute(2, 0, 1)[None] / 255, "palette", classes)
+            return _from_colors(path, image.convert("RGB").resize((size, size), Image.Resampling.NEAREST), classes)
     return torch.from_numpy(read_class_numbers(path, classes, size)).to(torch.int64)[None]
+
+
+def _from_colors(path: Path, image: Image.Image, classes: int) -> Tensor:
+    colors = torch.from_numpy(np.array(image, dtype=np.float32)).permute(2, 0, 1)[None] / 255
+    labels = read_labels(colors, "palette", classes)
+    far = (draw_labels(labels, "palette", classes) - colors).norm(dim=1) > _NEAR
+    if (share := far.float().mean()) > 0.5:
+        raise UserError(
+            f"{path}: no label map: {share:.0%} of its pixels have none of the palette's {classes} colours; "
+            "give class numbers (mode L or P) or palette colours, or say with --from what the image is"
+        )
+    return labels
 
 
 def _shown_size(photo: Path) -> tuple[int, int]:

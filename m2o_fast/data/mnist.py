@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from m2o_fast.data.files import user_cache
 from m2o_fast.data.idx import read_idx
 from m2o_fast.errors import UserError
+from m2o_fast.files import user_cache
 
 #: split -> the files of its images and labels; each may also carry the suffix ``.gz``.
 FILES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 
 from m2o_fast.batch import Batch
 from m2o_fast.data import rows_of_share
-from m2o_fast.data.files import replacing
+from m2o_fast.data.cache import Report, silent
 from m2o_fast.engine.checkpoint import (
     CheckpointError,
     checkpoint_folder,
@@ -49,6 +49,7 @@ from m2o_fast.engine.step import Stepper, StepResult
 from m2o_fast.engine.tensorboard import require_tensorboard
 from m2o_fast.engine.watch import StyleWatch
 from m2o_fast.errors import UserError
+from m2o_fast.files import replacing
 from m2o_fast.randomness import torch_generator
 
 SKIPS_IN_A_ROW = 10
@@ -127,7 +128,7 @@ def check_shares(config: Config, processes: Processes) -> None:
 
 @explains_out_of_memory
 def _train(config: Config, run: Path, start: Start, quiet: bool, processes: Processes) -> TrainResult:
-    report = _show if processes.leads and not quiet else _silent
+    report = _show if processes.leads and not quiet else silent
     trainer = Trainer(config, run, start.checkpoint, start.manifest, processes, report)
     log: Log = Log()
     if processes.leads:
@@ -154,10 +155,6 @@ def _train(config: Config, run: Path, start: Start, quiet: bool, processes: Proc
 def _show(line: str) -> None:
     with suppress(OSError):  # the output may go to a file on a full disk
         print(line, flush=True)
-
-
-def _silent(line: str) -> None:
-    pass
 
 
 def _write_facts(config: Config, run: Path) -> None:
@@ -191,7 +188,7 @@ class Trainer:
         checkpoint: Path | None = None,
         manifest: Mapping[str, Any] | None = None,
         processes: Processes | None = None,
-        report: Callable[[str], None] = _silent,
+        report: Report = silent,
     ) -> None:
         self.processes = processes or Processes()
         if config.threads is not None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from m2o_fast.data.cache import Report, silent
 from m2o_fast.engine.loop import Trainer, check_shares
 from m2o_fast.engine.memory import explains_out_of_memory
 from m2o_fast.engine.plan import Plan
@@ -89,12 +90,13 @@ def measure_pace(trainer: Trainer, steps: int, warm_up: int, limit: float | None
     )
 
 
-def bench_training(config: Config, steps: int) -> tuple[Plan, Pace] | None:
+def bench_training(config: Config, steps: int, report: Report = silent) -> tuple[Plan, Pace] | None:
     """The pace of a configuration on this machine. Writes nothing.
 
     Args:
         config: What would be trained.
         steps: Steps to measure, after a warm-up.
+        report: Called with a line of text while images are decoded.
 
     Returns:
         What was trained and how fast; ``None`` in all processes but the leading one.
@@ -103,17 +105,20 @@ def bench_training(config: Config, steps: int) -> tuple[Plan, Pace] | None:
         UserError: It cannot be trained here: no data, no device, too little memory.
     """
     with joined_processes() as processes:
-        measured = _rehearse(config, _NOWHERE, processes, steps, WARM_UP)
+        measured = _rehearse(config, _NOWHERE, processes, report, steps, WARM_UP)
         return measured if processes.leads else None
 
 
-def dry_run(config: Config, run: Path | None = None, resume: str = "never") -> dict[str, Any] | None:
+def dry_run(
+    config: Config, run: Path | None = None, resume: str = "never", report: Report = silent
+) -> dict[str, Any] | None:
     """What training with a configuration would do. Writes nothing.
 
     Args:
         config: What to train.
         run: Run folder, as for :func:`m2o_fast.engine.loop.train`.
         resume: Where to go on from, as there. The expected time is that of all steps all the same.
+        report: Called with a line of text while images are decoded.
 
     Returns:
         ``settings``, nested; ``plan`` and ``pace`` as JSON values, and ``lines``, the same for people; where
@@ -126,7 +131,7 @@ def dry_run(config: Config, run: Path | None = None, resume: str = "never") -> d
                 require_tensorboard()
             folder = run or _NOWHERE
             find_start(with_fixed_schedule(config, folder), folder, resume)
-            plan, pace = _rehearse(config, _NOWHERE, processes, steps=3, warm_up=1, limit=_DRY_SECONDS)
+            plan, pace = _rehearse(config, _NOWHERE, processes, report, steps=3, warm_up=1, limit=_DRY_SECONDS)
         except UserError as error:
             result |= {"problem": str(error)}
         else:
@@ -136,10 +141,16 @@ def dry_run(config: Config, run: Path | None = None, resume: str = "never") -> d
 
 @explains_out_of_memory
 def _rehearse(
-    config: Config, run: Path, processes: Processes, steps: int, warm_up: int, limit: float | None = None
+    config: Config,
+    run: Path,
+    processes: Processes,
+    report: Report,
+    steps: int,
+    warm_up: int,
+    limit: float | None = None,
 ) -> tuple[Plan, Pace]:
     check_shares(config, processes)
-    trainer = Trainer(config, run, processes=processes)
+    trainer = Trainer(config, run, processes=processes, report=report if processes.leads else silent)
     with float32_products(config.precision):
         return trainer.plan(), measure_pace(trainer, steps, warm_up, limit)
 

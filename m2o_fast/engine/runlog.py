@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from m2o_fast import __version__
-from m2o_fast.data.files import replacing
 from m2o_fast.engine.tensorboard import Board
+from m2o_fast.files import replacing
 
 METRICS, TIMINGS, SAMPLES = "metrics.jsonl", "timings.jsonl", "samples.jsonl"
 #: Steps that tell how long a run will take; the first one is slower and left out.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from m2o_fast.data import Augment, BatchSampler, Dataset, open_dataset
+from m2o_fast.data.cache import Report, silent
 from m2o_fast.engine.checkpoint import (
     MANIFEST,
     CheckpointError,
@@ -96,9 +96,7 @@ def config_to_resume(run: Path | None, resume: str | None) -> Path | None:
 # --- building what a configuration describes ---
 
 
-def open_split(
-    config: Config, split: str, data_dir: str | None = None, report: Callable[[str], None] = lambda line: None
-) -> Dataset:
+def open_split(config: Config, split: str, data_dir: str | None = None, report: Report = silent) -> Dataset:
     """The ``"train"`` or ``"test"`` images of a configuration; ``data_dir`` replaces its folder.
 
     ``report`` is called with a line of text for what takes long.

@@ -22,8 +22,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from m2o_fast.errors import UserError
-from m2o_fast.files import replacing
-from m2o_fast.metrics.weights import cache_folder, fill
+from m2o_fast.files import replacing, user_cache
+from m2o_fast.metrics.weights import fill
 from m2o_fast.randomness import torch_generator
 
 INPUT_SIZE = 32
@@ -156,7 +156,7 @@ def cached_digits_cnn(key: str, make_data: Callable[[], DigitsData], seed: int =
     """
     if not re.fullmatch(r"[\w.-]+", key):
         raise ValueError(f"key must be of letters, digits, '.', '_' and '-', got {key!r}")
-    path = cache_folder("extractors") / f"digits-cnn-{key}-{seed}.safetensors"
+    path = user_cache() / "extractors" / f"digits-cnn-{key}-{seed}.safetensors"
     if (cached := _read(path)) is not None:
         return cached
     trained = train_digits_cnn(make_data(), seed)

@@ -30,6 +30,10 @@ ALONE = "only with the same extractor, SHA-256 and protocol"
 
 _PROBE_SIZE = 64
 _PILLOW_BITS = 22  # of its fixed-point weights
+#: SHA-256 of TorchScript files that take other values than [0, 1] -> what to use in their place
+_OTHER_RANGE = {
+    "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4": "inception:pt_inception-2015-12-05-6726825d.pth"
+}
 _CODE = "{path} is a TorchScript file, which can run code; it was opened because the extractor option names it"
 
 
@@ -232,6 +236,11 @@ def _inception(file: str, protocol: Protocol, device: torch.device, download: bo
 def _torchscript(file: str, protocol: Protocol, device: torch.device, download: bool) -> Extractor:
     path = Path(file).expanduser()
     digest = file_sha256(path)
+    if digest in _OTHER_RANGE:
+        raise UserError(
+            f"{path} takes values of 0 to 255 and resizes images by a rule of its own, so its features of images in "
+            f"[0, 1] would be wrong; the same net is {_OTHER_RANGE[digest]}"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript files are what the option is for

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import os
 import re
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from m2o_fast.errors import UserError
-from m2o_fast.files import replacing
+from m2o_fast.files import replacing, user_cache
 
 _CHUNK = 1 << 20
 _TIMEOUT = 30.0  # seconds without an answer
@@ -58,11 +57,6 @@ PUBLISHED = {
 }
 
 
-def cache_folder(name: str) -> Path:
-    """``$XDG_CACHE_HOME/m2o_fast/NAME``, by default below ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "m2o_fast" / name
-
-
 def find_weights(file: str, *, download: bool = False) -> tuple[Path, str]:
     """The path and the SHA-256 of a weight file.
 
@@ -77,7 +71,7 @@ def find_weights(file: str, *, download: bool = False) -> tuple[Path, str]:
     path = Path(file).expanduser()
     known = PUBLISHED.get(path.name)
     if known is not None and not path.exists() and path.name == file:
-        path = cache_folder("weights") / file
+        path = user_cache() / "weights" / file
     if not path.is_file():
         if known is None:
             names = ", ".join(PUBLISHED)

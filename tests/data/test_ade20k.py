@@ -197,10 +197,11 @@ def test_pairs_with_an_unreadable_file_are_left_out_of_both_domains(root: Path, 
     assert torch.equal(data.images("scene", range(3)), whole.images("scene", [0, 2, 3]))
 
 
-def test_a_mended_photograph_is_read_anew(root: Path) -> None:
-    """Whether an annotation fits is not kept beyond the photograph that it did not fit."""
+def test_a_changed_photograph_is_compared_anew(root: Path) -> None:
+    """Whether an annotation fits is not kept beyond the photograph that it fits, or does not."""
     path = root / "images" / "training" / "ADE_train_00000001.jpg"
     good = path.read_bytes()
+    assert opened(root).count(0) == 4
     Image.fromarray(photo_of(0)[1:]).save(path)
     with pytest.warns(RuntimeWarning, match="00000001.png: 40 x 30 pixels, but ADE_train_00000001.jpg has 40 x 29"):
         assert opened(root).count(0) == 3

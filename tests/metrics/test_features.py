@@ -135,6 +135,13 @@ def test_torchscript(torchscript):
     assert "can run code" in warning
 
 
+def test_a_known_torchscript_file_that_takes_other_values_is_refused(torchscript, monkeypatch):
+    digest = hashlib.sha256(torchscript.read_bytes()).hexdigest()
+    monkeypatch.setattr(features, "_OTHER_RANGE", {digest: "inception:x.pth"})
+    with pytest.raises(UserError, match="halves.pt takes values of 0 to 255 .* the same net is inception:x.pth"):
+        open_extractor(f"torchscript:{torchscript}")
+
+
 def test_a_file_that_is_no_torchscript(tmp_path):
     (tmp_path / "text.pt").write_text("x")
     with pytest.raises(UserError, match="text.pt is no TorchScript file") as caught:

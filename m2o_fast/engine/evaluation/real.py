@@ -19,10 +19,10 @@ from m2o_fast.engine.evaluation.options import SEED
 from m2o_fast.engine.evaluation.progress import Meter
 from m2o_fast.engine.processes import Processes
 from m2o_fast.errors import UserError
+from m2o_fast.files import user_cache
 from m2o_fast.m2o import Domain
 from m2o_fast.metrics import FeatureBank
 from m2o_fast.metrics.features import Extractor
-from m2o_fast.metrics.weights import cache_folder
 
 FORMAT = 1  # of what is kept; another one is computed anew
 
@@ -84,7 +84,7 @@ def real_features(
     """
     about = {"format": FORMAT, **images.about, "count": images.count, "extractor": extractor.describe()}
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
-    path = cache_folder("statistics") / f"{key[:32]}.safetensors"
+    path = user_cache() / "statistics" / f"{key[:32]}.safetensors"
     known = _known(path, about) if processes.leads else None
     bank = known or FeatureBank(extractor.size, seed=SEED)
     if processes.tell({"known": known is not None} if processes.leads else None)["known"]:

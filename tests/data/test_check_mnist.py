@@ -27,7 +27,7 @@ def published(mnist_files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, re
 def test_a_whole_set_has_no_problem(tmp_path: Path, write_mnist: Writer, layout: str, compressed: bool) -> None:
     write_mnist(tmp_path / layout, compressed=compressed)
     report = check_folder(tmp_path)
-    assert report.problems == () and report.text()[-1] == "12 train, 5 test images, 0 problems"
+    assert not report.problems and report.text()[-1] == "12 train, 5 test images, 0 problems"
     assert len(report.lines) == 4 and all(line.endswith("published content") for line in report.lines)
 
 

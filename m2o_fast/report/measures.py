@@ -1,0 +1,106 @@
+"""What the measures of an evaluation are called, which way is better, and how their values are written."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+from markupsafe import Markup
+
+ABSENT = "\N{EN DASH}"
+
+
+class Measure(NamedTuple):
+    """A measure for people.
+
+    Attributes:
+        label: Its name.
+        better: Which values are better; empty where neither is.
+        meaning: What it says, in a line.
+    """
+
+    label: str
+    better: Literal["lower", "higher", ""]
+    meaning: str = ""
+
+
+_KNOWN = {
+    "mse": Measure("MSE", "lower", "mean squared error against the true image"),
+    "psnr": Measure("PSNR", "higher", "the same in decibels"),
+    "ssim": Measure("SSIM", "higher", "structural similarity to the true image"),
+    "style_independent": Measure("style-independent", "", "whether the style changes not one bit of the output"),
+    "pixel_accuracy": Measure("pixel accuracy", "higher", "share of the pixels with the right class"),
+    "miou": Measure("mIoU", "higher", "intersection over union, mean over all classes"),
+    "miou_present": Measure("mIoU (present)", "higher", "the same over the classes that occur"),
+    "color_recall": Measure("Color Recall", "higher", "share of the real colours that are generated"),
+    "color_recall_ceiling": Measure("Color Recall ceiling", "", "what a perfect generator would score"),
+    "coverage": Measure("coverage", "higher", "share of the real colour cells that are hit at all"),
+    "unique_colors": Measure("unique colours", "higher", "distinct generated colours"),
+    "content_mse": Measure("content MSE", "lower", "how far an output is from its content in one colour"),
+    "fid_clean": Measure("FID (clean)", "lower", "distance between generated and real features"),
+    "fid_stargan2": Measure("FID (StarGAN v2)", "lower", "distance between generated and real features"),
+    "kid_mean": Measure("KID", "lower", "kernel distance between generated and real features"),
+    "kid_std": Measure("KID spread", "", "standard deviation over subsets"),
+    "precision": Measure("precision", "higher", "share of generated images that look real"),
+    "recall": Measure("recall", "higher", "share of real images that are within reach"),
+    "lpips_diversity": Measure("LPIPS diversity", "higher", "difference between two outputs of one source"),
+}
+#: what stands at the top of a report, the first ones that there are: with one right answer, and with many
+HEADLINE = {
+    True: ("mse", "psnr", "miou", "pixel_accuracy", "style_independent"),
+    False: ("color_recall", "color_recall_ceiling", "coverage", "fid_clean", "fid_stargan2", "lpips_diversity"),
+}
+
+
+def measure(name: str) -> Measure:
+    """The measure of a name in an evaluation file; an unknown one is called by it."""
+    return _KNOWN.get(name) or Measure(name.replace("_", " "), "")
+
+
+def show(value: object, *, grouped: bool = True) -> Markup:
+    """A value in a table, with all its digits in the ``value`` attribute of a number.
+
+    Args:
+        value: Any JSON value.
+        grouped: Separate thousands; not in seeds and other settings.
+    """
+    if value is None:
+        return Markup(ABSENT)
+    if isinstance(value, bool):
+        return Markup("yes" if value else "no")
+    if isinstance(value, int):
+        return Markup('<data value="{}">{}</data>').format(value, f"{value:,}" if grouped else value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return Markup("not finite")
+        return Markup('<data value="{}">{}</data>').format(repr(value), _rounded(value, 4))
+    if isinstance(value, list | tuple):
+        return Markup(", ").join(show(item, grouped=grouped) for item in value) or Markup(ABSENT)
+    if isinstance(value, dict):
+        return Markup(", ").join(
+            Markup("{}: {}").format(str(key), show(item, grouped=grouped)) for key, item in value.items()
+        )
+    return Markup("{}").format(str(value))
+
+
+def show_spread(mean: float, deviation: float | None) -> Markup:
+    """A mean and, where there is more than one value, its standard deviation."""
+    shown = show(mean)
+    if deviation is None or not math.isfinite(deviation):
+        return shown
+    rounded = Markup('<data value="{}">{}</data>').format(repr(deviation), _rounded(deviation, 2))
+    return shown + Markup(" \N{PLUS-MINUS SIGN} ") + rounded
+
+
+def _rounded(value: float, digits: int) -> str:
+    """So many significant digits, and never the letter e for thousands."""
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.{digits}g}"
+
+
+def duration(seconds: float) -> str:
+    """``"12 s"``, ``"3 min 05 s"`` or ``"7 h 02 min"``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
