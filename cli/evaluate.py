@@ -206,11 +206,11 @@ def _run(
         quiet=quiet,
     )
     if result and data is None:
-        _report(Path(result["run"]), device, data_dir)
+        _report(Path(result["run"]), device, data_dir, quiet)
     return result
 
 
-def _report(run: Path, device: str, data_dir: str | None) -> None:
+def _report(run: Path, device: str, data_dir: str | None, quiet: bool) -> None:
     """Writes the report of a run; what keeps it from being written must not cost the measures just made."""
     from m2o_fast.engine.runs import is_run
     from m2o_fast.errors import UserError
@@ -219,7 +219,9 @@ def _report(run: Path, device: str, data_dir: str | None) -> None:
     if not is_run(run):  # weights that were converted, say
         return
     try:
-        typer.echo(f"report written to {write_report([run], device=device, data_dir=data_dir)}", err=True)
+        written = write_report([run], device=device, data_dir=data_dir)
+        if not quiet:
+            typer.echo(f"report written to {written}", err=True)
     except UserError as error:
         warnings.warn(f"no report: {error}", RuntimeWarning, stacklevel=2)
 

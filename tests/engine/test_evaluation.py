@@ -113,11 +113,13 @@ def test_the_frechet_distance_is_named_by_its_protocol(data: ColorizedDigits) ->
     assert "fid_stargan2" in measured(data, fid="stargan2").directions["color->gray"]["none"]
 
 
-def test_symmetric_rules_give_gray_a_style_and_that_is_noticed(data: ColorizedDigits) -> None:
+def test_symmetric_rules_give_gray_a_style_and_that_is_noticed(data: ColorizedDigits, tmp_path: Path) -> None:
     found = measured(data, Painter(data.domains, ManyToOne.symmetric()))
     assert set(found.directions["color->gray"]) == {"latent", "reference"}
     assert found.directions["color->gray"]["latent"]["style_independent"] is False
     assert found.directions["color->gray"]["reference"]["style_independent"] is False
+    kept = tmp_path / "cache" / "m2o_fast" / "statistics"
+    assert len(list(kept.iterdir())) == 2  # of each domain, though both have 3 channels now
 
 
 # --- what must not matter ---
