@@ -14,6 +14,7 @@ from forked import together
 from m2o_fast.data import ColorizedDigits
 from m2o_fast.engine.evaluation.measures import Outputs, StyleIndependence, Worst
 from m2o_fast.engine.evaluation.options import Options
+from m2o_fast.engine.evaluation.progress import Meter
 from m2o_fast.engine.evaluation.report import finite, means
 from m2o_fast.engine.evaluation.styles import LatentStyles, ReferenceStyles
 from m2o_fast.engine.evaluation.translations import Evaluation, Found
@@ -296,6 +297,30 @@ def test_what_json_cannot_hold_is_left_out_and_named() -> None:
     warnings: list[str] = []
     assert finite({"a": 1.0, "b": float("inf"), "c": True}, "x->y", warnings) == {"a": 1.0, "c": True}
     assert warnings == ["x->y: b is inf and left out"]
+
+
+def test_progress_tells_how_long_the_rest_will_take(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 1000, 20))  # seconds: 20 pass between two looks at it
+    monkeypatch.setattr("m2o_fast.engine.evaluation.progress.time.perf_counter", lambda: next(clock))
+    for show in (True, False):
+        meter = Meter(show=show)
+        meter.expect(40)
+        with meter.stage("a -> b", 20) as advance:
+            advance(10)
+            advance(10)
+        with meter.stage("b -> a", 20) as advance:
+            advance(20)
+        out, err = capsys.readouterr()
+        assert out == ""
+        lines = err.splitlines()
+        assert [line.partition(" images")[0] for line in lines] == [
+            "a -> b: 10 of 20",
+            "a -> b: 20",
+            "b -> a: 20",
+        ] * show
+        assert all("left" in line for line in lines[:2]) and "left" not in "".join(lines[2:])
 
 
 def test_default_batches_shrink_with_the_images() -> None:

@@ -40,7 +40,7 @@ class Meter:
             def advance(count: int) -> None:
                 nonlocal told
                 self._done += count
-                if not self._live and time.perf_counter() - told > _EVERY:
+                if not self._live and self._done - before < images and time.perf_counter() - told > _EVERY:
                     told = time.perf_counter()
                     self._tell(f"{name}: {self._done - before:,} of {images:,}", told - started, self._done - before)
                 if bar and task is not None:
