@@ -49,12 +49,13 @@ class FeatureBank:
             raise ValueError(f"FeatureBank needs size >= 1 and keep >= 2, got size={size}, keep={keep}")
         self.size, self.keep, self.seed = size, keep, seed
         self.count = 0
-        self._sum = torch.zeros(size, dtype=torch.float64)
-        self._products = torch.zeros(size, size, dtype=torch.float64)
-        # Kept features lie in one tensor: many small ones would scatter over the heap and keep it from being reused.
         self._held = 0
-        self._numbers = torch.empty(2 * keep, dtype=torch.int64)
-        self._features = torch.empty(2 * keep, size)
+        with torch.inference_mode(False):  # what is made in that mode cannot be added to outside of it
+            self._sum = torch.zeros(size, dtype=torch.float64)
+            self._products = torch.zeros(size, size, dtype=torch.float64)
+            # One tensor: many small ones would scatter over the heap and keep its free parts from being used again.
+            self._numbers = torch.empty(2 * keep, dtype=torch.int64)
+            self._features = torch.empty(2 * keep, size)
 
     def update(self, features: Tensor, numbers: Tensor) -> None:
         """Adds features.

@@ -309,3 +309,15 @@ def test_wrong_input_is_refused_in_words():
     for arguments in ((0,), (3, 1)):
         with pytest.raises(ValueError, match="needs size >= 1"):
             FeatureBank(*arguments)
+
+
+def test_a_bank_can_be_filled_in_inference_mode_and_read_outside():
+    features, numbers = torch.rand(40, 3), torch.arange(40)
+    with torch.inference_mode():
+        bank = FeatureBank(3, keep=10)
+        bank.update(features * 1, numbers)
+    other = FeatureBank(3, keep=10)
+    other.update(features, numbers)
+    assert torch.equal(bank.kept(), other.kept()) and torch.equal(bank.covariance(), other.covariance())
+    bank.update(features, numbers + 40)
+    assert bank.count == 80 and len(bank.kept()) == 10
