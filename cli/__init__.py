@@ -5,6 +5,8 @@ Torch takes a second to import, so no module of this package imports it, or anyt
 
 from __future__ import annotations
 
+import codecs
+import io
 import sys
 import traceback
 import warnings
@@ -74,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"] or ["--help"]
+    _print_any_name()
     warnings.showwarning = lambda message, *_: print(f"{PROGRAM}: warning: {message}", file=sys.stderr)
     command = typer.main.get_command(app)
     try:
@@ -84,6 +87,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message, code = _explain(error)
         print(f"{PROGRAM}: error: {' '.join(message.split())}", file=sys.stderr)
         return code
+
+
+def _print_any_name() -> None:
+    """File names are bytes: one that is no text is printed as it is, rather than ending the command."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        is_utf8 = codecs.lookup(sys.stdout.encoding).name == "utf-8"
+        sys.stdout.reconfigure(errors="surrogateescape" if is_utf8 else "backslashreplace")
 
 
 def _explain(error: Exception) -> tuple[str, int]:

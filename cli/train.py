@@ -161,5 +161,5 @@ def _print_dry_run(settings: Config, run: Path | None, resume: str, as_json: boo
         typer.echo(json.dumps(result))
         return
     for line in lines:
-        typer.echo(f"# {line}")
+        typer.echo(f"# {' '.join(line.splitlines())}")  # a folder's name may have several lines
     typer.echo(dump_config(settings), nl=False)

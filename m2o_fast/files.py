@@ -8,10 +8,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from m2o_fast.errors import UserError
+
 
 def user_cache() -> Path:
-    """Where what can be made again is kept: ``$XDG_CACHE_HOME/m2o_fast``, by default below ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "m2o_fast"
+    """Where what can be made again is kept: ``$XDG_CACHE_HOME/m2o_fast``, by default below ``~/.cache``.
+
+    Raises:
+        UserError: If the user has no home folder, as in some containers, and the variable is not set.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "m2o_fast"
+    except RuntimeError:
+        raise UserError("there is no home folder to keep files in; set XDG_CACHE_HOME to a folder") from None
 
 
 @contextmanager

@@ -129,6 +129,10 @@ class LabelledScenes(Dataset):
         known = self._pair_known[self.checked_indices(source, indices)]
         return self.images(target, indices) * known[:, None, None, None], known
 
+    def has_pairs(self) -> bool:
+        """Whether any pair counts as known; draws no images, of which one-hot ones are large."""
+        return bool(self._pair_known.any())
+
 
 # --- the folder ---
 

@@ -168,6 +168,8 @@ def _fingerprint(paths: Sequence[Path], recipe: str, pool: ThreadPoolExecutor) -
 
 def _content_digest(path: Path) -> bytes:
     try:
+        if not path.is_file():  # to open a pipe would wait for ever
+            return bytes(32)
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
     except OSError:  # decoding says why

@@ -21,6 +21,7 @@ from m2o_fast.data.check_report import (
     described,
     examine_all,
     oddity_notes,
+    share_option,
 )
 from m2o_fast.data.contact_sheet import COLUMNS, TILE
 from m2o_fast.data.images import SUFFIXES, read_pixels
@@ -61,7 +62,8 @@ def check_ade20k(root: Path, max_unreadable: float, report: Report = silent) -> 
         notes += odd
     advice: list[str] = []
     if not problems:
-        facts["command"] = shlex.join(["m2o-fast", "train", "--variant", "hms", "--data", f"ade20k:{root}"])
+        words = ["m2o-fast", "train", "--variant", "hms", "--data", f"ade20k:{root}", *share_option(max_unreadable)]
+        facts["command"] = shlex.join(words)
         advice.append(facts["command"])
     total = counted(sum(len(split.pairs()) for split in there), "pair")
     return CheckReport(lines, total, problems, notes, advice, facts, _sheet_rows(there))

@@ -18,6 +18,7 @@ from m2o_fast.data.check_report import (
     described,
     examine_all,
     oddity_notes,
+    share_option,
 )
 from m2o_fast.data.contact_sheet import COLUMNS, TILE
 from m2o_fast.data.folder import ambiguous
@@ -89,7 +90,7 @@ def check_images(root: Path, max_unreadable: float, report: Report = silent) -> 
     facts |= {"splits": splits, "pairs": pairs, "uni_guess": list(guess.domains)}
     advice: list[str] = []
     if not problems:
-        facts["command"] = _command(root, found, guess)
+        facts["command"] = _command(root, found, guess, max_unreadable)
         advice = [f"uni-modal: {' and '.join(guess.domains)} (a guess: {guess.why})", facts["command"]]
     total = sum(direction["found"] for directions in pairs.values() for direction in directions.values())
     return CheckReport(lines, counted(total, "pair"), problems, notes, advice, facts, _sheet_rows(found))
@@ -209,7 +210,7 @@ def _colors_of(path: Path) -> int:
     return len(np.unique(pixels.astype(np.int32) @ np.array([1, 1 << 8, 1 << 16], dtype=np.int32)))
 
 
-def _command(root: Path, found: _Found, guess: _Guess) -> str:
+def _command(root: Path, found: _Found, guess: _Guess, max_unreadable: float) -> str:
     """What trains on this folder."""
     domains = _trained_on(found)
     uni = set().union(*(domains[name].by_key() for name in guess.domains))
@@ -220,6 +221,7 @@ def _command(root: Path, found: _Found, guess: _Guess) -> str:
     size = max(_SMALLEST_SIZE, 1 << (int(np.median(sides)).bit_length() - 1))
     if size < _USUAL_SIZE:  # enlarged images cost more and show nothing more
         words += ["--set", f"data.image_size={size}"]
+    words += share_option(max_unreadable)
     return shlex.join(words)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from m2o_fast.data.cache import Report, named, silent
+from m2o_fast.data.cache import Files, Report, named, silent
 from m2o_fast.data.images import opened, read_pixels
 from m2o_fast.errors import UserError
 
@@ -147,6 +147,11 @@ def by_kind(messages: Iterable[str]) -> list[list[str]]:
         _, _, reason = message.partition(": ")
         kinds[re.sub(r"\d+", "#", reason)].append(message)
     return list(kinds.values())
+
+
+def share_option(max_unreadable: float) -> list[str]:
+    """What makes training allow as many unreadable files as the check did."""
+    return [] if max_unreadable == Files.max_unreadable else ["--set", f"data.max_unreadable={max_unreadable:g}"]
 
 
 def counted(number: int, thing: str) -> str:

@@ -52,10 +52,15 @@ def image_files(folder: Path) -> Images:
 
 
 def _visible_files(folder: Path) -> Iterator[Path]:
-    for here, folders, files in os.walk(folder):
+    """Files, and links to files that are not there: those are to be missed, not left out without a word."""
+    for here, folders, files in os.walk(folder, onerror=_refuse):
         folders[:] = [name for name in folders if not is_hidden(Path(name))]
         paths = (Path(here, name) for name in files)
-        yield from (path for path in paths if not is_hidden(path) and path.is_file())
+        yield from (path for path in paths if not is_hidden(path) and (path.is_file() or not path.exists()))
+
+
+def _refuse(error: OSError) -> None:
+    raise UserError(f"{error.filename}: cannot list the folder ({error.strerror}); make it readable, or remove it")
 
 
 def domain_folders(folder: Path) -> list[Path]:

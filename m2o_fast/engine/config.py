@@ -7,7 +7,7 @@ decides when it is loaded again, whatever the defaults and presets have become b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,12 +112,14 @@ class _Layers:
                 raise ConfigError(f"{key!r} is given twice in {source}")
             seen.add(key)
             self.values[key], self.sources[key] = value, source
-        self._split_data_name(source)
+        self._split_data_name(source, seen)
 
-    def _split_data_name(self, source: str) -> None:
+    def _split_data_name(self, source: str, given: Collection[str]) -> None:
         """``folder:DIR`` is short for the name and its folder."""
         name, colon, directory = str(self.values.get("data.name", "")).partition(":")
         if colon:
+            if "data.dir" in given:
+                raise ConfigError(f"the data folder is given twice in {source}: {directory} and data.dir (--data-dir)")
             self.values["data.name"] = name
             self.values["data.dir"], self.sources["data.dir"] = directory, source
 

@@ -6,7 +6,7 @@ Together with a launcher's other processes, if there are any: each takes a share
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from m2o_fast.data import Dataset
-from m2o_fast.data.cache import NAMED
 from m2o_fast.engine.checkpoint import MANIFEST, load_translator, read_manifest
 from m2o_fast.engine.config import load_config
 from m2o_fast.engine.evaluation.extractor import MISSING, features_protocol, open_features
@@ -24,10 +23,17 @@ from m2o_fast.engine.evaluation.progress import Meter
 from m2o_fast.engine.evaluation.report import FORMAT, evaluation_file, finite, means, write_evaluation
 from m2o_fast.engine.evaluation.translations import Evaluation, Found
 from m2o_fast.engine.processes import joined_processes
-from m2o_fast.engine.runs import CONFIG, choose_device, find_checkpoint, is_run, open_split, warn_of_damage
+from m2o_fast.engine.runs import (
+    CONFIG,
+    choose_device,
+    find_checkpoint,
+    is_run,
+    named_domains,
+    open_split,
+    warn_of_damage,
+)
 from m2o_fast.engine.schema import Config
 from m2o_fast.errors import UserError
-from m2o_fast.m2o import Domain
 from m2o_fast.metrics.diversity import Lpips, open_lpips
 from m2o_fast.metrics.features import Extractor
 from m2o_fast.translators import Translator
@@ -158,18 +164,9 @@ def _require_fit(translator: Translator, dataset: Dataset, data: str) -> None:
         found = dataset.domains
     if set(found) != set(translator.domains):
         raise UserError(
-            f"the run translates between {_named(translator.domains)}, but data {data!r} holds {_named(found)}; "
-            "evaluate it on the domains that it was trained on"
+            f"the run translates between {named_domains(translator.domains)}, but data {data!r} holds "
+            f"{named_domains(found)}; evaluate it on the domains that it was trained on"
         )
-
-
-def _named(domains: Sequence[Domain]) -> str:
-    shown = [
-        f"{domain.name} ({domain.channels} {'channel' if domain.channels == 1 else 'channels'}, "
-        f"{'multi' if domain.multimodal else 'uni'}-modal{'' if domain.kind == 'continuous' else f', {domain.kind}'})"
-        for domain in domains
-    ]
-    return ", ".join(shown[:NAMED]) + (", ..." if len(shown) > NAMED else "")
 
 
 def _report(subject: _Subject, found: Found, evaluation: Evaluation, options: Options) -> dict[str, Any]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from m2o_fast.data import Augment, BatchSampler, Dataset, open_dataset
-from m2o_fast.data.cache import Report, silent
+from m2o_fast.data.cache import NAMED, Report, silent
 from m2o_fast.engine.checkpoint import (
     MANIFEST,
     CheckpointError,
@@ -166,6 +167,16 @@ def build_translator(config: Config, domains: tuple[Domain, ...]) -> Translator:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_generator(config.seed, "weights").initial_seed())
         return create(description)
+
+
+def named_domains(domains: Sequence[Domain]) -> str:
+    """Domains as an error shows them: ``photo (3 channels, multi-modal), sketch (1 channel, uni-modal)``."""
+    shown = [
+        f"{domain.name} ({domain.channels} {'channel' if domain.channels == 1 else 'channels'}, "
+        f"{'multi' if domain.multimodal else 'uni'}-modal{'' if domain.kind == 'continuous' else f', {domain.kind}'})"
+        for domain in domains
+    ]
+    return ", ".join(shown[:NAMED]) + (", ..." if len(shown) > NAMED else "")
 
 
 def choose_device(name: str, processes: Processes | None = None) -> torch.device:

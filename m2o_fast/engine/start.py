@@ -14,9 +14,10 @@ import torch
 
 from m2o_fast.engine.checkpoint import checkpoint_folder, list_checkpoints, newest_checkpoint
 from m2o_fast.engine.config import differences, load_config
-from m2o_fast.engine.runs import CONFIG, build_translator, find_checkpoint, is_run, open_split
+from m2o_fast.engine.runs import CONFIG, build_translator, find_checkpoint, is_run, named_domains, open_split
 from m2o_fast.engine.schema import Config
 from m2o_fast.errors import UserError
+from m2o_fast.m2o import Domain
 
 #: keys that may change when a run goes on: they say how long and where, not what is trained
 FREE_KEYS = frozenset(
@@ -132,6 +133,12 @@ def _refuse_other_nets(config: Config, checkpoint: Path, manifest: Mapping[str, 
     ]
     if changed:
         raise UserError(f"{checkpoint} holds other nets than the settings describe: {'; '.join(changed)}")
+    before, now = ([Domain(**domain) for domain in described["domains"]] for described in (saved, wanted))
+    if before != now:  # nets know domains by their number alone: others of the same shape would be mistaken for them
+        raise UserError(
+            f"{checkpoint} holds nets for {named_domains(before)}, but the data has {named_domains(now)}; make the "
+            "folders as they were, or train anew"
+        )
 
 
 def _refuse_lost_work(config: Config, run: Path, resume: str, checkpoint: Path, step: int) -> None:

@@ -255,3 +255,27 @@ def test_an_error_while_writing_leaves_nothing(tmp_path: Path) -> None:
 def test_naming_the_first_five() -> None:
     assert named(["a"]) == "a" and named(list("abcde"), ", ") == "a, b, c, d, e"
     assert named(list("abcdefg"), ", ") == "a, b, c, d, e, and 2 more"
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    paths = files(tmp_path / "a")
+    paths[2].unlink()
+    os.mkfifo(paths[2])
+
+    def decode(path: Path) -> np.ndarray:
+        if path == paths[2]:
+            raise UserError(f"{path}: a pipe")
+        return np.frombuffer(path.read_bytes(), np.uint8).reshape(SHAPE)
+
+    with pytest.warns(RuntimeWarning, match="a pipe; left out"):
+        assert call(paths, decode).kept.tolist() == [0, 1, 3, 4]
+
+
+def test_without_a_home_the_variable_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(UserError, match="set XDG_CACHE_HOME"):
+        call(files(tmp_path / "a"))

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +64,7 @@ def test_damaged_files_are_a_note_within_the_share_and_a_problem_beyond(root: Pa
     assert report.text()[-1] == "22 pairs, 1 problem"
     report = check_folder(root, max_unreadable=0.2)
     assert report.problems == [] and report.notes == [f"{problem}; training leaves them out"]
+    assert report.facts["command"].endswith("--set data.max_unreadable=0.2"), "training is to allow what the check did"
     shutil.rmtree(root / "train" / "photo")
     write_damaged(root / "train" / "photo")
     assert len(check_folder(root, max_unreadable=1).problems) == 1, "no image is left"
@@ -189,3 +193,13 @@ def test_the_command_line(root: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     assert captured.out.endswith("22 pairs, 1 problem\n") and captured.err.startswith("problem: train/photo: 3 of 15")
     assert (tmp_path / "contact-sheet.png").exists()
     assert main(["data", "check", str(root), "--max-unreadable", "0.2"]) == 0
+
+
+def test_names_that_are_no_text_are_printed_as_they_are(root: Path, tmp_path: Path) -> None:
+    where = os.fsencode(root.rename(tmp_path / "d")) + b"\xff"
+    os.rename(tmp_path / "d", where)
+    command = [sys.executable, "-m", "m2o_fast.cli", "data", "check", where]
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
+    assert result.returncode == 0 and result.stderr == b""
+    assert b"folder:" + where in result.stdout

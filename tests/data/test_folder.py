@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -245,3 +247,25 @@ def test_a_domain_of_damaged_files_is_named(tmp_path: Path) -> None:
 
 def test_sides_differ_from_the_images_of_these_tests() -> None:
     assert SIDE != SIZE, "else nothing would be stretched"
+
+
+def test_links_to_nothing_are_unreadable_and_not_overlooked(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "d")
+    (root / "train" / "photo" / "9.png").symlink_to(tmp_path / "gone.png")
+    (root / "train" / "photo" / "loop.png").symlink_to("loop.png")
+    assert "2 of 6 image files cannot be read" in refused(root)
+    with pytest.warns(RuntimeWarning, match=r"9.png: no such image file; .*loop.png: no such image file; left out"):
+        assert open_it(root, max_unreadable=0.4).count("photo") == 4
+
+
+def test_a_folder_that_cannot_be_listed_is_not_overlooked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_folder(tmp_path / "d")
+    scandir = os.scandir
+
+    def refuse(folder: str) -> object:
+        if str(folder).endswith("sub"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert refused(root).startswith(f"{root / 'train' / 'photo' / 'sub'}: cannot list the folder (Permission denied)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from tiny import contents, tiny_config
 
 from m2o_fast.cli import main
+from m2o_fast.engine.config import ConfigError, load_config
 from m2o_fast.engine.loop import train
 from m2o_fast.engine.pace import dry_run
 from m2o_fast.engine.schema import Config
@@ -99,3 +101,32 @@ def test_the_command_line(root: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "into memory" in capsys.readouterr().out
     assert main([*words[:3], "--run", str(tmp_path / "c"), "--uni", "sketsh"]) == 2
     assert capsys.readouterr().err.startswith("m2o-fast: error: --uni (data.uni) names no domain: 'sketsh'; nearest")
+
+
+def test_a_run_does_not_go_on_with_other_domains(root: Path, tmp_path: Path) -> None:
+    """Nets know domains by number: another name may mean another number, and weights would change places."""
+    for split in ("train", "val"):
+        shutil.copytree(root / split / "photo", root / split / "art")
+    train(config_of(root, "steps=1"), tmp_path / "run", quiet=True)
+    for split in ("train", "val"):
+        (root / split / "art").rename(root / split / "scan")
+    with pytest.raises(UserError, match=r"holds nets for art \(.*, but the data has photo \(.*, scan \(.*, sketch"):
+        train(config_of(root, "steps=2"), tmp_path / "run", "auto", quiet=True)
+
+
+def test_a_dry_run_of_a_folder_with_lines_in_its_name(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = root.rename(tmp_path / "odd\nsteps: 7")
+    sizes = ["model.base_width=4", "model.max_width=8", "model.hidden_dim=8", "data.image_size=32", "device=cpu"]
+    words = ["train", "--data", f"folder:{odd}", "--uni", "sketch", "--batch-size", "4", "--dry-run"]
+    assert main([*words, *(word for size in sizes for word in ("--set", size))]) == 0
+    (tmp_path / "my.yaml").write_text(capsys.readouterr().out)
+    config = load_config(tmp_path / "my.yaml")
+    assert config.data.dir == str(odd) and config.steps != 7
+
+
+def test_one_folder_is_given_once(root: Path) -> None:
+    with pytest.raises(ConfigError, match="given twice in the options"):
+        load_config(overrides={"data.name": f"folder:{root}", "data.dir": "elsewhere"})
+    assert load_config(None, {"data.name": f"folder:{root}"}, ["data.dir=elsewhere"]).data.dir == "elsewhere"
