@@ -31,8 +31,10 @@ def check_folder(directory: str | Path, max_unreadable: float = 0.01, sheet: Pat
     if sheet is not None and sheet != DEFAULT:
         require_place(sheet)
     report = _check(root, max_unreadable)
-    if sheet is None or not any(report.rows.values()):
+    if sheet is None:
         return report
+    if not any(report.rows.values()):
+        return report if sheet == DEFAULT else replace(report, notes=[*report.notes, f"{sheet}: nothing to draw"])
     try:
         write_contact_sheet(report.rows, sheet)
     except UserError as error:
