@@ -35,8 +35,10 @@ def check_folder(
     if sheet is not None and sheet != DEFAULT:
         require_place(sheet)
     found = _check(root, max_unreadable, report)
-    if sheet is None or not any(found.rows.values()):
+    if sheet is None:
         return found
+    if not any(found.rows.values()):
+        return found if sheet == DEFAULT else replace(found, notes=[*found.notes, f"{sheet}: nothing to draw"])
     try:
         write_contact_sheet(found.rows, sheet)
     except UserError as error:

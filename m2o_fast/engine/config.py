@@ -152,6 +152,7 @@ def _reworded(message: str) -> str:
     """pydantic's message in our words."""
     message = message.removeprefix("Value error, ").replace("Input should be", "must be")
     message = message.replace("a valid integer", "a whole number").replace("a valid number", "a number")
+    message = message.replace("a valid tuple", "a list, such as [a, b]").replace("a valid boolean", "true or false")
     message = message.replace("a valid string", "text (put it in quotes)").replace(
         "Field required", "a value is missing"
     )

@@ -141,6 +141,8 @@ def test_all_wrong_values_are_told_at_once():
     assert "variant = 'x'" in message
     assert "optim.lr = 0 in the options: must be greater than 0" in message
     assert "optim.betas = [0.5] in the options: a value is missing" in message
+    message = message_of(overrides={"data.uni": "sketch", "data.cache": "maybe"})
+    assert "must be a list, such as [a, b]" in message and "must be true or false" in message
 
 
 # --- values ---
