@@ -134,7 +134,7 @@ def _read_environment(path: Path, problems: list[str]) -> dict[str, Any]:
 
 
 def _read_lines(path: Path, problems: list[str]) -> list[Line]:
-    """The lines of a log by step; damaged lines and numbers that are too large or not finite are left out and counted."""
+    """The lines of a log by step; damaged lines and numbers that no chart can hold are left out and counted."""
     try:
         raw = path.read_bytes().splitlines() if path.exists() else []
     except OSError as error:
