@@ -213,7 +213,6 @@ def _run(
 def _report(run: Path, device: str, data_dir: str | None, quiet: bool) -> None:
     """Writes the report of a run; what keeps it from being written must not cost the measures just made."""
     from m2o_fast.engine.runs import is_run
-    from m2o_fast.errors import UserError
     from m2o_fast.report import write_report
 
     if not is_run(run):  # weights that were converted, say
@@ -222,8 +221,8 @@ def _report(run: Path, device: str, data_dir: str | None, quiet: bool) -> None:
         written = write_report([run], device=device, data_dir=data_dir)
         if not quiet:
             typer.echo(f"report written to {written}", err=True)
-    except UserError as error:
-        warnings.warn(f"no report: {error}", RuntimeWarning, stacklevel=2)
+    except Exception as error:  # of all kinds: a full memory, a file that nobody foresaw
+        warnings.warn(f"no report: {error or type(error).__name__}", RuntimeWarning, stacklevel=2)
 
 
 def _images(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from m2o_fast.engine.evaluation.extractor import MISSING, features_protocol, open_features
+from m2o_fast.engine.evaluation.extractor import NO_REAL, features_protocol, open_features
 from m2o_fast.engine.evaluation.images import FolderImages, Images, open_images, paired, require_one_size
 from m2o_fast.engine.evaluation.measures import Features, Measure, Outputs, TrueImages, Value, merge
 from m2o_fast.engine.evaluation.options import NO_EXTRACTOR, Options
@@ -60,7 +60,7 @@ def evaluate_images(
             f"{'images' if isinstance(images, Tensor) else images}: there is nothing to compare them with; give real "
             "images (--real), true images (--truth), or a run to evaluate"
         )
-    if real is not None and options.extractor in (None, NO_EXTRACTOR):
+    if real is not None and (options.extractor or NO_EXTRACTOR) == NO_EXTRACTOR:
         raise UserError(
             "real images are compared by features: choose --extractor inception:FILE, or digits-cnn for coloured digits"
         )
@@ -119,7 +119,7 @@ def _true_images(truth: Images, partners: Sequence[int], indices: Tensor) -> tup
 def _images_report(
     sets: Mapping[str, Images], measures: Sequence[Measure], extractor: Extractor | None
 ) -> dict[str, Any]:
-    images, notes = sets["images"], [] if extractor else [MISSING]
+    images, notes = sets["images"], [] if extractor else [NO_REAL]
     values: dict[str, Value] = {}
     details: dict[str, Any] = {}
     for measure in measures:

@@ -153,12 +153,19 @@ class FeatureBank:
             with safe_open(str(path), "pt") as file:
                 facts = json.loads(file.metadata()["features"])
                 state = {key: file.get_tensor(key) for key in file.keys()}
-            bank = cls(**facts["settings"])
-            bank.merge_state(state)
+            found, settings = facts["about"], facts["settings"]
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: no usable statistics of features ({error}); delete the file") from error
-        if facts["about"] != json.loads(json.dumps(dict(about))):
-            raise UserError(f"{path}: statistics of other features ({facts['about']}) than asked for; delete the file")
+        if found != json.loads(json.dumps(dict(about))):
+            raise UserError(f"{path}: statistics of other features ({found}) than asked for; delete the file")
+        try:
+            bank = cls(**settings)
+            bank.merge_state(state)
+            kept = min(bank.count, bank.keep)
+            if len(bank._numbers[1]) != kept or bank._features[1].shape != (kept, bank.size):
+                raise ValueError(f"of {kept} features some are missing")
+        except (ValueError, KeyError, TypeError, IndexError, RuntimeError) as error:
+            raise UserError(f"{path}: no usable statistics of features ({error}); delete the file") from error
         return bank
 
     def _shrink(self) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from m2o_fast.report.svg import drawable
 
 FOLDER = "evaluation"
 #: what a measure can be in the file
@@ -89,7 +90,7 @@ def direction_title(direction: str) -> str:
 
 def is_finite(value: object) -> bool:
     """Whether ``value`` is a number that can be drawn."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and drawable(value)
 
 
 def newest_evaluation(run: Path) -> tuple[Evaluation | None, list[str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from m2o_fast.engine.runs import CONFIG
 from m2o_fast.engine.watch import COLOR_FLOOR, STYLE_FLOOR, first_alarm
 from m2o_fast.errors import UserError
 from m2o_fast.report.evaluation import Evaluation, newest_evaluation
+from m2o_fast.report.svg import drawable
 
 NAMES = {"starganv2": "StarGAN v2", "hmu": "HMU", "hms": "HMS"}
 _FLOORS = {"style_effect": STYLE_FLOOR, "color_spread": COLOR_FLOOR}
@@ -134,7 +134,7 @@ def _read_environment(path: Path, problems: list[str]) -> dict[str, Any]:
 
 
 def _read_lines(path: Path, problems: list[str]) -> list[Line]:
-    """The lines of a log by step; damaged lines and numbers that are not finite are left out and counted."""
+    """The lines of a log by step; damaged lines and numbers that no chart can hold are left out and counted."""
     try:
         raw = path.read_bytes().splitlines() if path.exists() else []
     except OSError as error:
@@ -150,18 +150,18 @@ def _read_lines(path: Path, problems: list[str]) -> list[Line]:
                 for key, value in found.items()
                 if isinstance(value, int | float) and not isinstance(value, bool)
             }
-            if isinstance(step, bool) or not isinstance(step, int):
+            if isinstance(step, bool) or not isinstance(step, int) or not drawable(step):
                 raise TypeError
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
             damaged += 1
             continue
-        finite = {key: value for key, value in numbers.items() if math.isfinite(value)}
+        finite = {key: value for key, value in numbers.items() if drawable(value)}
         wild += len(numbers) - len(finite)
         lines.append(finite)
     if damaged:
         problems.append(f"{path}: {damaged} of {len(raw)} lines are damaged and left out")
     if wild:
-        problems.append(f"{path}: {wild} numbers are not finite and left out")
+        problems.append(f"{path}: {wild} numbers are not finite, or too large, and left out")
     return sorted(lines, key=lambda line: line["step"])
 
 

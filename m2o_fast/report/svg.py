@@ -19,6 +19,8 @@ _LEFT, _RIGHT, _BOTTOM = 48, 12, 36
 _TITLE_HEIGHT, _LEGEND_ROW, _LETTER = 20, 16, 6.2  # a letter of 11 px text is about so wide
 #: a value so many times the 95th percentile is cut off, or one spike would flatten the whole curve
 _SPIKE = 8.0
+_TINY, _LARGEST = 1e-100, 1e100
+_SAME = 1e-9  # numbers that differ by less, relative to the larger, count as equal
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Series:
 
     Attributes:
         label: For the legend; series of one label share an entry.
-        points: (x, y), finite.
+        points: (x, y), see :func:`drawable`.
         style: Number of its colour and dash pattern.
     """
 
@@ -209,13 +211,21 @@ def shares_of(counts: Sequence[int]) -> list[float]:
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
     """At most ``most`` + 1 round numbers at equal distances; the first is <= ``low``, the last >= ``high``."""
-    if high <= low:
-        low, high = (low - 0.5, low + 0.5) if low else (0.0, 1.0)
+    scale = max(abs(low), abs(high))
+    if high - low <= max(_SAME * scale, _TINY):  # no ticks between them that floating point could tell apart
+        room = max(0.5, 2 * _SAME * scale)
+        low, high = (low - room, low + room) if low else (0.0, 1.0)
     rough = (high - low) / (most - 1)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, last + 1)]
+    digits = 2 - math.floor(math.log10(step))
+    return [round(i * step, digits) for i in range(first, last + 1)]
+
+
+def drawable(value: float) -> bool:
+    """Whether a number has a place in a chart: finite, and with room above it for sums and differences."""
+    return abs(value) < _LARGEST
 
 
 def number(value: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,14 @@ def test_wrong_input_is_one_line(refused, run: Path, tmp_path: Path) -> None:
     (run / "metrics.jsonl").unlink()
     assert "has nothing to report yet" in refused("report", run)
     assert not (run / "report.html").exists()
+
+
+def test_measures_outlive_a_report_that_fails(here, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> Path:
+        raise ZeroDivisionError("float division by zero")
+
+    found = {"run": str(run), "step": 1, "directions": {}, "means": {}, "protocol": {}, "warnings": []}
+    monkeypatch.setattr("m2o_fast.engine.evaluate.evaluate_run", lambda *_, **__: found)
+    monkeypatch.setattr("m2o_fast.report.write_report", fail)
+    code, out, err = here("eval", run, "--json")
+    assert code == 0 and json.loads(out) == found and "no report: float division by zero" in err

@@ -71,6 +71,13 @@ def test_batches_do_not_matter(sets: dict[str, torch.Tensor], batch_size: int) -
     assert evaluate_images(**sets, options=options)["measures"] == pytest.approx(whole["measures"], rel=1e-6)
 
 
+def test_a_gray_image_may_be_compared_with_three_channels(sets: dict[str, torch.Tensor]) -> None:
+    gray = sets["truth"][:, :1]
+    expected = evaluate_images(sets["images"], truth=gray.expand(-1, 3, -1, -1))["measures"]
+    assert evaluate_images(sets["images"], truth=gray)["measures"] == pytest.approx(expected)
+    assert evaluate_images(gray, truth=sets["images"])["measures"] == pytest.approx(expected)
+
+
 def test_hand_computed_errors_and_bytes() -> None:
     images = torch.zeros(2, 1, 16, 16, dtype=torch.uint8)
     images[1] = 51
@@ -130,6 +137,8 @@ def test_nothing_to_compare_with(sets: dict[str, torch.Tensor], tmp_path: Path) 
     assert "--real" in refused(sets["images"])
     assert "--extractor inception:FILE" in refused(sets["images"], real=sets["real"])
     assert "--extractor" in refused(sets["images"], real=sets["real"], options=Options(extractor="none"))
+    assert "--extractor" in refused(sets["images"], real=sets["real"], options=Options(extractor=""))
+    assert "--real DIR" in evaluate_images(sets["images"], truth=sets["truth"], options=FEATURES)["warnings"][0]
     (tmp_path / "empty").mkdir()
     assert "no image files" in refused(tmp_path / "empty", real=sets["real"], options=FEATURES)
     assert "no such" in refused(tmp_path / "nowhere", truth=sets["truth"])
@@ -182,3 +191,20 @@ def test_extractors_that_cannot_be_opened(sets: dict[str, torch.Tensor], tmp_pat
     named.write_bytes(b"other content")
     assert "SHA-256" in refused(**given, options=Options(extractor=f"inception:{named}"))
     assert "unknown extractor" in refused(**given, options=Options(extractor="resnet"))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("nothing", "NaN or infinite"), ("by_count", r"features must be \[n, 1\]")]
+)
+def test_features_of_no_use_are_one_line(
+    sets: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: str
+) -> None:
+    (tmp_path / "useless.py").write_text(
+        "import torch\n\n"
+        "def nothing(images):\n    return torch.full((len(images), 4), torch.nan)\n\n"
+        "def by_count(images):\n    return torch.zeros(len(images), len(images))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    options = Options(extractor=f"module:useless.{name}")
+    with pytest.raises(UserError, match=f"extractor gives features of no use: .*{words}"):
+        evaluate_images(sets["images"], real=sets["real"], options=options)

@@ -1,11 +1,15 @@
 """FID, KID, precision and recall against closed forms, plain NumPy and torchmetrics; the bank of features."""
 
+import json
+
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import nn
 
 from m2o_fast.errors import UserError
@@ -268,6 +272,25 @@ def test_statistics_come_back_from_a_file(tmp_path):
     for name in ("bad", "none"):
         with pytest.raises(UserError, match=f"{name}: no usable statistics"):
             FeatureBank.load(tmp_path / name, about)
+
+
+@pytest.mark.parametrize("damage", ["fewer features", "longer features", "no counts", "size"])
+def test_statistics_that_do_not_fit_together_are_refused(damage, tmp_path):
+    path = tmp_path / "real.safetensors"
+    bank_of(features_of(30, 4, 0), keep=10, seed=3).save(path, {})
+    with safe_open(str(path), "pt") as file:
+        facts, state = json.loads(file.metadata()["features"]), {name: file.get_tensor(name) for name in file.keys()}
+    if damage == "fewer features":
+        state["features"] = state["features"][:5].contiguous()
+    elif damage == "longer features":
+        state["features"] = torch.zeros(10, 5)
+    elif damage == "no counts":
+        del state["numbers"]
+    else:
+        facts["settings"]["size"] = 10**9  # whose second moments no memory can hold
+    path.write_bytes(save(state, {"features": json.dumps(facts)}))
+    with pytest.raises(UserError, match="no usable statistics"):
+        FeatureBank.load(path, {})
 
 
 def test_report_warns_of_few_images():

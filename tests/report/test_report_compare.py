@@ -47,6 +47,12 @@ def test_mean_and_standard_deviation_over_the_seeds(runs: list[Path], report: Re
     assert [float(value or "") for _, value in groups[1][1:]] == [pytest.approx(0.0070710678), 0.03]
 
 
+@pytest.mark.parametrize("difference", [3e-16, 1e-12, 1e-9])
+def test_runs_that_differ_by_rounding_have_a_trade_off(make_run: MakeRun, report: Report, difference: float) -> None:
+    made = [make_run("one", result(0.002, 0.5)), make_run("two", result(0.002 * (1 + difference), 0.5))]
+    assert "MSE, color" in report(*made)
+
+
 def test_runs_stand_side_by_side(runs: list[Path], report: Report) -> None:
     page = Page(report(*runs))
     table = page.tables["gray → color"]

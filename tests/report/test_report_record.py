@@ -50,6 +50,19 @@ def test_numbers_that_are_not_finite_are_left_out(make_run: MakeRun) -> None:
     assert "3 numbers are not finite" in record.problems[0]
 
 
+def test_numbers_beyond_all_charts_cost_only_themselves(make_run: MakeRun, report: Callable[..., str]) -> None:
+    run = make_run(result=evaluation())
+    with (run / "metrics.jsonl").open("a") as file:
+        for step in range(5, 9):
+            file.write(f'{{"step": {step}, "a/b": {(-1) ** step * 1e308}, "a/c": 1e-14, "a/d": 5e-324}}\n')
+        file.write('{"step": 1' + 200 * "0" + ', "a/b": 1.0}\n')
+    path = next((run / "evaluation").iterdir())
+    found = json.loads(path.read_text())
+    found["directions"]["color->gray"]["none"]["mse"] = 10**400
+    path.write_text(json.dumps(found))
+    assert "4 numbers are not finite" in (page := report(run)) and "1 of 9 lines" in page
+
+
 def test_skipped_steps_are_told_with_their_places(make_run: MakeRun) -> None:
     run = make_run()
     counts = [0, 2, 2, 3]

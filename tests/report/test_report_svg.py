@@ -115,6 +115,7 @@ def test_no_images_have_no_shares() -> None:
         (-1, 3, [-1, 0, 1, 2, 3]),
         (5, 5, [4.5, 4.75, 5, 5.25, 5.5]),
         (0, 0, [0, 0.25, 0.5, 0.75, 1]),
+        (0, 1e-14, [0, 2.5e-15, 5e-15, 7.5e-15, 1e-14]),
     ],
 )
 def test_ticks_are_round(low: float, high: float, expected: list[float]) -> None:
@@ -128,6 +129,13 @@ def test_ticks_hold_everything_between_them(low: float, width: float) -> None:
     slack = 1e-6 * max(steps)
     assert marks[0] <= low + slack and marks[-1] >= low + width - slack
     assert 2 <= len(marks) <= 7 and all(math.isclose(step, steps[0], rel_tol=1e-3) for step in steps)
+
+
+@pytest.mark.parametrize("low", [0.0, 0.002087, -5.0, 1e17, -1e99])
+@pytest.mark.parametrize("width", [0.0, 5e-324, 1e-300, 1e-18, 1e-14, 1e99])
+def test_ticks_of_any_size_differ(low: float, width: float) -> None:
+    marks = ticks(low, low + width)
+    assert 2 <= len(marks) <= 7 and sorted(set(marks)) == marks
 
 
 @pytest.mark.parametrize(

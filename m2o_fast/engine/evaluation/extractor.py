@@ -15,6 +15,7 @@ from m2o_fast.metrics import Extractor, open_extractor
 from m2o_fast.metrics.digits_cnn import DigitsData, DigitsSource
 
 MISSING = "no FID, KID, precision and recall: --extractor brings them, inception:FILE say"
+NO_REAL = "no FID, KID, precision and recall: --real DIR and --extractor bring them"
 
 _DIGITS = ("digits", "mnist")
 _SIZE = 32  # of the digits that digits-cnn is trained on, whatever is evaluated

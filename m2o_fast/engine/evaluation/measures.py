@@ -16,6 +16,7 @@ from torch import Tensor
 
 from m2o_fast.engine.evaluation.options import BINS, BITS, KID_SUBSET_SIZE, KID_SUBSETS, NEIGHBOURS
 from m2o_fast.engine.processes import Processes
+from m2o_fast.errors import UserError
 from m2o_fast.labels import read_labels
 from m2o_fast.m2o import Domain
 from m2o_fast.metrics import ColorStatistics, Confusion, FeatureBank, PixelErrors, color_report
@@ -122,7 +123,8 @@ class TrueImages(Measure):
         truth, known = self._truth(outputs.indices)
         if known.any():
             images = outputs.images[:, 0][known.to(outputs.images.device)]
-            errors = self._errors.update(images, truth[known].to(images.device).expand_as(images))
+            images, right = torch.broadcast_tensors(images, truth[known].to(images.device))  # gray: channel repeated
+            errors = self._errors.update(images, right)
             self._worst.update(outputs.indices[known], errors["mse"])
 
     def state(self) -> dict[str, Tensor]:
@@ -268,9 +270,15 @@ def add_features(
         images: ``[n, C, S, S]``, in [0, 1].
         numbers: int64 ``[n]``.
         batch: Images passed through the extractor at a time.
+
+    Raises:
+        UserError: Features that are not finite, or not one vector of the usual length for each image.
     """
     for part, chosen in zip(images.split(batch), numbers.split(batch), strict=True):
-        bank.update(extractor((part * 255).round_().div_(255)), chosen)
+        try:
+            bank.update(extractor((part * 255).round_().div_(255)), chosen)
+        except ValueError as error:
+            raise UserError(f"the extractor gives features of no use: {error}") from error
 
 
 class Colors(Measure):
