@@ -171,6 +171,8 @@ def _require_fit(translator: Translator, dataset: Dataset, data: str) -> None:
 
 def _report(subject: _Subject, found: Found, evaluation: Evaluation, options: Options) -> dict[str, Any]:
     notes = [] if subject.extractor else [MISSING]
+    if subject.lpips and options.outputs_per_source < 2:
+        notes.append("no lpips_diversity: it compares outputs of one source, --outputs-per-source 2 or more")
     directions = {
         direction: {
             guidance: finite(measures, f"{direction}, {guidance}", notes) for guidance, measures in guidances.items()

@@ -6,6 +6,7 @@ A number means something only beside the extractor and the way images reach it; 
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 import inspect
 import warnings
@@ -27,6 +28,9 @@ PROTOCOLS: tuple[Protocol, ...] = ("clean", "stargan2")
 
 #: What most numbers can be compared with.
 ALONE = "only with the same extractor, SHA-256 and protocol"
+
+#: How the names of Python functions begin
+FUNCTION = "module:"
 
 _PROBE_SIZE = 64
 _PILLOW_BITS = 22  # of its fixed-point weights
@@ -58,6 +62,8 @@ class Extractor:
         name: As given.
         sha256: As given.
         size: Length D of a feature vector.
+        answer: SHA-256 of the features of a fixed image. A Python function may depend on more than its own source, its
+            weights in a file of their own, say; then this changes.
         protocol: As given.
         resize: How images are brought to the net's size, in words.
         comparable: As given.
@@ -83,7 +89,10 @@ class Extractor:
         self._net, self._input_size, self._device = net, input_size, torch.device(device)
         kernel = "bicubic" if protocol == "clean" else "bilinear"
         self.resize = "none" if input_size is None else f"{kernel} to {input_size}x{input_size}"
-        self.size = self(torch.zeros(1, 3, *[input_size or _PROBE_SIZE] * 2)).shape[1]
+        side = input_size or _PROBE_SIZE
+        tried = self(torch.linspace(0, 1, 3 * side**2).reshape(1, 3, side, side))
+        self.size = tried.shape[1]
+        self.answer = hashlib.sha256(tried.cpu().contiguous().numpy().data).hexdigest()
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -259,7 +268,7 @@ def _function(name: str, protocol: Protocol, device: torch.device, download: boo
         raise UserError(f"module:{name}: cannot find it ({error}); it must be a Python function pkg.fn") from error
     if not callable(function) or source is None:
         raise UserError(f"module:{name} is no Python function with a source file")
-    return _called(function, f"module:{name}", file_sha256(Path(source)), protocol, device)
+    return _called(function, f"{FUNCTION}{name}", file_sha256(Path(source)), protocol, device)
 
 
 def _called(

@@ -157,7 +157,7 @@ def test_a_style_that_leaks_is_noticed(run: Path, monkeypatch: pytest.MonkeyPatc
     assert values["style_independent"] is False
 
 
-def test_diversity_is_the_mean_distance_of_pairs(run: Path) -> None:
+def test_diversity_is_the_mean_distance_of_pairs(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     lpips, data, translator = Lpips(), open_split(tiny_config(), "test"), load_translator(run)
     options = Options(outputs_per_source=3, guidance="latent", batch_size=4)
@@ -170,6 +170,10 @@ def test_diversity_is_the_mean_distance_of_pairs(run: Path) -> None:
         torch.stack(pairs).mean().item(), rel=1e-4
     )
     assert "lpips_diversity" not in found.directions["color->gray"]["none"]
+    with monkeypatch.context() as patch:
+        patch.setattr("m2o_fast.engine.evaluate.open_lpips", lambda *_, **__: lpips)
+        report = evaluate_run(run, Options(extractor="none", lpips="any", outputs_per_source=1))
+    assert any(note.startswith("no lpips_diversity") for note in report["warnings"])
     with pytest.raises(UserError, match="nowhere.pth: no such file"):
         evaluate_run(run, Options(extractor="none", lpips="nowhere.pth"))
 

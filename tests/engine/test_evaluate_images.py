@@ -112,6 +112,22 @@ def test_real_images_are_looked_at_once(sets: dict[str, torch.Tensor], tmp_path:
     assert sum(PASSED[1:]) == COUNT + 20
 
 
+def test_a_function_with_other_weights_looks_at_real_images_again(
+    sets: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tmp_path / "weights.txt"
+    weights.write_text("1")
+    (tmp_path / "weighted.py").write_text(
+        "from pathlib import Path\n\n"
+        f"def mean(images):\n    return images.mean((2, 3)) * float(Path({str(weights)!r}).read_text())\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    given = {"images": sets["images"], "real": sets["real"], "options": Options(extractor="module:weighted.mean")}
+    before = evaluate_images(**given)["measures"]["fid_clean"]
+    weights.write_text("2")
+    assert evaluate_images(**given)["measures"]["fid_clean"] == pytest.approx(4 * before)
+
+
 def test_a_size_for_images_of_several(sets: dict[str, torch.Tensor], tmp_path: Path) -> None:
     folder = write(sets["images"], tmp_path / "images")
     save_image(torch.zeros(3, 8, 32), folder / "wide.png")

@@ -22,7 +22,7 @@ from m2o_fast.errors import UserError
 from m2o_fast.files import user_cache
 from m2o_fast.m2o import Domain
 from m2o_fast.metrics import FeatureBank
-from m2o_fast.metrics.features import Extractor
+from m2o_fast.metrics.features import FUNCTION, Extractor
 
 FORMAT = 1  # of what is kept; another one is computed anew
 
@@ -83,6 +83,8 @@ def real_features(
         processes: Those that share the work.
     """
     about = {"format": FORMAT, **images.about, "count": images.count, "extractor": extractor.describe()}
+    if extractor.name.startswith(FUNCTION):
+        about["answer"] = extractor.answer
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
     path = user_cache() / "statistics" / f"{key[:32]}.safetensors"
     known = _known(path, about) if processes.leads else None
