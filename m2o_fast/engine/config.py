@@ -120,6 +120,10 @@ class _Layers:
         if colon:
             if "data.dir" in given:
                 raise ConfigError(f"the data folder is given twice in {source}: {directory} and data.dir (--data-dir)")
+            if name == "digits":
+                raise ConfigError(
+                    f"data set 'digits' needs no folder, but {source} name one: {_short(repr(directory))}"
+                )
             self.values["data.name"] = name
             self.values["data.dir"], self.sources["data.dir"] = directory, source
 

@@ -20,7 +20,15 @@ from m2o_fast.engine.config import load_config
 from m2o_fast.engine.evaluation.extractor import MISSING, features_protocol, open_features
 from m2o_fast.engine.evaluation.options import BINS, BITS, SEED, Options
 from m2o_fast.engine.evaluation.progress import Meter
-from m2o_fast.engine.evaluation.report import FORMAT, evaluation_file, finite, means, write_evaluation
+from m2o_fast.engine.evaluation.report import (
+    FORMAT,
+    evaluation_file,
+    finite,
+    holds_whole,
+    is_whole,
+    means,
+    write_evaluation,
+)
 from m2o_fast.engine.evaluation.translations import Evaluation, Found
 from m2o_fast.engine.processes import joined_processes
 from m2o_fast.engine.runs import (
@@ -224,6 +232,9 @@ def _one_or_each(counts: Mapping[str, int]) -> int | str:
 
 
 def _keep(report: Mapping[str, Any], path: Path, meter: Meter) -> None:
+    if holds_whole(path) and not is_whole(report):  # a quick look shall not cost a long evaluation
+        meter.say(f"not written: {path} is of all sources")
+        return
     try:
         write_evaluation(report, path)
         meter.say(f"written to {path}")

@@ -16,9 +16,17 @@ from m2o_fast.translators import Translator
 
 COLUMNS = 8
 STYLES = 4
+#: Directions in one picture: those of four domains. Their number grows with the square of the domains.
+DIRECTIONS = 12
 #: the rows that show images of the source domain
 OF_SOURCE = ("source", "reconstruction")
 _SMALLEST_TILE = 64  # pixels; smaller images are enlarged, to be looked at
+
+
+def shown_directions(domains: int) -> list[tuple[int, int]]:
+    """(source, target): all ordered pairs of different domains, or, if they are many, one for each of some targets."""
+    pairs = [(a, b) for a in range(domains) for b in range(domains) if a != b]
+    return pairs if len(pairs) <= DIRECTIONS else [((b - 1) % domains, b) for b in range(min(domains, DIRECTIONS))]
 
 
 class SampleGrid:
@@ -38,9 +46,8 @@ class SampleGrid:
             self._images.append(images.expand(-1, domain.channels, -1, -1).contiguous())
 
     def translate(self, translator: Translator) -> dict[tuple[int, int], dict[str, Tensor]]:
-        """The rows of every direction (source, target) between two different domains."""
-        domains = range(len(translator.domains))
-        return {(a, b): self.rows(translator, a, b) for a in domains for b in domains if a != b}
+        """The rows of the directions shown, by (source, target)."""
+        return {(a, b): self.rows(translator, a, b) for a, b in shown_directions(len(translator.domains))}
 
     def draw(self, translator: Translator, directions: Mapping[tuple[int, int], dict[str, Tensor]]) -> Image.Image:
         """One picture of what :meth:`translate` gave: labelled rows, direction by direction."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,18 @@ def claimed(run: Path) -> Iterator[None]:
             raise UserError(f"{run}: another process is training this run; name another folder") from None
         except OSError:  # a file system without locks, as some network drives are
             pass
-        yield
+        try:
+            yield
+        finally:
+            _remove_unused(run)
+
+
+def _remove_unused(run: Path) -> None:
+    """A start that failed leaves no folder behind."""
+    with suppress(OSError):
+        if [path.name for path in run.iterdir()] == [LOCK]:
+            (run / LOCK).unlink()
+            run.rmdir()
 
 
 def find_start(config: Config, run: Path, resume: str) -> Start:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,7 +22,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from m2o_fast.errors import UserError
 from m2o_fast.files import replacing, user_cache
 from m2o_fast.metrics.weights import fill
 from m2o_fast.randomness import torch_generator
@@ -144,15 +144,12 @@ def train_digits_cnn(data: DigitsData, seed: int = 0) -> TrainedDigitsCNN:
 def cached_digits_cnn(key: str, make_data: Callable[[], DigitsData], seed: int = 0) -> TrainedDigitsCNN:
     """The net trained on the data called ``key``: from the cache folder, or trained now and put there.
 
-    A damaged file, or one of another recipe, is replaced.
+    A damaged file, or one of another recipe, is replaced. Where the cache folder cannot be written, a warning says so.
 
     Args:
         key: Name of the data, of letters, digits, ``.``, ``_`` and ``-``.
         make_data: Called when there are no trained weights.
         seed: See :func:`train_digits_cnn`.
-
-    Raises:
-        UserError: The cache folder cannot be written.
     """
     if not re.fullmatch(r"[\w.-]+", key):
         raise ValueError(f"key must be of letters, digits, '.', '_' and '-', got {key!r}")
@@ -170,9 +167,12 @@ def cached_digits_cnn(key: str, make_data: Callable[[], DigitsData], seed: int =
         with replacing(path) as file:
             file.write(save(trained.net.state_dict(), {"digits-cnn": json.dumps(facts)}))
     except OSError as error:
-        raise UserError(
-            f"cannot write {path} ({error.strerror or error}); name another cache folder with XDG_CACHE_HOME"
-        ) from error
+        warnings.warn(
+            f"{path}: {error.strerror or error}; the next evaluation trains it anew, unless XDG_CACHE_HOME names "
+            "another cache folder",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     return trained
 
 

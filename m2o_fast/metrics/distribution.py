@@ -20,6 +20,9 @@ from m2o_fast.errors import UserError
 from m2o_fast.files import replacing
 from m2o_fast.randomness import numpy_generator
 
+#: Longest feature vectors: their covariance takes 2 GB.
+LONGEST = 16_384
+
 _ROWS = 128  # of a block of distances to 10,000 others: it stays in a core's cache
 _FEW_IMAGES = 2048
 _TIE = 1e-12  # squared distances that differ by less than this, relative to the squared norms, count as equal
@@ -47,6 +50,11 @@ class FeatureBank:
     def __init__(self, size: int, keep: int = 10_000, seed: int = 0) -> None:
         if size < 1 or keep < 2:
             raise ValueError(f"FeatureBank needs size >= 1 and keep >= 2, got size={size}, keep={keep}")
+        if size > LONGEST:
+            raise UserError(
+                f"an extractor gives {size} numbers for each image, but FID needs a covariance of all pairs of them: "
+                f"at most {LONGEST} can be taken; pool them"
+            )
         self.size, self.keep, self.seed = size, keep, seed
         self.count = 0
         self._held = 0

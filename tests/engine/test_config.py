@@ -309,6 +309,11 @@ def test_every_data_set_can_be_opened():
     assert DATASETS == OPENED
 
 
+def test_digits_take_no_folder():
+    with pytest.raises(ConfigError, match="'digits' needs no folder, but the options name one: 'somewhere'"):
+        load_config(overrides={"data.name": "digits:somewhere"})
+
+
 def test_the_configuration_needs_no_torch():
     code = "import sys, m2o_fast.engine.config; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -87,6 +87,16 @@ def test_report_is_kept_in_the_run_and_replaced_only_at_its_step(run: Path) -> N
     assert other.read_text() == "of another step" and len(list(kept.parent.iterdir())) == 2
 
 
+def test_a_part_of_the_sources_does_not_replace_all_of_them(run: Path) -> None:
+    kept = run / "evaluation" / "step-00000002.json"
+    part, whole = (Options(outputs_per_source=1, extractor="none", sources=count) for count in (2, None))
+    assert json.loads(json.dumps(evaluate_run(run, part))) == json.loads(kept.read_text())
+    everything = evaluate_run(run, whole)
+    assert json.loads(kept.read_text()) == everything
+    evaluate_run(run, part)
+    assert json.loads(kept.read_text()) == everything
+
+
 def test_a_run_that_cannot_be_written_is_measured_all_the_same(run: Path) -> None:
     (run / "evaluation").write_text("in the way")
     with pytest.warns(RuntimeWarning, match="was not kept"):

@@ -18,6 +18,7 @@ from tiny import contents, tiny_config
 from m2o_fast.engine import checkpoint as checkpoint_module
 from m2o_fast.engine.checkpoint import list_checkpoints
 from m2o_fast.engine.loop import Trainer, train
+from m2o_fast.engine.samples import DIRECTIONS, shown_directions
 from m2o_fast.errors import UserError
 from m2o_fast.translators import StarGANv2
 
@@ -351,3 +352,23 @@ def test_progress_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert [line.split(",")[0] for line in ticks] == ["step 2/4", "step 4/4"]
     assert all(part in ticks[0] for part in ("img/s", "data wait", " left", "adversarial", "supervised"))
     assert lines[-1].endswith(f"m2o-fast eval {tmp_path / 'run'}")
+
+
+def test_sample_grids_of_many_domains_show_some_directions_into_each() -> None:
+    assert shown_directions(2) == [(0, 1), (1, 0)]
+    assert len(shown_directions(4)) == DIRECTIONS
+    assert shown_directions(5) == [(4, 0), (0, 1), (1, 2), (2, 3), (3, 4)]
+    assert len(shown_directions(21)) == DIRECTIONS
+
+
+def test_a_start_that_fails_leaves_no_folder(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Trainer, "__init__", fail)
+    for run in (None, tmp_path / "named"):
+        with pytest.raises(UserError, match="on purpose"):
+            train(tiny_config(), run, quiet=True)
+    assert not list(tmp_path.rglob("*/*")) and not (tmp_path / "named").exists()
+
+
+def fail(*_: object) -> None:
+    raise UserError("on purpose")

@@ -86,6 +86,14 @@ def test_trained_weights_are_kept_and_replaced_when_damaged(data, tmp_path, monk
     assert len(calls) == len(damages) + 3
 
 
+def test_a_cache_that_cannot_be_written_costs_a_warning(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(digits_cnn, "_STEPS", 2)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.warns(RuntimeWarning, match="digits-cnn-some-0.safetensors: Not a directory; the next evaluation"):
+        assert 0 <= cached_digits_cnn("some", lambda: data).accuracy <= 1
+
+
 def test_wrong_input_is_refused_in_words(data):
     with pytest.raises(ValueError, match=r"images \[n, 1, S, S\] and labels \[n\], got \[2, 3, 8, 8\]"):
         train_digits_cnn(data._replace(images=torch.zeros(2, 3, 8, 8), labels=torch.zeros(2)))

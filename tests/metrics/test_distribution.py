@@ -344,3 +344,8 @@ def test_a_bank_can_be_filled_in_inference_mode_and_read_outside():
     assert torch.equal(bank.kept(), other.kept()) and torch.equal(bank.covariance(), other.covariance())
     bank.update(features, numbers + 40)
     assert bank.count == 80 and len(bank.kept()) == 10
+
+
+def test_features_that_are_too_long_for_a_covariance_are_refused() -> None:
+    with pytest.raises(UserError, match="gives 700000 numbers for each image.*at most 16384 can be taken; pool them"):
+        FeatureBank(700_000)

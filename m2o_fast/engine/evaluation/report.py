@@ -47,6 +47,19 @@ def evaluation_file(run: Path, step: int) -> Path:
     return run / FOLDER / f"step-{step:08d}.json"
 
 
+def is_whole(report: Mapping[str, Any]) -> bool:
+    """Whether a report is of all sources, not of a part."""
+    return report["protocol"]["sources"] == report["protocol"]["sources_available"]
+
+
+def holds_whole(path: Path) -> bool:
+    """Whether a file holds a report of all sources."""
+    try:
+        return is_whole(json.loads(path.read_bytes()))
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
 def write_evaluation(report: Mapping[str, Any], path: Path) -> None:
     """Writes a report; whoever opens the file sees the earlier one of the same step, or all of this one.
 
