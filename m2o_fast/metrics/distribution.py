@@ -5,6 +5,7 @@ Definitions, ranges and caveats: ``docs/metrics.md``.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -145,10 +146,11 @@ class FeatureBank:
 
     def save(self, path: Path, about: Mapping[str, Any]) -> None:
         """Writes the bank to a safetensors file with ``about``: JSON values that say what its features are of."""
+        state = {key: value.contiguous() for key, value in self.state().items()}
         settings = {"size": self.size, "keep": self.keep, "seed": self.seed}
-        text = json.dumps({"about": dict(about), "settings": settings}, sort_keys=True)
+        text = json.dumps({"about": dict(about), "settings": settings, "sha256": _sha256(state)}, sort_keys=True)
         with replacing(path) as file:
-            file.write(save({key: value.contiguous() for key, value in self.state().items()}, {"features": text}))
+            file.write(save(state, {"features": text}))
 
     @classmethod
     def load(cls, path: Path, about: Mapping[str, Any]) -> FeatureBank:
@@ -170,8 +172,10 @@ class FeatureBank:
             bank = cls(**settings)
             bank.merge_state(state)
             kept = min(bank.count, bank.keep)
-            if len(bank._numbers[1]) != kept or bank._features[1].shape != (kept, bank.size):
+            if bank._held != kept:
                 raise ValueError(f"of {kept} features some are missing")
+            if facts["sha256"] != _sha256(bank.state()):
+                raise ValueError("its content has changed")
         except (ValueError, KeyError, TypeError, IndexError, RuntimeError) as error:
             raise UserError(f"{path}: no usable statistics of features ({error}); delete the file") from error
         return bank
@@ -189,6 +193,14 @@ class FeatureBank:
         self._held = len(numbers)
         self._features[: self._held] = self._features[order]
         self._numbers[: self._held] = numbers
+
+
+def _sha256(state: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(f"{name} {list(state[name].shape)}".encode())
+        digest.update(state[name].contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def _priorities(seed: int, numbers: Tensor) -> np.ndarray:

@@ -274,7 +274,7 @@ def test_statistics_come_back_from_a_file(tmp_path):
             FeatureBank.load(tmp_path / name, about)
 
 
-@pytest.mark.parametrize("damage", ["fewer features", "longer features", "no counts", "size"])
+@pytest.mark.parametrize("damage", ["fewer features", "longer features", "no counts", "another number", "size"])
 def test_statistics_that_do_not_fit_together_are_refused(damage, tmp_path):
     path = tmp_path / "real.safetensors"
     bank_of(features_of(30, 4, 0), keep=10, seed=3).save(path, {})
@@ -286,6 +286,8 @@ def test_statistics_that_do_not_fit_together_are_refused(damage, tmp_path):
         state["features"] = torch.zeros(10, 5)
     elif damage == "no counts":
         del state["numbers"]
+    elif damage == "another number":
+        state["products"][0, 0] += 1e-9
     else:
         facts["settings"]["size"] = 10**9  # whose second moments no memory can hold
     path.write_bytes(save(state, {"features": json.dumps(facts)}))
