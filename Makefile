@@ -26,7 +26,7 @@ setup: $(READY)  ## virtual environment, pinned packages, native build
 train: $(READY)  ## train HMS on real embedded digits, then measure it
 	$(BIN)/m2o-fast train --variant hms --data digits --run $(RUN) --resume auto $(OPTIONS)
 	$(BIN)/m2o-fast eval $(RUN)
-	@echo "Look at $(RUN)/samples: real digits, the same in random colours, and back again."
+	@echo "Look at $(RUN)/report.html: real digits, the same in random colours, and back again."
 
 test: $(READY)  ## the whole test suite but what is marked slow
 	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile
