@@ -22,7 +22,7 @@ def test_make_train(tmp_path: Path) -> None:
     words = ["make", "train", f"--old-file={ready}", f"VENV={sys.prefix}", f"RUN={run}", f"OPTIONS={small}"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    for part in ("hms on digits: 1437 images", "step 3/3", "color recall", "mse", f"Look at {run}/samples"):
+    for part in ("hms on digits: 1437 images", "step 3/3", "color recall", "mse", f"Look at {run}/report.html"):
         assert part in done.stdout, part
     assert (run / "samples" / "step-00000003.png").stat().st_size > 1000
     lines = (run / "metrics.jsonl").read_text().splitlines()
