@@ -1,12 +1,15 @@
 """Scores of label maps against hand-made maps, the benchmark's formula written out, and torchmetrics."""
 
 import math
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from m2o_fast.metrics import Confusion
 
@@ -74,6 +77,20 @@ def test_scores_equal_the_benchmark(classes, count):
     assert found == pytest.approx(plain_scores(predicted, truth, classes), abs=1e-9)
     if classes == 151:
         assert found["miou_present"] > found["miou"]  # 126 pixels cannot hold all classes
+
+
+@pytest.mark.skipif(not os.environ.get("M2O_DATA_DIR"), reason="M2O_DATA_DIR is not set, so there are no real scenes")
+def test_scores_of_real_scenes_equal_the_benchmark():
+    """The annotations themselves at a side of 128, and the same shifted, as a segmentation that is a little off."""
+    files = sorted((Path(os.environ["M2O_DATA_DIR"]) / "ade20k_sample/annotations/validation").glob("*.png"))
+    small = [Image.open(file).resize((128, 128), Image.Resampling.NEAREST) for file in files]
+    truth = torch.from_numpy(np.stack([np.asarray(image, dtype=np.int64) for image in small]))
+    assert truth.shape == (3, 128, 128) and len(truth.unique()) > 10
+    for predicted in (truth, truth.roll(2, 2), truth.flip(0)):
+        found = confusion_of(predicted, truth, 151).compute()
+        assert found == pytest.approx(plain_scores(predicted, truth, 151), abs=1e-9)
+    assert confusion_of(truth, truth, 151).compute()["pixel_accuracy"] == 1
+    assert 0.9 < confusion_of(truth.roll(2, 2), truth, 151).compute()["pixel_accuracy"] < 1
 
 
 def test_scores_equal_torchmetrics():
