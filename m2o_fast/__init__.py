@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from m2o_fast.version import __version__
+
 if TYPE_CHECKING:
     from m2o_fast.data.images import read_image, save_image
     from m2o_fast.engine.evaluate import evaluate_run
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from m2o_fast.m2o import Domain, ManyToOne
     from m2o_fast.translators.official import from_official
     from m2o_fast.translators.starganv2 import StarGANv2
-
-__version__ = "0.1.0"
 
 #: exported name -> module that defines it, and its name there
 _EXPORTS: dict[str, tuple[str, str]] = {

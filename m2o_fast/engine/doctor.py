@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-import m2o_fast
 from m2o_fast.data.mnist import cache_directory
+from m2o_fast.version import __version__
 
 if TYPE_CHECKING:  # importing it loads the native library, whose trouble must become a finding
     from m2o_fast.ops import Backend
@@ -63,7 +63,7 @@ def _versions() -> dict[str, str | None]:
 
     others = ("numpy", "triton", "pillow", "safetensors", "pydantic", "typer", "scikit-learn")
     return {
-        "m2o_fast": m2o_fast.__version__,
+        "m2o_fast": __version__,
         "python": platform.python_version(),
         "system": platform.platform(),
         "torch": torch.__version__,

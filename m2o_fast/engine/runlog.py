@@ -18,9 +18,9 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from m2o_fast import __version__
 from m2o_fast.engine.tensorboard import Board
 from m2o_fast.files import replacing
+from m2o_fast.version import __version__
 
 METRICS, TIMINGS, SAMPLES = "metrics.jsonl", "timings.jsonl", "samples.jsonl"
 #: Steps that tell how long a run will take; the first one is slower and left out.

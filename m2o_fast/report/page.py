@@ -14,7 +14,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from m2o_fast import __version__
 from m2o_fast.engine.checkpoint import checkpoint_folder, load_translator, read_manifest
 from m2o_fast.engine.runs import find_checkpoint, open_split
 from m2o_fast.engine.step import group_sizes
@@ -26,6 +25,7 @@ from m2o_fast.report.measures import HEADLINE, duration, measure, show, show_spr
 from m2o_fast.report.pictures import DIRECTIONS, Figure, Painter, Strip, sample_picture
 from m2o_fast.report.record import Record, config_yaml, repeat_command
 from m2o_fast.report.svg import Bar, bar_chart, color_cells
+from m2o_fast.version import __version__
 
 _BARS = 50  # classes in one chart
 _MEANS = {"none": "without styles", "latent": "random styles", "reference": "by reference"}
