@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from m2o_fast.errors import UserError
+from m2o_fast.nn.misfits import misfits
 from m2o_fast.translators import Translator, create
 
 FORMAT = 1
@@ -148,17 +149,8 @@ def load_weights(translator: Translator, tensors: Mapping[str, Tensor], origin: 
     Raises:
         CheckpointError: Lists what is missing, superfluous, or of another shape.
     """
-    own = translator.state_dict()
-    problems = [f"missing {name}" for name in own if name not in tensors]
-    problems += [f"superfluous {name}" for name in tensors if name not in own]
-    problems += [
-        f"{name} is {list(tensor.shape)} instead of {list(own[name].shape)}"
-        for name, tensor in tensors.items()
-        if name in own and tensor.shape != own[name].shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise CheckpointError(f"{origin} does not fit the nets: {'; '.join(problems[:5])}{more}")
+    if problems := misfits(translator.state_dict(), tensors):
+        raise CheckpointError(f"{origin} does not fit the nets: {problems}")
     translator.load_state_dict(tensors)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from m2o_fast.errors import UserError
 from m2o_fast.files import replacing, user_cache
+from m2o_fast.nn.misfits import misfits
 
 _CHUNK = 1 << 20
 _TIMEOUT = 30.0  # seconds without an answer
@@ -119,17 +120,8 @@ def fill(net: torch.nn.Module, state: Mapping[str, Tensor], where: str) -> None:
     Raises:
         UserError: Some are missing, superfluous or of another shape; names them.
     """
-    wanted = net.state_dict()
-    problems = [f"missing {name}" for name in wanted if name not in state]
-    problems += [f"superfluous {name}" for name in state if name not in wanted]
-    problems += [
-        f"{name} is {list(tensor.shape)} instead of {list(wanted[name].shape)}"
-        for name, tensor in state.items()
-        if name in wanted and tensor.shape != wanted[name].shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 6} more" if len(problems) > 6 else ""
-        raise UserError(f"{where}: the weights do not fit: {'; '.join(problems[:6])}{more}")
+    if problems := misfits(net.state_dict(), state):
+        raise UserError(f"{where}: the weights do not fit: {problems}")
     net.load_state_dict(dict(state))
 
 

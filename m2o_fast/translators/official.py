@@ -15,6 +15,7 @@ from torch import Tensor
 
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain, ManyToOne
+from m2o_fast.nn.misfits import misfits
 from m2o_fast.translators.starganv2 import StarGANv2
 from m2o_fast.translators.starganv2_nets import StarGANv2Size
 
@@ -140,13 +141,5 @@ def _published_name(name: str, blocks: int) -> str:
 
 
 def _refuse_misfits(wanted: StateDict, given: StateDict) -> None:
-    problems = [f"missing {name}" for name in wanted if name not in given]
-    problems += [f"superfluous {name}" for name in given if name not in wanted]
-    problems += [
-        f"{name} is {list(tensor.shape)} instead of {list(wanted[name].shape)}"
-        for name, tensor in given.items()
-        if name in wanted and wanted[name].shape != tensor.shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 12} more" if len(problems) > 12 else ""
-        raise UserError(f"the weights do not fit StarGAN v2: {'; '.join(problems[:12])}{more}")
+    if problems := misfits(wanted, given):
+        raise UserError(f"the weights do not fit StarGAN v2: {problems}")
