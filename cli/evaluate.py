@@ -131,7 +131,10 @@ def evaluate(
         ),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Images at a time; changes no number.", rich_help_panel=_HOW)
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Images at a time; changes numbers by rounding only.", rich_help_panel=_HOW
+        ),
     ] = None,
     device: Annotated[
         str, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:<number>.", rich_help_panel=_HOW)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from m2o_fast.data import Augment, BatchSampler, Dataset, open_dataset
-from m2o_fast.data.cache import NAMED, Report, silent
+from m2o_fast.data.cache import Report, named, silent
 from m2o_fast.engine.checkpoint import (
     MANIFEST,
     CheckpointError,
@@ -176,7 +176,7 @@ def named_domains(domains: Sequence[Domain]) -> str:
         f"{'multi' if domain.multimodal else 'uni'}-modal{'' if domain.kind == 'continuous' else f', {domain.kind}'})"
         for domain in domains
     ]
-    return ", ".join(shown[:NAMED]) + (", ..." if len(shown) > NAMED else "")
+    return named(shown, ", ")
 
 
 def choose_device(name: str, processes: Processes | None = None) -> torch.device:

@@ -237,7 +237,8 @@ def test_images_that_are_not_finite_are_named(data: ColorizedDigits) -> None:
             return result
 
     with pytest.raises(
-        UserError, match=r"gray->color: translations of 7 images \(numbers 13, 14, 15, 16, 17, ...\) are not finite"
+        UserError,
+        match=r"gray->color: translations of 7 images \(numbers 13, 14, 15, 16, 17, and 2 more\) are not finite",
     ):
         measured(data, Broken(data.domains))
 

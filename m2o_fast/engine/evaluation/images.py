@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from m2o_fast.data.cache import NAMED
+from m2o_fast.data.cache import named
 from m2o_fast.data.images import list_images, opened, read_pixels
 from m2o_fast.engine.evaluation.real import RealImages
 from m2o_fast.errors import UserError
@@ -110,7 +110,7 @@ class TensorImages(RealImages):
             found = (wrong.any(1).nonzero()[:, 0] + start).tolist()
             if found:
                 hint = "" if what == "not finite" else "; images in [-1, 1] become (images + 1) / 2"
-                raise UserError(f"{self.name}: values {what} in images {', '.join(map(str, found[:NAMED]))}{hint}")
+                raise UserError(f"{self.name}: values {what} in images {named(list(map(str, found)), ', ')}{hint}")
 
 
 Images = FolderImages | TensorImages
@@ -175,12 +175,11 @@ def _one_size(folder: Path, paths: Sequence[Path], shapes: Sequence[tuple[int, i
     (width, height), *others = sorted(examples)
     if not others and width == height:
         return width
-    named = [f"{w} x {h} ({examples[w, h]})" for w, h in sorted(examples)]
+    sizes = [f"{w} x {h} ({examples[w, h]})" for w, h in sorted(examples)]
     what = "sizes of images" if others else "size of images that is not square"
-    raise UserError(f"{folder}: {_first(named, what)}; give --size S to read all of them at S x S pixels")
+    raise UserError(f"{folder}: {_first(sizes, what)}; give --size S to read all of them at S x S pixels")
 
 
 def _first(names: Sequence[str], what: str, between: str = ", ") -> str:
-    """``"7 images cannot be read: a, b, c, d, e, ..."``."""
-    more = f"{between}..." if len(names) > NAMED else ""
-    return f"{len(names)} {what}: {between.join(names[:NAMED])}{more}"
+    """``"7 images cannot be read: a, b, c, d, e, and 2 more"``."""
+    return f"{len(names)} {what}: {named(names, between)}"

@@ -252,7 +252,7 @@ class Features(Measure):
         """Too few images."""
         few = min(self._generated.count, self._real.count)
         if few < _FEWEST_FEATURES:
-            return [f"{few} images are too few for FID, KID, precision and recall"]
+            return [f"too few images for FID, KID, precision and recall: {few}"]
         return distribution_warnings(self._generated, self._real)
 
 

@@ -25,7 +25,7 @@ _PIXELS = {"cpu": 200 * 32 * 32, "cuda": 2000 * 32 * 32}  # of one batch: enough
 
 @dataclass(frozen=True)
 class Options:
-    """What to measure. None of the numbers depends on ``batch_size``.
+    """What to measure. ``batch_size`` changes the numbers by rounding only.
 
     Attributes:
         extractor: Feature extractor of FID, KID, precision and recall: ``"digits-cnn"``, ``"inception:FILE"``,

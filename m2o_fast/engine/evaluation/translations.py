@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from m2o_fast.data import Dataset
-from m2o_fast.data.cache import NAMED
+from m2o_fast.data.cache import named
 from m2o_fast.engine.evaluation.measures import (
     Colors,
     Diversity,
@@ -190,9 +190,9 @@ class Evaluation:
     def _check(self, exact: Tensor, indices: Tensor, source: int, target: int) -> None:
         finite = exact.isfinite().flatten(1).all(1).cpu()
         if not finite.all():
-            images = ", ".join(map(str, indices[~finite][:NAMED].tolist()))
+            images = named(list(map(str, indices[~finite].tolist())), ", ")
             raise UserError(
-                f"{self._name(source, target)}: translations of {int((~finite).sum())} images (numbers {images}, ...) "
+                f"{self._name(source, target)}: translations of {int((~finite).sum())} images (numbers {images}) "
                 "are not finite; the weights are of no use, evaluate an earlier checkpoint with --checkpoint"
             )
 
