@@ -45,7 +45,7 @@ export OUT PYTHON
 part versions 20 bash -c versions
 part build 150 bash -c build
 export M2O_REQUIRE_EXT=1 # from here on nothing may fall back in silence
-part op_tests 120 "$PYTHON" -m pytest -q -p no:cacheprovider tests/ops -k "cuda or gpu" -m "not slow"
+part op_tests 120 "$PYTHON" -m pytest -q -p no:cacheprovider tests/ops tests/engine/test_graphs.py -k "cuda or gpu" -m "not slow"
 part memcheck 45 compute-sanitizer --tool memcheck --error-exitcode 9 "$PYTHON" benchmarks/short_op_run.py
 part racecheck 45 compute-sanitizer --tool racecheck --error-exitcode 9 "$PYTHON" benchmarks/short_op_run.py
 part benchmarks 90 "$PYTHON" -m pytest benchmarks --quick -q --benchmark-json="$OUT/bench.json"

@@ -62,6 +62,18 @@ def train(
         str | None,
         typer.Option(metavar="NAME", help="fp32, tf32 (NVIDIA GPUs) or bf16.", rich_help_panel=HOW),
     ] = None,
+    cuda_graphs: Annotated[
+        bool,
+        typer.Option(
+            "--cuda-graphs", help="Record steps as CUDA graphs: the same numbers, less overhead.", rich_help_panel=HOW
+        ),
+    ] = False,
+    compile_nets: Annotated[
+        bool,
+        typer.Option(
+            "--compile", help="torch.compile the nets that R1 does not touch; takes minutes.", rich_help_panel=HOW
+        ),
+    ] = False,
     seed: Annotated[
         int | None, typer.Option(metavar="N", help="Seed of everything random.", rich_help_panel=HOW)
     ] = None,
@@ -133,6 +145,8 @@ def train(
         "batch_size": batch_size,
         "accumulate": accumulate,
         "precision": precision,
+        "cuda_graphs": cuda_graphs or None,
+        "compile": compile_nets or None,
         "seed": seed,
         "device": device,
         "tensorboard": tensorboard or None,

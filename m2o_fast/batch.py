@@ -5,7 +5,7 @@ It lies below both of them so that neither needs to know the other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -57,13 +57,24 @@ class Batch:
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None, non_blocking=True)
 
+        return self.mapped(move)
+
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """A copy with ``function`` of every tensor in its place."""
         return replace(
             self,
-            source=tuple(map(move, self.source)),
-            to_target=move(self.to_target),
-            reference=tuple(map(move, self.reference)),
-            reference2=tuple(map(move, self.reference2)),
-            paired=tuple(map(move, self.paired)),
-            has_pair=None if self.has_pair is None else move(self.has_pair),
-            noise={name: move(tensor) for name, tensor in self.noise.items()},
+            source=tuple(map(function, self.source)),
+            to_target=function(self.to_target),
+            reference=tuple(map(function, self.reference)),
+            reference2=tuple(map(function, self.reference2)),
+            paired=tuple(map(function, self.paired)),
+            has_pair=None if self.has_pair is None else function(self.has_pair),
+            noise={name: function(tensor) for name, tensor in self.noise.items()},
         )
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Every tensor, in an order that depends on the numbers of domains and kinds of noise alone."""
+        yield from (*self.source, self.to_target, *self.reference, *self.reference2, *self.paired)
+        if self.has_pair is not None:
+            yield self.has_pair
+        yield from self.noise.values()

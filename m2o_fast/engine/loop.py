@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from m2o_fast.engine.checkpoint import (
     write_checkpoint,
 )
 from m2o_fast.engine.config import dump_config
+from m2o_fast.engine.graphs import CudaRecorder, GraphedStepper, check_cuda_graphs
 from m2o_fast.engine.memory import explains_out_of_memory
 from m2o_fast.engine.plan import Plan, make_plan
 from m2o_fast.engine.precision import check_precision, float32_products
@@ -45,7 +46,7 @@ from m2o_fast.engine.samples import SampleGrid
 from m2o_fast.engine.schema import Config
 from m2o_fast.engine.signals import StopRequest
 from m2o_fast.engine.start import Start, claimed, find_start, with_fixed_schedule
-from m2o_fast.engine.step import Stepper, StepResult
+from m2o_fast.engine.step import Stepper, StepResult, compile_nets
 from m2o_fast.engine.tensorboard import require_tensorboard
 from m2o_fast.engine.watch import StyleWatch
 from m2o_fast.errors import UserError
@@ -92,7 +93,7 @@ def train(config: Config, run: Path | None, resume: str = "never", quiet: bool =
             if config.tensorboard:
                 require_tensorboard()
             check_shares(config, processes)
-            check_precision(config.precision, choose_device(config.device, processes))
+            check_device(config, choose_device(config.device, processes), processes)
             run = next_run(config) if run is None else run
             config = with_fixed_schedule(config, run)
             start = find_start(config, run, resume)
@@ -113,6 +114,13 @@ def _follow(processes: Processes) -> tuple[Config, Path, Start]:
     checkpoint = Path(heard["checkpoint"]) if heard["checkpoint"] else None
     start = Start(checkpoint, read_manifest(checkpoint)) if checkpoint else Start()
     return Config.model_validate(heard["config"]), Path(heard["run"]), start
+
+
+def check_device(config: Config, device: torch.device, processes: Processes) -> None:
+    """Raises ``UserError`` where the device, or so many processes, cannot do what is asked for."""
+    check_precision(config.precision, device)
+    if config.cuda_graphs:
+        check_cuda_graphs(device, processes)
 
 
 def check_shares(config: Config, processes: Processes) -> None:
@@ -195,11 +203,16 @@ class Trainer:
             torch.set_num_threads(config.threads)
         self.config, self.run = config, run
         self.device = choose_device(config.device, self.processes)
-        check_precision(config.precision, self.device)
+        check_device(config, self.device, self.processes)
         dataset = open_split(config, "train", report=report)
         self.translator = build_translator(config, dataset.domains).to(self.device)
         self.averaged = copy.deepcopy(self.translator).eval().requires_grad_(False)
         self.stepper = Stepper(self.translator, self.averaged, config.optim, self.processes, config.precision)
+        self._advance: Callable[[Sequence[Batch], int], StepResult] = self.stepper
+        if config.cuda_graphs:
+            self._advance = GraphedStepper(self.stepper, CudaRecorder(self.device))
+        if config.compile:
+            compile_nets(self.translator)
         self._shares = self.processes.count * config.accumulate
         share = config.model_copy(update={"batch_size": config.batch_size // self._shares})
         self.sampler = build_sampler(share, dataset, self.translator.domains)
@@ -219,7 +232,9 @@ class Trainer:
 
     def plan(self) -> Plan:
         """What is about to run."""
-        return make_plan(self.config, self.translator, self.averaged, self.processes, self.images)
+        # The estimate of memory runs the nets on a few images, which is not worth compiling them.
+        with torch.compiler.set_stance("force_eager") if self.config.compile else nullcontext():
+            return make_plan(self.config, self.translator, self.averaged, self.processes, self.images)
 
     def run_until(self, steps: int, log: Log, stop: StopRequest) -> None:
         """Trains until ``steps`` steps are done or a stop is requested, and saves."""
@@ -261,7 +276,7 @@ class Trainer:
         started = time.perf_counter()
         parts = self.batch(self.step)
         log.waited(time.perf_counter() - started)
-        result = self.stepper(parts, self.step)
+        result = self._advance(parts, self.step)
         self._unread.append((self.step, result.failed))
         self.step += 1
         log.advance(self.step)

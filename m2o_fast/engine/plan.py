@@ -43,6 +43,8 @@ class Plan:
         model: The device's own name.
         threads: CPU threads of each process.
         precision: Number format.
+        cuda_graphs: Whether steps are replayed as CUDA graphs.
+        compile: Whether torch.compile takes part.
         warning: What to think twice about; empty if nothing.
         kernels: Operator family -> backend in use, and why.
         parameters: Net -> number of parameters.
@@ -61,6 +63,8 @@ class Plan:
     model: str
     threads: int
     precision: str
+    cuda_graphs: bool
+    compile: bool
     warning: str
     kernels: dict[str, dict[str, str]]
     parameters: dict[str, int]
@@ -95,7 +99,8 @@ class Plan:
         return " and ".join(f"{number} {name}" for name, number in self.images.items()) + " images"
 
     def _format(self) -> str:
-        return f"{self.precision} ({self.warning})" if self.warning else self.precision
+        text = f"{self.precision} ({self.warning})" if self.warning else self.precision
+        return ", ".join([text] + ["CUDA graphs"] * self.cuda_graphs + ["torch.compile"] * self.compile)
 
     def _kernels(self) -> str:
         alike: dict[str, list[str]] = {}
@@ -142,6 +147,8 @@ def make_plan(
         model=torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model(),
         threads=torch.get_num_threads(),
         precision=config.precision,
+        cuda_graphs=config.cuda_graphs,
+        compile=config.compile,
         warning=precision_warning(config.precision, device),
         kernels=kernels_in_use(device.type, modulation=config.model.style_op == "demod"),
         parameters=dict(group_sizes(translator)),

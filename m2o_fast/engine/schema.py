@@ -222,6 +222,10 @@ class Config(_Section):
         precision: ``"fp32"``; ``"tf32"`` (NVIDIA GPUs: float32 products with 10 bits of mantissa); ``"bf16"`` (forward
             passes in bfloat16, what stays float32 multiplied as with tf32). Weights, optimizer, average, images, losses
             and R1 are float32 in all of them.
+        cuda_graphs: Whether steps are recorded as CUDA graphs and replayed as a whole: the same numbers, no waiting for
+            Python. NVIDIA GPUs, one process.
+        compile: Whether ``torch.compile`` compiles the nets that R1 does not touch: other rounding; minutes before
+            the first step.
         accumulate: Parts that a batch is processed in, each taking its share of the memory; gradients are those of
             the whole batch, to rounding.
         tensorboard: Whether metrics and samples are also written for TensorBoard, which must be installed.
@@ -242,6 +246,8 @@ class Config(_Section):
     device: Annotated[str, AfterValidator(_known_device)] = "auto"
     threads: Threads | None = None
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    cuda_graphs: StrictBool = False
+    compile: StrictBool = False
     accumulate: Count = 1
     tensorboard: StrictBool = False
 

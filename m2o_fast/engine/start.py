@@ -30,6 +30,8 @@ FREE_KEYS = frozenset(
         "device",
         "threads",
         "accumulate",
+        "cuda_graphs",
+        "compile",
         "data.dir",
         "data.cache",
         "data.max_unreadable",

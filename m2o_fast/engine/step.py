@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -62,6 +62,7 @@ class Stepper:
                 eps=1e-8,
                 weight_decay=config.weight_decay,
                 fused=True,
+                capturable=parameters[0].device.type == "cuda",
             )
             for name, parameters in self.parameters.items()
         }
@@ -70,23 +71,26 @@ class Stepper:
         self._sources = [p for name in groups for p in self.parameters[name]]
         self._average = get_ema_multi_avg_fn(config.ema)
 
-    def __call__(self, parts: Sequence[Batch], index: int) -> StepResult:
+    def __call__(
+        self, parts: Sequence[Batch], index: int, iteration_of: Callable[[int], Iteration] = Iteration
+    ) -> StepResult:
         """Runs iteration ``index`` on a batch, given as one or more parts of equal size.
 
         With several parts, gradients add up within each phase before its one optimizer step, and no part keeps a
         graph from one phase to the next: memory is that of one part, the numbers are those of the whole batch.
+        ``iteration_of`` makes what the phases share.
         """
         losses: dict[str, Tensor] = {}
         device = parts[0].to_target.device
         failed = torch.zeros((), dtype=torch.int64, device=device)
-        shared = Iteration(index)
+        shared = iteration_of(index)
         for number, phase in enumerate(self.translator.phases(index), start=1):
             chosen = [parameter for group in phase.groups for parameter in self.parameters[group]]
             for parameter in chosen:
                 parameter.grad = None
             loss = torch.zeros((), device=device)
             for part in parts:
-                iteration = shared if len(parts) == 1 else Iteration(index)
+                iteration = shared if len(parts) == 1 else iteration_of(index)
                 with autocast(self.precision, device):
                     value, logged = self.translator.loss(phase.name, part, iteration)
                 (value / len(parts)).backward(inputs=chosen)
@@ -105,7 +109,7 @@ class Stepper:
             loss, reached = self._averaged(loss, phase.groups, reached)
         gradients = [p.grad for group in reached for p in self.parameters[group] if p.grad is not None]
         finite = torch.isfinite(loss + 0 * nn.utils.get_total_norm(gradients))
-        failed = torch.where((failed == 0) & ~finite, number, failed)
+        failed = failed + number * ((failed == 0) & ~finite)
         for group in reached:
             _fill_missing(self.parameters[group])
             optimizer = self.optimizers[group]
@@ -134,6 +138,14 @@ def _fill_missing(parameters: list[nn.Parameter]) -> None:
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
+
+
+def compile_nets(translator: Translator) -> None:
+    """Lets ``torch.compile`` take over the nets that no loss differentiates twice; it compiles in the first steps."""
+    # Shapes are few and fixed, but there is a program for each choice of domains, frozen nets and gradients.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+    for net, method in translator.compilable():
+        setattr(net, method, torch.compile(getattr(net, method), dynamic=False))
 
 
 def group_sizes(translator: Translator) -> Mapping[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -37,6 +37,13 @@ class Iteration:
 
     index: int
     cache: dict[str, Any] = field(default_factory=dict)
+
+    def number(self, schedule: Callable[[int], float]) -> float | Tensor:
+        """A schedule's value in this iteration: the only way in which an iteration's index may enter its losses.
+
+        So a step that is recorded once can be repeated with the values of later iterations.
+        """
+        return schedule(self.index)
 
 
 class Translator(nn.Module, ABC):
@@ -74,6 +81,14 @@ class Translator(nn.Module, ABC):
     @abstractmethod
     def phases(self, index: int) -> Sequence[Phase]:
         """The phases of iteration ``index``, in order."""
+
+    def kind(self, index: int) -> Hashable:
+        """Iterations of one kind do the same operations on batches of the same shapes."""
+        return tuple(self.phases(index))
+
+    def compilable(self) -> Sequence[tuple[nn.Module, str]]:
+        """Nets and names of their methods that ``torch.compile`` may take: what no loss differentiates twice."""
+        return ()
 
     @abstractmethod
     def noise(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ phase computes it for itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, NamedTuple
@@ -127,6 +127,18 @@ class StarGANv2(Translator):
         """The published four, in every iteration; three with merged discriminator steps."""
         return MERGED_PHASES if self.weights.merge_discriminator_steps else PHASES
 
+    def kind(self, index: int) -> Hashable:
+        """Whether R1 is due."""
+        return self._penalizes(index)
+
+    def _penalizes(self, index: int) -> bool:
+        return (index + 1) % self.weights.r1_every == 0  # as the log counts steps, so that it shows the penalty
+
+    def compilable(self) -> Sequence[tuple[nn.Module, str]]:
+        """All but the discriminator, which R1 differentiates twice."""
+        generator = [(self.generator, "encode"), (self.generator, "decode")]
+        return [*generator, (self.mapping_network, "forward"), (self.style_encoder, "forward")]
+
     def noise(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Two standard normal latents per sample, ``latent`` and ``latent2``, float ``[count, latent_dim]``."""
         shape = (count, self.size.latent_dim)
@@ -172,7 +184,7 @@ class StarGANv2(Translator):
         """One set of fakes, given as the generator's outputs, or the mean over several; R1 where it is due."""
         discriminator, every = self._discriminator(), self.weights.r1_every
         penalty = {}
-        if (index + 1) % every == 0:  # as the log counts steps, so that it shows the penalty
+        if self._penalizes(index):
             images = [part.detach().requires_grad_() for part in batch.source]
             with torch.autocast(images[0].device.type, enabled=False):  # it squares gradients: too small for few digits
                 real_logits = discriminator(images)
@@ -194,7 +206,7 @@ class StarGANv2(Translator):
         iteration.cache.clear()  # the backward pass that follows is the last to need that graph
         with torch.no_grad():
             others = self._decode(content, self._map(batch, "latent2", self.diverse), batch, only=self.diverse)
-        return self._generator_loss(batch, iteration.index, outputs, others, style, self._encode(batch.source))
+        return self._generator_loss(batch, iteration, outputs, others, style, self._encode(batch.source))
 
     def _generator_reference_loss(self, batch: Batch, iteration: Iteration) -> tuple[Tensor, dict[str, Tensor]]:
         content = permuted(self.generator.encode(batch.source), batch.to_target)
@@ -204,12 +216,12 @@ class StarGANv2(Translator):
             others = self._decode(content, self._encode(batch.reference2, self.diverse), batch, only=self.diverse)
         outputs = self._decode(content, style, batch)
         with _frozen(self.style_encoder):
-            return self._generator_loss(batch, iteration.index, outputs, others, style, source_style)
+            return self._generator_loss(batch, iteration, outputs, others, style, source_style)
 
     def _generator_loss(
         self,
         batch: Batch,
-        index: int,
+        iteration: Iteration,
         outputs: Sequence[Tensor],
         other_outputs: Sequence[Tensor],
         style: dict[int, Tensor],
@@ -227,7 +239,7 @@ class StarGANv2(Translator):
         cycled = self._cycle(batch, fakes, source_style)
         parts["cycle"] = reconstruction_error(cycled, batch.source, self.generator.one_hot, batch.size)
         weights = self.weights
-        diversity = schedule_to_zero(weights.diversity, index, weights.diversity_steps)
+        diversity = iteration.number(lambda at: schedule_to_zero(weights.diversity, at, weights.diversity_steps))
         total = parts["adversarial"] + weights.style * parts["style"]
         total = total - diversity * parts["diversity"] + weights.cycle * parts["cycle"]
         if batch.paired and batch.has_pair is not None:

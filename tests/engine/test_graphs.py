@@ -1,0 +1,193 @@
+"""Steps that are recorded and replayed as a whole. A CPU records with a stand-in that keeps to the rules of a GPU."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from recording import CannotBeRecordedError, CpuRecorder
+from starganv2_cases import SIZE
+from tiny import tiny_config, tiny_digits
+from torch import Tensor
+
+from m2o_fast.batch import Batch
+from m2o_fast.data.sampler import BatchSampler
+from m2o_fast.engine.graphs import WARM_UP, CudaRecorder, GraphedStepper, Recorder, check_cuda_graphs
+from m2o_fast.engine.loop import train
+from m2o_fast.engine.processes import Processes
+from m2o_fast.engine.schema import OptimConfig
+from m2o_fast.engine.step import Stepper, StepResult, compile_nets
+from m2o_fast.errors import UserError
+from m2o_fast.m2o import VARIANTS, Domain
+from m2o_fast.randomness import torch_generator
+from m2o_fast.translators.base import Iteration
+from m2o_fast.translators.starganv2 import StarGANv2
+from m2o_fast.translators.starganv2_loss import StarGANv2Loss
+
+DOMAINS = (Domain("color", 3), Domain("gray", 1, multimodal=False))
+STEPS = 8
+
+
+class Setup:
+    """A stepper with its own nets, and the batches of every step."""
+
+    def __init__(
+        self, variant: str, device: str = "cpu", batch_size: int = 4, precision: str = "fp32", **weights: Any
+    ) -> None:
+        torch.manual_seed(0)
+        loss = StarGANv2Loss(diversity=1.3, diversity_steps=6, **weights)
+        self.translator = StarGANv2(DOMAINS, VARIANTS[variant], SIZE, loss).to(device)
+        self.averaged = copy.deepcopy(self.translator).requires_grad_(False)
+        self.stepper = Stepper(self.translator, self.averaged, OptimConfig(lr=1e-3, ema=0.9), precision=precision)
+        dataset = tiny_digits("digits", split="train", seed=0, pair_fraction=1.0)
+        pairs = VARIANTS[variant].supervised_weight > 0
+        self.sampler = BatchSampler(dataset, self.translator.domains, batch_size, seed=0, pairs=pairs)
+        self.device = device
+
+    def batch(self, step: int) -> Batch:
+        batch = self.sampler(step)
+        noise = self.translator.noise(batch.size, torch_generator(0, "noise", step))
+        dtype = next(self.translator.parameters()).dtype
+        return Batch(**(vars(batch) | {"noise": noise})).to(self.device, dtype)
+
+    def parts(self, step: int, parts: int) -> list[Batch]:
+        return [self.batch(step * parts + part) for part in range(parts)]
+
+    def tensors(self) -> list[Tensor]:
+        """Weights, averages and the state of Adam."""
+        nets = [*self.translator.state_dict().values(), *self.averaged.state_dict().values()]
+        optimizers = self.stepper.optimizers.values()
+        return nets + [t for one in optimizers for state in one.state.values() for t in state.values()]
+
+
+def trained(setup: Setup, step: Callable[..., StepResult], parts: int = 1) -> list[StepResult]:
+    return [step(setup.parts(index, parts), index) for index in range(STEPS)]
+
+
+def assert_graphed_is_eager(recorder: Recorder, parts: int = 1, **settings: Any) -> None:
+    eager, graphed = Setup(**settings), Setup(**settings)
+    expected = trained(eager, eager.stepper, parts)
+    found = trained(graphed, GraphedStepper(graphed.stepper, recorder), parts)
+    for theirs, ours in zip(expected, found, strict=True):
+        assert ours.losses.keys() == theirs.losses.keys()
+        assert all(torch.equal(ours.losses[name], loss) for name, loss in theirs.losses.items())
+        assert not ours.failed and not theirs.failed
+    assert all(torch.equal(a, b) for a, b in zip(graphed.tensors(), eager.tensors(), strict=True))
+
+
+CASES = {
+    "starganv2": {"variant": "starganv2"},
+    "hmu": {"variant": "hmu"},
+    "hms": {"variant": "hms"},
+    "two parts": {"variant": "hms", "parts": 2},
+    "merged": {"variant": "hms", "merge_discriminator_steps": True},
+    "bf16": {"variant": "hms", "precision": "bf16"},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_replayed_steps_are_the_same_to_the_bit(case: str) -> None:
+    recorder = CpuRecorder()
+    assert_graphed_is_eager(recorder, **CASES[case])
+    assert (recorder.recorded, recorder.replayed) == (1, STEPS - WARM_UP)
+
+
+def test_lazy_r1_takes_two_graphs() -> None:
+    recorder = CpuRecorder()
+    assert_graphed_is_eager(recorder, variant="hmu", r1_every=2)
+    assert (recorder.recorded, recorder.replayed) == (2, STEPS - 2 * WARM_UP)
+
+
+def test_batches_of_other_shapes_take_other_graphs() -> None:
+    recorder = CpuRecorder()
+    assert_graphed_is_eager(recorder, variant="hmu", batch_size=6)  # two compositions, in turn
+    assert (recorder.recorded, recorder.replayed) == (2, STEPS - 2 * WARM_UP)
+
+
+def test_results_stay_when_the_next_step_runs() -> None:
+    setup = Setup("hms")
+    step = GraphedStepper(setup.stepper, CpuRecorder())
+    results = trained(setup, step)
+    kept = [{name: loss.item() for name, loss in step([setup.batch(index)], index).losses.items()} for index in (8, 9)]
+    assert kept[0] != kept[1]
+    values = [result.losses["generator_latent/cycle"].item() for result in results]
+    assert len(set(values)) == STEPS
+
+
+def test_step_that_is_not_finite_changes_nothing_in_a_replay_either() -> None:
+    setup = Setup("hms")
+    step = GraphedStepper(setup.stepper, CpuRecorder())
+    trained(setup, step)
+    before = [tensor.clone() for tensor in setup.tensors()]
+    batch = setup.batch(STEPS)
+    batch.source[0][0, 0, 0, 0] = torch.nan
+    assert step([batch], STEPS).failed == 1
+    weights = len(setup.translator.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(setup.tensors()[:weights], before[:weights], strict=True))
+    assert step([setup.batch(STEPS)], STEPS).failed == 0
+    assert not all(torch.equal(a, b) for a, b in zip(setup.tensors()[:weights], before[:weights], strict=True))
+
+
+def test_index_that_enters_as_a_number_of_python_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test's own test: the schedule of the diversity weight, baked into the recording."""
+    monkeypatch.setattr("m2o_fast.engine.graphs._ScheduledIteration.number", Iteration.number)
+    with pytest.raises(AssertionError):
+        assert_graphed_is_eager(CpuRecorder(), variant="hmu")
+
+
+def test_reading_back_is_refused_by_the_stand_in() -> None:
+    def reads() -> StepResult:
+        return StepResult({}, torch.tensor([1.0]).sum() * float(torch.ones(()).sum()))
+
+    with pytest.raises(CannotBeRecordedError):
+        CpuRecorder().record(reads)
+
+
+@pytest.mark.parametrize(
+    ("device", "count", "words"), [("cpu", 1, "NVIDIA GPU"), ("cuda", 2, "single process, there are 2")]
+)
+def test_refused_where_there_are_none(device: str, count: int, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        check_cuda_graphs(torch.device(device), Processes(rank=0, count=count))
+
+
+def test_training_refuses_them_on_a_cpu_before_anything_is_made(tmp_path) -> None:
+    with pytest.raises(UserError, match="leave out --cuda-graphs"):
+        train(tiny_config("cuda_graphs=true"), tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("case", CASES)
+def test_cuda_graphs_give_the_bits_of_eager_steps(case: str) -> None:
+    assert_graphed_is_eager(CudaRecorder(torch.device("cuda")), device="cuda", **CASES[case])
+
+
+# --- torch.compile ---
+
+
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled_nets_give_the_same_numbers(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where machine code is made it takes minutes; what the compiler traces is the same without."""
+    compiled = torch.compile
+    seen = []
+
+    def compile_for(method: Any, **options: Any) -> Any:
+        seen.append(method.__name__)
+        return compiled(method, backend=backend, **options)
+
+    monkeypatch.setattr(torch, "compile", compile_for)
+    eager, ours = Setup("hms"), Setup("hms")
+    for setup in (eager, ours):
+        setup.translator.double(), setup.averaged.double()
+    compile_nets(ours.translator)
+    assert seen == ["encode", "decode", "forward", "forward"]
+    theirs = [eager.stepper([eager.batch(index)], index).losses for index in range(2)]
+    found = [ours.stepper([ours.batch(index)], index).losses for index in range(2)]
+    for name in theirs[0]:
+        for a, b in zip(found, theirs, strict=True):
+            assert a[name].item() == pytest.approx(b[name].item(), rel=1e-9, abs=1e-12), name
+    assert ours.translator.state_dict().keys() == eager.translator.state_dict().keys()
