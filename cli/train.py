@@ -81,6 +81,8 @@ def train(
     run: Annotated[
         Path | None,
         typer.Option(
+            "--run",
+            "--run-dir",  # torchrun takes --run for one of its own options
             metavar="DIR",
             help="Folder of this run. [dim]\\[default: runs/<variant>-<data>-<next free number>][/dim]",
             rich_help_panel=_WHERE,
@@ -123,7 +125,7 @@ def train(
     them, checkpoints, sample images and metrics. Ctrl-C saves and stops.
 
     Several processes, each with a share of every batch:
-    torchrun --nproc-per-node 2 -m m2o_fast.cli -- train --run runs/a
+    torchrun --nproc-per-node 2 -m m2o_fast.cli train --run-dir runs/a
     """
     from m2o_fast.errors import UserError
 

@@ -103,7 +103,7 @@ def outcomes(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str
 def training(run: Path, *more: str) -> list[str]:
     pace = ("batch_size=4", "checkpoint_every=2", "sample_every=4", "log_every=1", "keep_checkpoints=0", "threads=1")
     given = [word for setting in pace for word in ("--set", setting)]
-    return ["train", "--steps", "8", "--device", "cpu", *given, *SETTINGS, "--run", str(run), *more]
+    return ["train", "--steps", "8", "--device", "cpu", *given, *SETTINGS, "--run-dir", str(run), *more]
 
 
 def started_training(run: Path) -> list[subprocess.Popen[str]]:
@@ -196,7 +196,7 @@ def test_killed_processes_are_restarted_and_the_run_ends_with_the_same_bytes(tmp
     (tmp_path / "killed.py").write_text(KILLED)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "2"]
     done = subprocess.run(
-        [sys.executable, *launcher, "--", "killed.py", *training(Path("broken"), "--resume", "auto")],
+        [sys.executable, *launcher, "killed.py", *training(Path("broken"), "--resume", "auto")],
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
