@@ -153,14 +153,21 @@ class Summary:
 
 def summary(groups: Sequence[Group], rows: dict[str, list[Row]]) -> Summary:
     """The trade-off by group."""
-    columns = []
-    for row in {row.title: row for found in rows.values() for row in leading(found)}.values():
-        names = [name for name in HEADLINE[row.one_answer] if is_finite(row.measures.get(name))]
-        columns += [(row.title, name) for name in names if measure(name).better]
-    columns = columns[:_COLUMNS]
+    columns = _headlines([row for found in rows.values() for row in leading(found)])[:_COLUMNS]
     table = [(group, [_spread(_measures_of(group, rows, title), name) for title, name in columns]) for group in groups]
     best = [_best([spreads[i].mean for _, spreads in table], name) for i, (_, name) in enumerate(columns)]
     return Summary(columns, table, best)
+
+
+def _headlines(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """What any of the rows has to say of its direction, in the order of importance."""
+    found: list[tuple[str, str]] = []
+    for title in dict.fromkeys(row.title for row in rows):
+        alike = [row for row in rows if row.title == title]
+        for name in dict.fromkeys(name for row in alike for name in HEADLINE[row.one_answer]):
+            if measure(name).better and any(is_finite(row.measures.get(name)) for row in alike):
+                found.append((title, name))
+    return found
 
 
 def _best(means: Sequence[float | None], name: str) -> float | None:

@@ -85,6 +85,22 @@ def test_the_best_mean_is_bold_whichever_way_is_better(runs: list[Path], report:
     assert len(bold) == 2 and "0.015" in bold[0] and '"0.8"' in bold[1]
 
 
+def test_the_trade_off_has_what_any_of_the_runs_was_measured_by(make_run: MakeRun, report: Report) -> None:
+    """Whichever comes last: one run has FID and the other direction, which the other two have not."""
+    colors = {"color_recall": 0.5}
+    rich = {"color->gray": {"none": {"mse": 0.1, "psnr": 9.0}}, "gray->color": {"latent": {**colors, "fid_clean": 9.0}}}
+    poor = {"gray->color": {"latent": colors}}
+    made = [
+        make_run(name, evaluation(directions=directions, details={}))
+        for name, directions in (("a", poor), ("b", rich), ("c", poor))
+    ]
+    for order in (made, made[1:], made[:2]):
+        columns = [cell for cell, _ in Page(report(*order)).tables["trade-off"][0]]
+        shown = " ".join(columns)
+        assert len(columns) == 1 + 4, columns
+        assert all(word in shown for word in ("MSE", "PSNR", "Color Recall", "FID")), columns
+
+
 def test_runs_of_other_settings_are_no_further_seeds(runs: list[Path], report: Report) -> None:
     text = (runs[1] / "config.yaml").read_text()
     (runs[1] / "config.yaml").write_text(text.replace("batch_size: 4", "batch_size: 2"))
