@@ -2,7 +2,8 @@
 
 What stays from step to step is counted exactly. What a step needs on top is measured on two small batches: the
 tensors that autograd saves are some of the weights' size (folded kernels) and some for every image, so a line through
-both tells the rest. Backward frees them as it goes, so they are the peak: on a CPU (eight configurations, torch's
+both tells the rest. A batch that is no larger than these is measured itself, so that measuring never needs more memory
+than training. Backward frees them as it goes, so they are the peak: on a CPU (eight configurations, torch's
 profiler), the peak of a step was 0.93 to 1.01 times what autograd saved in it; tests/engine/test_memory.py.
 """
 
@@ -64,40 +65,53 @@ def estimate_memory(translator: Translator, averaged: Translator, images: int, p
     """
     parameters = list(translator.parameters())
     size = _bytes(parameters)
-    one, two = (saved_bytes(translator, blank_batch(translator, each), precision) for each in (1, 2))
     return Memory(
         weights=size + _bytes(translator.buffers()),
         gradients=size,
         moments=2 * size + 4 * len(parameters),
         averages=_bytes(averaged.parameters()) + _bytes(averaged.buffers()),
-        activations=round(one + (two - one) * (images / len(translator.domains) - 1)),
+        activations=_activations(translator, images, precision),
     )
+
+
+def _activations(translator: Translator, images: int, precision: str) -> int:
+    domains = len(translator.domains)
+    if images <= 2 * domains:
+        return saved_bytes(translator, blank_batch(translator, images), precision)
+    one, two = (saved_bytes(translator, blank_batch(translator, each * domains), precision) for each in (1, 2))
+    return round(one + (two - one) * (images / domains - 1))
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def blank_batch(translator: Translator, each: int) -> Batch:
-    """Black images on the translator's device; every domain is the source of ``each`` and the target of as many."""
-    domains = len(translator.domains)
+def blank_batch(translator: Translator, size: int) -> Batch:
+    """``size`` black images on the translator's device, dealt out to the domains as sources and as targets.
+
+    Where they do not come out even, multi-modal domains have one more: as targets they need more memory.
+    """
+    domains, side = translator.domains, translator.image_size
     parameter = next(translator.parameters())
+    order = sorted(range(len(domains)), key=lambda k: not domains[k].multimodal)
+    counts = [len(range(order.index(k), size, len(domains))) for k in range(len(domains))]
 
     def images() -> tuple[Tensor, ...]:
-        side = translator.image_size
-        return tuple(parameter.new_full((each, domain.channels, side, side), -1) for domain in translator.domains)
+        return tuple(
+            parameter.new_full((count, domain.channels, side, side), -1)
+            for count, domain in zip(counts, domains, strict=True)
+        )
 
-    rows = torch.arange(domains * each, device=parameter.device).view(domains, each)
     known = translator.rules.supervised_weight > 0
     return Batch(
         source=images(),
-        to_target=rows.T.reshape(-1),
-        target_counts=(each,) * domains,
+        to_target=torch.arange(size).flip(0),
+        target_counts=tuple(counts),
         reference=images(),
         reference2=images(),
         paired=images() if known else (),
-        has_pair=torch.ones_like(rows.view(-1), dtype=torch.bool) if known else None,
-        noise=translator.noise(domains * each, torch.Generator().manual_seed(0)),
+        has_pair=torch.ones(size, dtype=torch.bool) if known else None,
+        noise=translator.noise(size, torch.Generator().manual_seed(0)),
     ).to(parameter.device, parameter.dtype)
 
 

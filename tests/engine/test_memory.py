@@ -9,6 +9,7 @@ import torch
 from tiny import tiny_config
 from torch.profiler import ProfilerActivity, profile
 
+from m2o_fast.engine import memory as memory_module
 from m2o_fast.engine.checkpoint import list_checkpoints
 from m2o_fast.engine.loop import Trainer, train
 from m2o_fast.engine.memory import (
@@ -75,6 +76,21 @@ def test_the_peak_of_a_step_is_what_was_estimated(case, tmp_path: Path) -> None:
     assert peak - held == pytest.approx(estimate, rel=0.2)
 
 
+@pytest.mark.parametrize("variant", ["hms", "hmu", "starganv2"])
+def test_small_batches_are_measured_as_they_are(variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the hungriest batch that the sampler may draw, with no more images than it has."""
+    probed: list[int] = []
+    probe = memory_module.saved_bytes
+    for size in (1, 2, 3, 4):
+        trainer = Trainer(tiny_config(f"variant={variant}", f"batch_size={size}"), tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr(memory_module, "saved_bytes", lambda t, b, p: probed.append(b.size) or probe(t, b, p))
+            estimate = trainer.plan().memory.activations
+        drawn = max(saved_bytes(trainer.translator, trainer.batch(step)[0]) for step in range(4))
+        assert estimate == pytest.approx(drawn, rel=0.06), size
+    assert probed == [1, 2, 3, 4]
+
+
 def test_what_does_not_grow_with_the_batch_is_not_scaled(tmp_path: Path) -> None:
     """In wide nets, folded kernels are a good part of what is saved, whether the batch or its parts are large."""
     wide = ("model.base_width=32", "model.max_width=128")
@@ -111,11 +127,18 @@ def test_a_tensor_that_is_saved_twice_counts_once_and_goes_when_dropped() -> Non
 
 def test_the_blank_batch_is_a_batch(tmp_path: Path) -> None:
     trainer = Trainer(tiny_config("batch_size=4"), tmp_path)
-    blank, (real,) = blank_batch(trainer.translator, 2), trainer.batch(0)
+    blank, (real,) = blank_batch(trainer.translator, 4), trainer.batch(0)
     assert [part.shape for part in blank.source] == [part.shape for part in real.source]
     assert [part.shape for part in blank.paired] == [part.shape for part in real.paired]
     assert sorted(blank.to_target.tolist()) == list(range(4))
     assert blank.target_counts == real.target_counts
+    odd = blank_batch(trainer.translator, 3)
+    assert [domain.name for domain in trainer.translator.domains if domain.multimodal] == ["color"]
+    assert (
+        odd.source_counts
+        == odd.target_counts
+        == tuple(2 if domain.multimodal else 1 for domain in trainer.translator.domains)
+    )
 
 
 def test_free_memory() -> None:
