@@ -142,7 +142,7 @@ def _train(config: Config, run: Path, start: Start, quiet: bool, processes: Proc
     if processes.leads:
         _write_facts(config, run)
         sizes = (config.steps, config.batch_size)
-        log = RunLog(run, trainer.step, *sizes, quiet=quiet, tensorboard=config.tensorboard)
+        log = RunLog(run, trainer.step, *sizes, quiet=quiet, tensorboard=config.tensorboard, settle=trainer.settle)
     with log, StopRequest(alone=processes.count == 1) as stop, float32_products(config.precision):
         for problem in start.problems:
             log.warn(problem)
@@ -296,7 +296,13 @@ class Trainer:
         if self._shares > 1:
             rows = rows_of_share(step, self.config.batch_size, len(self.translator.domains), share, self._shares)
             noise = {name: numbers[rows] for name, numbers in noise.items()}
-        return replace(batch, noise=noise).to(self.device)
+        batch = replace(batch, noise=noise)
+        return (batch.pin_memory() if self.device.type == "cuda" else batch).to(self.device)
+
+    def settle(self) -> None:
+        """Waits until the device has done everything that it was given; for clocks."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def _look_back(self, log: Log) -> None:
         """Counts the steps since the last look that failed. Only here the host waits for the device to have done them.

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from m2o_fast.data.cache import Report, silent
 from m2o_fast.engine.loop import Trainer, check_shares
 from m2o_fast.engine.memory import explains_out_of_memory
@@ -60,6 +58,8 @@ class Pace:
 def measure_pace(trainer: Trainer, steps: int, warm_up: int, limit: float | None = None) -> Pace:
     """Trains a few steps and times them; the trainer's nets are worth nothing afterwards.
 
+    Every step is timed until the device has done it: on a GPU rather too long, as training draws batches meanwhile.
+
     Args:
         trainer: What is measured.
         steps: Steps to measure.
@@ -68,12 +68,12 @@ def measure_pace(trainer: Trainer, steps: int, warm_up: int, limit: float | None
             then, the last one of the warm-up counts.
     """
     seconds: list[float] = []
+    trainer.settle()
     began = time.perf_counter()
     while len(seconds) < warm_up + steps:
         started = time.perf_counter()
         trainer.advance(Log())
-        if trainer.device.type == "cuda":
-            torch.cuda.synchronize(trainer.device)
+        trainer.settle()
         seconds.append(time.perf_counter() - started)
         late = limit is not None and time.perf_counter() - began > limit
         if trainer.processes.agree_on_largest(int(late)):

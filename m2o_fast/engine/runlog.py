@@ -68,10 +68,19 @@ class RunLog(Log):
         batch_size: Source images per step.
         quiet: Show nothing.
         tensorboard: Write everything to TensorBoard as well.
+        settle: Waits until the device has done the steps that it was given; called twice, for the expected time.
     """
 
     def __init__(
-        self, folder: Path, first: int, total: int, batch_size: int, *, quiet: bool, tensorboard: bool = False
+        self,
+        folder: Path,
+        first: int,
+        total: int,
+        batch_size: int,
+        *,
+        quiet: bool,
+        tensorboard: bool = False,
+        settle: Callable[[], None] = lambda: None,
     ) -> None:
         self._folder, self._first, self._total, self._batch_size = folder, first, total, batch_size
         self._board = Board(folder, first) if tensorboard else None
@@ -83,7 +92,7 @@ class RunLog(Log):
         self._write_failed = False
         self._started = self._tick_start = time.perf_counter()
         self._tick_step, self._tick_wait = first, 0.0
-        self._pace_start = 0.0
+        self._pace_start, self._settle = 0.0, settle
 
     def __enter__(self) -> RunLog:
         if self._bar:
@@ -113,9 +122,13 @@ class RunLog(Log):
         """``step`` steps are done."""
         if self._bar and self._task is not None:
             self._bar.update(self._task, completed=step)
+        if self._first + _PACE_STEPS >= self._total:
+            return
         if step == self._first + 1:
+            self._settle()
             self._pace_start = time.perf_counter()
-        if step == self._first + _PACE_STEPS < self._total:
+        if step == self._first + _PACE_STEPS:
+            self._settle()
             self._announce_pace(step, (time.perf_counter() - self._pace_start) / (_PACE_STEPS - 1))
 
     def _announce_pace(self, step: int, seconds: float) -> None:

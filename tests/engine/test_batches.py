@@ -36,3 +36,24 @@ def test_batches_are_the_same_in_any_order_and_from_any_number_of_threads(tmp_pa
             batches = dict(zip(order, pool.map(trainer.batch, order), strict=True))
         for step, first in enumerate(expected):
             assert all(torch.equal(a, b) for a, b in zip(first, tensors(batches[step]), strict=True))
+
+
+@pytest.mark.usefixtures("tiny_data")
+def test_a_gpu_gets_batches_from_pinned_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of a batch, its noise included: copies from elsewhere would make the host wait."""
+    pinned, moved = [], []
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        pinned.append(tensor.clone())
+        return pinned[-1]
+
+    trainer = Trainer(tiny_config("accumulate=2"), tmp_path)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    expected = tensors(trainer.batch(0))
+    assert pinned == []
+    trainer.device = torch.device("cuda")
+    monkeypatch.setattr(Batch, "to", lambda batch, device: moved.append(device) or batch)
+    found = tensors(trainer.batch(0))
+    assert moved == [torch.device("cuda")] * 2
+    assert {id(tensor) for tensor in found} == {id(tensor) for tensor in pinned}
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))

@@ -7,13 +7,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import torch
 from source_tree import ROOT
 from tiny import contents, tiny_config
 
 from m2o_fast.engine import pace as pace_module
 from m2o_fast.engine import plan as plan_module
+from m2o_fast.engine import runlog
 from m2o_fast.engine.loop import Trainer, train
 from m2o_fast.engine.pace import Pace, bench_training, dry_run, duration, measure_pace, pace_line
 from m2o_fast.engine.processes import Processes
@@ -119,6 +122,51 @@ def test_pace_is_the_median_without_the_warm_up(tmp_path: Path, monkeypatch: pyt
     assert pace_line(pace) == (
         "expected time: 4.0 h at 2.0 img/s (0.50 steps/s), the median of 3 measured steps after 2 of warm-up"
     )
+
+
+def test_pace_is_that_of_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step is given to a GPU in no time; what it was given before the first one does not count."""
+    trainer = Trainer(tiny_config(), tmp_path)
+    device = FakeDevice(monkeypatch, pace_module, queued=100.0)
+    monkeypatch.setattr(trainer, "settle", device.settle)
+    monkeypatch.setattr(trainer, "advance", lambda log: device.queue(2.0))
+    assert measure_pace(trainer, steps=2, warm_up=0).seconds_per_step == 2.0
+
+
+def test_the_expected_time_of_a_run_is_that_of_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    device = FakeDevice(monkeypatch, runlog, queued=100.0)
+    for total, expected in ((100, ["expected time: 15:50 at 4 img/s, as in steps 2 to 5"]), (5, [])):
+        with runlog.RunLog(tmp_path, 0, total, 40, quiet=False, settle=device.settle) as log:
+            for step in range(1, 6):
+                device.queue(10.0)
+                log.advance(step)
+        assert [line.partition(";")[0] for line in capsys.readouterr().out.splitlines()] == expected
+    assert device.waits == 2, "a run of five steps has no expected time, so nothing to wait for"
+
+
+class FakeDevice:
+    """Work that a host has handed on and goes by only while it waits for it; tells the time of ``module``."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, module: ModuleType, queued: float) -> None:
+        self.clock, self.queued, self.waits = 0.0, queued, 0
+        monkeypatch.setattr(module.time, "perf_counter", lambda: self.clock)
+
+    def queue(self, seconds: float) -> None:
+        self.queued += seconds
+
+    def settle(self) -> None:
+        self.clock, self.queued, self.waits = self.clock + self.queued, 0.0, self.waits + 1
+
+
+def test_only_a_gpu_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, waited = Trainer(tiny_config(), tmp_path), []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    trainer.settle()
+    trainer.device = torch.device("cuda", 1)
+    trainer.settle()
+    assert waited == [torch.device("cuda", 1)]
 
 
 def test_pace_of_slow_steps_is_measured_no_longer_than_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
