@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from m2o_fast import ops
 from m2o_fast.ops import (
     adain_act,
     conv2d,
@@ -44,6 +45,14 @@ class Conv2d(nn.Conv2d):
         return conv2d(input, self.weight, self.bias, padding=int(self.padding[0]))
 
 
+class Linear(nn.Linear):
+    """``nn.Linear`` over :func:`m2o_fast.ops.linear`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Float ``[..., in_features]`` to ``[..., out_features]``."""
+        return ops.linear(input, self.weight, self.bias)
+
+
 def conv(in_channels: int, out_channels: int, kernel: int, *, padding: int = 0, bias: bool = True) -> nn.Conv2d:
     """A convolution with He initialisation."""
     layer = Conv2d(in_channels, out_channels, kernel, padding=padding, bias=bias)
@@ -53,7 +62,7 @@ def conv(in_channels: int, out_channels: int, kernel: int, *, padding: int = 0, 
 
 def linear(in_features: int, out_features: int) -> nn.Linear:
     """A linear layer with He initialisation."""
-    layer = nn.Linear(in_features, out_features)
+    layer = Linear(in_features, out_features)
     he_normal_(layer)
     return layer
 
@@ -112,7 +121,7 @@ class ModulatedConv2d(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, style_dim: int, *, upsample: bool = False) -> None:
         super().__init__()
         self.upsample = upsample
-        self.affine = nn.Linear(style_dim, in_channels)
+        self.affine = Linear(style_dim, in_channels)
         nn.init.normal_(self.affine.weight, std=1 / math.sqrt(style_dim))
         nn.init.ones_(self.affine.bias)
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, 3, 3))

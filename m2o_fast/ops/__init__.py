@@ -14,6 +14,7 @@ from m2o_fast.ops.histogram_numpy import (
     foreground_color_numpy,
     unique_color_count_numpy,
 )
+from m2o_fast.ops.linear import linear
 from m2o_fast.ops.modulate import scale_bias_act, scale_channels
 from m2o_fast.ops.modulated_conv import demodulation, modulated_conv2d, style_affines
 from m2o_fast.ops.resample import conv3x3_down2, up2_conv3x3
@@ -36,6 +37,7 @@ __all__ = [
     "foreground_color_numpy",
     "instance_norm_act",
     "leaky_relu_down2",
+    "linear",
     "modulated_conv2d",
     "residual_merge",
     "scale_bias_act",

@@ -5,6 +5,9 @@ Two things are gained over torch. Convolutions of 3x3 take Winograd's form where
 three kernels again - convolution, its gradient by input, its gradient by weight, each of which is linear in both
 arguments with the other two as derivatives - where torch builds the gradient by weight from a convolution of transposed
 images that takes 2 to 4 times as long.
+
+bfloat16 comes, by autocast or as it is, to the same kernels where torch would emulate it (:mod:`._bfloat16`); what is
+kept for the derivatives is bfloat16 all the same.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from m2o_fast.ops import winograd
+from m2o_fast.ops._bfloat16 import in_bfloat16, is_widened, widened
 from m2o_fast.ops._choices import is_worth_a_call, winograd_pays
 from m2o_fast.ops._library import NATIVE_MISSING, forced_backend, needs_torch, output_format
 
@@ -35,33 +39,63 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int
 
     Args:
         x: Float ``[N, Ci, H, W]``.
-        weight: Float ``[Co, Ci, k, k]``.
-        bias: Float ``[Co]`` or None.
+        weight: Float ``[Co, Ci, k, k]``, of the dtype of x (autocast apart).
+        bias: Float ``[Co]`` or None, of the dtype of x (autocast apart).
         stride: In both directions.
         padding: Zeros on all four sides.
 
     Returns:
-        Float ``[N, Co, H', W']``.
+        Float ``[N, Co, H', W']``, in the dtype of x, or in that of autocast.
     """
     geometry = _Geometry(stride, padding)
-    if _is_torchs(x, weight) or not (_takes_winograd(x, weight, geometry) or is_worth_a_call(x.shape, weight.shape)):
-        return F.conv2d(x, weight, bias, stride, padding)
-    return _Convolution.apply(x, weight, bias, geometry)
+    if not _needs_torchs(x, weight):
+        if is_widened(x, weight, bias):
+            return _Convolution.apply(*in_bfloat16(x, weight, bias), geometry)
+        if _is_exact(x, weight) and (_takes_winograd(x, weight, geometry) or is_worth_a_call(x.shape, weight.shape)):
+            return _Convolution.apply(x, weight, bias, geometry)
+    return F.conv2d(x, weight, bias, stride, padding)
 
 
-def _is_torchs(x: Tensor, weight: Tensor) -> bool:
-    """Whether torch's own has to do it: other devices and types, autocast, transforms, no native code."""
-    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64) or x.dtype != weight.dtype:
+def conv_transpose2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1, padding: int = 0
+) -> Tensor:
+    """``torch.nn.functional.conv_transpose2d``, with bfloat16 as in :func:`conv2d`.
+
+    Args:
+        x: Float ``[N, Ci, H, W]``.
+        weight: Float ``[Ci, Co, k, k]``, of the dtype of x (autocast apart).
+        bias: Float ``[Co]`` or None, of the dtype of x (autocast apart).
+        stride: In both directions.
+        padding: What is cut off on all four sides.
+
+    Returns:
+        Float ``[N, Co, H', W']``, in the dtype of x, or in that of autocast.
+    """
+    if _needs_torchs(x, weight) or not is_widened(x, weight, bias):
+        return F.conv_transpose2d(x, weight, bias, stride, padding)
+    return _Transposed.apply(*in_bfloat16(x, weight, bias), _Geometry(stride, padding))
+
+
+def _needs_torchs(x: Tensor, weight: Tensor) -> bool:
+    """Whether torch's own has to do it: other devices and layouts, transforms, nothing to compute."""
+    if x.device.type != "cpu" or x.layout != torch.strided or weight.layout != torch.strided:
         return True
-    if x.layout != torch.strided or weight.layout != torch.strided:
+    if torch.compiler.is_compiling() or needs_torch():
         return True
-    if torch.compiler.is_compiling() or needs_torch() or torch.is_autocast_enabled("cpu"):
-        return True
-    return forced_backend() == "reference" or NATIVE_MISSING["cpu"] is not None or x.dim() != 4 or not x.numel()
+    return forced_backend() == "reference" or x.dim() != 4 or not x.numel()
+
+
+def _is_exact(x: Tensor, weight: Tensor) -> bool:
+    """Whether these are float32 or float64, are to stay so, and the native code is there."""
+    if x.dtype not in (torch.float32, torch.float64) or x.dtype != weight.dtype:
+        return False
+    return not torch.is_autocast_enabled("cpu") and NATIVE_MISSING["cpu"] is None
 
 
 def _takes_winograd(x: Tensor, weight: Tensor, geometry: _Geometry) -> bool:
-    return weight.shape[2:] == (3, 3) and geometry == (1, 1) and winograd_pays(x.shape, weight.shape[0])
+    if weight.shape[2:] != (3, 3) or geometry != (1, 1) or NATIVE_MISSING["cpu"] is not None:
+        return False
+    return winograd_pays(x.shape, weight.shape[0])
 
 
 # --- the three kernels ------------------------------------------------------------------------------------------------
@@ -70,7 +104,7 @@ _Result = TypeVar("_Result")
 
 
 def _without_autocast(kernel: Callable[..., _Result]) -> Callable[..., _Result]:
-    """For derivatives taken inside autocast of a forward pass that ran outside: in the dtype of that, as torch's."""
+    """What is to be rounded was rounded before; and a backward pass inside autocast may have a forward pass outside."""
 
     @wraps(kernel)
     def run(*arguments: Any) -> _Result:
@@ -84,28 +118,40 @@ def _without_autocast(kernel: Callable[..., _Result]) -> Callable[..., _Result]:
 
 @_without_autocast
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: _Geometry) -> Tensor:
+    dtype, x, weight, bias = x.dtype, widened(x), widened(weight), None if bias is None else widened(bias)
     if _takes_winograd(x, weight, geometry):
-        return winograd.convolve(x, weight, bias)
-    return F.conv2d(x, weight, bias, geometry.stride, geometry.padding)
+        return winograd.convolve(x, weight, bias).to(dtype)
+    return F.conv2d(x, weight, bias, geometry.stride, geometry.padding).to(dtype)
 
 
 @_without_autocast
-def _by_input(grad: Tensor, weight: Tensor, x: Tensor, geometry: _Geometry) -> Tensor:
-    if _takes_winograd(x, weight, geometry):
-        return winograd.by_input(grad, weight)
-    return _torchs_gradients(grad, x, weight, geometry, (True, False, False))[0]
+def _convolve_transposed(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: _Geometry) -> Tensor:
+    dtype, x, weight, bias = x.dtype, widened(x), widened(weight), None if bias is None else widened(bias)
+    return F.conv_transpose2d(x, weight, bias, geometry.stride, geometry.padding).to(dtype)
 
 
 @_without_autocast
-def _by_weight(grad: Tensor, x: Tensor, weight: Tensor, geometry: _Geometry) -> Tensor:
+def _gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, geometry: _Geometry, needed: tuple[bool, bool, bool]
+) -> tuple[Any, ...]:
+    """By x, weight and bias; None where it is not needed."""
+    dtype, grad, weight = grad.dtype, widened(grad), widened(weight)
+    # The gradients by x and bias depend on the shape of x alone.
+    x = widened(x) if needed[1] or x.dtype == grad.dtype else torch.empty_like(x, dtype=grad.dtype)
     if _takes_winograd(x, weight, geometry):
-        return winograd.by_weight(grad, x)
-    return _torchs_gradients(grad, x, weight, geometry, (False, True, False))[1]
+        found: tuple[Any, ...] = (
+            winograd.by_input(grad, weight) if needed[0] else None,
+            winograd.by_weight(grad, x) if needed[1] else None,
+            grad.sum((0, 2, 3)) if needed[2] else None,
+        )
+    else:
+        found = _torchs_gradients(grad, x, weight, geometry, needed)
+    return tuple(None if gradient is None else gradient.to(dtype) for gradient in found)
 
 
 def _torchs_gradients(
     grad: Tensor, x: Tensor, weight: Tensor, geometry: _Geometry, needed: tuple[bool, bool, bool]
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Any, ...]:
     stride, padding = geometry
     sizes = [weight.shape[0]], [stride, stride], [padding, padding], [1, 1], False, [0, 0], 1
     return torch.ops.aten.convolution_backward.default(grad, x, weight, *sizes, needed)
@@ -143,11 +189,32 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (x, weight), geometry = ctx.saved_tensors, ctx.geometry
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
-        if not torch.is_grad_enabled() and not _takes_winograd(x, weight, geometry):
-            return *_torchs_gradients(grad, x, weight, geometry, (need_x, need_weight, need_bias)), None
+        if not torch.is_grad_enabled() and not (needs_torch() and _takes_winograd(x, weight, geometry)):
+            return *_gradients(grad, x, weight, geometry, (need_x, need_weight, need_bias)), None
         return (
             _input_gradient(grad, weight, x, geometry) if need_x else None,
             _weight_gradient(grad, x, weight, geometry) if need_weight else None,
+            grad.sum((0, 2, 3)) if need_bias else None,
+            None,
+        )
+
+
+class _Transposed(torch.autograd.Function):
+    """The gradient of a convolution by its input: what is x here is a gradient there, and grad here an input there."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: _Geometry) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.geometry = geometry
+        return _convolve_transposed(x, weight, bias, geometry)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (x, weight), geometry = ctx.saved_tensors, ctx.geometry
+        need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
+        return (
+            _convolution(grad, weight, geometry) if need_x else None,
+            _weight_gradient(x, grad, weight, geometry) if need_weight else None,
             grad.sum((0, 2, 3)) if need_bias else None,
             None,
         )
@@ -158,7 +225,7 @@ class _ByInput(torch.autograd.Function):
     def forward(ctx: Any, grad: Tensor, weight: Tensor, x: Tensor, geometry: _Geometry) -> Tensor:
         ctx.save_for_backward(grad, weight)
         ctx.geometry = geometry
-        return _by_input(grad, weight, x, geometry)
+        return _gradients(grad, x, weight, geometry, (True, False, False))[0]
 
     @staticmethod
     def backward(ctx: Any, along: Tensor) -> tuple[Tensor | None, ...]:
@@ -178,7 +245,7 @@ class _ByWeight(torch.autograd.Function):
     def forward(ctx: Any, grad: Tensor, x: Tensor, weight: Tensor, geometry: _Geometry) -> Tensor:
         ctx.save_for_backward(grad, x)
         ctx.geometry = geometry
-        return _by_weight(grad, x, weight, geometry)
+        return _gradients(grad, x, weight, geometry, (False, True, False))[1]
 
     @staticmethod
     def backward(ctx: Any, along: Tensor) -> tuple[Tensor | None, ...]:

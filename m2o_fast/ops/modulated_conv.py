@@ -15,6 +15,7 @@ from torch import Tensor
 from m2o_fast.ops._checks import as_number, check_device, check_floating, check_images, wide
 from m2o_fast.ops._library import Backend
 from m2o_fast.ops.convolution import conv2d
+from m2o_fast.ops.linear import linear
 from m2o_fast.ops.modulate import scale_bias_act, scale_channels
 from m2o_fast.ops.resample import up2_conv3x3
 
@@ -143,7 +144,7 @@ def style_affines(style: Tensor, weights: Sequence[Tensor], biases: Sequence[Ten
                 f"{op}: layer {at} must have a weight [O, {style.shape[1]}] and a bias [O], got shapes "
                 f"{list(weight.shape)} and {list(bias.shape)}"
             )
-    together = F.linear(style, torch.cat(tuple(weights)), torch.cat(tuple(biases)))
+    together = linear(style, torch.cat(tuple(weights)), torch.cat(tuple(biases)))
     return together.split([len(weight) for weight in weights], dim=1)
 
 

@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from m2o_fast.ops._checks import wide
 from m2o_fast.ops._choices import folds
 from m2o_fast.ops._library import forced_backend
-from m2o_fast.ops.convolution import conv2d
+from m2o_fast.ops.convolution import conv2d, conv_transpose2d
 
 
 def conv3x3_down2(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, fold: bool | None = None) -> Tensor:
@@ -59,7 +60,7 @@ def up2_conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, fold: 
     if not _folds("up2_conv3x3", x, fold):
         return conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, bias, padding=1)
     folded = _spread(weight.flip(2, 3)).transpose(0, 1)
-    return F.conv_transpose2d(x, folded, bias, stride=2, padding=1)
+    return conv_transpose2d(x, folded, bias, stride=2, padding=1)
 
 
 def _folds(op: str, x: Tensor, wish: bool | None) -> bool:
@@ -69,11 +70,17 @@ def _folds(op: str, x: Tensor, wish: bool | None) -> bool:
 
 
 def _spread(weight: Tensor) -> Tensor:
-    """The full convolution of each 3x3 kernel with a 2x2 kernel of ones: ``[Co, Ci, 4, 4]``."""
+    """The full convolution of each 3x3 kernel with a 2x2 kernel of ones: ``[Co, Ci, 4, 4]``.
+
+    Under autocast it stays in the dtype of ``weight``, so that the convolution rounds it once.
+    """
     # As a product with a constant matrix: on a CPU, a convolution of single channels is 40 times as slow.
-    eye = torch.eye(3, dtype=weight.dtype, device=weight.device)
+    exact = weight.to(wide(weight.dtype))
+    eye = torch.eye(3, dtype=exact.dtype, device=weight.device)
     row = F.pad(eye, (0, 1)) + F.pad(eye, (1, 0))  # the same in one dimension
-    return (weight.reshape(-1, 9) @ torch.kron(row, row)).view(*weight.shape[:2], 4, 4)
+    with torch.autocast(weight.device.type, enabled=False):
+        folded = exact.reshape(-1, 9) @ torch.kron(row, row)
+    return folded.view(*weight.shape[:2], 4, 4).to(weight.dtype)
 
 
 def _check(op: str, x: Tensor, weight: Tensor) -> None:
