@@ -45,6 +45,7 @@ ORDER = ("convolution", *KINDS, "other")
 #: What one iteration has to reach: words, value, "at least" or "at most", and how it follows from the measurement
 TARGETS: list[tuple[str, float, bool, Callable[[dict[str, Any]], float]]] = [
     ("times as fast as plain torch, float32", 2.2, True, lambda m: m["seconds"]["plain"] / m["seconds"]["fast"]),
+    ("times as fast as plain torch, bfloat16", 3.0, True, lambda m: m["seconds"]["plain"] / m["seconds"]["bf16"]),
     ("iteration / its convolutions alone", 1.35, False, lambda m: m["seconds"]["fast"] / m["seconds"]["convolutions"]),
     ("peak memory / that of plain torch", 0.7, False, lambda m: m["peak_bytes"]["fast"] / m["peak_bytes"]["plain"]),
 ]
@@ -140,7 +141,7 @@ def measure(rounds: int, process_time: bool, note: str) -> dict[str, Any]:
         "seconds": seconds,
         "samples": samples,
         "shares": {name: shares(runs[name], timer, seconds[name], 2) for name in ("plain", "fast")},
-        "peak_bytes": {name: peak_bytes(name) for name in ("plain", "fast")},
+        "peak_bytes": {name: peak_bytes(name) for name in ("plain", "fast", "bf16")},
     }
 
 
@@ -180,22 +181,26 @@ def targets(records: list[dict[str, Any]]) -> list[str]:
 
 def section(record: dict[str, Any]) -> list[str]:
     """One machine: medians, and where they come from."""
-    facts = f"{record['case']}, float32, torch {record['torch']}, commit {record['commit']}, {record['date']}"
+    facts = f"{record['case']}, torch {record['torch']}, commit {record['commit']}, {record['date']}"
     facts += f"; medians of {record['rounds']} turns, {record['clock']}."
     lines = [f"\n## {record['hardware']}\n", facts]
     lines += [record["note"]] if record["note"] else []
     lines += [f"\n![shares](plots/iteration-{record['name']}.svg)\n"]
-    lines += ["| | plain | fast | share of fast |", "|---|---|---|---|"]
+    lines += ["| | plain, float32 | fast, float32 | share | fast, bfloat16 |", "|---|---|---|---|---|"]
     plain_shares, fast_shares = record["shares"]["plain"], record["shares"]["fast"]
     for kind in ORDER:
         share = fast_shares[kind] / sum(fast_shares.values())
-        lines.append(f"| {kind} | {plain_shares[kind] * 1e3:.0f} ms | {fast_shares[kind] * 1e3:.0f} ms | {share:.0%} |")
+        lines.append(
+            f"| {kind} | {plain_shares[kind] * 1e3:.0f} ms | {fast_shares[kind] * 1e3:.0f} ms | {share:.0%} | |"
+        )
     seconds, peak = record["seconds"], record["peak_bytes"]
     lines += [
-        f"| **iteration** | {seconds['plain'] * 1e3:.0f} ms | {seconds['fast'] * 1e3:.0f} ms | |",
-        f"| convolutions alone | | {seconds['convolutions'] * 1e3:.0f} ms | |",
-        *(f"| opt-in, other numbers: {name} | | {seconds[name] * 1e3:.0f} ms | |" for name in OPT_INS),
-        f"| peak memory | {peak['plain'] / 2**20:.0f} MiB | {peak['fast'] / 2**20:.0f} MiB | |",
+        f"| **iteration** | {seconds['plain'] * 1e3:.0f} ms | {seconds['fast'] * 1e3:.0f} ms | "
+        f"| {seconds['bf16'] * 1e3:.0f} ms |",
+        f"| convolutions alone | | {seconds['convolutions'] * 1e3:.0f} ms | | |",
+        *(f"| opt-in, other numbers: {name} | | {seconds[name] * 1e3:.0f} ms | | |" for name in OPT_INS),
+        f"| peak memory | {peak['plain'] / 2**20:.0f} MiB | {peak['fast'] / 2**20:.0f} MiB | "
+        f"| {peak['bf16'] / 2**20:.0f} MiB |",
     ]
     return lines
 

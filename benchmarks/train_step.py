@@ -4,7 +4,7 @@
 
 All take the same nets, images and noise. `plain` is the oracle of tests/translators: the published order, eight encoder
 passes, nothing shared between the phases, no fused operation. `fast` is what `m2o-fast train` does, moving average
-included. `convolutions` is what bounds it: see :func:`convolutions_alone`.
+included; `bf16` is the same with `--precision bf16`. `convolutions` is what bounds `fast`: :func:`convolutions_alone`.
 """
 
 from __future__ import annotations
@@ -202,8 +202,12 @@ def convolutions_alone(case: Case) -> Callable[[], object]:
     return run
 
 
-ITERATIONS = {"plain": plain_iteration, "fast": fast_iteration, "convolutions": convolutions_alone}
-BF16 = partial(fast_iteration, precision="bf16")
+ITERATIONS = {
+    "plain": plain_iteration,
+    "fast": fast_iteration,
+    "convolutions": convolutions_alone,
+    "bf16": partial(fast_iteration, precision="bf16"),
+}
 #: cheaper, with other numbers
 OPT_INS = {
     "loss.merge_discriminator_steps": partial(fast_iteration, merge_discriminator_steps=True),

@@ -10,7 +10,7 @@ import torch
 
 from m2o_fast.engine.doctor import cpu_model
 from m2o_fast.engine.memory import Memory, estimate_memory, free_memory
-from m2o_fast.engine.precision import precision_warning
+from m2o_fast.engine.precision import precision_note
 from m2o_fast.engine.processes import Processes
 from m2o_fast.engine.schema import IN_FOLDERS, Config
 from m2o_fast.engine.step import group_sizes
@@ -45,7 +45,7 @@ class Plan:
         precision: Number format.
         cuda_graphs: Whether steps are replayed as CUDA graphs.
         compile: Whether torch.compile takes part.
-        warning: What to think twice about; empty if nothing.
+        note: What to know of the precision on this device; empty if nothing.
         kernels: Operator family -> backend in use, and why.
         parameters: Net -> number of parameters.
         memory: What one process needs beside torch itself, in bytes.
@@ -65,7 +65,7 @@ class Plan:
     precision: str
     cuda_graphs: bool
     compile: bool
-    warning: str
+    note: str
     kernels: dict[str, dict[str, str]]
     parameters: dict[str, int]
     memory: Memory
@@ -99,7 +99,7 @@ class Plan:
         return " and ".join(f"{number} {name}" for name, number in self.images.items()) + " images"
 
     def _format(self) -> str:
-        text = f"{self.precision} ({self.warning})" if self.warning else self.precision
+        text = f"{self.precision} ({self.note})" if self.note else self.precision
         return ", ".join([text] + ["CUDA graphs"] * self.cuda_graphs + ["torch.compile"] * self.compile)
 
     def _kernels(self) -> str:
@@ -149,7 +149,7 @@ def make_plan(
         precision=config.precision,
         cuda_graphs=config.cuda_graphs,
         compile=config.compile,
-        warning=precision_warning(config.precision, device),
+        note=precision_note(config.precision, device),
         kernels=kernels_in_use(device.type, modulation=config.model.style_op == "demod"),
         parameters=dict(group_sizes(translator)),
         memory=estimate_memory(

@@ -11,6 +11,8 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 
 from m2o_fast.errors import UserError
+from m2o_fast.ops._choices import emulates_bfloat16
+from m2o_fast.ops._library import forced_backend
 
 
 def check_precision(precision: str, device: torch.device) -> None:
@@ -19,11 +21,13 @@ def check_precision(precision: str, device: torch.device) -> None:
         raise UserError("precision tf32 is a format of NVIDIA GPUs; on a CPU use fp32 or bf16")
 
 
-def precision_warning(precision: str, device: torch.device) -> str:
-    """What speaks against a format on this device; empty if nothing does."""
-    if precision == "bf16" and device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2"):
-        return "SLOW: this CPU has no bfloat16 arithmetic"
-    return ""
+def precision_note(precision: str, device: torch.device) -> str:
+    """What to know of a format on this device; empty if nothing."""
+    if precision != "bf16" or not emulates_bfloat16(device.type):
+        return ""
+    if forced_backend() == "reference":
+        return "SLOW: torch emulates it on this CPU"
+    return "less memory, not faster: this CPU multiplies in float32"
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:

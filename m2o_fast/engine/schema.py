@@ -220,8 +220,8 @@ class Config(_Section):
         device: ``"auto"`` (CUDA where there is a device), ``"cpu"``, ``"cuda"`` or ``"cuda:<number>"``.
         threads: CPU threads; ``None`` leaves the choice to torch.
         precision: ``"fp32"``; ``"tf32"`` (NVIDIA GPUs: float32 products with 10 bits of mantissa); ``"bf16"`` (forward
-            passes in bfloat16, what stays float32 multiplied as with tf32). Weights, optimizer, average, images, losses
-            and R1 are float32 in all of them.
+            passes in bfloat16, what stays float32 multiplied as with tf32; less memory, and faster where the device
+            has such arithmetic). Weights, optimizer, average, images, losses and R1 are float32 in all of them.
         cuda_graphs: Whether steps are recorded as CUDA graphs and replayed as a whole: the same numbers, no waiting for
             Python. NVIDIA GPUs, one process.
         compile: Whether ``torch.compile`` compiles the nets that R1 does not touch: other rounding; minutes before

@@ -8,12 +8,14 @@ import pytest
 import torch
 from tiny import tiny_config
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from m2o_fast.engine.loop import Trainer, train
-from m2o_fast.engine.precision import autocast, float32_products
+from m2o_fast.engine.precision import autocast, float32_products, precision_note
 from m2o_fast.engine.step import StepResult
 from m2o_fast.errors import UserError
 from m2o_fast.losses import absolute_error, adversarial, masked_reconstruction_error
+from m2o_fast.ops import _choices, use_backend
 
 pytestmark = pytest.mark.usefixtures("tiny_data")
 #: without weight decay: a bias in front of an instance norm has rounding noise for a gradient, which Adam enlarges
@@ -116,6 +118,44 @@ def test_bf16_computes_in_bfloat16_and_keeps_float32() -> None:
         assert {value.dtype for value in nets.state_dict().values()} == {torch.float32}
     for optimizer in other.stepper.optimizers.values():
         assert {value.dtype for state in optimizer.state.values() for value in state.values()} == {torch.float32}
+
+
+def test_what_bf16_means_on_a_cpu_without_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(_choices, "WITHOUT_BFLOAT16", (torch.backends.cpu.get_cpu_capability(),))
+    assert precision_note("bf16", cpu) == "less memory, not faster: this CPU multiplies in float32"
+    assert precision_note("fp32", cpu) == precision_note("bf16", torch.device("cuda")) == ""
+    with use_backend("reference"):
+        assert precision_note("bf16", cpu) == "SLOW: torch emulates it on this CPU"
+    monkeypatch.setattr(_choices, "WITHOUT_BFLOAT16", ())
+    assert precision_note("bf16", cpu) == ""
+
+
+class Products(TorchDispatchMode):
+    """Types of the operands of convolutions and matrix products, derivatives included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dtypes: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if any(word in func.name() for word in ("conv", "mm", "matmul", "::dot", "linear")):
+            self.dtypes |= {argument.dtype for argument in args if isinstance(argument, Tensor)}
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("style_op", ["adain", "demod"])
+@pytest.mark.parametrize("emulates", [True, False])
+def test_bf16_products_are_float32s_where_a_cpu_has_no_others(
+    emulates: bool, style_op: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None of a whole step, or torch would emulate it."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    monkeypatch.setattr(_choices, "WITHOUT_BFLOAT16", (capability,) if emulates else ())
+    trainer = Trainer(tiny_config("precision=bf16", f"model.style_op={style_op}"), Path("nowhere"))
+    with Products() as products:
+        trainer.stepper(trainer.batch(0), 0)
+    assert (torch.bfloat16 in products.dtypes) != emulates and torch.float32 in products.dtypes
 
 
 def dtypes(output: object) -> set[torch.dtype]:

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from m2o_fast.ops import build_info, conv2d, convolution, use_backend, winograd
+from m2o_fast.ops import _choices, build_info, conv2d, convolution, use_backend, winograd
+from m2o_fast.ops.convolution import conv_transpose2d
 
 compiled = pytest.mark.skipif(build_info() is None, reason="needs the native library")
 #: height, width, input and output channels: full tiles, cut ones, less than one
@@ -22,6 +23,12 @@ def any_tile_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """Winograd's form also where it does not pay, and our derivatives where they do not."""
     monkeypatch.setattr(convolution, "is_worth_a_call", lambda *shapes: True)
     monkeypatch.setattr(convolution, "winograd_pays", lambda shape, channels: shape[1] % 16 == channels % 16 == 0)
+
+
+@pytest.fixture
+def no_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processor does not multiply bfloat16, whatever this one can."""
+    monkeypatch.setattr(_choices, "WITHOUT_BFLOAT16", (torch.backends.cpu.get_cpu_capability(),))
 
 
 def drawn(height: int, width: int, channels: int, out_channels: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
@@ -184,6 +191,121 @@ def test_negative_views(any_tile_count: None) -> None:
     x, weight = torch._neg_view(torch.randn(2, 16, 8, 8)), torch.randn(16, 16, 3, 3, requires_grad=True)
     ours, theirs = (torch.autograd.grad(f(x, weight, padding=1).pow(2).sum(), weight)[0] for f in (conv2d, F.conv2d))
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4 * float(theirs.abs().max()))
+
+
+# --- bfloat16 where the processor has none ---
+
+
+#: gradients of the transposed one take Winograd's form as well, but those that they are compared with are torch's
+BFLOAT16_CASES = [(conv2d, geometry) for geometry in GEOMETRIES]
+BFLOAT16_CASES += [(conv_transpose2d, geometry) for geometry in GEOMETRIES[1:]]
+
+
+def sides(function, geometry: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the weight."""
+    channels, out_channels, kernel, _, _ = geometry
+    return (*((out_channels, channels) if function is conv2d else (channels, out_channels)), kernel, kernel)
+
+
+def widened_by_hand(convolution, operands: list[Tensor], grad: Tensor, **geometry: int) -> list[Tensor]:
+    """Output and gradients in float32 of the operands rounded to bfloat16, each result rounded once."""
+    inputs = [operand.detach().bfloat16().float().requires_grad_() for operand in operands]
+    y = convolution(*inputs, **geometry)
+    return [result.detach().bfloat16() for result in (y, *torch.autograd.grad(y, inputs, grad.float()))]
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize(("function", "geometry"), BFLOAT16_CASES)
+def test_bfloat16_is_float32_rounded_once(
+    function, geometry: tuple[int, ...], memory_format, any_tile_count: None, no_bfloat16: None
+) -> None:
+    """Bit by bit, by autocast and as it is; gradients come in the type of what they are gradients of."""
+    channels, out_channels, _, stride, padding = geometry
+    x = torch.randn(2, channels, 6, 8).contiguous(memory_format=memory_format)
+    operands = [x, torch.randn(sides(function, geometry)), torch.randn(out_channels)]
+    shape = function(*operands, stride=stride, padding=padding).shape
+    grad = torch.randn(shape).bfloat16().contiguous(memory_format=memory_format)
+    expected = widened_by_hand(function, operands, grad, stride=stride, padding=padding)
+    for dtype in (torch.float32, torch.bfloat16):
+        inputs = [operand.to(dtype).requires_grad_() for operand in operands]
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.float32):
+            y = function(*inputs, stride=stride, padding=padding)
+        gradients = torch.autograd.grad(y, inputs, grad)
+        assert y.dtype is torch.bfloat16 and {gradient.dtype for gradient in gradients} == {dtype}
+        assert y.stride() == expected[0].stride()
+        for mine, right in zip((y, *gradients), expected, strict=True):
+            assert torch.equal(mine.bfloat16(), right) and torch.equal(mine, mine.bfloat16())
+
+
+@pytest.mark.parametrize(("function", "geometry"), BFLOAT16_CASES)
+def test_bfloat16_derivatives_are_as_exact_as_torchs(
+    function, geometry: tuple[int, ...], any_tile_count: None, no_bfloat16: None
+) -> None:
+    """Of all orders: root mean square errors, those of torch's emulation doubled at most."""
+    channels, out_channels, _, stride, padding = geometry
+    torchs = F.conv2d if function is conv2d else F.conv_transpose2d
+    x = torch.randn(2, channels, 6, 8, dtype=torch.bfloat16)
+    weight, bias = torch.randn(sides(function, geometry)).bfloat16() / 8, torch.randn(out_channels).bfloat16()
+    exact = penalised(torchs, x.double(), weight.double(), bias.double(), stride, padding)
+    ours, theirs = (penalised(f, x, weight, bias, stride, padding) for f in (function, torchs))
+    for mine, other, right in zip(ours, theirs, exact, strict=True):
+        assert mine.dtype is torch.bfloat16
+        errors = [(found.double() - right).square().mean().sqrt() for found in (mine, other)]
+        assert errors[0] <= 2 * errors[1] + 1e-3 * right.abs().max()
+
+
+def test_bfloat16_is_what_is_kept(no_bfloat16: None) -> None:
+    """For the derivatives: half the memory is what the format is for here."""
+    kept: list[Tensor] = []
+    x, weight = torch.randn(2, 16, 8, 8, requires_grad=True), torch.randn(16, 16, 3, 3, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda kept: kept):
+        with torch.autocast("cpu", torch.bfloat16):
+            conv_transpose2d(conv2d(x, weight, padding=1), weight, padding=1)
+    assert len(kept) == 4 and {tensor.dtype for tensor in kept} == {torch.bfloat16}
+
+
+def test_graphs_of_bfloat16_know_transforms(any_tile_count: None, no_bfloat16: None) -> None:
+    for channels in (16, 3):
+        operands = torch.randn(2, channels, 5, 6).bfloat16(), torch.randn(16, channels, 3, 3).bfloat16()
+        found = []
+        for function in (conv2d, F.conv2d):
+            inputs = [operand.clone().requires_grad_() for operand in operands]
+            y = function(*inputs, padding=1)
+            found.append((*batched(y, inputs), *along_a_direction(function(*inputs, padding=1), inputs)))
+        for mine, right in zip(*found, strict=True):
+            assert mine.dtype is torch.bfloat16
+            torch.testing.assert_close(mine, right, rtol=0, atol=2e-2 * float(right.detach().abs().max()))
+
+
+def test_bfloat16_of_torch_where_it_has_to_be(monkeypatch: pytest.MonkeyPatch, no_bfloat16: None) -> None:
+    x, weight = torch.randn(2, 16, 8, 8).bfloat16(), torch.randn(16, 16, 3, 3).bfloat16()
+    functions = (conv2d, conv_transpose2d)
+    for function in functions:
+        _, tangent = torch.func.jvp(lambda x, f=function: f(x, weight, padding=1), (x,), (x,))
+        torch.testing.assert_close(tangent, function(x, weight, padding=1), rtol=2e-2, atol=0.1)
+        assert function(x[:0], weight, padding=1).shape == (0, 16, 8, 8)
+        with pytest.raises(RuntimeError, match="type"):
+            function(x, weight.float(), padding=1)
+        with pytest.raises(RuntimeError, match="type"), torch.autocast("cpu", torch.bfloat16):
+            function(x.double(), weight, padding=1)
+        with torch.autocast("cpu", torch.float16):
+            assert function(x, weight, padding=1).dtype is torch.float16
+
+    def never(*arguments: object) -> Tensor:
+        raise AssertionError("ours")
+
+    for kind in (convolution._Convolution, convolution._Transposed):
+        monkeypatch.setattr(kind, "apply", never)
+    for function in functions:
+        with pytest.raises(AssertionError, match="ours"):
+            function(x, weight, padding=1)
+        with use_backend("reference"):
+            function(x, weight, padding=1)
+    monkeypatch.setattr(_choices, "WITHOUT_BFLOAT16", ())
+    for function in functions:
+        function(x, weight, padding=1)
+        with torch.autocast("cpu", torch.bfloat16):
+            function(x.float(), weight, padding=1)
 
 
 @compiled
