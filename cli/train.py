@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -110,7 +112,8 @@ def train(
         bool,
         typer.Option(
             "--dry-run",
-            help="Print what would run, how long it would take, and the resolved settings, as YAML; write nothing.",
+            help="Print what would run, how long it would take, and the resolved settings, as YAML; write nothing. "
+            "What training would refuse is refused.",
             rich_help_panel=_WHERE,
         ),
     ] = False,
@@ -127,16 +130,13 @@ def train(
     Several processes, each with a share of every batch:
     torchrun --nproc-per-node 2 -m m2o_fast.cli train --run-dir runs/a
     """
+    from m2o_fast.engine.signals import Stopped, StopRequest
     from m2o_fast.errors import UserError
 
     if as_json and not dry_run:
         raise UserError("--json goes with --dry-run: training prints its progress")
     if resume == "auto" and run is None:
         raise UserError("--resume auto needs --run DIR: the folder of the run to go on with")
-    if config is None and run is not None:
-        from m2o_fast.engine.runs import config_to_resume
-
-        config = config_to_resume(run, resume)
     options = {
         "variant": variant,
         "data.name": data,
@@ -153,29 +153,57 @@ def train(
         "device": device,
         "tensorboard": tensorboard or None,
     }
-    settings = settings_from(config, assignments, options, preset)
     if dry_run:
+        settings = _settings(config, run, resume, assignments, options, preset)
         _print_dry_run(settings, run, resume or "never", as_json)
         return 0
+    try:
+        with StopRequest(starting=True) as stop:  # importing torch alone may take a while
+            settings = _settings(config, run, resume, assignments, options, preset)
+            from m2o_fast.engine.loop import train as run_training
 
-    from m2o_fast.engine.loop import train as run_training
+            return run_training(settings, run, resume or "never", quiet, stop).exit_code
+    except Stopped as stopped:
+        if os.environ.get("RANK", "0") == "0":  # of several processes one is enough to say so
+            typer.echo(f"m2o-fast: {stopped}", err=True)
+        return stopped.exit_code
 
-    result = run_training(settings, run, resume or "never", quiet)
-    return result.exit_code
+
+def _settings(
+    config: Path | None,
+    run: Path | None,
+    resume: str | None,
+    assignments: list[str] | None,
+    options: Mapping[str, object],
+    preset: str | None,
+) -> Config:
+    """What the options say; where they name no file, on top of the settings of the run that is gone on with."""
+    if config is None and run is not None:
+        from m2o_fast.engine.runs import config_to_resume
+
+        config = config_to_resume(run, resume)
+    return settings_from(config, assignments, options, preset)
 
 
 def _print_dry_run(settings: Config, run: Path | None, resume: str, as_json: bool) -> None:
-    """One JSON object, or YAML in which everything but the settings is a comment: a file for --config."""
+    """One JSON object, or YAML in which everything but the settings is a comment: a file for --config.
+
+    Raises:
+        UserError: What training would end with; the settings are printed all the same.
+    """
     from m2o_fast.engine.config import dump_config
     from m2o_fast.engine.pace import dry_run
+    from m2o_fast.errors import UserError
 
     result = dry_run(settings, run, resume, report=lambda line: typer.echo(line, err=True))
     if result is None:
         return
-    lines = result.pop("lines", None) or [f"this would not run here: {' '.join(result['problem'].split())}"]
+    lines = result.pop("lines", [])
     if as_json:
         typer.echo(json.dumps(result))
-        return
-    for line in lines:
-        typer.echo(f"# {' '.join(line.splitlines())}")  # a folder's name may have several lines
-    typer.echo(dump_config(settings), nl=False)
+    else:
+        for line in lines:
+            typer.echo(f"# {' '.join(line.splitlines())}")  # a folder's name may have several lines
+        typer.echo(dump_config(settings), nl=False)
+    if "problem" in result:
+        raise UserError(result["problem"])

@@ -28,10 +28,10 @@ from m2o_fast.engine.checkpoint import (
     write_checkpoint,
 )
 from m2o_fast.engine.config import dump_config
-from m2o_fast.engine.graphs import CudaRecorder, GraphedStepper, check_cuda_graphs
+from m2o_fast.engine.graphs import CudaRecorder, GraphedStepper
 from m2o_fast.engine.memory import explains_out_of_memory
 from m2o_fast.engine.plan import Plan, make_plan
-from m2o_fast.engine.precision import check_precision, float32_products
+from m2o_fast.engine.precision import float32_products
 from m2o_fast.engine.processes import Processes, joined_processes
 from m2o_fast.engine.runlog import Log, RunLog, environment
 from m2o_fast.engine.runs import (
@@ -45,9 +45,17 @@ from m2o_fast.engine.runs import (
 from m2o_fast.engine.samples import SampleGrid
 from m2o_fast.engine.schema import Config
 from m2o_fast.engine.signals import StopRequest
-from m2o_fast.engine.start import Start, claimed, find_start, with_fixed_schedule
+from m2o_fast.engine.start import (
+    Start,
+    check_device,
+    check_nets,
+    check_settings,
+    claimed,
+    find_start,
+    remove_unused,
+    with_fixed_schedule,
+)
 from m2o_fast.engine.step import Stepper, StepResult, compile_nets
-from m2o_fast.engine.tensorboard import require_tensorboard
 from m2o_fast.engine.watch import StyleWatch
 from m2o_fast.errors import UserError
 from m2o_fast.files import replacing
@@ -71,7 +79,9 @@ class TrainResult:
     exit_code: int
 
 
-def train(config: Config, run: Path | None, resume: str = "never", quiet: bool = False) -> TrainResult:
+def train(
+    config: Config, run: Path | None, resume: str = "never", quiet: bool = False, stop: StopRequest | None = None
+) -> TrainResult:
     """Trains a run from its start or from a checkpoint; together with a launcher's other processes, if there are any.
 
     Args:
@@ -81,20 +91,22 @@ def train(config: Config, run: Path | None, resume: str = "never", quiet: bool =
         resume: ``"never"``; ``"auto"``: from the newest good checkpoint of ``run``; else the path of a checkpoint, or
             of a run whose newest one is taken.
         quiet: Show nothing but warnings.
+        stop: Who listens for signals already; ``None``: nobody yet.
 
     Raises:
         UserError: The folder is in the way, the checkpoint does not fit or is damaged, or too many steps in a row were
             not finite.
+        Stopped: A signal came before the first step; nothing was written.
     """
-    with joined_processes() as processes, ExitStack() as claim:
+    with ExitStack() as outer, joined_processes() as processes, ExitStack() as claim:
+        stop = stop or outer.enter_context(StopRequest(starting=True))
         if not processes.leads:
-            return _train(*_follow(processes), quiet, processes)
+            return _train(*_follow(processes), quiet, processes, stop)
         try:
-            if config.tensorboard:
-                require_tensorboard()
-            check_shares(config, processes)
-            check_device(config, choose_device(config.device, processes), processes)
-            run = next_run(config) if run is None else run
+            check_settings(config, processes)
+            if run is None:
+                run = next_run(config)
+                claim.callback(remove_unused, run)
             config = with_fixed_schedule(config, run)
             start = find_start(config, run, resume)
             claim.enter_context(claimed(run))
@@ -103,7 +115,7 @@ def train(config: Config, run: Path | None, resume: str = "never", quiet: bool =
             raise
         checkpoint = str(start.checkpoint) if start.checkpoint else None
         processes.tell({"config": config.model_dump(mode="json"), "run": str(run), "checkpoint": checkpoint})
-        return _train(config, run, start, quiet, processes)
+        return _train(config, run, start, quiet, processes, stop)
 
 
 def _follow(processes: Processes) -> tuple[Config, Path, Start]:
@@ -116,34 +128,20 @@ def _follow(processes: Processes) -> tuple[Config, Path, Start]:
     return Config.model_validate(heard["config"]), Path(heard["run"]), start
 
 
-def check_device(config: Config, device: torch.device, processes: Processes) -> None:
-    """Raises ``UserError`` where the device, or so many processes, cannot do what is asked for."""
-    check_precision(config.precision, device)
-    if config.cuda_graphs:
-        check_cuda_graphs(device, processes)
-
-
-def check_shares(config: Config, processes: Processes) -> None:
-    """Raises ``UserError`` where the batch cannot be shared equally."""
-    shares = processes.count * config.accumulate
-    if config.batch_size % shares:
-        words = [f"{processes.count} processes"] * (processes.count > 1)
-        words += [f"{config.accumulate} parts (accumulate)"] * (config.accumulate > 1)
-        raise UserError(
-            f"batch_size {config.batch_size} cannot be shared among {' of '.join(words)}; use a multiple of {shares}"
-        )
-
-
 @explains_out_of_memory
-def _train(config: Config, run: Path, start: Start, quiet: bool, processes: Processes) -> TrainResult:
+def _train(
+    config: Config, run: Path, start: Start, quiet: bool, processes: Processes, stop: StopRequest
+) -> TrainResult:
     report = _show if processes.leads and not quiet else silent
-    trainer = Trainer(config, run, start.checkpoint, start.manifest, processes, report)
+    with processes.at_once():
+        trainer = Trainer(config, run, start.checkpoint, start.manifest, processes, report)
+    stop.begin(alone=processes.count == 1)
     log: Log = Log()
     if processes.leads:
         _write_facts(config, run)
         sizes = (config.steps, config.batch_size)
         log = RunLog(run, trainer.step, *sizes, quiet=quiet, tensorboard=config.tensorboard, settle=trainer.settle)
-    with log, StopRequest(alone=processes.count == 1) as stop, float32_products(config.precision):
+    with log, float32_products(config.precision):
         for problem in start.problems:
             log.warn(problem)
         for line in [*trainer.plan().lines(), f"run folder: {run}"] if processes.leads and not quiet else []:
@@ -206,6 +204,8 @@ class Trainer:
         check_device(config, self.device, self.processes)
         dataset = open_split(config, "train", report=report)
         self.translator = build_translator(config, dataset.domains).to(self.device)
+        if checkpoint is not None and manifest is not None:
+            check_nets(self.translator.describe(), checkpoint, manifest)
         self.averaged = copy.deepcopy(self.translator).eval().requires_grad_(False)
         self.stepper = Stepper(self.translator, self.averaged, config.optim, self.processes, config.precision)
         self._advance: Callable[[Sequence[Batch], int], StepResult] = self.stepper

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from m2o_fast.data.cache import Report, silent
-from m2o_fast.engine.loop import Trainer, check_shares
+from m2o_fast.engine.loop import Trainer
 from m2o_fast.engine.memory import explains_out_of_memory
 from m2o_fast.engine.plan import Plan
 from m2o_fast.engine.precision import float32_products
 from m2o_fast.engine.processes import Processes, joined_processes
 from m2o_fast.engine.runlog import Log
+from m2o_fast.engine.runs import RUNS
 from m2o_fast.engine.schema import Config
-from m2o_fast.engine.start import find_start, with_fixed_schedule
-from m2o_fast.engine.tensorboard import require_tensorboard
+from m2o_fast.engine.start import Start, check_claim, check_settings, check_shares, find_start, with_fixed_schedule
 from m2o_fast.errors import UserError
 
 WARM_UP = 3
@@ -105,7 +105,9 @@ def bench_training(config: Config, steps: int, report: Report = silent) -> tuple
         UserError: It cannot be trained here: no data, no device, too little memory.
     """
     with joined_processes() as processes:
-        measured = _rehearse(config, _NOWHERE, processes, report, steps, WARM_UP)
+        with processes.at_once():
+            check_shares(config, processes)
+        measured = _rehearse(config, _NOWHERE, Start(), processes, report, steps, WARM_UP)
         return measured if processes.leads else None
 
 
@@ -127,12 +129,16 @@ def dry_run(
     result: dict[str, Any] = {"settings": config.model_dump(mode="json")}
     with joined_processes() as processes:
         try:
-            if config.tensorboard:
-                require_tensorboard()
             folder = run or _NOWHERE
-            find_start(with_fixed_schedule(config, folder), folder, resume)
-            plan, pace = _rehearse(config, _NOWHERE, processes, report, steps=3, warm_up=1, limit=_DRY_SECONDS)
+            with processes.at_once():
+                check_settings(config, processes)
+                config = with_fixed_schedule(config, folder)
+                start = find_start(config, folder, resume)
+                check_claim(run or RUNS)
+            plan, pace = _rehearse(config, _NOWHERE, start, processes, report, 3, 1, _DRY_SECONDS)
         except UserError as error:
+            if not processes.leads:
+                raise
             result |= {"problem": str(error)}
         else:
             result |= {"plan": plan.as_json(), "pace": pace.as_json(), "lines": [*plan.lines(), pace_line(pace)]}
@@ -143,14 +149,16 @@ def dry_run(
 def _rehearse(
     config: Config,
     run: Path,
+    start: Start,
     processes: Processes,
     report: Report,
     steps: int,
     warm_up: int,
     limit: float | None = None,
 ) -> tuple[Plan, Pace]:
-    check_shares(config, processes)
-    trainer = Trainer(config, run, processes=processes, report=report if processes.leads else silent)
+    with processes.at_once():
+        report = report if processes.leads else silent
+        trainer = Trainer(config, run, start.checkpoint, start.manifest, processes, report)
     with float32_products(config.precision):
         return trainer.plan(), measure_pace(trainer, steps, warm_up, limit)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -67,6 +68,20 @@ class Processes:
             raise
         if self.leads:
             self.tell({})
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """All do the block at the same time; where the leading process meets an error, it alone says so and all end."""
+        error = None
+        try:
+            yield
+        except UserError as met:
+            error = met
+        heard = self.tell({"error": str(error) if error else None} if self.leads else None)
+        if heard["error"] and not self.leads:
+            raise SystemExit(2)
+        if error:
+            raise error
 
     def collect(self, message: bytes) -> list[bytes]:
         """What the processes send, in the order of their numbers; at the others than the leading one nothing arrives.
@@ -154,6 +169,9 @@ def joined_processes() -> Iterator[Processes]:
             f"process {rank} of {count} cannot reach the others at MASTER_ADDR and MASTER_PORT: {error}"
         ) from None
     try:
-        yield Processes(rank, count, _number("LOCAL_RANK", rank))
+        with warnings.catch_warnings():
+            if rank > 0:  # the leading process says the same of the same data
+                warnings.simplefilter("ignore", RuntimeWarning)
+            yield Processes(rank, count, _number("LOCAL_RANK", rank))
     finally:
         dist.destroy_process_group()

@@ -16,17 +16,30 @@ PREEMPTED = 75
 _ECHO = 1.0  # seconds
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal that came before there was anything to save.
+
+    Args:
+        number: That signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        name = signal.Signals(number).name
+        super().__init__(f"stopped by {name} before the first step; the same command starts again")
+        self.exit_code = _exit_code(number)
+
+
 class StopRequest:
     """While active, Ctrl-C (SIGINT), SIGTERM and SIGUSR1 set :attr:`signal` instead of ending the process.
 
     Args:
-        alone: Whether this process waits for no others. One that waits would run no Python code on a second Ctrl-C,
-            so that one ends it without an exception.
+        starting: Whether they raise :class:`Stopped` besides, until :meth:`begin`: what takes long then, such as
+            decoding images, does not look at :attr:`signal`.
     """
 
-    def __init__(self, alone: bool = True) -> None:
+    def __init__(self, *, starting: bool = False) -> None:
         self.signal: int | None = None
-        self._alone = alone
+        self._starting, self._alone = starting, True
         # Service managers and schedulers signal every process of a job; torchrun is one and passes the signal on.
         self._echoes = "TORCHELASTIC_RUN_ID" in os.environ
         self._received = 0.0
@@ -35,9 +48,16 @@ class StopRequest:
     @property
     def exit_code(self) -> int:
         """0 without a signal, 75 after SIGUSR1, else what a shell expects of a process that the signal ended."""
-        if self.signal is None:
-            return 0
-        return PREEMPTED if self.signal == signal.SIGUSR1 else 128 + self.signal
+        return 0 if self.signal is None else _exit_code(self.signal)
+
+    def begin(self, *, alone: bool) -> None:
+        """From now on somebody looks at :attr:`signal`.
+
+        Args:
+            alone: Whether this process waits for no others. One that waits would run no Python code on a second
+                Ctrl-C, so that one ends it without an exception.
+        """
+        self._starting, self._alone = False, alone
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():  # only there may handlers be set
@@ -58,12 +78,18 @@ class StopRequest:
         self.signal = number
         if self._echoes and number != signal.SIGINT:
             self._received = time.monotonic()
-            return
-        self._restore()
-        if not self._alone:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        else:
+            self._restore()
+            if not self._alone:
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if self._starting:
+            raise Stopped(number)
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
+
+
+def _exit_code(number: int) -> int:
+    return PREEMPTED if number == signal.SIGUSR1 else 128 + number

@@ -1,21 +1,27 @@
-"""Where a run starts: anew, or from a checkpoint that fits; and who may write its folder."""
+"""Whether and where a run starts: what is refused, a checkpoint that fits, and who may write its folder."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from m2o_fast.engine.checkpoint import checkpoint_folder, list_checkpoints, newest_checkpoint
 from m2o_fast.engine.config import differences, load_config
-from m2o_fast.engine.runs import CONFIG, build_translator, find_checkpoint, is_run, named_domains, open_split
+from m2o_fast.engine.graphs import check_cuda_graphs
+from m2o_fast.engine.precision import check_precision
+from m2o_fast.engine.processes import Processes
+from m2o_fast.engine.runs import CONFIG, choose_device, find_checkpoint, is_run, named_domains
 from m2o_fast.engine.schema import Config
+from m2o_fast.engine.tensorboard import require_tensorboard
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain
 
@@ -56,6 +62,32 @@ class Start:
     problems: tuple[str, ...] = ()
 
 
+def check_settings(config: Config, processes: Processes) -> None:
+    """Raises ``UserError`` where training is refused whatever the data and the run folder are."""
+    if config.tensorboard:
+        require_tensorboard()
+    check_shares(config, processes)
+    check_device(config, choose_device(config.device, processes), processes)
+
+
+def check_device(config: Config, device: torch.device, processes: Processes) -> None:
+    """Raises ``UserError`` where the device, or so many processes, cannot do what is asked for."""
+    check_precision(config.precision, device)
+    if config.cuda_graphs:
+        check_cuda_graphs(device, processes)
+
+
+def check_shares(config: Config, processes: Processes) -> None:
+    """Raises ``UserError`` where the batch cannot be shared equally."""
+    shares = processes.count * config.accumulate
+    if config.batch_size % shares:
+        words = [f"{processes.count} processes"] * (processes.count > 1)
+        words += [f"{config.accumulate} parts (accumulate)"] * (config.accumulate > 1)
+        raise UserError(
+            f"batch_size {config.batch_size} cannot be shared among {' of '.join(words)}; use a multiple of {shares}"
+        )
+
+
 def with_fixed_schedule(config: Config, run: Path) -> Config:
     """``config`` with the diversity schedule as a number, so that adding steps later does not stretch it."""
     if config.loss.diversity_steps is not None:
@@ -71,25 +103,46 @@ def claimed(run: Path) -> Iterator[None]:
         run.mkdir(parents=True, exist_ok=True)
         lock = open(run / LOCK, "w")  # noqa: SIM115  (closed below, which also releases the lock)
     except OSError as error:
-        raise UserError(f"{run}: cannot write the run folder: {error.strerror}") from None
+        raise _unwritable(run, error) from None
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{run}: another process is training this run; name another folder") from None
-        except OSError:  # a file system without locks, as some network drives are
-            pass
+        _lock(lock, run, fcntl.LOCK_EX)
         try:
             yield
         finally:
-            _remove_unused(run)
+            remove_unused(run)
 
 
-def _remove_unused(run: Path) -> None:
+def check_claim(run: Path) -> None:
+    """Raises the ``UserError`` that :func:`claimed` would raise, and touches nothing."""
+    try:
+        with open(run / LOCK, "rb") as lock:
+            _lock(lock, run, fcntl.LOCK_SH)
+    except FileNotFoundError:
+        nearest = next(folder for folder in (run, *run.absolute().parents) if folder.exists())
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise _unwritable(run, PermissionError(errno.EACCES, os.strerror(errno.EACCES))) from None
+    except OSError as error:  # a file is in the way
+        raise _unwritable(run, error) from None
+
+
+def _lock(lock: IO[Any], run: Path, kind: int) -> None:
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"{run}: another process is training this run; name another folder") from None
+    except OSError:  # a file system without locks, as some network drives are
+        pass
+
+
+def _unwritable(run: Path, error: OSError) -> UserError:
+    return UserError(f"{run}: cannot write the run folder: {error.strerror}")
+
+
+def remove_unused(run: Path) -> None:
     """A start that failed leaves no folder behind."""
     with suppress(OSError):
-        if [path.name for path in run.iterdir()] == [LOCK]:
-            (run / LOCK).unlink()
+        if all(path.name == LOCK for path in run.iterdir()):
+            (run / LOCK).unlink(missing_ok=True)
             run.rmdir()
 
 
@@ -116,7 +169,8 @@ def find_start(config: Config, run: Path, resume: str) -> Start:
     if found is None:
         return Start()
     folder, manifest, problems = found
-    _refuse_other_nets(config, folder, manifest)
+    if "optimizers.safetensors" not in manifest["files"]:
+        raise UserError(f"{folder} holds no training state (converted weights?); it can be used, not trained on")
     _refuse_lost_work(config, run, resume, folder, manifest["step"])
     return Start(folder, manifest, tuple(f"{problem}; going on from {folder}" for problem in problems))
 
@@ -131,12 +185,8 @@ def _refuse_changes(config: Config, run: Path) -> None:
         )
 
 
-def _refuse_other_nets(config: Config, checkpoint: Path, manifest: Mapping[str, Any]) -> None:
-    if "optimizers.safetensors" not in manifest["files"]:
-        raise UserError(f"{checkpoint} holds no training state (converted weights?); it can be used, not trained on")
-    domains = open_split(config, "train").domains
-    with torch.device("meta"):
-        wanted = build_translator(config, domains).describe()
+def check_nets(wanted: Mapping[str, Any], checkpoint: Path, manifest: Mapping[str, Any]) -> None:
+    """Raises ``UserError`` where a checkpoint holds other nets than those that :meth:`Translator.describe` told of."""
     saved = manifest["translator"]
     changed = [
         f"{part}.{key}: {saved[part].get(key)!r} -> {value!r}"

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from m2o_fast.engine.config import load_config
+from m2o_fast.engine.start import claimed
 
 SMALL = ["--set", "model.max_width=8", "--set", "model.hidden_dim=16", "--set", "batch_size=4", "--device", "cpu"]
 
@@ -36,12 +37,50 @@ def test_dry_run_for_machines(here, tmp_path):
 def test_dry_run_without_data_still_shows_the_settings(here, tmp_path):
     words = ["train", "--data", "mnist", "--data-dir", "nowhere", "--dry-run"]
     code, out, err = here(*words, cwd=tmp_path)
-    assert (code, err) == (0, "")
-    assert out.startswith("# this would not run here: MNIST not found")
+    assert code == 2
+    assert err.startswith("m2o-fast: error: MNIST not found")
     assert yaml.safe_load(out)["data"]["dir"] == "nowhere"
-    code, out, _ = here(*words, "--json", cwd=tmp_path)
-    assert code == 0
+    code, out, again = here(*words, "--json", cwd=tmp_path)
+    assert (code, again) == (2, err)
     assert "MNIST not found" in json.loads(out)["problem"]
+
+
+def test_dry_run_refuses_what_training_refuses_in_the_same_words(here, refused, tmp_path):
+    trained, taken = tmp_path / "trained", tmp_path / "taken"
+    assert here("train", *SMALL, "--steps", 1, "--run", trained)[0] == 0
+    (tmp_path / "file").touch()
+    wider = tmp_path / "wider.yaml"
+    wider.write_text((trained / "config.yaml").read_text().replace("max_width: 8", "max_width: 16"))
+    attempts = [
+        [*SMALL, "--accumulate", 3],
+        [*SMALL, "--device", "cuda:7"],
+        [*SMALL, "--run", trained],
+        ["--run", trained, "--resume", "auto", "--seed", 5],
+        ["--run", tmp_path / "new", "--resume", trained, "--config", wider],
+        [*SMALL, "--run", tmp_path / "file"],
+        [*SMALL, "--run", tmp_path / "file" / "below"],
+        [*SMALL, "--run", taken],
+        [*SMALL, "--resume", tmp_path / "nowhere"],
+        ["--data", "mnist", "--data-dir", "nowhere"],
+    ]
+    with claimed(taken):
+        before = sorted(tmp_path.rglob("*"))
+        lines = []
+        for words in attempts:
+            lines.append(refused("train", *words, cwd=tmp_path))
+            code, out, err = here("train", *words, "--dry-run", cwd=tmp_path)
+            assert (code, err) == (2, lines[-1])
+            assert yaml.safe_load(out)["variant"] == "hms" and "#" not in out
+        after = [path for path in sorted(tmp_path.rglob("*")) if path != tmp_path / "runs"]
+    assert len(set(lines)) == len(attempts) and after == before
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_dry_run_lets_pass_what_training_only_warns_of(here, tmp_path, monkeypatch):
+    monkeypatch.setattr("m2o_fast.engine.plan.free_memory", lambda device: 1000)
+    code, out, err = here("train", *SMALL, "--steps", 5, "--dry-run", cwd=tmp_path)
+    assert (code, err) == (0, "")
+    assert "TOO LITTLE" in out
 
 
 def test_bench_train(here, tmp_path):
@@ -81,7 +120,8 @@ def test_sim_scale(here, tmp_path):
     assert result["weak"][1]["batch_size"] == 64 * 16
 
 
-def test_tensorboard_is_a_setting(here, tmp_path):
+def test_tensorboard_is_a_setting(here, tmp_path, monkeypatch):
+    monkeypatch.setattr("m2o_fast.engine.start.require_tensorboard", lambda: None)
     code, out, _ = here("train", *SMALL, "--tensorboard", "--dry-run", cwd=tmp_path)
     assert code == 0
     assert yaml.safe_load(out)["tensorboard"] is True

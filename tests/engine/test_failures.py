@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import signal
+import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 from forked import together
 from tiny import contents, tiny_config
 
 from m2o_fast.cli import main
-from m2o_fast.engine import checkpoint, loop
+from m2o_fast.data import Dataset
+from m2o_fast.engine import checkpoint, loop, runs
 from m2o_fast.engine.checkpoint import list_checkpoints
 from m2o_fast.engine.config import dump_config
 from m2o_fast.engine.loop import Trainer, train
@@ -88,6 +91,25 @@ def signalled_while_saving(run: Path) -> int:
     return training(run)
 
 
+def signalled_while_opening(run: Path) -> int:
+    runs.open_dataset = lambda *_, **__: os.kill(os.getpid(), signal.SIGUSR1)  # type: ignore[assignment]
+    return training(run)
+
+
+def opening(run: Path, message: str, problem: str, *more: str) -> int:
+    """Opens data that is warned of, or that is not there."""
+    open_dataset = runs.open_dataset
+
+    def opened(*arguments: Any, **options: Any) -> Dataset:
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+        if problem:
+            raise UserError(problem)
+        return open_dataset(*arguments, **options)
+
+    runs.open_dataset = opened
+    return main(["train", "--run", str(run), "--steps", "1", "--batch-size", "4", "--device", "cpu", *more])
+
+
 # --- tests ---
 
 
@@ -129,6 +151,28 @@ def test_a_second_signal_ends_a_process_at_once_and_the_others_follow(number: si
     outcomes = together(2, tmp_path, signalled, tmp_path / "run", 1, number, 2)
     assert [outcome.code for outcome in outcomes] == [2, -number], outcomes
     assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["step-00000002"]
+
+
+def test_a_signal_to_all_while_they_open_the_data_is_said_once_and_leaves_nothing(tmp_path: Path) -> None:
+    outcomes = together(2, tmp_path, signalled_while_opening, tmp_path / "run")
+    assert [outcome.code for outcome in outcomes] == [75, 75], outcomes
+    assert "stopped by SIGUSR1" in outcomes[0].errors
+    assert len(outcomes[0].errors.splitlines()) == 1 and outcomes[1].errors == ""
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_odd_about_the_data_is_said_once(tmp_path: Path) -> None:
+    """By the leading process alone, although all open the data; what is wrong with it as well."""
+    outcomes = together(2, tmp_path, opening, tmp_path / "run", "2 of 9 image files cannot be read", "")
+    assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
+    assert outcomes[0].errors.splitlines() == ["m2o-fast: warning: 2 of 9 image files cannot be read"]
+    assert outcomes[1].errors == ""
+    for more in ([], ["--dry-run"]):
+        outcomes = together(2, tmp_path, opening, tmp_path / "other", "odd", "no data here", *more)
+        assert [outcome.code for outcome in outcomes] == [2, 2], outcomes
+        assert outcomes[0].errors.splitlines() == ["m2o-fast: warning: odd", "m2o-fast: error: no data here"]
+        assert outcomes[1].errors == outcomes[1].said == ""
+        assert not (tmp_path / "other").exists()
 
 
 def test_a_signal_while_saving_lets_the_save_finish(tmp_path: Path) -> None:

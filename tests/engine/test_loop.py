@@ -10,14 +10,16 @@ import os
 import signal
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from tiny import contents, tiny_config
+from tiny import contents, tiny_config, tiny_digits
 
 from m2o_fast.engine import checkpoint as checkpoint_module
 from m2o_fast.engine.checkpoint import list_checkpoints
 from m2o_fast.engine.loop import Trainer, train
+from m2o_fast.engine.pace import dry_run
 from m2o_fast.engine.samples import DIRECTIONS, shown_directions
 from m2o_fast.errors import UserError
 from m2o_fast.translators import StarGANv2
@@ -68,6 +70,23 @@ def test_second_signal_is_not_swallowed(tmp_path: Path, monkeypatch: pytest.Monk
 def test_more_steps_may_be_added(tmp_path: Path) -> None:
     train(tiny_config("steps=4"), tmp_path / "run", quiet=True)
     assert train(tiny_config("steps=6"), tmp_path / "run", "auto", quiet=True).step == 6
+
+
+def test_each_split_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a cache, opening decodes; going on compares the domains with those of the nets all the same."""
+    opened: list[str] = []
+
+    def counted(*arguments: Any, split: str, **options: Any) -> Any:
+        opened.append(split)
+        return tiny_digits(*arguments, split=split, **options)
+
+    monkeypatch.setattr("m2o_fast.engine.runs.open_dataset", counted)
+    for step in (1, 2):
+        train(tiny_config(f"steps={step}"), tmp_path / "run", "auto", quiet=True)
+        assert opened == ["train", "test"]
+        opened.clear()
+    dry_run(tiny_config("steps=3"), tmp_path / "run", "auto")
+    assert opened == ["train", "test"]
 
 
 def test_resume_from_another_run(tmp_path: Path) -> None:

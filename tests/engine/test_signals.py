@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tiny import tiny_config
+from tiny import contents, tiny_config, tiny_digits
 
+from m2o_fast.cli import main
 from m2o_fast.engine import signals
 from m2o_fast.engine.checkpoint import list_checkpoints
 from m2o_fast.engine.loop import Trainer, train
-from m2o_fast.engine.signals import SIGNALS, StopRequest
+from m2o_fast.engine.signals import SIGNALS, Stopped, StopRequest
 
 
 @pytest.fixture
@@ -41,6 +44,83 @@ def test_a_signal_lets_the_step_finish_and_the_run_be_saved(
     result = train(tiny_config(), tmp_path / "run", quiet=True)
     assert (result.step, result.exit_code, heard) == (1, code, [])
     assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["step-00000001"]
+
+
+CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 75)]
+
+
+@pytest.mark.parametrize(("number", "code"), CODES)
+def test_a_signal_before_the_first_step_leaves_nothing_behind(
+    number: signal.Signals, code: int, heard: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While images are decoded, which may take minutes: neither a folder of a given name nor one of the next number."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("m2o_fast.engine.runs.open_dataset", lambda *_, **__: send(number))
+    for run in (tmp_path / "run", None):
+        with pytest.raises(
+            Stopped, match=f"stopped by {number.name} before the first step; the same command"
+        ) as caught:
+            train(tiny_config(), run, quiet=True)
+        assert (caught.value.exit_code, heard) == (code, [])
+    assert not (tmp_path / "run").exists() and list((tmp_path / "runs").iterdir()) == []
+    send(number)
+    assert heard == [number]
+
+
+@pytest.mark.usefixtures("tiny_data")
+def test_a_signal_before_the_first_step_of_a_run_that_goes_on_changes_nothing(
+    heard: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    train(tiny_config("steps=2"), run, quiet=True)
+    before = contents(run)
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr("m2o_fast.engine.runs.open_dataset", lambda *_, **__: send(signal.SIGUSR1))
+        train(tiny_config("steps=4"), run, "auto", quiet=True)
+    assert contents(run) == before
+    assert train(tiny_config("steps=4"), run, "auto", quiet=True).step == 4
+
+
+def test_a_signal_that_somebody_swallowed_stops_the_run_before_its_first_step(
+    heard: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Python does where it comes while an object is deleted; by then there is something to go on from."""
+
+    def swallowing(*arguments: Any, **options: Any) -> Any:
+        with suppress(Stopped):
+            send(signal.SIGUSR1)
+        return tiny_digits(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("m2o_fast.engine.runs.open_dataset", swallowing)
+        result = train(tiny_config("steps=2"), tmp_path / "run", quiet=True)
+    assert (result.step, result.exit_code) == (0, 75)
+    monkeypatch.setattr("m2o_fast.engine.runs.open_dataset", tiny_digits)
+    assert train(tiny_config("steps=2"), tmp_path / "run", "auto", quiet=True).step == 2
+
+
+@pytest.mark.parametrize(("number", "code"), CODES)
+@pytest.mark.parametrize("place", ["m2o_fast.engine.config.load_config", "m2o_fast.engine.runs.open_dataset"])
+def test_the_command_says_so_in_one_line(
+    place: str,
+    number: signal.Signals,
+    code: int,
+    heard: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """From before torch is imported, which takes a while; of several processes the leading one alone."""
+    monkeypatch.setattr(place, lambda *_, **__: send(number))
+    words = ["train", "--run", str(tmp_path / "run"), "--device", "cpu"]
+    assert main(words) == code
+    said, errors = capsys.readouterr()
+    assert errors == f"m2o-fast: stopped by {number.name} before the first step; the same command starts again\n"
+    assert said == "" and not (tmp_path / "run").exists() and heard == []
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr("m2o_fast.engine.config.load_config", lambda *_, **__: send(number))
+    assert main(words) == code
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("first", SIGNALS)

@@ -51,7 +51,7 @@ def writers(monkeypatch: pytest.MonkeyPatch) -> list[FakeWriter]:
     module = ModuleType("torch.utils.tensorboard")
     module.SummaryWriter = FakeWriter  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
-    monkeypatch.setattr("m2o_fast.engine.loop.require_tensorboard", lambda: None)
+    monkeypatch.setattr("m2o_fast.engine.start.require_tensorboard", lambda: None)
     return FakeWriter.made
 
 
