@@ -35,7 +35,7 @@ def main() -> int:
         for number, mutant in enumerate(mutants, 1):
             killed = try_mutant(copy, mutant)
             survived += not killed
-            words = mutant["new"].strip().splitlines()[0]
+            words = (mutant["new"].strip() or f"without {mutant['old'].strip()}").splitlines()[0]
             print(
                 f"{number}/{len(mutants)} {'killed' if killed else 'SURVIVED'}: {mutant['file']}: {words}", flush=True
             )
