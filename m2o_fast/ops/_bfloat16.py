@@ -18,10 +18,12 @@ def is_widened(*operands: Tensor | None) -> bool:
     """Whether a product of these is one of bfloat16 that float32 kernels have to make.
 
     By their own type or by that of autocast; where autocast would leave an operand alone (float64), torch has to say
-    what happens. ``use_backend("reference")`` takes torch's own.
+    what happens. Under ``torch.compile`` and ``use_backend("reference")`` torch's own is taken.
     """
+    if torch.compiler.is_compiling() or forced_backend() == "reference":
+        return False
     given = [operand for operand in operands if operand is not None]
-    if not all(emulates_bfloat16(operand.device.type) for operand in given) or forced_backend() == "reference":
+    if not all(emulates_bfloat16(operand.device.type) for operand in given):
         return False
     if torch.is_autocast_enabled("cpu"):
         casts = (torch.bfloat16, torch.float16, torch.float32)
