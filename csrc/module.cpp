@@ -42,7 +42,7 @@ void register_histogram(py::module_& module);  // histogram_bindings.cpp
 
 PYBIND11_MODULE(_C, m) {
   if (!m2o_fast::runs_here()) {
-    throw py::import_error("this CPU has no AVX2, for which it is compiled");
+    throw py::import_error("this CPU has no AVX2, without which only the reference in torch runs");
   }
   m.doc() = "Native part of m2o_fast: CPU operators (registered on import) and facts about the build.";
   m.def("build_info", &build_info,

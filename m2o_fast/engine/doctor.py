@@ -112,9 +112,9 @@ def _native(problems: list[str], remarks: list[str]) -> dict[str, Any]:
     info = build_info()
     reasons = {device: reason for device, reason in _library.NATIVE_MISSING.items() if reason}
     if info is None:
-        built = importlib.util.find_spec("m2o_fast._C") is not None
-        text = f"{reasons['cpu']}; operators run as plain torch, slower. To build it: {_library.REBUILD}"
-        (problems if built else remarks).append(text)
+        broken = importlib.util.find_spec("m2o_fast._C") is not None and not reasons["cpu"].startswith(_library.TOO_OLD)
+        text = f"{reasons['cpu']}; operators run as plain torch, slower. {_library.remedy([reasons['cpu']])}"
+        (problems if broken else remarks).append(text)
     if torch.cuda.is_available() and "cuda" in reasons:
         remarks.append(f"the GPU has no compiled kernels: {reasons['cuda']}. To build them: {_library.REBUILD}")
     return {"built": info is not None, "build_info": info, "missing": reasons}

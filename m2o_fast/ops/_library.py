@@ -30,6 +30,8 @@ from m2o_fast.ops._choices import PREFERENCES
 Backend = Literal["reference", "compiled", "triton"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
 REBUILD = "pip install --no-build-isolation . (in the source folder, with torch, cmake, ninja and pybind11 installed)"
+#: What m2o_fast._C says (csrc/module.cpp) where no build of it would run.
+TOO_OLD = "this CPU has no AVX2"
 
 #: The operators of the namespace ``m2o_fast``. Their schemas live in Python; C++ and Triton only implement them, so
 #: every operator exists, with its reference as implementation, where nothing was compiled.
@@ -48,7 +50,8 @@ def _load_cpu() -> str | None:
             return "m2o_fast._C was not built"
         return f"m2o_fast._C cannot be loaded: {error}"
     except ImportError as error:
-        return f"m2o_fast._C cannot be loaded: {error}"
+        reason = str(error)
+        return reason if reason.startswith(TOO_OLD) else f"m2o_fast._C cannot be loaded: {reason}"
     return None
 
 
@@ -66,12 +69,19 @@ def _load_cuda() -> str | None:
     return None
 
 
+def remedy(reasons: Sequence[str]) -> str:
+    """What helps where native code is missing for these reasons."""
+    if all(reason.startswith(TOO_OLD) for reason in reasons):
+        return "There is nothing to build"
+    return f"To build it: {REBUILD}"
+
+
 def _load_native() -> dict[str, str | None]:
     """Device type -> why its kernels are missing, or None. Warns once; raises under ``M2O_REQUIRE_EXT=1``."""
     missing = {"cpu": _load_cpu(), "cuda": _load_cuda()}
     needed = [reason for device, reason in missing.items() if reason and (device == "cpu" or torch.cuda.is_available())]
     if needed:
-        trouble = f"{'; '.join(needed)}. To build it: {REBUILD}"
+        trouble = f"{'; '.join(needed)}. {remedy(needed)}"
         if os.environ.get("M2O_REQUIRE_EXT") == "1":
             raise ImportError(f"M2O_REQUIRE_EXT=1, but {trouble}")
         if not os.environ.get("M2O_BACKEND"):

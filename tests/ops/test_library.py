@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 
 import pytest
@@ -303,6 +304,41 @@ print("right")
 def test_counts_without_native_code_compile_to_one_graph_and_run_without_values() -> None:
     result = run_python(WITHOUT_NATIVE, folder=ROOT)
     assert result.stdout == "right\n", result.stderr
+
+
+TOO_OLD_CPU = """
+import importlib.util, sys
+class Refusal:
+    def find_spec(self, name, path, target=None):
+        return importlib.util.spec_from_loader(name, self) if name == "m2o_fast._C" else None
+    def create_module(self, spec):
+        raise ImportError({words!r})
+    def exec_module(self, module):
+        pass
+sys.meta_path.insert(0, Refusal())
+from m2o_fast.engine.doctor import examine
+from m2o_fast.ops import adain_act, backends
+found = examine()
+print(found["problems"], found["native"]["built"], backends()["adain_act"]["cpu"]["chosen"])
+print([text for text in found["warnings"] if "AVX2" in text])
+import torch
+adain_act(torch.rand(1, 1, 2, 2), torch.zeros(1), torch.zeros(1), backend="compiled")
+"""
+
+
+def test_a_cpu_without_avx2_is_told_and_has_nothing_to_build() -> None:
+    """The module raises there what it would raise on such a CPU, in the words that are in its source."""
+    (words,) = re.findall(r'py::import_error\("(.*)"\)', (ROOT / "csrc" / "module.cpp").read_text())
+    code = TOO_OLD_CPU.format(words=words)
+    environment = {"CUDA_VISIBLE_DEVICES": "", "M2O_REQUIRE_EXT": "0"}
+    result = run_python(code, folder=ROOT, **environment)
+    facts, remark = result.stdout.splitlines()
+    assert facts == "[] False reference", result.stderr
+    assert remark == f"['{words}; operators run as plain torch, slower. There is nothing to build']"
+    assert f"so slower: {words}. There is nothing to build\n" in result.stderr
+    assert f"RuntimeError: adain_act: backend 'compiled' is not available: {words}" in result.stderr
+    result = run_python(code, folder=ROOT, **environment | {"M2O_REQUIRE_EXT": "1"})
+    assert result.stderr.endswith(f"ImportError: M2O_REQUIRE_EXT=1, but {words}. There is nothing to build\n")
 
 
 def test_plain_gradients_hold_no_graph() -> None:

@@ -73,15 +73,11 @@ def try_mutant(copy: Path, mutant: dict[str, str]) -> bool:
         raise SystemExit(f"{mutant['file']} must hold this exactly once, but does {right.count(mutant['old'])} times:\n"
                          f"{mutant['old']}")  # fmt: skip
     path.write_text(right.replace(mutant["old"], mutant["new"]))
-    native = path.suffix in (".h", ".cpp")
     try:
-        if native:
-            build(copy)
+        build(copy)  # what is compiled of this file, and of the one before, which is right again
         return not passes(copy, mutant["tests"])
     finally:
         path.write_text(right)
-        if native:
-            build(copy)
 
 
 def passes(copy: Path, tests: str) -> bool:
