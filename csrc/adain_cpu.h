@@ -182,4 +182,14 @@ M2O_INLINE void put(T* to, typename Simd<T>::Vector value, Count count, Streamed
   }
 }
 
+// The same for `count` numbers, which lie ready; streamed, they have to be a multiple of 16 bytes.
+template <typename T, typename Streamed>
+M2O_INLINE void put_row(T* to, const T* from, int64_t count, Streamed) {
+  if constexpr (Streamed::value) {
+    stream_bytes(to, from, count * sizeof(T));
+  } else {
+    std::memcpy(to, from, count * sizeof(T));
+  }
+}
+
 }  // namespace m2o_fast

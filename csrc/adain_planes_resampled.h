@@ -40,15 +40,6 @@ M2O_INLINE void double_row(const Number* from, Number* to, int64_t count) {
   }
 }
 
-template <typename T, typename Streamed>
-M2O_INLINE void put_row(T* to, const T* from, int64_t count, Streamed) {
-  if constexpr (Streamed::value) {
-    stream_bytes(to, from, count * sizeof(T));
-  } else {
-    std::memcpy(to, from, count * sizeof(T));
-  }
-}
-
 template <typename T>
 struct Up2PlaneWriter {
   using Wide = typename Simd<T>::Wide;

@@ -14,7 +14,9 @@ namespace m2o_fast {
 // they are sums of, so they are taken in shorter pieces.
 constexpr int64_t ROW_BLOCK = 64;
 constexpr int64_t BACKWARD_ROW_BLOCK = 16;
-constexpr int64_t ROW_GROUP = 4;  // rows that are worked on side by side, so that coefficients and sums serve several
+// Rows that are worked on side by side, so that coefficients and sums serve several.
+constexpr int64_t ROW_GROUP = 8;
+constexpr int64_t BACKWARD_ROW_GROUP = 4;
 // Vectors per tile: so many that all that is kept per channel fits 16 registers.
 template <typename T>
 inline constexpr int64_t FORWARD_TILE = 4 / registers<T>;
@@ -86,10 +88,18 @@ M2O_INLINE void for_tiles(int64_t begin, int64_t end, int64_t group, ChannelRang
   }
 }
 
-// Out of cache, backward reads two tensors: more rows at a time would be more places in memory than are fetched ahead.
+// While a tile of a group of rows is worked on, asks for its share of the group after the next, in the order of memory.
+// Read tile by tile, a few rows wide, memory would come much later: that order is not what processors fetch ahead.
 template <typename T>
-M2O_INLINE int64_t backward_rows_at_a_time(const AdainProblem<T>& p) {
-  return p.streamed ? 1 : ROW_GROUP;
+M2O_INLINE void fetch_ahead(const T* x, int64_t channels, ChannelRange range, int64_t group, int64_t row, int64_t rows,
+                            int64_t at, int64_t width) {
+  if (range.end - range.begin < channels) {
+    return;  // pieces of rows, far from each other
+  }
+  const auto* from = reinterpret_cast<const char*>(x + (row + 2 * group) * channels + at * rows);
+  for (int64_t line = 0; line < rows * width * 32; line += 64) {
+    __builtin_prefetch(from + line);
+  }
 }
 
 // Adds rows of a tile, as differences from the guess, to the sums of the block.
@@ -113,10 +123,12 @@ M2O_INLINE void add_block(const AdainProblem<T>& p, const T* x, int64_t begin, i
                           RowScratch<T>& of) {
   std::fill(of.block_first.begin(), of.block_first.end(), 0);
   std::fill(of.block_second.begin(), of.block_second.end(), 0);
-  for_tiles<T, FORWARD_TILE<T>>(
-      begin, end, ROW_GROUP, range,
-      [&](int64_t row, int64_t rows, int64_t channel, int64_t at, auto width, auto count)
-          M2O_INLINED { add_tile<width>(x + row * p.channels + channel, p.channels, rows, count, of, at); });
+  for_tiles<T, FORWARD_TILE<T>>(begin, end, ROW_GROUP, range,
+                                [&](int64_t row, int64_t rows, int64_t channel, int64_t at, auto width, auto count)
+                                    M2O_INLINED {
+                                      fetch_ahead(x, p.channels, range, ROW_GROUP, row, rows, at, width);
+                                      add_tile<width>(x + row * p.channels + channel, p.channels, rows, count, of, at);
+                                    });
 }
 
 // Leaves mean and squares of every channel in of.first and of.second.
@@ -168,6 +180,7 @@ struct RowWriter {
           0, p.plane, ROW_GROUP, range,
           [&](int64_t row, int64_t rows, int64_t channel, int64_t at, auto width, auto count) M2O_INLINED {
             const int64_t offset = row * p.channels + channel;
+            fetch_ahead(x, p.channels, range, ROW_GROUP, row, rows, at, width);
             apply_tile<width>(x + offset, y + offset, p.channels, rows, count, of, at, p.slope, streamed);
           });
     });
@@ -206,6 +219,12 @@ struct RowGradient {
   M2O_INLINE GradientRows<T> at(const AdainProblem<T>& p, ChannelRange range, int64_t begin, int64_t) {
     return {p.grad + (range.sample * p.plane + begin) * p.channels + range.begin, p.channels};
   }
+
+  M2O_INLINE void fetch(const AdainProblem<T>& p, ChannelRange range, int64_t row, int64_t rows, int64_t at,
+                        int64_t width) {
+    const T* grad = p.grad + range.sample * p.plane * p.channels;
+    fetch_ahead(grad, p.channels, range, BACKWARD_ROW_GROUP, row, rows, at, width);
+  }
 };
 
 // Adds rows of a tile to the sums of the gradient g behind the activation and of g * (x - mean).
@@ -240,8 +259,10 @@ M2O_INLINE void row_gradient_sums(const AdainProblem<T>& p, Gradient& gradient, 
     const int64_t end = std::min(begin + BACKWARD_ROW_BLOCK, p.plane);
     const auto grad = gradient.at(p, range, begin, end);
     for_tiles<T, BACKWARD_TILE<T>>(
-        begin, end, backward_rows_at_a_time(p), range,
+        begin, end, BACKWARD_ROW_GROUP, range,
         [&](int64_t row, int64_t rows, int64_t channel, int64_t at, auto width, auto count) M2O_INLINED {
+          fetch_ahead(x, p.channels, range, BACKWARD_ROW_GROUP, row, rows, at, width);
+          gradient.fetch(p, range, row, rows, at, width);
           add_gradient_tile<width>(grad.data + (row - begin) * grad.stride + at, grad.stride,
                                    x + row * p.channels + channel, p.channels, rows, count, of, at, p.slope);
         });
@@ -291,8 +312,10 @@ M2O_INLINE void backward_rows(const AdainProblem<T>& p, ChannelRange range, RowS
       const int64_t end = std::min(begin + gradient.block(p), p.plane);
       const auto grad = gradient.at(p, range, begin, end);
       for_tiles<T, BACKWARD_TILE<T>>(
-          begin, end, backward_rows_at_a_time(p), range,
+          begin, end, BACKWARD_ROW_GROUP, range,
           [&](int64_t row, int64_t rows, int64_t channel, int64_t at, auto width, auto count) M2O_INLINED {
+            fetch_ahead(x, p.channels, range, BACKWARD_ROW_GROUP, row, rows, at, width);
+            gradient.fetch(p, range, row, rows, at, width);
             const int64_t offset = row * p.channels + channel;
             apply_gradient_tile<width>(grad.data + (row - begin) * grad.stride + at, grad.stride, x + offset,
                                        out + offset, p.channels, rows, count, of, at, p.slope, streamed);

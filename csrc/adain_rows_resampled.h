@@ -22,23 +22,6 @@ struct Square {
 };
 
 template <int64_t width, typename T, typename Count, typename Streamed>
-M2O_INLINE void apply_tile_up2(const T* x, T* y, Square to, int64_t stride, Count count, const RowScratch<T>& of,
-                               int64_t at, typename Simd<T>::Wide slope, Streamed streamed) {
-  const Tile<T, width> center(&of.center[at]), scale(&of.scale[at]), shift(&of.shift[at]);
-  typename Simd<T>::Vector results[width];
-  M2O_UNROLLED for (int64_t k = 0; k < width; ++k) {
-    const auto value = (load_lanes<T>(x + k * lanes<T>, count) - center.part[k]) * scale.part[k] + shift.part[k];
-    results[k] = activate(value, slope);
-  }
-  // one place after the other: whole cache lines, else streams would be several times slower
-  M2O_UNROLLED for (int64_t which = 0; which < 4; ++which) {
-    M2O_UNROLLED for (int64_t k = 0; k < width; ++k) {
-      put(y + to.place(which) * stride + k * lanes<T>, results[k], count, streamed);
-    }
-  }
-}
-
-template <int64_t width, typename T, typename Count, typename Streamed>
 M2O_INLINE void apply_tile_down2(const T* x, T* y, Square from, int64_t stride, Count count, const RowScratch<T>& of,
                                  int64_t at, typename Simd<T>::Wide slope, Streamed streamed) {
   const Tile<T, width> center(&of.center[at]), scale(&of.scale[at]), shift(&of.shift[at]);
@@ -59,32 +42,56 @@ M2O_INLINE void apply_tile_down2(const T* x, T* y, Square from, int64_t stride, 
 template <typename T>
 struct ResampledRowWriter {
   static M2O_INLINE void write(const AdainProblem<T>& p, const T* x, ChannelRange range, const RowScratch<T>& of) {
-    with_constant(p.resample == Resample::up2, [&](auto up) M2O_INLINED {
-      with_constant(p.streamed, [&](auto streamed) M2O_INLINED { write_squares(p, x, range, of, up, streamed); });
+    with_constant(p.streamed, [&](auto streamed) M2O_INLINED {
+      if (p.resample == Resample::up2) {
+        write_up2(p, x, range, of, streamed);
+      } else {
+        write_down2(p, x, range, of, streamed);
+      }
     });
   }
 
  private:
-  template <typename Up, typename Streamed>
-  static M2O_INLINE void write_squares(const AdainProblem<T>& p, const T* x, ChannelRange range,
-                                       const RowScratch<T>& of, Up, Streamed streamed) {
-    constexpr bool up = Up::value;
-    const int64_t height = up ? p.height : p.height / 2, width = up ? p.width : p.width / 2;
-    T* y = p.out + range.sample * (up ? 4 * p.plane : p.plane / 4) * p.channels;
+  // A pixel is put together in the first-level cache and written to one place after the other: in whole runs, else
+  // streams would be several times slower.
+  template <typename Streamed>
+  static M2O_INLINE void write_up2(const AdainProblem<T>& p, const T* x, ChannelRange range, const RowScratch<T>& of,
+                                   Streamed streamed) {
+    T* y = p.out + range.sample * 4 * p.plane * p.channels + range.begin;
+    std::vector<T> pixel(range.end - range.begin);
+    for_squares(p.height, p.width, [&](int64_t place, Square square) M2O_INLINED {
+      for_tiles<T, FORWARD_TILE<T>>(
+          place, place + 1, 1, range,
+          [&](int64_t, int64_t, int64_t channel, int64_t at, auto width, auto count) M2O_INLINED {
+            const T* from = x + place * p.channels + channel;
+            apply_tile<width>(from, pixel.data() + at, 0, 1, count, of, at, p.slope, std::false_type{});
+          });
+      for (int64_t which = 0; which < 4; ++which) {
+        put_row(y + square.place(which) * p.channels, pixel.data(), range.end - range.begin, streamed);
+      }
+    });
+  }
+
+  template <typename Streamed>
+  static M2O_INLINE void write_down2(const AdainProblem<T>& p, const T* x, ChannelRange range, const RowScratch<T>& of,
+                                     Streamed streamed) {
+    T* y = p.out + range.sample * (p.plane / 4) * p.channels;
+    for_squares(p.height / 2, p.width / 2, [&](int64_t place, Square square) M2O_INLINED {
+      for_tiles<T, FORWARD_TILE<T>>(
+          place, place + 1, 1, range,
+          [&](int64_t, int64_t, int64_t channel, int64_t at, auto width, auto count) M2O_INLINED {
+            T* to = y + place * p.channels + channel;
+            apply_tile_down2<width>(x + channel, to, square, p.channels, count, of, at, p.slope, streamed);
+          });
+    });
+  }
+
+  // body(place, square) for every place of the smaller image, `height` x `width`.
+  template <typename Body>
+  static M2O_INLINE void for_squares(int64_t height, int64_t width, const Body& body) {
     for (int64_t row = 0; row < height; ++row) {
       for (int64_t column = 0; column < width; ++column) {
-        const Square square(row, column, width);
-        const auto write_tile = [&](int64_t place, int64_t, int64_t channel, int64_t at, auto tile,
-                                    auto count) M2O_INLINED {
-          const int64_t offset = place * p.channels + channel;
-          if constexpr (up) {
-            apply_tile_up2<tile>(x + offset, y + channel, square, p.channels, count, of, at, p.slope, streamed);
-          } else {
-            apply_tile_down2<tile>(x + channel, y + offset, square, p.channels, count, of, at, p.slope, streamed);
-          }
-        };
-        const int64_t place = row * width + column;
-        for_tiles<T, FORWARD_TILE<T>>(place, place + 1, 1, range, write_tile);
+        body(row * width + column, Square(row, column, width));
       }
     }
   }
@@ -100,6 +107,9 @@ struct ResampledRowGradient {
       : stride(ceil_div(range.end - range.begin, lanes<T>) * lanes<T>), values(BACKWARD_ROW_BLOCK * stride) {}
 
   static M2O_INLINE int64_t block(const AdainProblem<T>&) { return BACKWARD_ROW_BLOCK; }
+
+  // Nothing: at() has read the gradient in the order of memory.
+  static M2O_INLINE void fetch(const AdainProblem<T>&, ChannelRange, int64_t, int64_t, int64_t, int64_t) {}
 
   M2O_INLINE GradientRows<Wide> at(const AdainProblem<T>& p, ChannelRange range, int64_t begin, int64_t end) {
     const bool up = p.resample == Resample::up2;
