@@ -12,8 +12,6 @@
 
 namespace m2o_fast {
 
-using LongWords = uint64_t __attribute__((vector_size(32)));
-
 // The sums of neighbours in left and then right: half as many numbers.
 M2O_INLINE Floats sums_of_neighbours(Floats left, Floats right) {
   return __builtin_shuffle(left, right, Words{0, 2, 4, 6, 8, 10, 12, 14}) +

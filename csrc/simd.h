@@ -18,6 +18,7 @@ namespace m2o_fast {
 using Floats = float __attribute__((vector_size(32)));
 using Doubles = double __attribute__((vector_size(32)));
 using Words = uint32_t __attribute__((vector_size(32)));
+using LongWords = uint64_t __attribute__((vector_size(32)));
 
 // Numbers of 16 bits as they lie in memory.
 struct Half {

@@ -1,8 +1,9 @@
-// Winograd's convolution and its derivative by the kernel on the CPU. The definitions are in m2o_fast/ops/winograd.py.
+// Winograd's convolution and its derivatives on the CPU. The definitions are in m2o_fast/ops/winograd.py.
 #include <torch/csrc/stable/library.h>
 
+#include <memory>
+#include <new>
 #include <optional>
-#include <vector>
 
 #include "tensor_cpu.h"
 #include "winograd_cpu.h"
@@ -11,12 +12,45 @@ namespace m2o_fast {
 namespace {
 
 template <typename T>
-M2O_KERNEL void run_convolve(const ConvolveProblem<T>& p, int64_t begin, int64_t end, T* in, T* out) {
-  convolve_blocks(p, begin, end, in, out);
+M2O_KERNEL void run_kernel(const WeightView<T>& weight, int64_t begin, int64_t end, T* frequencies) {
+  for (int64_t panel = begin; panel < end; ++panel) {
+    weight_to_frequencies(weight, panel, frequencies);
+  }
 }
 template <typename T>
-M2O_KERNEL void run_by_weight(const ByWeightProblem<T>& p, int64_t begin, int64_t end, T* in, T* out, T* s) {
-  by_weight_blocks(p, begin, end, in, out, s);
+M2O_KERNEL void run_convolve(const ConvolveProblem<T>& p, int64_t begin, int64_t end, int64_t most, T* in, T* out) {
+  convolve_tiles(p, begin, end, most, in, out);
+}
+template <typename T>
+M2O_KERNEL void run_inputs(const TileShape& shape, const T* x, int64_t panel, int64_t begin, int64_t end,
+                           const PanelShape& layout, T* to) {
+  to_frequencies<InputMap>(shape, x, panel, begin, end, layout, to);
+}
+template <typename T>
+M2O_KERNEL void run_gradients(const TileShape& shape, const T* grad, int64_t panel, int64_t begin, int64_t end,
+                              const PanelShape& layout, T* to) {
+  to_frequencies<OutputAdjointMap>(shape, grad, panel, begin, end, layout, to);
+}
+template <typename T>
+M2O_KERNEL void run_products(const T* gradients, const T* inputs, const PanelShape& in, int64_t tiles, bool add,
+                             T* sums) {
+  multiply_gradients(gradients, inputs, in, tiles, add, sums);
+}
+template <typename T>
+M2O_KERNEL void run_weight(const T* frequencies, int64_t step, int64_t in_channels, T* weight) {
+  weight_from_frequencies(frequencies, step, in_channels, weight);
+}
+
+constexpr std::align_val_t LINE{64};
+
+struct Release {
+  void operator()(void* memory) const { ::operator delete(memory, LINE); }
+};
+
+// Numbers that nobody set, at the start of a line.
+template <typename T>
+std::unique_ptr<T[], Release> numbers_of(int64_t count) {
+  return std::unique_ptr<T[], Release>(static_cast<T*>(::operator new(count * sizeof(T), LINE)));
 }
 
 // Calls body with a number of the type, which is float32 or float64.
@@ -30,79 +64,128 @@ void for_wide_type(const char* op, const Tensor& x, const Body& body) {
 
 TileShape check_tiles(const char* op, const Tensor& x) {
   const ImageShape shape = check_input(op, x);
-  require(shape.channels % CHANNEL_MULTIPLE == 0, op, "channels must be a multiple of ", CHANNEL_MULTIPLE, ", got ",
-          shape.channels);
-  return {shape.batch, shape.channels, shape.height, shape.width};
+  require(shape.channels % PANEL == 0, op, "channels must be a multiple of ", PANEL, ", got ", shape.channels);
+  return {shape.batch, shape.channels, shape.height, shape.width, shape.format == MemoryFormat::ChannelsLast};
 }
 
-Tensor as_rows(const Tensor& x) { return torch::stable::contiguous(x, MemoryFormat::ChannelsLast); }
+MemoryFormat format_of(const TileShape& shape) {
+  return shape.channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
+}
 
 template <typename T>
 const T* numbers(const Tensor& x) {
   return static_cast<const T*>(x.const_data_ptr());
 }
 
-Tensor winograd_convolve(Tensor x, Tensor kernel, std::optional<Tensor> bias) {
+// What the frequencies of inputs and outputs of the tiles at a time should take, in bytes, to stay in the second-level
+// cache or near it; and how many tiles there should be at least, for every time the weight's frequencies are read
+// again.
+constexpr int64_t BUFFER_BYTES = int64_t{1} << 20, LEAST_TILES = 48, LEAST_TILES_OF_A_THREAD = 24;
+
+// Tiles at a time, a multiple of six. Their number decides nothing but speed.
+int64_t tiles_at_a_time(const TileShape& input, const TileShape& output, int64_t size, int64_t threads) {
+  const int64_t fitting = BUFFER_BYTES / (FREQUENCIES * (input.channels + output.channels) * size);
+  const int64_t parts = ceil_div(input.tiles(), std::max(LEAST_TILES, fitting));
+  const int64_t shared = std::min(ceil_div(parts, threads) * threads, ceil_div(input.tiles(), LEAST_TILES_OF_A_THREAD));
+  return ceil_div(ceil_div(input.tiles(), std::max(parts, shared)), TILE_ROWS) * TILE_ROWS;
+}
+
+Tensor winograd_convolve(Tensor x, Tensor weight, std::optional<Tensor> bias, bool transposed) {
   const char* op = "winograd_convolve";
   const TileShape input = check_tiles(op, x);
-  require(kernel.dim() == 3 && kernel.size(0) == FREQUENCIES && kernel.size(1) == input.channels &&
-              kernel.size(2) % CHANNEL_MULTIPLE == 0 && kernel.scalar_type() == x.scalar_type(),
-          op, "kernel must be [36, C, multiple of ", CHANNEL_MULTIPLE, "] in the dtype of x, got ",
-          words_of_shape(kernel));
+  require(weight.dim() == 4 && weight.size(transposed ? 0 : 1) == input.channels &&
+              weight.size(transposed ? 1 : 0) % PANEL == 0 && weight.size(2) == 3 && weight.size(3) == 3 &&
+              weight.scalar_type() == x.scalar_type(),
+          op, "weight must be [multiple of ", PANEL, ", C, 3, 3], or [C, multiple of ", PANEL,
+          ", 3, 3] if transposed, in the dtype of x ", words_of_shape(x), ", got ", words_of_shape(weight));
   TileShape output = input;
-  output.channels = kernel.size(2);
+  output.channels = weight.size(transposed ? 1 : 0);
   require(!bias || (bias->dim() == 1 && bias->size(0) == output.channels && bias->scalar_type() == x.scalar_type()), op,
           "bias must be [output channels] in the dtype of x");
-  const Tensor rows = as_rows(x), weights = torch::stable::contiguous(kernel);
-  const Tensor added = bias ? torch::stable::contiguous(*bias) : weights;
+  const Tensor image = in_format(x, format_of(input));
+  const Tensor added = bias ? torch::stable::contiguous(*bias) : weight;
   const std::array<int64_t, 4> sizes{output.batch, output.channels, output.height, output.width};
   const Tensor y = torch::stable::empty({sizes.data(), sizes.size()}, x.scalar_type(), std::nullopt, x.device(),
-                                        std::nullopt, MemoryFormat::ChannelsLast);
+                                        std::nullopt, format_of(output));
   for_wide_type(op, x, [&](auto number) {
     using T = decltype(number);
+    const WeightView<T> plain{weight.size(0),   weight.size(1),   numbers<T>(weight), weight.stride(0),
+                              weight.stride(1), weight.stride(2), weight.stride(3)};
+    const WeightView<T> view = transposed ? plain.transposed() : plain;
+    const auto kernel = numbers_of<T>(FREQUENCIES * view.frequency());
+    torch::stable::parallel_for(0, output.panels(), 1,
+                                [&](int64_t begin, int64_t end) { run_kernel(view, begin, end, kernel.get()); });
     const ConvolveProblem<T> p{input,
                                output,
-                               numbers<T>(rows),
-                               numbers<T>(weights),
+                               numbers<T>(image),
+                               kernel.get(),
                                bias ? numbers<T>(added) : nullptr,
+                               view.frequency(),
                                static_cast<T*>(y.mutable_data_ptr())};
-    torch::stable::parallel_for(0, ceil_div(input.tiles(), BLOCK_TILES), 1, [&](int64_t begin, int64_t end) {
-      std::vector<T> in(BLOCK_TILES * FREQUENCIES * input.channels), out(BLOCK_TILES * FREQUENCIES * output.channels);
-      run_convolve(p, begin, end, in.data(), out.data());
+    const int64_t tiles = input.tiles();
+    if (tiles == 0) {
+      return;
+    }
+    const int64_t most = tiles_at_a_time(input, output, sizeof(T), torch::stable::get_num_threads());
+    torch::stable::parallel_for(0, ceil_div(tiles, most), 1, [&](int64_t begin, int64_t end) {
+      const auto in = numbers_of<T>(PanelShape{input.channels, most}.size());
+      const auto out = numbers_of<T>(PanelShape{output.channels, most}.size());
+      for (int64_t part = begin; part < end; ++part) {
+        run_convolve(p, part * most, std::min(part * most + most, tiles), most, in.get(), out.get());
+      }
     });
   });
   return y;
 }
 
-// The gradient by kernel of winograd_convolve, transposed: [36, output channels, input channels].
+// The gradient by weight of winograd_convolve. Every sum is one thread's and goes from tile to tile, so the bits do not
+// depend on the number of threads.
 Tensor winograd_by_weight(Tensor grad, Tensor x) {
   const char* op = "winograd_by_weight";
   const TileShape input = check_tiles(op, x), output = check_tiles(op, grad);
   require(output.batch == input.batch && output.height == input.height && output.width == input.width &&
               grad.scalar_type() == x.scalar_type(),
           op, "grad must be [N, C', H, W] in the dtype of x ", words_of_shape(x), ", got ", words_of_shape(grad));
-  const Tensor rows = as_rows(x), gradients = as_rows(grad);
-  const std::array<int64_t, 3> sizes{FREQUENCIES, output.channels, input.channels};
+  const Tensor image = in_format(x, format_of(input)), gradient = in_format(grad, format_of(output));
+  const std::array<int64_t, 4> sizes{output.channels, input.channels, 3, 3};
   const Tensor y = torch::stable::empty({sizes.data(), sizes.size()}, x.scalar_type(), std::nullopt, x.device());
   for_wide_type(op, x, [&](auto number) {
     using T = decltype(number);
-    const ByWeightProblem<T> p{input, output, numbers<T>(rows), numbers<T>(gradients)};
-    const int64_t blocks = ceil_div(input.tiles(), BLOCK_TILES), count = y.numel();
-    // One sum per thread, added up in order: so runs with as many threads give the same bits.
-    const int64_t parts = std::max<int64_t>(1, std::min<int64_t>(torch::stable::get_num_threads(), blocks));
-    std::vector<T> sums(count * parts);
-    torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
-      std::vector<T> in(BLOCK_TILES * FREQUENCIES * input.channels), out(BLOCK_TILES * FREQUENCIES * output.channels);
-      for (int64_t part = begin; part < end; ++part) {
-        run_by_weight(p, blocks * part / parts, blocks * (part + 1) / parts, in.data(), out.data(),
-                      sums.data() + part * count);
-      }
-    });
-    T* to = static_cast<T*>(y.mutable_data_ptr());
-    std::copy_n(sums.begin(), count, to);
-    for (int64_t part = 1; part < parts; ++part) {
-      std::transform(to, to + count, sums.begin() + part * count, to, std::plus<T>());
+    const int64_t tiles = input.tiles(), channels = input.channels * output.channels, step = channels + PANEL;
+    T* weight = static_cast<T*>(y.mutable_data_ptr());
+    if (tiles == 0) {
+      std::fill_n(weight, y.numel(), T{});
+      return;
     }
+    const int64_t most = tiles_at_a_time(input, output, sizeof(T), 1);
+    const PanelShape in{input.channels, most}, out{output.channels, most};
+    const auto inputs = numbers_of<T>(in.size()), gradients = numbers_of<T>(out.size());
+    const auto sums = numbers_of<T>(FREQUENCIES * step);
+    for (int64_t first = 0; first < tiles; first += most) {
+      const int64_t last = std::min(first + most, tiles);
+      torch::stable::parallel_for(0, input.panels() + output.panels(), 1, [&](int64_t begin, int64_t end) {
+        for (int64_t panel = begin; panel < end; ++panel) {
+          panel < input.panels()
+              ? run_inputs(input, numbers<T>(image), panel, first, last, in, inputs.get())
+              : run_gradients(output, numbers<T>(gradient), panel - input.panels(), first, last, out, gradients.get());
+        }
+      });
+      torch::stable::parallel_for(0, FREQUENCIES * output.panels(), 1, [&](int64_t begin, int64_t end) {
+        for (int64_t item = begin; item < end; ++item) {
+          const int64_t frequency = item / output.panels(), panel = item % output.panels();
+          run_products(gradients.get() + frequency * out.frequency() + panel * out.panel(),
+                       inputs.get() + frequency * in.frequency(), in, last - first, first > 0,
+                       sums.get() + frequency * step + panel * PANEL * input.channels);
+        }
+      });
+    }
+    torch::stable::parallel_for(0, output.channels, grain_size(FREQUENCIES * input.channels),
+                                [&](int64_t begin, int64_t end) {
+                                  for (int64_t channel = begin; channel < end; ++channel) {
+                                    run_weight(sums.get() + channel * input.channels, step, input.channels,
+                                               weight + channel * input.channels * 9);
+                                  }
+                                });
   });
   return y;
 }

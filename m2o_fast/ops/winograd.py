@@ -4,7 +4,7 @@ A tile of 4x4 outputs depends on 6x6 inputs. Linear maps take inputs and kernel 
 convolution is one product of matrices (channels by channels) per frequency; another map takes that to the outputs. It
 is exact algebra, other rounding: interpolation at 0, +-3/4, +-3/2 and infinity keeps the error about twice that of
 torch's convolution in float32 (with the usual 0, +-1, +-2 it is 4 times as large). The derivatives by input and by
-weight are the transposed maps, so they need as few multiplications. On a CPU, channels_last, channels in sixteens.
+weight are the transposed maps, so they need as few multiplications. On a CPU, for channels in sixteens.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from m2o_fast.ops._library import define, in_format, register
+from m2o_fast.ops._library import define, in_format, output_format, register
 
 TILE, PATCH = 4, 6
 
-define("winograd_convolve(Tensor x, Tensor kernel, Tensor? bias) -> Tensor")  # kernel: frequencies [36, Ci, Co]
-define("winograd_by_weight(Tensor grad, Tensor x) -> Tensor")  # frequencies [36, Co, Ci]
+# transposed: from outputs to inputs with the weight turned by 180 degrees, the derivative by input
+define("winograd_convolve(Tensor x, Tensor weight, Tensor? bias, bool transposed) -> Tensor")
+define("winograd_by_weight(Tensor grad, Tensor x) -> Tensor")
 
 # --- references -------------------------------------------------------------------------------------------------------
 
@@ -75,29 +76,43 @@ def _output_adjoint_reference(x: Tensor) -> Tensor:
     return _to_frequencies(padded.unfold(2, TILE, TILE).unfold(3, TILE, TILE), transposed)
 
 
-def _convolve_reference(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+def _kernel_map(like: Tensor) -> Tensor:
+    """``[36, 9]``: a kernel to its frequencies."""
+    rows = _constant(KERNEL, like)
+    return torch.kron(rows, rows)
+
+
+def _kernel_frequencies(weight: Tensor, *, transposed: bool) -> Tensor:
+    """``[Co, Ci, 3, 3]`` to ``[36, Ci, Co]``; transposed: of the weight turned by 180 degrees, to ``[36, Co, Ci]``."""
+    weight = weight.flip(2, 3) if transposed else weight.transpose(0, 1)
+    return (_kernel_map(weight) @ weight.reshape(-1, 9).T).view(PATCH * PATCH, *weight.shape[:2])
+
+
+def _convolve_reference(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
     rows, columns = _tile_count(x)
-    transform, channels = _constant(OUTPUT, x), kernel.shape[2]
-    squares = (_input_reference(x) @ kernel).view(PATCH, PATCH, -1, rows, columns, channels)
+    transform, kernel = _constant(OUTPUT, x), _kernel_frequencies(weight, transposed=transposed)
+    squares = (_input_reference(x) @ kernel).view(PATCH, PATCH, -1, rows, columns, kernel.shape[2])
     y = torch.einsum("yi,xj,ijnabc->ncaybx", transform, transform, squares)
-    y = y.reshape(-1, channels, TILE * rows, TILE * columns)[:, :, : x.shape[2], : x.shape[3]]
-    return in_format(y if bias is None else y + bias[:, None, None], torch.channels_last)
+    y = y.reshape(-1, kernel.shape[2], TILE * rows, TILE * columns)[:, :, : x.shape[2], : x.shape[3]]
+    return in_format(y if bias is None else y + bias[:, None, None], output_format(x))
 
 
 def _by_weight_reference(grad: Tensor, x: Tensor) -> Tensor:
-    return _output_adjoint_reference(grad).transpose(1, 2) @ _input_reference(x)
+    frequencies = _output_adjoint_reference(grad).transpose(1, 2) @ _input_reference(x)
+    taps = _kernel_map(x).T @ frequencies.flatten(1)
+    return taps.T.reshape(*frequencies.shape[1:], 3, 3).contiguous()
 
 
 # --- fakes and registration -------------------------------------------------------------------------------------------
 
 
-def _convolve_fake(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
-    size = (x.shape[0], kernel.shape[2], *x.shape[2:])
-    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+def _convolve_fake(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
+    size = (x.shape[0], weight.shape[1 if transposed else 0], *x.shape[2:])
+    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=output_format(x))
 
 
 def _by_weight_fake(grad: Tensor, x: Tensor) -> Tensor:
-    return x.new_empty((PATCH * PATCH, grad.shape[1], x.shape[1]))
+    return x.new_empty((grad.shape[1], x.shape[1], 3, 3))
 
 
 register("winograd_convolve", fake=_convolve_fake, reference=_convolve_reference)
@@ -108,30 +123,15 @@ register("winograd_by_weight", fake=_by_weight_fake, reference=_by_weight_refere
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``conv2d(x, weight, bias, padding=1)`` for a 3x3 weight; channels_last, float32 or float64, no gradient."""
-    kernel = _kernel_frequencies(weight.transpose(0, 1), flipped=False)
-    return torch.ops.m2o_fast.winograd_convolve.default(x, kernel, bias)
+    """``conv2d(x, weight, bias, padding=1)`` for a 3x3 weight; float32 or float64, in the format of x, no gradient."""
+    return torch.ops.m2o_fast.winograd_convolve.default(x, weight, bias, False)
 
 
 def by_input(grad: Tensor, weight: Tensor) -> Tensor:
-    """The gradient by x: a convolution with the weight turned by 180 degrees, from outputs to inputs."""
-    return torch.ops.m2o_fast.winograd_convolve.default(grad, _kernel_frequencies(weight, flipped=True), None)
+    """The gradient by x, in the format of ``grad``."""
+    return torch.ops.m2o_fast.winograd_convolve.default(grad, weight, None, True)
 
 
 def by_weight(grad: Tensor, x: Tensor) -> Tensor:
     """The gradient by weight ``[Co, Ci, 3, 3]``."""
-    frequencies = torch.ops.m2o_fast.winograd_by_weight.default(grad, x)
-    taps = _kernel_map(x).T @ frequencies.reshape(PATCH * PATCH, -1)  # flatten knows no batched gradients
-    return taps.T.reshape(*frequencies.shape[1:], 3, 3)
-
-
-def _kernel_map(like: Tensor) -> Tensor:
-    """``[36, 9]``: a kernel to its frequencies."""
-    rows = _constant(KERNEL, like)
-    return torch.kron(rows, rows)
-
-
-def _kernel_frequencies(weight: Tensor, *, flipped: bool) -> Tensor:
-    """``[A, B, 3, 3]`` to ``[36, A, B]``; flipped: of the kernel turned by 180 degrees."""
-    maps, taps = _kernel_map(weight), weight.reshape(-1, 9)
-    return ((maps.flip(1) if flipped else maps) @ taps.T).view(PATCH * PATCH, *weight.shape[:2])
+    return torch.ops.m2o_fast.winograd_by_weight.default(grad, x)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from m2o_fast.ops import _choices, build_info, conv2d, convolution, use_backend, winograd
+from m2o_fast.ops._library import output_format
 from m2o_fast.ops.convolution import conv_transpose2d
 
 compiled = pytest.mark.skipif(build_info() is None, reason="needs the native library")
@@ -56,11 +57,11 @@ def test_winograd_is_the_convolution(size: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("size", WINOGRAD_SIZES, ids=str)
 def test_kernels_are_their_references(size: tuple[int, ...]) -> None:
     x, weight, bias, grad = drawn(*size, torch.float64)
-    kernel = winograd._kernel_frequencies(weight.transpose(0, 1), flipped=False)
-    operators = torch.ops.m2o_fast
+    convolve, by_weight = torch.ops.m2o_fast.winograd_convolve.default, torch.ops.m2o_fast.winograd_by_weight.default
     for operator, reference, arguments in (
-        (operators.winograd_convolve.default, winograd._convolve_reference, (x, kernel, bias)),
-        (operators.winograd_by_weight.default, winograd._by_weight_reference, (grad, x)),
+        (convolve, winograd._convolve_reference, (x, weight, bias, False)),
+        (convolve, winograd._convolve_reference, (grad, weight, None, True)),
+        (by_weight, winograd._by_weight_reference, (grad, x)),
     ):
         torch.testing.assert_close(operator(*arguments), reference(*arguments), rtol=0, atol=1e-11)
         torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
@@ -79,14 +80,76 @@ def test_rounding_errors_stay_close_to_those_of_torch() -> None:
         assert ours < 3 * theirs
 
 
+def layouts_of(x: Tensor) -> dict[str, Tensor]:
+    """The same numbers, laid out in several ways."""
+    n, c, h, w = x.shape
+    wide = torch.zeros(n, c + 5, h + 2, w + 3, dtype=x.dtype)
+    wide[:, 2:-3, 1:-1, :-3] = x
+    return {
+        "contiguous": x.contiguous(),
+        "channels_last": x.contiguous(memory_format=torch.channels_last),
+        "sliced": wide[:, 2:-3, 1:-1, :-3],
+        "sliced channels_last": wide.contiguous(memory_format=torch.channels_last)[:, 2:-3, 1:-1, :-3],
+        "permuted": x.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1),
+        "flipped order": x.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0),
+    }
+
+
 @compiled
-def test_runs_repeat_bit_by_bit() -> None:
-    x, weight, bias, grad = drawn(16, 16, 32, 32, torch.float32)
-    runs = [
-        (winograd.convolve(x, weight, bias), winograd.by_input(grad, weight), winograd.by_weight(grad, x))
-        for _ in range(2)
-    ]
-    assert all(torch.equal(first, second) for first, second in zip(*runs, strict=True))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("size", [*WINOGRAD_SIZES, (7, 75, 16, 16), (12, 10, 272, 16)], ids=str)
+def test_any_layout_gives_the_same_bits_in_the_format_of_its_image(size: tuple[int, ...], dtype: torch.dtype) -> None:
+    x, weight, bias, grad = drawn(*size, dtype)
+    everywhere = zip(layouts_of(x).items(), layouts_of(grad).values(), layouts_of(weight).values(), strict=True)
+    expected = [winograd.convolve(x, weight, bias), winograd.by_input(grad, weight), winograd.by_weight(grad, x)]
+    for (name, image), gradient, kernel in everywhere:
+        found = [winograd.convolve(image, kernel, bias), winograd.by_input(gradient, kernel)]
+        assert all(y.is_contiguous(memory_format=output_format(image)) for y in found), name
+        found.append(winograd.by_weight(gradient, image))
+        assert found[2].is_contiguous()
+        assert all(torch.equal(mine, right) for mine, right in zip(found, expected, strict=True)), name
+    last, first = x.contiguous(memory_format=torch.channels_last), grad.contiguous()
+    assert torch.equal(winograd.by_weight(first, last), expected[2])  # each in a format of its own
+
+
+@compiled
+def test_expanded_images_and_weights() -> None:
+    x, grad = torch.randn(1, 16, 1, 9, dtype=torch.float64), torch.randn(1, 1, 1, 1, dtype=torch.float64)
+    x, grad, bias = x.expand(3, 16, 6, 9), grad.expand(3, 32, 6, 9), torch.zeros(32, dtype=torch.float64)
+    weight = torch.randn(32, 1, 3, 1, dtype=torch.float64).expand(32, 16, 3, 3)
+    for ours, theirs in zip(*both_ways(x, weight, bias, grad), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_formats_are_those_of_torchs_convolution(memory_format: torch.memory_format, any_tile_count: None) -> None:
+    x = torch.randn(2, 16, 8, 8).contiguous(memory_format=memory_format)
+    weight = torch.randn(32, 16, 3, 3, requires_grad=True)
+    found = []
+    for function in (conv2d, F.conv2d):
+        leaf = x.clone().requires_grad_()
+        y = function(leaf, weight, padding=1)
+        found.append([y, *torch.autograd.grad(y, (leaf, weight), torch.ones_like(y))])
+    assert [mine.stride() for mine in found[0][:2]] == [theirs.stride() for theirs in found[1][:2]]
+    assert found[0][2].is_contiguous()
+
+
+@compiled
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_bits_do_not_depend_on_the_number_of_threads(memory_format: torch.memory_format, any_tile_count: None) -> None:
+    """Nor do they change from run to run. Tiles enough for several parts, whose sizes depend on the threads."""
+    x, weight = torch.randn(5, 48, 33, 30).contiguous(memory_format=memory_format), torch.randn(32, 48, 3, 3)
+    bias, grad = torch.randn(32), torch.randn(5, 32, 33, 30).contiguous(memory_format=memory_format)
+    threads, runs = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3, 1):
+            torch.set_num_threads(count)
+            kernels = [winograd.convolve(x, weight, bias), winograd.by_input(grad, weight), winograd.by_weight(grad, x)]
+            runs.append([*kernels, *penalised(conv2d, x, weight, bias, 1, 1)])
+    finally:
+        torch.set_num_threads(threads)
+    for run in runs[1:]:
+        assert all(torch.equal(mine, first) for mine, first in zip(run, runs[0], strict=True))
 
 
 def penalised(convolution, x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int) -> list[Tensor]:
@@ -311,12 +374,16 @@ def test_bfloat16_of_torch_where_it_has_to_be(monkeypatch: pytest.MonkeyPatch, n
 @compiled
 def test_wrong_input_is_worded() -> None:
     operators, x = torch.ops.m2o_fast, torch.randn(1, 16, 4, 4)
+    weight = torch.randn(32, 16, 3, 3)
     with pytest.raises(RuntimeError, match="channels must be a multiple of 16, got 8"):
-        operators.winograd_convolve(torch.randn(1, 8, 4, 4), torch.randn(36, 8, 16), None)
-    with pytest.raises(RuntimeError, match=r"kernel must be \[36, C, multiple of 16\].* got \[36, 16, 8\]"):
-        operators.winograd_convolve(x, torch.randn(36, 16, 8), None)
+        operators.winograd_convolve(torch.randn(1, 8, 4, 4), torch.randn(16, 8, 3, 3), None, False)
+    for wrong, transposed in ((weight[:8], False), (weight[:, :8], False), (weight, True), (weight[..., :1], False)):
+        with pytest.raises(RuntimeError, match="weight must be"):
+            operators.winograd_convolve(x, wrong, None, transposed)
+    with pytest.raises(RuntimeError, match=r"weight must be .* got \[32, 16, 3, 3\]"):
+        operators.winograd_convolve(x, weight.double(), None, False)
     with pytest.raises(RuntimeError, match="bias must be"):
-        operators.winograd_convolve(x, torch.randn(36, 16, 16), torch.randn(8))
+        operators.winograd_convolve(x, weight, torch.randn(8), False)
     with pytest.raises(RuntimeError, match=r"grad must be .* got \[2, 16, 4, 4\]"):
         operators.winograd_by_weight(torch.randn(2, 16, 4, 4), x)
     with pytest.raises(RuntimeError, match="float32 or float64"):
