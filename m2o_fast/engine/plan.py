@@ -149,7 +149,7 @@ def make_plan(
         precision=config.precision,
         cuda_graphs=config.cuda_graphs,
         compile=config.compile,
-        note=precision_note(config.precision, device),
+        note=precision_note(config.precision, device, compiled=config.compile),
         kernels=kernels_in_use(device.type, modulation=config.model.style_op == "demod"),
         parameters=dict(group_sizes(translator)),
         memory=estimate_memory(

@@ -21,11 +21,11 @@ def check_precision(precision: str, device: torch.device) -> None:
         raise UserError("precision tf32 is a format of NVIDIA GPUs; on a CPU use fp32 or bf16")
 
 
-def precision_note(precision: str, device: torch.device) -> str:
-    """What to know of a format on this device; empty if nothing."""
+def precision_note(precision: str, device: torch.device, *, compiled: bool = False) -> str:
+    """What to know of a format on this device; empty if nothing. ``compiled``: torch.compile takes part."""
     if precision != "bf16" or not emulates_bfloat16(device.type):
         return ""
-    if forced_backend() == "reference":
+    if compiled or forced_backend() == "reference":
         return "SLOW: torch emulates it on this CPU"
     return "less memory, not faster: this CPU multiplies in float32"
 

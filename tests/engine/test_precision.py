@@ -125,6 +125,7 @@ def test_what_bf16_means_on_a_cpu_without_it_is_said(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(_choices, "WITHOUT_BFLOAT16", (torch.backends.cpu.get_cpu_capability(),))
     assert precision_note("bf16", cpu) == "less memory, not faster: this CPU multiplies in float32"
     assert precision_note("fp32", cpu) == precision_note("bf16", torch.device("cuda")) == ""
+    assert precision_note("bf16", cpu, compiled=True) == "SLOW: torch emulates it on this CPU"
     with use_backend("reference"):
         assert precision_note("bf16", cpu) == "SLOW: torch emulates it on this CPU"
     monkeypatch.setattr(_choices, "WITHOUT_BFLOAT16", ())
