@@ -54,15 +54,20 @@ def normalise(layer: nn.Module | None, x: Tensor, style: Tensor) -> Tensor:
     return F.leaky_relu(x, 0.2)
 
 
+def convolve(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """Torch's convolution, whatever the layer takes."""
+    return F.conv2d(x, layer.weight, layer.bias, padding=layer.padding)
+
+
 def eager_adain_block(block: AdaINResBlock, x: Tensor, style: Tensor) -> Tensor:
     """In the order of arXiv 1912.01865: nothing folded, nothing commuted, nothing fused."""
 
     def up(image: Tensor) -> Tensor:
         return F.interpolate(image, scale_factor=2, mode="nearest") if block.upsample else image
 
-    h = block.conv1(up(normalise(block.norm1, x, style)))
-    h = block.conv2(normalise(block.norm2, h, style))
-    shortcut = up(x) if block.conv1x1 is None else block.conv1x1(up(x))
+    h = convolve(block.conv1, up(normalise(block.norm1, x, style)))
+    h = convolve(block.conv2, normalise(block.norm2, h, style))
+    shortcut = up(x) if block.conv1x1 is None else convolve(block.conv1x1, up(x))
     return (h + shortcut) / math.sqrt(2)
 
 
@@ -70,9 +75,9 @@ def eager_block(block: ResBlock, x: Tensor, style: Tensor) -> Tensor:
     def down(image: Tensor) -> Tensor:
         return F.avg_pool2d(image, 2) if block.downsample else image
 
-    h = down(block.conv1(normalise(block.norm1, x, style)))
-    h = block.conv2(normalise(block.norm2, h, style))
-    shortcut = down(x if block.conv1x1 is None else block.conv1x1(x))
+    h = down(convolve(block.conv1, normalise(block.norm1, x, style)))
+    h = convolve(block.conv2, normalise(block.norm2, h, style))
+    shortcut = down(x if block.conv1x1 is None else convolve(block.conv1x1, x))
     return (h + shortcut) / math.sqrt(2)
 
 

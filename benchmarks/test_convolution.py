@@ -17,20 +17,25 @@ from m2o_fast.ops import conv2d
 class Case(NamedTuple):
     shape: tuple[int, int, int, int]
     out_channels: int
+    channels_last: bool = True
 
     def __str__(self) -> str:
-        return f"conv2d {'x'.join(map(str, self.shape))} to {self.out_channels} channels float32 channels_last"
+        words = f"conv2d {'x'.join(map(str, self.shape))} to {self.out_channels} channels float32"
+        return words + " channels_last" * self.channels_last
 
 
-QUICK = [Case((32, 64, 16, 16), 64)]
+QUICK = [Case((32, 64, 16, 16), 64), Case((32, 64, 16, 16), 64, channels_last=False)]
 FULL = [
     Case((32, 32, 32, 32), 32),
     Case((32, 32, 16, 16), 64),
     Case((32, 64, 8, 8), 128),
     Case((32, 128, 16, 16), 128),
     Case((4, 64, 16, 16), 64),
+    Case((4, 64, 8, 8), 64),
     Case((8, 64, 128, 128), 64),
     Case((8, 256, 32, 32), 256),
+    Case((8, 512, 16, 16), 512),
+    Case((8, 512, 16, 16), 512, channels_last=False),
 ]
 CASES = [*QUICK, *(pytest.param(case, marks=pytest.mark.full) for case in FULL)]
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {"eager": F.conv2d, "compiled": conv2d}
@@ -52,7 +57,7 @@ def test_conv2d(benchmark, measure, case: Case, implementation: str) -> None:
 
     def image(channels: int) -> Tensor:
         values = torch.randn((case.shape[0], channels, *case.shape[2:]), generator=generator)
-        return values.to(memory_format=torch.channels_last)
+        return values.to(memory_format=torch.channels_last if case.channels_last else torch.contiguous_format)
 
     weight = torch.randn((case.out_channels, case.shape[1], 3, 3), generator=generator)
     bias = torch.randn(case.out_channels, generator=generator)

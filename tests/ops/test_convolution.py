@@ -191,13 +191,15 @@ def test_winograd_runs_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(winograd, "convolve", never)
     weight = torch.randn(16, 16, 3, 3)
-    conv2d(torch.randn(1, 16, 8, 8), weight, padding=1)  # 4 tiles
+    conv2d(torch.randn(3, 16, 8, 8), weight, padding=1)  # 12 tiles
+    conv2d(torch.randn(32, 16, 1, 8), weight, padding=1)  # a quarter of 64 tiles
     conv2d(torch.randn(32, 16, 16, 16), weight)  # another geometry
     with use_backend("reference"):
         conv2d(torch.randn(32, 16, 16, 16), weight, padding=1)
     if build_info() is not None:
-        with pytest.raises(AssertionError, match="Winograd's form"):
-            conv2d(torch.randn(32, 16, 16, 16), weight, padding=1)
+        for size in ((4, 16, 8, 8), (32, 16, 2, 4)):
+            with pytest.raises(AssertionError, match="Winograd's form"):
+                conv2d(torch.randn(size), weight, padding=1)
 
 
 @compiled
