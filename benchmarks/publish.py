@@ -41,8 +41,7 @@ class Target(NamedTuple):
     missed_on_cpu: str = ""  # what stands against it, for the reader of a target that was missed
 
 
-# What stands against targets, from counting memory passes (R, W: reads and writes of the largest tensor) and from
-# measuring the convolutions alone.
+# What stands against targets, from counting memory passes (R, W: reads and writes of the largest tensor).
 TWO_READS = (
     "a channels_last image of 32x128x32x32 fills the second-level cache, so that x (and the gradient) come from beyond "
     "it twice: {} passes where {} are counted, {} at most. down2 writes little for the same arithmetic, and up2 with "
@@ -54,14 +53,6 @@ MERGE = (
     "the fixed cost of a call decides."
 )
 LEAKY = "with channels_last the kernel runs about as fast as a copy, so that nothing is left to gain there."
-MODULATED = (
-    "Winograd's form works on channels_last, while the images of these cases are contiguous; with 512 channels and 8 "
-    "images of 16x16 there are too few tiles for it, and the multiplications are the same in both."
-)
-BLOCK = (
-    "without upsampling nothing is folded. What is left to gain is Winograd's form, which works on channels_last; the "
-    "images of this case are contiguous."
-)
 
 TARGETS = [
     Target("adain_act, forward, over eager", r"^adain_act .*, forward$", "eager", 5, 4),
@@ -87,12 +78,10 @@ TARGETS = [
     Target("residual_merge, over eager", r"^residual_merge ", "eager", 2, 2.5, MERGE),
     Target("leaky_relu_down2, over eager", r"^leaky_relu_down2 ", "eager", 2, 2.5, LEAKY),
     Target("scale_channels chains, over eager", r"^scale_bias_act ", "eager", 2, 2.5),
-    Target("modulated_conv2d, over grouped convolution", r"^modulated_conv2d ", "grouped", 3, 2, MODULATED),
+    Target("modulated_conv2d, over grouped convolution", r"^modulated_conv2d ", "grouped", 3, 2),
     Target("color_histogram, over numpy.histogramdd", r"^color_histogram ", "numpy", 20, 200),
     Target("color_histogram, over torch.bincount", r"^color_histogram ", "bincount", 4, 5),
-    Target(
-        "AdaIN residual block, forward + backward", r"^AdaINResBlock .*, forward\+backward$", "eager", 1.4, 1.8, BLOCK
-    ),
+    Target("AdaIN residual block, forward + backward", r"^AdaINResBlock .*, forward\+backward$", "eager", 1.4, 1.8),
 ]
 
 

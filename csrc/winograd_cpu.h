@@ -92,8 +92,8 @@ M2O_INLINE void multiply_small(const T* a, int64_t runs, int64_t run_step, int64
 }
 
 inline constexpr int TILE_ROWS = 6, CHANNEL_ROWS = 4;  // of multiply_small; PANEL is a multiple of the latter
-// Input channels of a product at a time: with 16 output channels they stay in the first-level cache.
-inline constexpr int64_t CHANNEL_BLOCK = 16;  // panels
+// Panels of input channels of a product at a time: with 16 output channels they stay in the first-level cache.
+inline constexpr int64_t CHANNEL_BLOCK = 16;
 
 template <typename T>
 struct ConvolveProblem {
@@ -103,7 +103,7 @@ struct ConvolveProblem {
   T* y;
 };
 
-// The tiles from begin to end, at most layout.tiles. Rows between the last tile and the next multiple of six hold
+// The tiles from begin to end, at most so many. Rows between the last tile and the next multiple of six hold
 // whatever was in memory; what becomes of them is not used.
 template <typename T>
 M2O_INLINE void convolve_tiles(const ConvolveProblem<T>& p, int64_t begin, int64_t end, int64_t most, T* inputs,
