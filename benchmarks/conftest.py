@@ -1,4 +1,7 @@
-"""Benchmarks: ``pytest benchmarks``, or ``pytest benchmarks --quick`` for a first look.
+"""Benchmarks: ``pytest benchmarks``, or ``pytest benchmarks --quick`` for a first look in less than three minutes.
+
+Quick leaves out most shapes, 16-bit numbers, images in channels_last, peak memory, and torch.compile but for adain_act,
+since compiling takes longer than measuring. It takes a fifth of a second per row, but at least three rounds.
 
 Every benchmark names its implementation; at the end a table sets those of one group side by side.
 """
@@ -20,6 +23,7 @@ from m2o_fast.ops.adain import Resample
 CACHE_BYTES = 1 << 27  # inputs that take turns hold more than this: no cache does
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+QUICK_SECONDS, QUICK_ROUNDS = 0.2, 3
 
 
 class ImageCase(NamedTuple):
@@ -52,20 +56,21 @@ keep_freed_memory()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--quick", action="store_true", help="few shapes and few rounds")
+    parser.addoption("--quick", action="store_true", help="few shapes, few baselines and few rounds")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "full: left out by --quick")
     if config.getoption("--quick"):
-        config.option.benchmark_max_time = 0.2
-        config.option.benchmark_min_rounds = 3
+        config.option.benchmark_max_time = QUICK_SECONDS
+        config.option.benchmark_min_rounds = QUICK_ROUNDS
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--quick"):
         for item in items:
-            if item.get_closest_marker("full"):
+            chosen = item.callspec.params.get("implementation") if hasattr(item, "callspec") else None
+            if item.get_closest_marker("full") or (chosen == "compile" and item.originalname != "test_adain_act"):
                 item.add_marker(pytest.mark.skip(reason="--quick"))
 
 
@@ -92,8 +97,13 @@ def copy_bandwidth(pytestconfig: pytest.Config) -> float:
     return 8 * numbers / statistics.median(seconds[4:])
 
 
+@pytest.fixture(scope="session")
+def quick(pytestconfig: pytest.Config) -> bool:
+    return pytestconfig.getoption("--quick")
+
+
 @pytest.fixture
-def measure(benchmark, copy_bandwidth: float) -> Callable[..., None]:
+def measure(benchmark, copy_bandwidth: float, quick: bool) -> Callable[..., None]:
     """Times ``call(i)`` for i = 0, 1, ...; at least ``moved`` bytes go through memory (None: through caches)."""
 
     def run(call: Callable[[int], object], implementation: str, moved: int | None = None) -> None:
@@ -105,9 +115,13 @@ def measure(benchmark, copy_bandwidth: float) -> Callable[..., None]:
                 call(next(turn))
             synchronize()
 
-        for _ in range(3):
+        start = time.perf_counter()
+        for _ in range(1 if quick else 3):
             once()
-        benchmark(once)
+        if quick and time.perf_counter() - start > QUICK_SECONDS:
+            benchmark.pedantic(once, rounds=QUICK_ROUNDS)  # spares the call that finds out how many to time at once
+        else:
+            benchmark(once)
         seconds = benchmark.stats.stats.median / calls
         benchmark.extra_info |= {"implementation": implementation, "seconds": seconds, "device": DEVICE.type}
         benchmark.extra_info |= {"threads": torch.get_num_threads(), "torch": torch.__version__}

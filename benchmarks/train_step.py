@@ -1,10 +1,11 @@
 """One training iteration of StarGAN v2 as it is measured: the published one in plain torch, ours, its convolutions.
 
-    python benchmarks/train_step.py fast        # peak memory of two iterations in a process of its own, in bytes
+    python benchmarks/train_step.py fast-fp32   # peak memory of its iterations in a process of its own, in bytes
 
 All take the same nets, images and noise. `plain` is the oracle of tests/translators: the published order, eight encoder
 passes, nothing shared between the phases, no fused operation. `fast` is what `m2o-fast train` does, moving average
-included; `bf16` is the same with `--precision bf16`. `convolutions` is what bounds `fast`: :func:`convolutions_alone`.
+included, `graphed` the same with `--cuda-graphs`. `convolutions` is what bounds `fast`: :func:`convolutions_alone`.
+Behind each name stands its `--precision`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from m2o_fast.batch import Batch
+from m2o_fast.engine.graphs import WARM_UP, CudaRecorder, GraphedStepper
+from m2o_fast.engine.precision import float32_products
 from m2o_fast.engine.schema import OptimConfig
 from m2o_fast.engine.step import Stepper
 from m2o_fast.translators.official import from_official
@@ -33,6 +36,8 @@ import plain_networks as networks  # noqa: E402  (lie beside the tests)
 import plain_starganv2 as plain  # noqa: E402
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+#: runs once
+Iteration = Callable[[], object]
 
 
 class Case(NamedTuple):
@@ -89,7 +94,7 @@ def plain_nets(case: Case) -> networks.Nets:
     return nets
 
 
-def plain_iteration(case: Case) -> Callable[[], object]:
+def plain_iteration(case: Case, precision: str = "fp32") -> Iteration:
     """An iteration of the oracle; returns the first phase's loss on real images."""
     trainer, samples = plain.PlainTrainer(plain_nets(case)), make_samples(case)
     source = torch.arange(case.batch, device=DEVICE) * 2 // case.batch
@@ -101,7 +106,7 @@ def plain_iteration(case: Case) -> Callable[[], object]:
         )
         return logs["d_latent"]["real"]
 
-    return run
+    return multiplying(run, precision)
 
 
 def fast_stepper(case: Case, precision: str = "fp32", **settings: Any) -> tuple[Stepper, Batch]:
@@ -132,11 +137,22 @@ def fast_stepper(case: Case, precision: str = "fp32", **settings: Any) -> tuple[
     return Stepper(translator, averaged, OptimConfig(lr=1e-4, mapping_lr=1e-6), precision=precision), batch
 
 
-def fast_iteration(case: Case, **settings: Any) -> Callable[[], object]:
-    """Our iteration; returns the first phase's loss on real images."""
-    stepper, batch = fast_stepper(case, **settings)
+def fast_iteration(case: Case, precision: str = "fp32", *, graphed: bool = False, **settings: Any) -> Iteration:
+    """Our iteration; returns the first phase's loss on real images. As a graph, it is recorded in its fourth call."""
+    stepper, batch = fast_stepper(case, precision, **settings)
+    step = GraphedStepper(stepper, CudaRecorder(DEVICE)) if graphed else stepper
     count = iter(range(10**9))
-    return lambda: next(iter(stepper([batch], next(count)).losses.values()))
+    return multiplying(lambda: next(iter(step([batch], next(count)).losses.values())), precision)
+
+
+def multiplying(run: Iteration, precision: str) -> Iteration:
+    """``run`` with float32 products as the precision has them."""
+
+    def precisely() -> object:
+        with float32_products(precision):
+            return run()
+
+    return precisely
 
 
 # --- the bound --------------------------------------------------------------------------------------------------------
@@ -170,7 +186,7 @@ def _spec(argument: Any) -> Any:
     return argument
 
 
-def convolutions_alone(case: Case) -> Callable[[], object]:
+def convolutions_alone(case: Case, precision: str = "fp32") -> Iteration:
     """The convolutions of our iteration and nothing else: with these kernels no iteration can be faster.
 
     One iteration is watched. What is run is every convolution that it called, in its order, on random tensors of the
@@ -179,7 +195,7 @@ def convolutions_alone(case: Case) -> Callable[[], object]:
     folded kernels, linear layers, sums of gradients, losses, copies, optimizers, the moving average and all Python of
     the nets. Tensors of one kind are shared by all calls, which only makes this bound lower.
     """
-    stepper, batch = fast_stepper(case)
+    stepper, batch = fast_stepper(case, precision)
     with _Recorder() as recorder:
         stepper([batch], 0)
     tensors: dict[tuple[_Spec, int], Tensor] = {}
@@ -199,15 +215,24 @@ def convolutions_alone(case: Case) -> Callable[[], object]:
             for function, arguments, options in calls:
                 function(*arguments, **options)
 
-    return run
+    return multiplying(run, precision)
 
 
-ITERATIONS = {
-    "plain": plain_iteration,
-    "fast": fast_iteration,
-    "convolutions": convolutions_alone,
-    "bf16": partial(fast_iteration, precision="bf16"),
+ITERATIONS: dict[str, Callable[[Case], Iteration]] = {
+    "plain-fp32": plain_iteration,
+    "fast-fp32": fast_iteration,
+    "convolutions-fp32": convolutions_alone,
+    "fast-bf16": partial(fast_iteration, precision="bf16"),
 }
+if DEVICE.type == "cuda":
+    ITERATIONS |= {
+        "graphed-fp32": partial(fast_iteration, graphed=True),
+        "plain-tf32": partial(plain_iteration, precision="tf32"),
+        "fast-tf32": partial(fast_iteration, precision="tf32"),
+        "graphed-tf32": partial(fast_iteration, precision="tf32", graphed=True),
+        "convolutions-tf32": partial(convolutions_alone, precision="tf32"),
+        "graphed-bf16": partial(fast_iteration, precision="bf16", graphed=True),
+    }
 #: cheaper, with other numbers
 OPT_INS = {
     "loss.merge_discriminator_steps": partial(fast_iteration, merge_discriminator_steps=True),
@@ -219,7 +244,7 @@ OPT_INS = {
 
 
 def peak_bytes(name: str) -> int:
-    """The most memory that two iterations took beyond nets, averages and samples, in a process of its own.
+    """The most memory that a few iterations took beyond nets, averages and samples, in a process of its own.
 
     Activations, gradients, optimizer state and what the libraries set aside. On a CPU: growth of the resident set, with
     an allocator that hands freed tensors back at once; on a GPU: of what torch allocated.
@@ -241,7 +266,8 @@ def _measure_peak(name: str) -> int:
     run = ITERATIONS[name](CASES[0])
     if DEVICE.type == "cuda":
         before = torch.cuda.memory_allocated()
-        run(), run()
+        for _ in range(WARM_UP + 2):  # a graph and one replay of it included
+            run()
         return torch.cuda.max_memory_allocated() - before
     before = _resident("VmRSS")
     run(), run()

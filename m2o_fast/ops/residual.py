@@ -15,11 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from m2o_fast.ops._checks import as_number, check_images, wide
+from m2o_fast.ops._choices import is_worth_a_merge
 from m2o_fast.ops._library import (
     Backend,
     choose_backend,
     declare_backends,
     define,
+    forced_backend,
     in_format,
     needs_torch,
     output_format,
@@ -274,6 +276,8 @@ def residual_merge(
     code = code_of(op, "resample_b", resample_b)
     _check_shortcut(op, a, b, resample_b)
     chosen = choose_backend(op, a.device, backend)
+    if chosen == "compiled" and backend is None and code == NONE and _torch_is_faster(a, b):
+        chosen = "reference"
     values = (a, b)
     if a.dtype != b.dtype:  # the result is computed in the wide one of two and rounded once, as the definition says
         values = (a.to(wide(a.dtype)), b.to(wide(a.dtype)))
@@ -283,6 +287,13 @@ def residual_merge(
     else:
         y = _operators["residual_merge" if chosen == "compiled" else "residual_merge_triton"](*arguments)
     return y if y.dtype == a.dtype else y.to(a.dtype)
+
+
+def _torch_is_faster(a: Tensor, b: Tensor) -> bool:
+    """Whether nobody demands a kernel and plain torch, with the same bits, takes less time; without resampling."""
+    if a.device.type != "cpu" or is_worth_a_merge(a.numel(), a.dtype) or b.dtype != a.dtype:
+        return False
+    return forced_backend() is None and torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
 
 
 def _check_shortcut(op: str, a: Tensor, b: Tensor, resample_b: str | None) -> None:

@@ -25,7 +25,7 @@ from residual_cases import (
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from m2o_fast.ops import leaky_relu_down2, residual_merge
+from m2o_fast.ops import leaky_relu_down2, residual_merge, use_backend
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 # of a and b
@@ -311,3 +311,20 @@ def test_any_shape(shape, layout, dtype, resample) -> None:
     else:
         check_merge(("compiled", torch.device("cpu")), resample, a, b)
         check_leaky(("compiled", torch.device("cpu")), x)
+
+
+@pytest.mark.parametrize("numbers", [2**17, 2**18])
+@pytest.mark.parametrize("differentiated", [False, True])
+@needs_native
+def test_small_merges_that_are_differentiated_are_torchs_with_the_same_bits(numbers, differentiated) -> None:
+    a, b = torch.randn(2, 4, numbers // 64, 4, 4, generator=torch.Generator().manual_seed(0)).unbind()
+    a.requires_grad_(differentiated)
+    free = residual_merge(a, b)
+    kernel = residual_merge(a, b, backend="compiled")
+    assert torch.equal(free, kernel) and free.stride() == kernel.stride()
+    if differentiated:
+        plain = numbers < 2**18
+        assert (free.grad_fn.name() == residual_merge(a, b, backend="reference").grad_fn.name()) == plain
+        assert torch.equal(*(torch.autograd.grad(y, a, b)[0] for y in (free, kernel)))
+    with use_backend("compiled"):
+        assert type(residual_merge(a, b).grad_fn) is type(kernel.grad_fn)
