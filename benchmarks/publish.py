@@ -44,8 +44,8 @@ class Target(NamedTuple):
 # What stands against targets, from counting memory passes (R, W: reads and writes of the largest tensor) and from
 # measuring the convolutions alone.
 DOWN2 = (
-    "down2 reads x as often, and computes as much, as the case without resampling, but {} passes are counted instead of "
-    "{}: at that one's speed, {} of its share. With channels_last, x (and the gradient) come twice from beyond the "
+    "down2 reads x as often, and computes as much, as the case without resampling, but {} passes are counted instead "
+    "of {}: at that one's speed, {} of its share. With channels_last, x (and the gradient) come twice from beyond the "
     "second-level cache where an image fills it: {} passes where {} are counted{}."
 )
 UP2 = "; up2 reads the gradient, four times as large as x, twice: 17 passes where 11 are counted"
@@ -173,8 +173,8 @@ def write_pages(records: list[dict[str, Any]]) -> None:
         "Made by `make bench` (benchmarks/publish.py) from `benchmarks/results/*.json`. Medians, side by side in one",
         "run, after the results were found right; inputs larger than the caches take turns, unless `in cache`.",
         "Copy speed is that of a copy into warm memory, counting the bytes that any implementation has to move.",
-        "`pytest benchmarks --quick` prints a part of it: few shapes, no 16-bit numbers, no channels_last but for `conv2d`,",
-        "no peak memory, and `torch.compile` for `adain_act` only.\n",
+        "`pytest benchmarks --quick` prints a part of it: few shapes, no 16-bit numbers, channels_last for `conv2d`",
+        "only, `torch.compile` for `adain_act` only, no peak memory.\n",
         "## Targets\n",
         *targets(records),
     ]
