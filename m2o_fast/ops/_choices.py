@@ -66,7 +66,7 @@ def feature_format(device: str) -> torch.memory_format:
     return torch.channels_last if CHANNELS_LAST.get(device) else torch.contiguous_format
 
 
-#: Winograd's convolution on a CPU: the least number of tiles of 4x4 outputs, and what the numbers of channels have to be
+#: Winograd's convolution on a CPU: the least number of tiles of 4x4 outputs, and what the numbers of channels must be
 #: multiples of. Forward and backward through ``conv2d``, one thread, processor time, images of 8x8 (AMD EPYC, AVX2):
 #: with 16 tiles 1.1 times as fast as torch's at 16 channels, 1.4 at 64 and 1.7 at 512; with 8 tiles 0.8 to 1.3, with
 #: 64 tiles 1.3 to 3. Fewer tiles do not make up for the weight's frequencies, nor few channels for the calls. A tile
