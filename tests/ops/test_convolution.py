@@ -347,7 +347,8 @@ def test_bfloat16_of_torch_where_it_has_to_be(monkeypatch: pytest.MonkeyPatch, n
     functions = (conv2d, conv_transpose2d)
     for function in functions:
         _, tangent = torch.func.jvp(lambda x, f=function: f(x, weight, padding=1), (x,), (x,))
-        torch.testing.assert_close(tangent, function(x, weight, padding=1), rtol=2e-2, atol=0.1)
+        y = function(x, weight, padding=1)
+        torch.testing.assert_close(tangent, y, rtol=0, atol=2e-2 * float(y.abs().max()))
         assert function(x[:0], weight, padding=1).shape == (0, 16, 8, 8)
         with pytest.raises(RuntimeError, match="type"):
             function(x, weight.float(), padding=1)
