@@ -231,6 +231,16 @@ def test_pixel_colours_of_each_image_are_counted(target, bits, dtype, shape):
     assert counts.tolist() == expected
 
 
+@pytest.mark.parametrize("bits", [1, 8])
+def test_every_level_of_a_channel_has_a_number_of_its_own(target, bits):
+    """The highest level of a channel is not the lowest one of the next level of the channel before."""
+    step = 255 // (2**bits - 1)
+    pixels = [(0, 0, 255), (0, step, 0), (0, 255, 0), (step, 0, 0), (0, 255, 255), (step, 0, 255), (255, 255, 255)]
+    image = torch.tensor(pixels, dtype=torch.uint8).T.reshape(1, 3, 1, len(pixels)).contiguous()
+    expected = len({tuple(pixel) for pixel in pixels})
+    assert target(unique_color_count, image, bits, per_image=True).tolist() == [expected]
+
+
 def test_colours_of_a_set_are_counted(target):
     colors = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 0.0019], [0.0, 0.0, 0.0020], [1.0, 0.5, 0.0], [1.0, 0.5, 0.0]])
     assert target(unique_color_count, colors).item() == 3  # 0.0019 * 255 rounds to 0, 0.0020 * 255 to 1
