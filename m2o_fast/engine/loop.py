@@ -28,7 +28,7 @@ from m2o_fast.engine.checkpoint import (
     write_checkpoint,
 )
 from m2o_fast.engine.config import dump_config
-from m2o_fast.engine.graphs import CudaRecorder, GraphedStepper
+from m2o_fast.engine.graphs import WARM_UP, CudaRecorder, GraphedStepper
 from m2o_fast.engine.memory import explains_out_of_memory
 from m2o_fast.engine.plan import Plan, make_plan
 from m2o_fast.engine.precision import float32_products
@@ -139,8 +139,16 @@ def _train(
     log: Log = Log()
     if processes.leads:
         _write_facts(config, run)
-        sizes = (config.steps, config.batch_size)
-        log = RunLog(run, trainer.step, *sizes, quiet=quiet, tensorboard=config.tensorboard, settle=trainer.settle)
+        log = RunLog(
+            run,
+            trainer.step,
+            config.steps,
+            config.batch_size,
+            quiet=quiet,
+            tensorboard=config.tensorboard,
+            warm_up=trainer.warm_up,
+            settle=trainer.settle,
+        )
     with log, float32_products(config.precision):
         for problem in start.problems:
             log.warn(problem)
@@ -209,7 +217,10 @@ class Trainer:
         self.averaged = copy.deepcopy(self.translator).eval().requires_grad_(False)
         self.stepper = Stepper(self.translator, self.averaged, config.optim, self.processes, config.precision)
         self._advance: Callable[[Sequence[Batch], int], StepResult] = self.stepper
+        #: first steps that take longer than the others
+        self.warm_up = 1
         if config.cuda_graphs:
+            self.warm_up = WARM_UP + 1  # then they are recorded
             self._advance = GraphedStepper(self.stepper, CudaRecorder(self.device))
         if config.compile:
             compile_nets(self.translator)

@@ -160,7 +160,7 @@ def _rehearse(
         report = report if processes.leads else silent
         trainer = Trainer(config, run, start.checkpoint, start.manifest, processes, report)
     with float32_products(config.precision):
-        return trainer.plan(), measure_pace(trainer, steps, warm_up, limit)
+        return trainer.plan(), measure_pace(trainer, steps, max(warm_up, trainer.warm_up), limit)
 
 
 def pace_line(pace: Pace) -> str:

@@ -23,8 +23,8 @@ from m2o_fast.files import replacing
 from m2o_fast.version import __version__
 
 METRICS, TIMINGS, SAMPLES = "metrics.jsonl", "timings.jsonl", "samples.jsonl"
-#: Steps that tell how long a run will take; the first one is slower and left out.
-_PACE_STEPS = 5
+#: steps that tell how long a run will take
+_PACE_STEPS = 4
 
 
 class Log:
@@ -68,6 +68,7 @@ class RunLog(Log):
         batch_size: Source images per step.
         quiet: Show nothing.
         tensorboard: Write everything to TensorBoard as well.
+        warm_up: First steps that the expected time leaves out.
         settle: Waits until the device has done the steps that it was given; called twice, for the expected time.
     """
 
@@ -80,6 +81,7 @@ class RunLog(Log):
         *,
         quiet: bool,
         tensorboard: bool = False,
+        warm_up: int = 1,
         settle: Callable[[], None] = lambda: None,
     ) -> None:
         self._folder, self._first, self._total, self._batch_size = folder, first, total, batch_size
@@ -92,7 +94,7 @@ class RunLog(Log):
         self._write_failed = False
         self._started = self._tick_start = time.perf_counter()
         self._tick_step, self._tick_wait = first, 0.0
-        self._pace_start, self._settle = 0.0, settle
+        self._pace_start, self._warm, self._settle = 0.0, first + warm_up, settle
 
     def __enter__(self) -> RunLog:
         if self._bar:
@@ -122,20 +124,20 @@ class RunLog(Log):
         """``step`` steps are done."""
         if self._bar and self._task is not None:
             self._bar.update(self._task, completed=step)
-        if self._first + _PACE_STEPS >= self._total:
+        if self._warm + _PACE_STEPS >= self._total:
             return
-        if step == self._first + 1:
+        if step == self._warm:
             self._settle()
             self._pace_start = time.perf_counter()
-        if step == self._first + _PACE_STEPS:
+        if step == self._warm + _PACE_STEPS:
             self._settle()
-            self._announce_pace(step, (time.perf_counter() - self._pace_start) / (_PACE_STEPS - 1))
+            self._announce_pace(step, (time.perf_counter() - self._pace_start) / _PACE_STEPS)
 
     def _announce_pace(self, step: int, seconds: float) -> None:
         speed = self._batch_size / max(seconds, 1e-9)
         time_left = _clock(seconds * (self._total - step))
         self.say(
-            f"expected time: {time_left} at {speed:.0f} img/s, as in steps {self._first + 2} to {step}; "
+            f"expected time: {time_left} at {speed:.0f} img/s, as in steps {self._warm + 1} to {step}; "
             "checkpoints and samples come on top"
         )
 

@@ -137,13 +137,18 @@ def test_the_expected_time_of_a_run_is_that_of_the_device(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     device = FakeDevice(monkeypatch, runlog, queued=100.0)
-    for total, expected in ((100, ["expected time: 15:50 at 4 img/s, as in steps 2 to 5"]), (5, [])):
-        with runlog.RunLog(tmp_path, 0, total, 40, quiet=False, settle=device.settle) as log:
-            for step in range(1, 6):
-                device.queue(10.0)
+    line = "expected time: {} at 4 img/s, as in steps {}"
+    for total, warm_up, expected in (
+        (100, 1, [line.format("15:50", "2 to 5")]),
+        (100, 4, [line.format("15:20", "5 to 8")]),
+        (5, 1, []),
+    ):
+        with runlog.RunLog(tmp_path, 0, total, 40, quiet=False, warm_up=warm_up, settle=device.settle) as log:
+            for step in range(1, 10):
+                device.queue(1000.0 if step <= warm_up else 10.0)
                 log.advance(step)
         assert [line.partition(";")[0] for line in capsys.readouterr().out.splitlines()] == expected
-    assert device.waits == 2, "a run of five steps has no expected time, so nothing to wait for"
+    assert device.waits == 4, "a run of five steps has no expected time, so nothing to wait for"
 
 
 class FakeDevice:
