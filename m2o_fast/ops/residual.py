@@ -291,9 +291,13 @@ def residual_merge(
 
 def _torch_is_faster(a: Tensor, b: Tensor) -> bool:
     """Whether nobody demands a kernel and plain torch, with the same bits, takes less time; without resampling."""
-    if a.device.type != "cpu" or is_worth_a_merge(a.numel(), a.dtype) or b.dtype != a.dtype:
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+        return False  # what is recorded now may run with other sizes
+    if a.device.type != "cpu" or b.dtype != a.dtype or is_worth_a_merge(a.numel(), a.dtype):
         return False
-    return forced_backend() is None and torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
+    if forced_backend() is not None or torch._C._len_torch_dispatch_stack() > 0:
+        return False
+    return torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
 
 
 def _check_shortcut(op: str, a: Tensor, b: Tensor, resample_b: str | None) -> None:
