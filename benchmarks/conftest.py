@@ -1,7 +1,7 @@
 """Benchmarks: ``pytest benchmarks``, or ``pytest benchmarks --quick`` for a first look in less than three minutes.
 
-Quick leaves out most shapes, 16-bit numbers, channels_last but for conv2d, peak memory, and torch.compile but for adain_act,
-since compiling takes longer than measuring. It takes a fifth of a second per row, but at least three rounds.
+Quick leaves out most shapes, 16-bit numbers, channels_last but for conv2d, peak memory, and torch.compile but for
+adain_act, since compiling takes longer than measuring. It takes a fifth of a second per row, but at least three rounds.
 
 Every benchmark names its implementation; at the end a table sets those of one group side by side.
 """
