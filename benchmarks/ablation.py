@@ -114,7 +114,7 @@ def write_results() -> None:
         "equal networks, the test split, EMA weights, styles of random latents; mean ± standard deviation over the",
         "seeds. What each measure means, and its protocol: [metrics.md](metrics.md).",
     ]
-    for path in sorted((ROOT / "benchmarks" / "results").glob("ablation-*.json")):
+    for path in sorted((ROOT / "benchmarks" / "results").glob("ablation-*.json"), key=lambda path: path.stem):
         parts += section(json.loads(path.read_text()))
     (ROOT / "docs" / "results.md").write_text("\n".join(parts) + "\n")
 
@@ -128,9 +128,11 @@ def section(record: dict) -> list[str]:
         for title, column in COLUMNS.items()
         if all(column[1] in measures(run, column[0]) for run in record["runs"])
     }
+    several = len({run.get("path", "fast") for run in record["runs"]}) > 1
     lines = [
-        f"\n## {record['data']}, {record['steps']:,} steps, seeds {', '.join(map(str, seeds))}\n",
-        f"{record['machine']}. Ceiling of Color Recall at this sample size: {ceiling:.3f}.\n",
+        f"\n## {record['data']}, {record['steps']:,} steps, seeds {', '.join(map(str, seeds))}"
+        + f"{': is quality paid for speed?' if several else ''}\n",
+        f"{record['machine']}, torch {record['torch']}, commit {record['commit']}. Ceiling of Color Recall at this sample size: {ceiling:.3f}.\n",
         f"| variant | {' | '.join(columns)} |",
         f"|---|{'---|' * len(columns)}",
     ]
@@ -142,7 +144,30 @@ def section(record: dict) -> list[str]:
             spread = statistics.stdev(values) if len(values) > 1 else 0.0
             cells.append(f"{form.format(statistics.mean(values))} ± {form.format(spread)}")
         lines.append(f"| {NAMES[variant]}{PATHS[path]} | {' | '.join(cells)} |")
-    return lines
+    return lines + (distances(record) if several else [])
+
+
+def distances(record: dict) -> list[str]:
+    """How far the means of the other paths are from that of plain torch, in its standard deviations."""
+    found = []
+    for path, variant in dict.fromkeys(
+        (run["path"], run["variant"]) for run in record["runs"] if run["path"] != "plain"
+    ):
+        words = []
+        for title in ("MSE, color to gray", "Color Recall"):
+            plain, other = (values(record, at, variant, title) for at in ("plain", path))
+            away = abs(statistics.mean(other) - statistics.mean(plain)) / statistics.stdev(plain)
+            words.append(f"{away:.1f} ({title})")
+        found.append(f"{NAMES[variant]}{PATHS[path]}: {', '.join(words)}")
+    return ["\nMeans, in standard deviations of plain torch from its own. " + "; ".join(found) + "."]
+
+
+def values(record: dict, path: str, variant: str, title: str) -> list[float]:
+    """A column of the table for all seeds."""
+    direction, name, _ = COLUMNS[title]
+    return [
+        measures(run, direction)[name] for run in record["runs"] if (run["path"], run["variant"]) == (path, variant)
+    ]
 
 
 def measures(run: dict, direction: str) -> dict:
