@@ -132,8 +132,8 @@ def section(record: dict) -> list[str]:
     lines = [
         f"\n## {record['data']}, {record['steps']:,} steps, seeds {', '.join(map(str, seeds))}"
         + f"{': is quality paid for speed?' if several else ''}\n",
-        f"{record['machine']}, torch {record['torch']}, commit {record['commit']}. Ceiling of Color Recall at this sample "
-        f"size: {ceiling:.3f}.\n",
+        f"{record['machine']}, torch {record['torch']}, commit {record['commit']}. Ceiling of Color Recall at this "
+        f"sample size: {ceiling:.3f}.\n",
         f"| variant | {' | '.join(columns)} |",
         f"|---|{'---|' * len(columns)}",
     ]
