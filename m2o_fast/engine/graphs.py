@@ -25,16 +25,18 @@ from m2o_fast.translators.base import Iteration
 WARM_UP = 3
 #: scheduled numbers that the phases of one part of a batch may ask for
 _SCHEDULES = 16
+# A run that goes on takes the setting from its config.yaml, where leaving out the option changes nothing.
+_WITHOUT = "leave out --cuda-graphs, or add --set cuda_graphs=false where a config.yaml has it"
 
 
 def check_cuda_graphs(device: torch.device, processes: Processes) -> None:
     """Raises :class:`UserError` where steps cannot be recorded."""
     if device.type != "cuda":
-        raise UserError(f"cuda_graphs needs an NVIDIA GPU, the device is {device}; leave out --cuda-graphs")
+        raise UserError(f"cuda_graphs needs an NVIDIA GPU, the device is {device}; {_WITHOUT}")
     if processes.count > 1:
         raise UserError(
             f"cuda_graphs needs a single process, there are {processes.count}: their gradients meet outside the graph; "
-            "leave out --cuda-graphs"
+            f"{_WITHOUT}"
         )
 
 

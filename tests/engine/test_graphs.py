@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from tiny import tiny_config, tiny_digits
 from torch import Tensor
 
 from m2o_fast.batch import Batch
+from m2o_fast.cli import main
 from m2o_fast.data.sampler import BatchSampler
 from m2o_fast.engine.graphs import WARM_UP, CudaRecorder, GraphedStepper, Recorder, check_cuda_graphs
 from m2o_fast.engine.loop import train
@@ -158,6 +161,20 @@ def test_training_refuses_them_on_a_cpu_before_anything_is_made(tmp_path) -> Non
     with pytest.raises(UserError, match="leave out --cuda-graphs"):
         train(tiny_config("cuda_graphs=true"), tmp_path / "a")
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.usefixtures("tiny_data")
+def test_a_run_of_a_gpu_goes_on_without_them_by_the_words_of_the_refusal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    train(tiny_config("steps=1"), run, quiet=True)
+    file = run / "config.yaml"
+    file.write_text(file.read_text().replace("cuda_graphs: false", "cuda_graphs: true"))
+    words = ["train", "--run", str(run), "--resume", "auto", "--steps", "2", "--quiet"]
+    assert main(words) == 2
+    advised = re.search(r"add (--set \S+) where", capsys.readouterr().err)
+    assert advised and main([*words, *advised[1].split()]) == 0
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
