@@ -12,7 +12,7 @@ import pytest
 import torch
 from recording import CannotBeRecordedError, CpuRecorder
 from starganv2_cases import SIZE
-from tiny import tiny_config, tiny_digits
+from tiny import contents, tiny_config, tiny_digits
 from torch import Tensor
 
 from m2o_fast.batch import Batch
@@ -127,10 +127,11 @@ def test_step_that_is_not_finite_changes_nothing_in_a_replay_either() -> None:
     before = [tensor.clone() for tensor in setup.tensors()]
     batch = setup.batch(STEPS)
     batch.source[0][0, 0, 0, 0] = torch.nan
-    assert step([batch], STEPS).failed == 1
+    bad = step([batch], STEPS)
+    assert bad.failed == 1
     weights = len(setup.translator.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(setup.tensors()[:weights], before[:weights], strict=True))
-    assert step([setup.batch(STEPS)], STEPS).failed == 0
+    assert step([setup.batch(STEPS)], STEPS).failed == 0 and bad.failed == 1  # the loop reads both, later
     assert not all(torch.equal(a, b) for a, b in zip(setup.tensors()[:weights], before[:weights], strict=True))
 
 
@@ -175,6 +176,21 @@ def test_a_run_of_a_gpu_goes_on_without_them_by_the_words_of_the_refusal(
     assert main(words) == 2
     advised = re.search(r"add (--set \S+) where", capsys.readouterr().err)
     assert advised and main([*words, *advised[1].split()]) == 0
+
+
+@pytest.mark.usefixtures("tiny_data")
+def test_training_records_its_steps_and_ends_with_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = CpuRecorder()
+    monkeypatch.setattr("m2o_fast.engine.start.check_cuda_graphs", lambda *_: None)
+    monkeypatch.setattr("m2o_fast.engine.loop.CudaRecorder", lambda device: recorder)
+    for setting in ("false", "true"):
+        train(tiny_config(f"steps={WARM_UP + 2}", f"cuda_graphs={setting}"), tmp_path / setting, quiet=True)
+    assert (recorder.recorded, recorder.replayed) == (1, 2)
+    eager, graphed = contents(tmp_path / "false"), contents(tmp_path / "true")
+    del eager["config.yaml"], graphed["config.yaml"]
+    assert graphed == eager
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
