@@ -126,7 +126,13 @@ class _Graph:
         def body() -> StepResult:
             return stepper(self._parts, index, lambda at: _ScheduledIteration(at, self._held))
 
-        self._result, self._replay = recorder.record(body)
+        try:
+            self._result, self._replay = recorder.record(body)
+        except torch.OutOfMemoryError:
+            raise  # it has its own explanation
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"step {index} cannot be recorded as a CUDA graph ({reason}); {_WITHOUT}") from error
 
     def _held(self, schedule: Callable[[int], float]) -> Tensor:
         self._schedules.append(schedule)

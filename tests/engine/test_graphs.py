@@ -193,9 +193,27 @@ def test_training_records_its_steps_and_ends_with_the_same_weights(
     assert graphed == eager
 
 
+@pytest.mark.parametrize(
+    ("failure", "error"), [(RuntimeError, UserError), (torch.OutOfMemoryError, torch.OutOfMemoryError)]
+)
+def test_what_cannot_be_recorded_says_how_to_go_on(
+    failure: type[Exception], error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(self: CpuRecorder, body: Callable[[], StepResult]) -> None:
+        raise failure("operation not permitted when stream is capturing\nand more")
+
+    monkeypatch.setattr(CpuRecorder, "record", fails)
+    setup = Setup("hmu")
+    step = GraphedStepper(setup.stepper, CpuRecorder())
+    with pytest.raises(error, match="not permitted when stream is capturing") as caught:
+        trained(setup, step)
+    assert ("step 3 " in str(caught.value) and "--set cuda_graphs=false" in str(caught.value)) == (error is UserError)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("case", CASES)
-def test_cuda_graphs_give_the_bits_of_eager_steps(case: str) -> None:
+def test_cuda_graphs_give_the_bits_of_eager_steps(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)  # else two eager runs may differ
     assert_graphed_is_eager(CudaRecorder(torch.device("cuda")), device="cuda", **CASES[case])
 
 
