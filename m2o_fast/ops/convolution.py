@@ -23,7 +23,7 @@ from torch import Tensor
 from m2o_fast.ops import winograd
 from m2o_fast.ops._bfloat16 import in_bfloat16, is_widened, widened
 from m2o_fast.ops._choices import is_worth_a_call, winograd_pays
-from m2o_fast.ops._library import NATIVE_MISSING, forced_backend, needs_torch, output_format
+from m2o_fast.ops._library import NATIVE_MISSING, forced_backend, is_channels_last, needs_torch
 
 
 class _Geometry(NamedTuple):
@@ -46,12 +46,18 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int
 
     Returns:
         Float ``[N, Co, H', W']``, in the dtype of x, or in that of autocast.
+
+    Raises:
+        ValueError: A weight or a bias of a wrong shape; where torch's own is called, it is torch's error.
     """
     geometry = _Geometry(stride, padding)
     if not _needs_torchs(x, weight):
+        _check(x, weight, bias)
         if is_widened(x, weight, bias):
             return _Convolution.apply(*in_bfloat16(x, weight, bias), geometry)
-        if _is_exact(x, weight) and (_takes_winograd(x, weight, geometry) or is_worth_a_call(x.shape, weight.shape)):
+        if _is_exact(x, weight, bias) and (
+            _takes_winograd(x, weight, geometry) or is_worth_a_call(x.shape, weight.shape)
+        ):
             return _Convolution.apply(x, weight, bias, geometry)
     return F.conv2d(x, weight, bias, stride, padding)
 
@@ -85,9 +91,24 @@ def _needs_torchs(x: Tensor, weight: Tensor) -> bool:
     return forced_backend() == "reference" or x.dim() != 4 or not x.numel()
 
 
-def _is_exact(x: Tensor, weight: Tensor) -> bool:
+def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    if weight.dim() != 4 or weight.shape[1] != x.shape[1]:
+        raise ValueError(
+            f"conv2d: weight must be [Co, Ci, k, k] with Ci = {x.shape[1]} for x of shape {list(x.shape)}, "
+            f"got shape {list(weight.shape)}"
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(
+            f"conv2d: bias must be [Co] = {list(weight.shape[:1])} for weight of shape {list(weight.shape)}, "
+            f"got shape {list(bias.shape)}"
+        )
+
+
+def _is_exact(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether these are float32 or float64, are to stay so, and the native code is there."""
     if x.dtype not in (torch.float32, torch.float64) or x.dtype != weight.dtype:
+        return False
+    if bias is not None and bias.dtype != x.dtype:
         return False
     return not torch.is_autocast_enabled("cpu") and NATIVE_MISSING["cpu"] is None
 
@@ -158,6 +179,13 @@ def _torchs_gradients(
 
 
 # --- each with the two others as derivatives; forward mode and torch.func, which may come across them, need torch's ---
+
+
+def _in_format_of(grad: Tensor, along: Tensor) -> Tensor:
+    """``along`` in the format of ``grad``, which what follows keeps."""
+    if not is_channels_last(grad):
+        return along.contiguous()
+    return along.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # vmap has no contiguous() of formats
 
 
 def _input_gradient(grad: Tensor, weight: Tensor, x: Tensor, geometry: _Geometry) -> Tensor:
@@ -231,7 +259,7 @@ class _ByInput(torch.autograd.Function):
     def backward(ctx: Any, along: Tensor) -> tuple[Tensor | None, ...]:
         grad, weight = ctx.saved_tensors
         need_grad, need_weight = ctx.needs_input_grad[:2]
-        along = along.contiguous(memory_format=output_format(grad))  # what follows keeps the format
+        along = _in_format_of(grad, along)
         return (
             _convolution(along, weight, ctx.geometry) if need_grad else None,
             _weight_gradient(grad, along, weight, ctx.geometry) if need_weight else None,

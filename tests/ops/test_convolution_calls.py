@@ -1,0 +1,51 @@
+"""conv2d called in unusual ways: with wrong arguments, and with second derivatives by the batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from m2o_fast.ops import _choices, conv2d, convolution
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("channels", [16, 3])
+def test_batched_second_derivatives(
+    channels: int, memory_format: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gradient is in the format of x, what it is differentiated along is in none that vmap knows."""
+    monkeypatch.setattr(convolution, "is_worth_a_call", lambda *shapes: True)
+    monkeypatch.setattr(convolution, "winograd_pays", lambda shape, channels: shape[1] % 16 == channels % 16 == 0)
+    x, weight = torch.randn(2, channels, 5, 6).contiguous(memory_format=memory_format), torch.randn(16, channels, 3, 3)
+    found: list[list[Tensor]] = [[], []]
+    for function, gradients in zip((conv2d, F.conv2d), found, strict=True):
+        for which in range(2):
+            inputs = [tensor.clone().requires_grad_() for tensor in (x, weight)]
+            y = function(*inputs, padding=1)
+            along = torch.cos(y.detach()).contiguous(memory_format=memory_format).requires_grad_()
+            (first,) = torch.autograd.grad(y, inputs[which], along, create_graph=True)
+            twice = torch.stack([torch.cos(first.detach()), first.detach()])
+            gradients += torch.autograd.grad(first, [inputs[1 - which], along], twice, is_grads_batched=True)
+    for mine, right in zip(*found, strict=True):
+        torch.testing.assert_close(mine, right, rtol=0, atol=1e-4 * float(right.abs().max()))
+
+
+def test_wrong_arguments_are_worded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As arguments of conv2d, whichever kernel would take them."""
+    monkeypatch.setattr(_choices, "WITHOUT_BFLOAT16", (torch.backends.cpu.get_cpu_capability(),))
+    x, weight = torch.randn(4, 16, 16, 16), torch.randn(32, 16, 3, 3)
+    for dtype in (torch.float32, torch.bfloat16):
+        for wrong in (weight[:, :8], weight[..., 0], weight[0, 0, 0], weight.expand(2, -1, -1, -1, -1)):
+            message = (
+                r"^conv2d: weight must be \[Co, Ci, k, k\] with Ci = 16 for x of shape \[4, 16, 16, 16\], got shape"
+            )
+            with pytest.raises(ValueError, match=message):
+                conv2d(x.to(dtype), wrong.to(dtype), padding=1)
+        for wrong in (torch.randn(16), torch.randn(32, 1)):
+            with pytest.raises(ValueError, match=r"^conv2d: bias must be \[Co\] = \[32\] for weight of shape .*, got"):
+                conv2d(x.to(dtype), weight.to(dtype), wrong.to(dtype), padding=1)
+    for dtype in (torch.bfloat16, torch.float64):
+        with pytest.raises(RuntimeError, match="bias type"):
+            conv2d(x, weight, torch.randn(32).to(dtype), padding=1)
