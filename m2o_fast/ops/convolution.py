@@ -48,8 +48,12 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int
         Float ``[N, Co, H', W']``, in the dtype of x, or in that of autocast.
 
     Raises:
+        TypeError: ``stride`` or ``padding`` is not one number.
         ValueError: A weight or a bias of a wrong shape; where torch's own is called, it is torch's error.
     """
+    for name, value in (("stride", stride), ("padding", padding)):
+        if not isinstance(value, int):
+            raise TypeError(f"conv2d: {name} must be one int for both directions, got {value!r}")
     geometry = _Geometry(stride, padding)
     if not _needs_torchs(x, weight):
         _check(x, weight, bias)

@@ -49,3 +49,10 @@ def test_wrong_arguments_are_worded(monkeypatch: pytest.MonkeyPatch) -> None:
     for dtype in (torch.bfloat16, torch.float64):
         with pytest.raises(RuntimeError, match="bias type"):
             conv2d(x, weight, torch.randn(32).to(dtype), padding=1)
+
+
+@pytest.mark.parametrize("geometry", [{"stride": (2, 2)}, {"padding": (1, 1)}, {"padding": "same"}], ids=str)
+def test_stride_and_padding_are_numbers(geometry: dict) -> None:
+    """Where torch would take more, the derivatives here would not."""
+    with pytest.raises(TypeError, match=r"^conv2d: (stride|padding) must be one int for both directions, got"):
+        conv2d(torch.randn(2, 3, 8, 8), torch.randn(4, 3, 3, 3), **geometry)
