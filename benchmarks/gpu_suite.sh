@@ -5,8 +5,9 @@
 #
 # Needs nvcc, compute-sanitizer, cmake and ninja, and a python with torch (CUDA), triton, pybind11, pytest,
 # pytest-benchmark and hypothesis. Each part has its own time limit, so that a late one cannot cost the results of the
-# earlier ones; the limits add up to less than 9 minutes. FOLDER holds a log per part, bench.json, and summary.txt with
-# how each part ended. Afterwards: python benchmarks/publish.py FOLDER/bench.json
+# earlier ones; the limits add up to less than 9 minutes. FOLDER holds a log per part, bench.json, train-step-*.json, and
+# summary.txt with how each part ended. Afterwards: python benchmarks/publish.py FOLDER/bench.json and
+# python benchmarks/profile_step.py --page (both need matplotlib).
 set -uo pipefail
 cd "$(dirname "$0")/.."
 PYTHON="${PYTHON:-python3}"
@@ -48,7 +49,10 @@ export M2O_REQUIRE_EXT=1 # from here on nothing may fall back in silence
 part op_tests 120 "$PYTHON" -m pytest -q -p no:cacheprovider tests/ops tests/engine/test_graphs.py -k "cuda or gpu" -m "not slow"
 part memcheck 45 compute-sanitizer --tool memcheck --error-exitcode 9 "$PYTHON" benchmarks/short_op_run.py
 part racecheck 45 compute-sanitizer --tool racecheck --error-exitcode 9 "$PYTHON" benchmarks/short_op_run.py
-part benchmarks 90 "$PYTHON" -m pytest benchmarks --quick -q --benchmark-json="$OUT/bench.json"
-part train_step 60 "$PYTHON" -m pytest benchmarks/test_train_step.py -q --benchmark-json="$OUT/train_step.json"
+part benchmarks 70 "$PYTHON" -m pytest benchmarks --ignore=benchmarks/test_train_step.py --quick -q \
+  --benchmark-json="$OUT/bench.json"
+# every precision, as a graph and not, with peak memory
+part train_step 85 "$PYTHON" benchmarks/profile_step.py --rounds 5 --no-page
+cp benchmarks/results/train-step-*.json "$OUT"
 if [ "$failed" -eq 0 ]; then echo "all parts passed"; else echo "some parts failed"; fi | tee -a "$OUT/summary.txt"
 exit "$failed"

@@ -25,14 +25,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
-import matplotlib
 import torch
-from publish import PLOTS, RESULTS, ROOT, commit, replace_between
+from publish import PLOTS, RESULTS, ROOT, commit, pyplot, replace_between
 from torch.utils._python_dispatch import TorchDispatchMode
 from train_step import CASES, DEVICE, ITERATIONS, OPT_INS, WARM_UP, is_convolution, peak_bytes, plain
-
-matplotlib.use("svg")
-from matplotlib import pyplot as plt  # noqa: E402  (the backend comes first)
 
 #: kind of work -> what its operators' names hold; the first kind that fits counts
 KINDS = {
@@ -255,7 +251,7 @@ def graphed_line(seconds: dict[str, float]) -> list[str]:
 
 def plot(record: dict[str, Any]) -> None:
     """Both iterations as stacked bars."""
-    plt.rcParams.update({"svg.hashsalt": "m2o_fast", "font.size": 9})
+    plt = pyplot()
     figure, axes = plt.subplots(figsize=(9, 2.2))
     begins = {name: 0.0 for name in record["shares"]}
     for kind in ORDER:
@@ -276,6 +272,7 @@ def main() -> None:
     """Measures, unless only the page is wanted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--page", action="store_true", help="only write the page")
+    parser.add_argument("--no-page", action="store_true", help="only measure; needs no matplotlib")
     parser.add_argument("--process-time", action="store_true", help="count processor time in place of wall time")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each iteration")
     parser.add_argument("--note", default="", help="what a reader has to know of the run, such as other load")
@@ -284,7 +281,8 @@ def main() -> None:
         record = measure(options.rounds, options.process_time, options.note)
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"train-step-{record['name']}.json").write_text(json.dumps(record, indent=1) + "\n")
-    write_page()
+    if not options.no_page:
+        write_page()
 
 
 if __name__ == "__main__":

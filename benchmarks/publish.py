@@ -17,11 +17,6 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
-
-matplotlib.use("svg")
-from matplotlib import pyplot as plt  # noqa: E402  (the backend comes first)
-
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PLOTS = ROOT / "docs" / "plots"
@@ -185,6 +180,17 @@ def write_pages(records: list[dict[str, Any]]) -> None:
     replace_between(ROOT / "README.md", "benchmarks: made by make bench", "end of benchmarks", headline(records))
 
 
+def pyplot() -> Any:
+    """That of matplotlib, for SVG files that are equal for equal figures. Where one only measures, it is not needed."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot as plt
+
+    plt.rcParams.update({"svg.hashsalt": "m2o_fast", "font.size": 9})
+    return plt
+
+
 def replace_between(path: Path, begin: str, end: str, lines: list[str]) -> None:
     """Puts the lines between the two marks of a page, which are comments."""
     begin, end = f"<!-- {begin} -->", f"<!-- {end} -->"
@@ -294,7 +300,7 @@ def headline(records: list[dict[str, Any]]) -> list[str]:
 
 def plot(record: dict[str, Any]) -> None:
     """Per operation: times as fast as the first baseline, one bar per implementation."""
-    plt.rcParams.update({"svg.hashsalt": "m2o_fast", "font.size": 9})
+    plt = pyplot()
     groups = groups_of(record)
     for name in dict.fromkeys(map(operation, groups)):
         chosen = {group: rows for group, rows in groups.items() if operation(group) == name}
