@@ -2,7 +2,7 @@
 
 A graph repeats the same operations on the same addresses, so everything that changes from step to step has to come in
 through tensors that are there before it is recorded: the batch and the values of schedules
-(:meth:`Iteration.number`). The numbers are those of the same operations outside a graph, to the bit.
+(:meth:`Iteration.number`). The operations are those of a step outside a graph, and so are the numbers.
 """
 
 from __future__ import annotations

@@ -19,8 +19,9 @@ from m2o_fast.batch import Batch
 from m2o_fast.cli import main
 from m2o_fast.data.sampler import BatchSampler
 from m2o_fast.engine.graphs import WARM_UP, CudaRecorder, GraphedStepper, Recorder, check_cuda_graphs
-from m2o_fast.engine.loop import train
+from m2o_fast.engine.loop import Trainer, train
 from m2o_fast.engine.processes import Processes
+from m2o_fast.engine.runlog import Log
 from m2o_fast.engine.schema import OptimConfig
 from m2o_fast.engine.step import Stepper, StepResult, compile_nets
 from m2o_fast.errors import UserError
@@ -218,6 +219,22 @@ def test_cuda_graphs_give_the_bits_of_eager_steps(case: str, monkeypatch: pytest
 
 
 # --- torch.compile ---
+
+
+def test_training_compiles_the_nets_in_its_first_step_and_no_earlier(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan runs them on a few images, which is not worth minutes."""
+    compiled, programs = torch.compile, []
+
+    def as_it_is(program: torch.fx.GraphModule, inputs: Any) -> Callable[..., Any]:
+        programs.append(program)
+        return program.forward
+
+    monkeypatch.setattr(torch, "compile", lambda method, **options: compiled(method, backend=as_it_is, **options))
+    trainer = Trainer(tiny_config("compile=true"), tmp_path)
+    trainer.plan()
+    assert not programs
+    trainer.advance(Log())
+    assert programs
 
 
 @pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
