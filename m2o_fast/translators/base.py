@@ -151,6 +151,19 @@ class Translator(nn.Module, ABC):
         """The :class:`Domain` of a name or index."""
         return self.domains[self.domain_index(domain)]
 
+    def _check_images(self, name: str, x: Tensor, k: int) -> None:
+        """Raises ``ValueError`` where ``x``, an argument called ``name``, holds no images of domain number ``k``."""
+        side, domain = self.image_size, self.domains[k]
+        if x.dim() != 4 or tuple(x.shape[1:]) != (domain.channels, side, side) or not x.shape[0]:
+            raise ValueError(
+                f"{name}: domain {domain.name!r} needs images [N >= 1, {domain.channels}, {side}, {side}], "
+                f"got {list(x.shape)}"
+            )
+
+    def _placed(self, x: Tensor) -> Tensor:
+        """``x`` on the device of the nets, so that a freshly read image can be translated on any."""
+        return x.to(next(self.parameters()).device)
+
 
 def schedule_to_zero(start: float, index: int, steps: int) -> float:
     """``start`` falling linearly to 0 over ``steps`` iterations, as a pure function of the iteration."""

@@ -12,8 +12,7 @@ phase computes it for itself.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -29,6 +28,7 @@ from m2o_fast.losses import (
     reconstruction_error,
 )
 from m2o_fast.m2o import Domain, ManyToOne
+from m2o_fast.nn.freezing import frozen
 from m2o_fast.nn.permutation import inverse, permuted
 from m2o_fast.translators.base import Iteration, Phase, Translator, schedule_to_zero
 from m2o_fast.translators.starganv2_loss import StarGANv2Loss
@@ -215,7 +215,7 @@ class StarGANv2(Translator):
             source_style = self._encode(batch.source)
             others = self._decode(content, self._encode(batch.reference2, self.diverse), batch, only=self.diverse)
         outputs = self._decode(content, style, batch)
-        with _frozen(self.style_encoder):
+        with frozen(self.style_encoder):
             return self._generator_loss(batch, iteration, outputs, others, style, source_style)
 
     def _generator_loss(
@@ -228,7 +228,7 @@ class StarGANv2(Translator):
         source_style: dict[int, Tensor],
     ) -> tuple[Tensor, dict[str, Tensor]]:
         fakes, others = self.generator.images(outputs), self.generator.images(other_outputs)
-        with _frozen(self._discriminator()):
+        with frozen(self._discriminator()):
             parts = {"adversarial": adversarial(self._discriminator()(fakes), real=True)}
         recovered = self._encode(fakes)
         none = fakes[0][:0]  # where no target has a style, the loss is a zero on this device
@@ -388,35 +388,11 @@ class StarGANv2(Translator):
     def _as_parts(self, x: Tensor, domain: int) -> list[Tensor]:
         return [x if k == domain else x.new_empty((0, d.channels, *x.shape[2:])) for k, d in enumerate(self.domains)]
 
-    def _check_images(self, name: str, x: Tensor, k: int) -> None:
-        side, domain = self.image_size, self.domains[k]
-        if x.dim() != 4 or tuple(x.shape[1:]) != (domain.channels, side, side) or not x.shape[0]:
-            raise ValueError(
-                f"{name}: domain {domain.name!r} needs images [N >= 1, {domain.channels}, {side}, {side}], "
-                f"got {list(x.shape)}"
-            )
-
     def _style_rows(self, style: Tensor, rows: int) -> Tensor:
         if style.dim() != 2 or style.shape[0] not in (1, rows) or style.shape[1] != self.size.style_dim:
             raise ValueError(f"translate: style must be [{rows} or 1, {self.size.style_dim}], got {list(style.shape)}")
         return self._placed(style).expand(rows, -1)
 
-    def _placed(self, x: Tensor) -> Tensor:
-        """``x`` on the device of the nets, so that a freshly read image can be translated on any."""
-        return x.to(next(self.generator.parameters()).device)
-
 
 def _detached(parts: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in parts.items()}
-
-
-@contextmanager
-def _frozen(net: nn.Module) -> Iterator[None]:
-    """Gradients flow through ``net`` but not into it, and what only its own gradients would need is not kept."""
-    for parameter in net.parameters():
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in net.parameters():
-            parameter.requires_grad_(True)
