@@ -14,7 +14,7 @@ help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 # pip needs torch and the build tools first: the native library is built against the torch that is installed.
-$(READY): pyproject.toml constraints.txt setup.py CMakeLists.txt $(wildcard csrc/*)
+$(READY): pyproject.toml constraints.txt setup.py CMakeLists.txt $(wildcard csrc/* csrc/*/*)
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "m2o_fast needs Python 3.11 or later, this is " + sys.version.split()[0] + "; set PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch setuptools wheel cmake ninja pybind11
@@ -38,7 +38,7 @@ lint: $(READY)  ## ruff, mypy, clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy m2o_fast
-	$(BIN)/clang-format --dry-run --Werror csrc/*
+	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*.* csrc/*/*)
 
 bench: $(READY)  ## the speed of every operation, with baselines, and of an iteration: benchmarks/results/, docs, README
 	mkdir -p build
@@ -56,7 +56,7 @@ kernels: $(READY)  ## compile every CUDA and Triton kernel; needs no GPU
 	@if command -v nvcc >/dev/null; then \
 	  $(BIN)/cmake -S . -B build/kernels -G Ninja -DM2O_KERNELS_ONLY=ON -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
 	    -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja && $(BIN)/ninja -C build/kernels; \
-	else echo "SKIPPED: the CUDA kernels in csrc/*.cu were not compiled, because nvcc is not on PATH."; fi
+	else echo "SKIPPED: the CUDA kernels in csrc/*/*.cu were not compiled, because nvcc is not on PATH."; fi
 	$(BIN)/python -m m2o_fast.ops.triton.compile
 
 clean:  ## remove what was built

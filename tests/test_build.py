@@ -55,7 +55,7 @@ def test_source_distribution_is_complete(sources, tmp_path) -> None:
     with tarfile.open(archive) as files:
         packed = {name.partition("/")[2] for name in files.getnames()}
     needed = {"CMakeLists.txt", "setup.py", "pyproject.toml", "README.md", "LICENSE", "tests/test_build.py"}
-    for folder, pattern in (("csrc", "*"), ("cli", "*.py"), ("m2o_fast", "**/*.py"), ("m2o_fast", "**/*.yaml")):
+    for folder, pattern in (("csrc", "**/*"), ("cli", "*.py"), ("m2o_fast", "**/*.py"), ("m2o_fast", "**/*.yaml")):
         needed |= {str(path.relative_to(sources)) for path in (sources / folder).glob(pattern) if path.is_file()}
     assert any(name.endswith(".cpp") for name in needed)
     assert needed <= packed, needed - packed

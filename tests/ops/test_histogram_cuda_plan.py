@@ -1,4 +1,4 @@
-"""How csrc/histogram_cuda_plan.h divides the work of CUDA calls: host code, so a plain C++ compiler can try it."""
+"""How csrc/histogram/histogram_cuda_plan.h divides the work of calls: host code, so plain C++ can try it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 from plan_program import counts_of, needs_compiler
 
 PROGRAM = r"""
-#include "histogram_cuda_plan.h"
-#include "soft_histogram.h"
+#include "histogram/histogram_cuda_plan.h"
+#include "histogram/soft_histogram.h"
 
 #include <cmath>
 #include <cstdio>

@@ -1,4 +1,4 @@
-"""How csrc/modulate_cuda_plan.h divides the work of a CUDA call: host code, so a plain C++ compiler can try it."""
+"""How csrc/modulate/modulate_cuda_plan.h divides the work of a call: host code, so plain C++ can try it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from plan_program import counts_of, needs_compiler
 
 PROGRAM = r"""
-#include "modulate_cuda_plan.h"
+#include "modulate/modulate_cuda_plan.h"
 
 #include <cstdio>
 #include <cstdlib>

@@ -1,6 +1,6 @@
 """Soft colour histograms by Triton: kernels, launch, and cases for ahead-of-time compilation.
 
-Weights are added up as integers (see ``csrc/soft_histogram.h``), so the order of the atomics does not show.
+Weights are added up as integers (see ``csrc/histogram/soft_histogram.h``), so the order of the atomics does not show.
 """
 # In a kernel, annotations mean something else to Triton:
 # mypy: disallow-untyped-defs=False

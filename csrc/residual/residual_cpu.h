@@ -7,7 +7,7 @@
 
 #include <algorithm>
 
-#include "adain_cpu.h"
+#include "adain/adain_cpu.h"
 #include "residual_call.h"
 
 namespace m2o_fast {

@@ -8,8 +8,8 @@
 #include <algorithm>
 #include <vector>
 
-#include "adain_planes.h"
-#include "adain_rows.h"
+#include "adain/adain_planes.h"
+#include "adain/adain_rows.h"
 
 namespace m2o_fast {
 
