@@ -139,11 +139,11 @@ struct Simd<Half> : PairSimd {
 };
 
 template <typename T>
-inline constexpr int64_t lanes = 32 / sizeof(T);
+inline constexpr int64_t kLanes = 32 / sizeof(T);
 
 // Registers of 32 bytes that a vector takes.
 template <typename T>
-inline constexpr int64_t registers = sizeof(typename Simd<T>::Vector) / 32;
+inline constexpr int64_t kRegisters = sizeof(typename Simd<T>::Vector) / 32;
 
 template <typename T>
 M2O_INLINE typename Simd<T>::Vector load(const T* from) {

@@ -9,13 +9,13 @@
 namespace m2o_fast {
 
 // Below this many numbers a second thread costs more than it brings.
-inline constexpr int64_t NUMBERS_PER_THREAD = 32768;
+inline constexpr int64_t kNumbersPerThread = 32768;
 // From this size on, the output would only push x out of the caches: it is written past them.
-inline constexpr int64_t STREAMED_BYTES = int64_t{1} << 23;
+inline constexpr int64_t kStreamedBytes = int64_t{1} << 23;
 
 // Of parallel_for over items of so many numbers each.
 inline int64_t grain_size(int64_t numbers_per_item) {
-  return std::max<int64_t>(1, NUMBERS_PER_THREAD / std::max<int64_t>(1, numbers_per_item));
+  return std::max<int64_t>(1, kNumbersPerThread / std::max<int64_t>(1, numbers_per_item));
 }
 
 // Calls body with a number of the storage type.

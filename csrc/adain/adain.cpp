@@ -34,7 +34,7 @@ int64_t range_width(const ImageShape& shape) {
     return shape.channels;
   }
   const int64_t width = ceil_div(shape.batch * shape.channels, threads);
-  return ceil_div(width, TILED_CHANNELS) * TILED_CHANNELS;
+  return ceil_div(width, kTiledChannels) * kTiledChannels;
 }
 
 template <typename T, typename Run>
@@ -80,7 +80,7 @@ void backward(const AdainProblem<T>& p, const ImageShape& shape) {
 }
 
 template <typename Wide>
-Affine<Wide> as_affine(const Tensor& tensor) {
+PlaneNumbers<Wide> as_affine(const Tensor& tensor) {
   const bool per_sample = tensor.dim() == 2;
   return {static_cast<const Wide*>(tensor.const_data_ptr()), per_sample ? tensor.stride(0) : 0,
           tensor.stride(per_sample ? 1 : 0)};
@@ -107,7 +107,7 @@ AdainProblem<T> as_problem(const ImageShape& shape, const Tensor& x, const Tenso
   p.one_plus = one_plus;
   const int64_t bytes = out.numel() * static_cast<int64_t>(sizeof(T));
   const bool rows_are_aligned = shape.channels * sizeof(T) % 16 == 0 && is_aligned(p.out);
-  p.streamed = bytes >= STREAMED_BYTES && (shape.format == MemoryFormat::Contiguous || rows_are_aligned);
+  p.streamed = bytes >= kStreamedBytes && (shape.format == MemoryFormat::Contiguous || rows_are_aligned);
   return p;
 }
 

@@ -7,22 +7,11 @@
 #pragma once
 
 #include <cmath>
-#include <type_traits>
 
+#include "lanes.h"
 #include "resample.h"
-#include "simd.h"
 
 namespace m2o_fast {
-
-// gamma or beta: [N, C] with any strides; [C] has sample stride 0.
-template <typename Wide>
-struct Affine {
-  const Wide* data;
-  int64_t sample_stride, channel_stride;
-  M2O_INLINE Wide at(int64_t sample, int64_t channel) const {
-    return data[sample * sample_stride + channel * channel_stride];
-  }
-};
 
 // One call of the forward or the backward operator. x, grad and out share a layout: [N, C, plane] or [N, plane, C].
 // Those of them that belong to y have its plane, which differs where it is resampled.
@@ -35,7 +24,7 @@ struct AdainProblem {
   const T* x;
   const T* grad;  // backward only
   T* out;         // y, or the gradient of x
-  Affine<Wide> gamma, beta;
+  PlaneNumbers<Wide> gamma, beta;
   double eps;
   Wide slope;
   bool one_plus, streamed;
@@ -114,82 +103,6 @@ M2O_INLINE GradientCoefficients<Wide> finish_gradients(const AdainProblem<T>& p,
   p.grad_beta[at] = static_cast<Wide>(sum);
   const double from_gamma = sum_of_products * rstd * rstd * p.inverse_plane;
   return {static_cast<Wide>(sum * p.inverse_plane - rest * from_gamma), static_cast<Wide>(from_gamma)};
-}
-
-// A number of lanes that is known when compiling: all of them.
-template <typename T>
-using AllLanes = std::integral_constant<int64_t, lanes<T>>;
-
-template <typename T>
-M2O_INLINE typename Simd<T>::Vector load_lanes(const T* from, AllLanes<T>) {
-  return load(from);
-}
-template <typename T>
-M2O_INLINE typename Simd<T>::Vector load_lanes(const T* from, int64_t count) {
-  return load_first(from, count);
-}
-template <typename T>
-M2O_INLINE void store_lanes(T* to, typename Simd<T>::Vector value, AllLanes<T>) {
-  store(to, value);
-}
-template <typename T>
-M2O_INLINE void store_lanes(T* to, typename Simd<T>::Vector value, int64_t count) {
-  store_first(to, value, count);
-}
-
-template <typename Vector, typename Wide>
-M2O_INLINE Vector activate(Vector value, Wide slope) {
-  return where_positive(value, value, value * slope);
-}
-
-// The gradient behind the activation, from the gradient in front of it.
-template <typename Vector, typename Wide>
-M2O_INLINE Vector activate_gradient(Vector grad, Vector value, Wide slope) {
-  return where_positive(value, grad, grad * slope);
-}
-
-// Calls body with std::true_type or std::false_type.
-template <typename Body>
-M2O_INLINE void with_constant(bool flag, const Body& body) {
-  if (flag) {
-    body(std::true_type{});
-  } else {
-    body(std::false_type{});
-  }
-}
-
-// Numbers of a gradient from memory: as they are, or already in the type of the sums.
-template <typename T, typename From, typename Count>
-M2O_INLINE typename Simd<T>::Vector load_gradient(const From* from, Count count) {
-  if constexpr (std::is_same_v<From, T>) {
-    return load_lanes<T>(from, count);
-  } else if constexpr (std::is_same_v<Count, AllLanes<T>>) {
-    return Simd<T>::load_wide(from);
-  } else {
-    From present[lanes<T>] = {};
-    std::memcpy(present, from, count * sizeof(From));
-    return Simd<T>::load_wide(present);
-  }
-}
-
-// `streamed` demands an aligned `to`.
-template <typename T, typename Count, typename Streamed>
-M2O_INLINE void put(T* to, typename Simd<T>::Vector value, Count count, Streamed) {
-  if constexpr (Streamed::value && std::is_same_v<Count, AllLanes<T>>) {
-    stream(to, value);
-  } else {
-    store_lanes<T>(to, value, count);
-  }
-}
-
-// The same for `count` numbers, which lie ready; streamed, they have to be a multiple of 16 bytes.
-template <typename T, typename Streamed>
-M2O_INLINE void put_row(T* to, const T* from, int64_t count, Streamed) {
-  if constexpr (Streamed::value) {
-    stream_bytes(to, from, count * sizeof(T));
-  } else {
-    std::memcpy(to, from, count * sizeof(T));
-  }
 }
 
 }  // namespace m2o_fast

@@ -10,8 +10,8 @@ namespace m2o_fast {
 // The difference in the first `count` lanes, 0 in the others.
 template <typename T, typename Vector>
 M2O_INLINE Vector in_present_lanes(Vector difference, int64_t count) {
-  typename Simd<T>::Wide present[lanes<T>];
-  for (int64_t lane = 0; lane < lanes<T>; ++lane) {
+  typename Simd<T>::Wide present[kLanes<T>];
+  for (int64_t lane = 0; lane < kLanes<T>; ++lane) {
     present[lane] = lane < count ? 1 : 0;
   }
   return difference * Simd<T>::load_wide(present);
@@ -21,49 +21,12 @@ M2O_INLINE Vector in_present_lanes(Vector difference, AllLanes<T>) {
   return difference;
 }
 
-// Independent sums, which hide the latency of an addition.
-template <typename T>
-inline constexpr int SLOTS = 4 / registers<T>;
-
-// body(offset, count, slot) for every vector of `size` numbers.
-template <typename T, typename Body>
-M2O_INLINE void for_vectors(int64_t size, const Body& body) {
-  int64_t offset = 0;
-  for (; offset + SLOTS<T> * lanes<T> <= size; offset += SLOTS<T> * lanes<T>) {
-    M2O_UNROLLED for (int slot = 0; slot < SLOTS<T>; ++slot) { body(offset + slot * lanes<T>, AllLanes<T>{}, slot); }
-  }
-  for (; offset + lanes<T> <= size; offset += lanes<T>) {
-    body(offset, AllLanes<T>{}, 0);
-  }
-  if (offset < size) {
-    body(offset, size - offset, 0);
-  }
-}
-
-constexpr int64_t PLANE_BLOCK = 4096;  // numbers: 16 KiB of float stay in the first-level cache
-constexpr int64_t SUM_PIECE = 512;     // numbers
-
-// Sums in all slots.
-template <typename T>
-struct SlotSum {
-  typename Simd<T>::Vector slot[SLOTS<T>] = {};
-
-  M2O_INLINE typename Simd<T>::Vector over_slots() const {
-    if constexpr (SLOTS<T> == 4) {
-      return (slot[0] + slot[1]) + (slot[2] + slot[3]);
-    } else {
-      return slot[0] + slot[1];
-    }
-  }
-  M2O_INLINE typename Simd<T>::Wide total() const { return sum_of(over_slots()); }
-};
-
 template <typename T>
 M2O_INLINE Moments plane_moments(const T* x, int64_t size) {
   using Wide = typename Simd<T>::Wide;
   Moments moments;
-  for (int64_t begin = 0; begin < size; begin += PLANE_BLOCK, x += PLANE_BLOCK) {
-    const int64_t block = std::min(PLANE_BLOCK, size - begin);
+  for (int64_t begin = 0; begin < size; begin += kPlaneBlock, x += kPlaneBlock) {
+    const int64_t block = std::min(kPlaneBlock, size - begin);
     Wide guess = static_cast<Wide>(moments.mean);
     if (begin == 0) {
       SlotSum<T> sum;
@@ -115,7 +78,7 @@ M2O_INLINE void forward_planes(const AdainProblem<T>& p, int64_t begin, int64_t 
   Writer writer(p);
   // Dividing and taking roots is a long chain of few operations. Where two planes fit the first-level cache, the next
   // plane's is done ahead, while this plane is written.
-  const bool ahead = p.plane <= PLANE_BLOCK / 2;
+  const bool ahead = p.plane <= kPlaneBlock / 2;
   auto next = plane_coefficients(p, begin);
   for (int64_t plane = begin; plane < end; ++plane) {
     const auto c = ahead || plane == begin ? next : plane_coefficients(p, plane);
@@ -148,9 +111,9 @@ template <typename From, typename T, typename Wide>
 M2O_INLINE GradientSums<T> gradient_sums(const AdainProblem<T>& p, const T* x, const From* grad, int64_t start,
                                          int64_t stop, Coefficients<Wide> c) {
   GradientSums<T> sums;
-  for (int64_t begin = start; begin < stop; begin += SUM_PIECE) {
+  for (int64_t begin = start; begin < stop; begin += kSumPiece) {
     SlotSum<T> gradients, products;
-    for_vectors<T>(std::min(SUM_PIECE, stop - begin), [&](int64_t offset, auto count, int slot) M2O_INLINED {
+    for_vectors<T>(std::min(kSumPiece, stop - begin), [&](int64_t offset, auto count, int slot) M2O_INLINED {
       // Lanes that are not there have gradient 0 and so add 0.
       const auto difference = load_lanes<T>(x + begin + offset, count) - c.mean;
       const auto value = difference * c.scale + c.shift;
@@ -168,7 +131,7 @@ M2O_INLINE GradientSums<T> gradient_sums(const AdainProblem<T>& p, const T* x, c
 template <typename T>
 struct PlaneGradient {
   M2O_INLINE explicit PlaneGradient(const AdainProblem<T>&) {}
-  M2O_INLINE const T* of(const AdainProblem<T>& p, int64_t plane) { return p.grad + plane * p.plane; }
+  M2O_INLINE const T* scratch(const AdainProblem<T>& p, int64_t plane) { return p.grad + plane * p.plane; }
 };
 
 template <typename Gradient, typename T>
@@ -177,12 +140,12 @@ M2O_INLINE void backward_planes(const AdainProblem<T>& p, int64_t begin, int64_t
   for (int64_t plane = begin; plane < end; ++plane) {
     const int64_t sample = plane / p.channels, channel = plane % p.channels;
     const T* x = p.x + plane * p.plane;
-    const auto* grad = gradient.of(p, plane);
+    const auto* grad = gradient.scratch(p, plane);
     T* out = p.out + plane * p.plane;
     const auto c = saved_coefficients(p, sample, channel);
     double total = 0, total_of_products = 0;
-    for (int64_t start = 0; start < p.plane; start += PLANE_BLOCK) {
-      const int64_t stop = std::min(start + PLANE_BLOCK, p.plane);
+    for (int64_t start = 0; start < p.plane; start += kPlaneBlock) {
+      const int64_t stop = std::min(start + kPlaneBlock, p.plane);
       const auto sums = gradient_sums(p, x, grad, start, stop, c);
       total += sum_of(sums.gradients);
       total_of_products += sum_of(sums.products);

@@ -17,10 +17,10 @@
 namespace m2o_fast {
 
 // Rows that are worked on together hold about so many numbers.
-constexpr int64_t RESAMPLED_BLOCK = 1024;
+constexpr int64_t kResampledBlock = 1024;
 
 inline int64_t rows_at_a_time(int64_t width) {
-  return std::max<int64_t>(1, RESAMPLED_BLOCK / std::max<int64_t>(1, width));
+  return std::max<int64_t>(1, kResampledBlock / std::max<int64_t>(1, width));
 }
 
 // sums[i] = the sum over the square at columns 2 i and 2 i + 1 of two rows.
@@ -76,8 +76,8 @@ struct Down2PlaneWriter {
   std::vector<Wide> values, means;
 
   M2O_INLINE explicit Down2PlaneWriter(const AdainProblem<T>& p) {
-    values.resize(2 * rows_at_a_time(p.width) * p.width + lanes<T>);
-    means.resize(p.width / 2 * rows_at_a_time(p.width) + lanes<T>);
+    values.resize(2 * rows_at_a_time(p.width) * p.width + kLanes<T>);
+    means.resize(p.width / 2 * rows_at_a_time(p.width) + kLanes<T>);
   }
 
   M2O_INLINE void write(const AdainProblem<T>& p, int64_t plane, Coefficients<Wide> c) {
@@ -111,10 +111,10 @@ struct ResampledPlaneGradient {
 
   M2O_INLINE explicit ResampledPlaneGradient(const AdainProblem<T>& p) {
     values.resize(p.plane);
-    widened.resize(4 * rows_at_a_time(p.width) * p.width + lanes<T>);
+    widened.resize(4 * rows_at_a_time(p.width) * p.width + kLanes<T>);
   }
 
-  M2O_INLINE const Wide* of(const AdainProblem<T>& p, int64_t plane) {
+  M2O_INLINE const Wide* scratch(const AdainProblem<T>& p, int64_t plane) {
     if (p.resample == Resample::up2) {
       sum_rows(p, p.grad + plane * 4 * p.plane);
     } else {

@@ -21,32 +21,33 @@ struct Square {
   M2O_INLINE int64_t place(int64_t which) const { return corner + which / 2 * width + which % 2; }
 };
 
-template <int64_t width, typename T, typename Count, typename Streamed>
-M2O_INLINE void apply_tile_down2(const T* x, T* y, Square from, int64_t stride, Count count, const RowScratch<T>& of,
-                                 int64_t at, typename Simd<T>::Wide slope, Streamed streamed) {
-  const Tile<T, width> center(&of.center[at]), scale(&of.scale[at]), shift(&of.shift[at]);
-  typename Simd<T>::Vector left[width], right[width];
+template <int64_t kWidth, typename T, typename Count, typename Streamed>
+M2O_INLINE void apply_tile_down2(const T* x, T* y, Square from, int64_t stride, Count count,
+                                 const RowScratch<T>& scratch, int64_t at, typename Simd<T>::Wide slope,
+                                 Streamed streamed) {
+  const Tile<T, kWidth> center(&scratch.center[at]), scale(&scratch.scale[at]), shift(&scratch.shift[at]);
+  typename Simd<T>::Vector left[kWidth], right[kWidth];
   const auto of_place = [&](int64_t which, int64_t k) M2O_INLINED {
-    const auto number = load_lanes<T>(x + from.place(which) * stride + k * lanes<T>, count);
+    const auto number = load_lanes<T>(x + from.place(which) * stride + k * kLanes<T>, count);
     return activate((number - center.part[k]) * scale.part[k] + shift.part[k], slope);
   };
-  M2O_UNROLLED for (int64_t k = 0; k < width; ++k) { left[k] = of_place(0, k); }
-  M2O_UNROLLED for (int64_t k = 0; k < width; ++k) { left[k] += of_place(2, k); }
-  M2O_UNROLLED for (int64_t k = 0; k < width; ++k) { right[k] = of_place(1, k); }
-  M2O_UNROLLED for (int64_t k = 0; k < width; ++k) {
+  M2O_UNROLLED for (int64_t k = 0; k < kWidth; ++k) { left[k] = of_place(0, k); }
+  M2O_UNROLLED for (int64_t k = 0; k < kWidth; ++k) { left[k] += of_place(2, k); }
+  M2O_UNROLLED for (int64_t k = 0; k < kWidth; ++k) { right[k] = of_place(1, k); }
+  M2O_UNROLLED for (int64_t k = 0; k < kWidth; ++k) {
     const auto sum = left[k] + (right[k] + of_place(3, k));
-    put(y + k * lanes<T>, sum * typename Simd<T>::Wide(0.25), count, streamed);
+    put(y + k * kLanes<T>, sum * typename Simd<T>::Wide(0.25), count, streamed);
   }
 }
 
 template <typename T>
 struct ResampledRowWriter {
-  static M2O_INLINE void write(const AdainProblem<T>& p, const T* x, ChannelRange range, const RowScratch<T>& of) {
+  static M2O_INLINE void write(const AdainProblem<T>& p, const T* x, ChannelRange range, const RowScratch<T>& scratch) {
     with_constant(p.streamed, [&](auto streamed) M2O_INLINED {
       if (p.resample == Resample::up2) {
-        write_up2(p, x, range, of, streamed);
+        write_up2(p, x, range, scratch, streamed);
       } else {
-        write_down2(p, x, range, of, streamed);
+        write_down2(p, x, range, scratch, streamed);
       }
     });
   }
@@ -55,16 +56,16 @@ struct ResampledRowWriter {
   // A pixel is put together in the first-level cache and written to one place after the other: in whole runs, else
   // streams would be several times slower.
   template <typename Streamed>
-  static M2O_INLINE void write_up2(const AdainProblem<T>& p, const T* x, ChannelRange range, const RowScratch<T>& of,
-                                   Streamed streamed) {
+  static M2O_INLINE void write_up2(const AdainProblem<T>& p, const T* x, ChannelRange range,
+                                   const RowScratch<T>& scratch, Streamed streamed) {
     T* y = p.out + range.sample * 4 * p.plane * p.channels + range.begin;
     std::vector<T> pixel(range.end - range.begin);
     for_squares(p.height, p.width, [&](int64_t place, Square square) M2O_INLINED {
-      for_tiles<T, FORWARD_TILE<T>>(
+      for_tiles<T, kForwardTile<T>>(
           place, place + 1, 1, range,
           [&](int64_t, int64_t, int64_t channel, int64_t at, auto width, auto count) M2O_INLINED {
             const T* from = x + place * p.channels + channel;
-            apply_tile<width>(from, pixel.data() + at, 0, 1, count, of, at, p.slope, std::false_type{});
+            apply_tile<width>(from, pixel.data() + at, 0, 1, count, scratch, at, p.slope, std::false_type{});
           });
       for (int64_t which = 0; which < 4; ++which) {
         put_row(y + square.place(which) * p.channels, pixel.data(), range.end - range.begin, streamed);
@@ -73,15 +74,15 @@ struct ResampledRowWriter {
   }
 
   template <typename Streamed>
-  static M2O_INLINE void write_down2(const AdainProblem<T>& p, const T* x, ChannelRange range, const RowScratch<T>& of,
-                                     Streamed streamed) {
+  static M2O_INLINE void write_down2(const AdainProblem<T>& p, const T* x, ChannelRange range,
+                                     const RowScratch<T>& scratch, Streamed streamed) {
     T* y = p.out + range.sample * (p.plane / 4) * p.channels;
     for_squares(p.height / 2, p.width / 2, [&](int64_t place, Square square) M2O_INLINED {
-      for_tiles<T, FORWARD_TILE<T>>(
+      for_tiles<T, kForwardTile<T>>(
           place, place + 1, 1, range,
           [&](int64_t, int64_t, int64_t channel, int64_t at, auto width, auto count) M2O_INLINED {
             T* to = y + place * p.channels + channel;
-            apply_tile_down2<width>(x + channel, to, square, p.channels, count, of, at, p.slope, streamed);
+            apply_tile_down2<width>(x + channel, to, square, p.channels, count, scratch, at, p.slope, streamed);
           });
     });
   }
@@ -104,9 +105,9 @@ struct ResampledRowGradient {
   std::vector<Wide> values;
 
   M2O_INLINE ResampledRowGradient(const AdainProblem<T>&, ChannelRange range)
-      : stride(ceil_div(range.end - range.begin, lanes<T>) * lanes<T>), values(BACKWARD_ROW_BLOCK * stride) {}
+      : stride(ceil_div(range.end - range.begin, kLanes<T>) * kLanes<T>), values(kBackwardRowBlock * stride) {}
 
-  static M2O_INLINE int64_t block(const AdainProblem<T>&) { return BACKWARD_ROW_BLOCK; }
+  static M2O_INLINE int64_t block(const AdainProblem<T>&) { return kBackwardRowBlock; }
 
   // Nothing: at() has read the gradient in the order of memory.
   static M2O_INLINE void fetch(const AdainProblem<T>&, ChannelRange, int64_t, int64_t, int64_t, int64_t) {}
@@ -133,7 +134,7 @@ struct ResampledRowGradient {
   template <typename Body>
   static M2O_INLINE void for_channels(ChannelRange range, const Body& body) {
     int64_t channel = range.begin;
-    for (; channel + lanes<T> <= range.end; channel += lanes<T>) {
+    for (; channel + kLanes<T> <= range.end; channel += kLanes<T>) {
       body(channel, channel - range.begin, AllLanes<T>{});
     }
     if (channel < range.end) {

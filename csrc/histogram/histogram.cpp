@@ -35,15 +35,18 @@ int64_t images_per_thread(const Images& images) {
 
 // Calls visit(row, column, length) for pieces of one image that hold at most kChunk evenly spaced pixels. If rows
 // follow each other in memory, a piece may run over the end of its row.
-template <class Visit>
+template <typename Visit>
 M2O_INLINE void for_each_chunk(const Images& images, bool one_run, const Visit& visit) {
   const int64_t rows = one_run ? 1 : images.height;
   const int64_t length = one_run ? images.height * images.width : images.width;
-  for (int64_t row = 0; row < rows; ++row)
-    for (int64_t column = 0; column < length; column += kChunk) visit(row, column, std::min(kChunk, length - column));
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t column = 0; column < length; column += kChunk) {
+      visit(row, column, std::min(kChunk, length - column));
+    }
+  }
 }
 
-template <class Stored>
+template <typename Stored>
 M2O_INLINE const Stored* pixel_at(const Images& images, int64_t image, int64_t channel, int64_t row, int64_t column) {
   return static_cast<const Stored*>(images.data) + image * images.image_stride + channel * images.channel_stride +
          row * images.row_stride + column * images.column_stride;
@@ -51,26 +54,34 @@ M2O_INLINE const Stored* pixel_at(const Images& images, int64_t image, int64_t c
 
 // What a stored pixel is computed with: itself for float32 and float64, float32 for the half types, and int16 for
 // uint8, because processors multiply and add up pairs of int16 in one instruction.
-template <class Stored>
+template <typename Stored>
 using Loaded = std::conditional_t<sizeof(Stored) == 2, float, std::conditional_t<sizeof(Stored) == 1, int16_t, Stored>>;
 
 // Copies n pixels that lie `step` elements apart; the constant steps of planar and interleaved images vectorise.
-template <class Stored, class Value>
+template <typename Stored, typename Value>
 M2O_INLINE void load(const Stored* from, int64_t step, int64_t n, Value* to) {
   if (step == 1) {
-    for (int64_t i = 0; i < n; ++i) to[i] = static_cast<Value>(from[i]);
+    for (int64_t i = 0; i < n; ++i) {
+      to[i] = static_cast<Value>(from[i]);
+    }
   } else if (step == 3) {
-    for (int64_t i = 0; i < n; ++i) to[i] = static_cast<Value>(from[3 * i]);
+    for (int64_t i = 0; i < n; ++i) {
+      to[i] = static_cast<Value>(from[3 * i]);
+    }
   } else {
-    for (int64_t i = 0; i < n; ++i) to[i] = static_cast<Value>(from[step * i]);
+    for (int64_t i = 0; i < n; ++i) {
+      to[i] = static_cast<Value>(from[step * i]);
+    }
   }
 }
 
 // The n pixels as a plain array: where they lie if they are one already, else loaded into `scratch`.
-template <class Stored>
+template <typename Stored>
 M2O_INLINE const Loaded<Stored>* planar(const Stored* from, int64_t step, int64_t n, Loaded<Stored>* scratch) {
   if constexpr (std::is_same_v<Stored, Loaded<Stored>>) {
-    if (step == 1) return from;
+    if (step == 1) {
+      return from;
+    }
   }
   load(from, step, n, scratch);
   return scratch;
@@ -81,12 +92,14 @@ M2O_INLINE const Loaded<Stored>* planar(const Stored* from, int64_t step, int64_
 // Sums over one image: content * channel for the three channels, then content * content. Floating-point sums run in
 // float64 and in kVectors * 4 interleaved parts: that order of summation is fixed, and the parts stay in registers.
 constexpr int kVectors = 2;
-constexpr int64_t kLanes = 4 * kVectors;
+constexpr int64_t kSumLanes = 4 * kVectors;
 struct FloatSums {
   Doubles part[4][kVectors] = {};
   double total(int which) const {
     double sum = 0;
-    for (int64_t i = 0; i < kLanes; ++i) sum += part[which][i / 4][i % 4];
+    for (int64_t i = 0; i < kSumLanes; ++i) {
+      sum += part[which][i / 4][i % 4];
+    }
     return sum;
   }
 };
@@ -96,10 +109,10 @@ struct IntegerSums {
 };
 
 using FourFloats = float __attribute__((vector_size(16)));
-template <class Real>
+template <typename Real>
 using Four = std::conditional_t<std::is_same_v<Real, float>, FourFloats, Doubles>;
 
-template <bool kHasContent, class Real>
+template <bool kHasContent, typename Real>
 M2O_INLINE void add_products(FloatSums& sums, const Real* const channel[3], const Real* content, int64_t n) {
   using Values = Four<Real>;
   FloatSums s = sums;
@@ -115,8 +128,10 @@ M2O_INLINE void add_products(FloatSums& sums, const Real* const channel[3], cons
     s.part[3][v] += wide * wide;
   };
   int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    for (int k = 0; k < 3; ++k) __builtin_prefetch(reinterpret_cast<const char*>(channel[k] + i) + kFetchAhead);
+  for (; i + kSumLanes <= n; i += kSumLanes) {
+    for (int k = 0; k < 3; ++k) {
+      __builtin_prefetch(reinterpret_cast<const char*>(channel[k] + i) + kFetchAhead);
+    }
     M2O_UNROLLED
     for (int v = 0; v < kVectors; ++v) {
       const auto four = [&](const Real* from) M2O_INLINED { return read_as<Values>(from + i + 4 * v); };
@@ -145,11 +160,13 @@ M2O_INLINE void add_products(IntegerSums& sums, const int16_t* const channel[3],
     sum[2] += weight * blue[i];
     sum[3] += weight * weight;
   }
-  for (int k = 0; k < 4; ++k) sums.sum[k] += sum[k];
+  for (int k = 0; k < 4; ++k) {
+    sums.sum[k] += sum[k];
+  }
 }
 
 // The least-squares colour, clamped to [0, 1]; black where there is no content, NaN where anything is not finite.
-template <class Sums, class Color>
+template <typename Sums, typename Color>
 M2O_INLINE void write_color(const Sums& sums, Color* color) {
   const double square = sums.total(3);
   double fitted[3];
@@ -158,11 +175,12 @@ M2O_INLINE void write_color(const Sums& sums, Color* color) {
     fitted[k] = sums.total(k) / (square == 0 ? 1.0 : square);
     finite = finite && std::isfinite(fitted[k]);
   }
-  for (int k = 0; k < 3; ++k)
+  for (int k = 0; k < 3; ++k) {
     color[k] = finite ? static_cast<Color>(std::clamp(fitted[k], 0.0, 1.0)) : std::numeric_limits<Color>::quiet_NaN();
+  }
 }
 
-template <class Stored, bool kHasContent>
+template <typename Stored, bool kHasContent>
 M2O_INLINE void fit_images(const Images& images, const Images* content, int64_t begin, int64_t end, void* colors) {
   using Sums = std::conditional_t<std::is_same_v<Stored, uint8_t>, IntegerSums, FloatSums>;
   using Color = std::conditional_t<std::is_same_v<Stored, double>, double, float>;
@@ -172,11 +190,13 @@ M2O_INLINE void fit_images(const Images& images, const Images* content, int64_t 
     Sums sums;
     for_each_chunk(images, one_run, [&](int64_t row, int64_t column, int64_t n) M2O_INLINED {
       const Loaded<Stored>* channel[3];
-      for (int k = 0; k < 3; ++k)
+      for (int k = 0; k < 3; ++k) {
         channel[k] = planar(pixel_at<Stored>(images, image, k, row, column), images.column_stride, n, scratch[k]);
+      }
       const Loaded<Stored>* weight = nullptr;
-      if constexpr (kHasContent)
+      if constexpr (kHasContent) {
         weight = planar(pixel_at<Stored>(*content, image, 0, row, column), content->column_stride, n, scratch[3]);
+      }
       add_products<kHasContent>(sums, channel, weight, n);
     });
     write_color(sums, static_cast<Color*>(colors) + 3 * image);
@@ -250,7 +270,9 @@ template <bool kRound>
 M2O_INLINE bool write_cells(const Images& images, int64_t image, int64_t row, int64_t column, int64_t n, double steps,
                             int32_t top, int32_t* cell) {
   double values[kChunk];
-  if (images.pixel == Pixel::uint8) steps /= 255;  // only ever rounded, and no n * steps / 255 is next to a tie
+  if (images.pixel == Pixel::uint8) {
+    steps /= 255;  // only ever rounded, and no n * steps / 255 is next to a tie
+  }
   int32_t infinite = 0;
   std::fill(cell, cell + n, 0);
   for (int channel = 0; channel < 3; ++channel) {
@@ -283,7 +305,9 @@ class CodeSet {
   void insert(int32_t code) {
     uint64_t& word = words_[code >> 6];
     const uint64_t bit = uint64_t{1} << (code & 63);
-    if (word & bit) return;
+    if (word & bit) {
+      return;
+    }
     word |= bit;
     members_.push_back(code);
   }
@@ -292,7 +316,9 @@ class CodeSet {
 
   // Costs as much as there are members, not as there are possible codes.
   void clear() {
-    for (const int32_t code : members_) words_[code >> 6] = 0;
+    for (const int32_t code : members_) {
+      words_[code >> 6] = 0;
+    }
     members_.clear();
   }
 
@@ -327,7 +353,9 @@ void color_histogram(const char* op, const Images& colors, int64_t bins, const i
     int32_t cell[kChunk];
     for (int64_t first = begin; first < end; first += kChunk) {
       const int64_t n = std::min(kChunk, end - first);
-      if (!write_bins(colors, first, n, static_cast<int32_t>(bins), cell)) finite = false;
+      if (!write_bins(colors, first, n, static_cast<int32_t>(bins), cell)) {
+        finite = false;
+      }
       for (int64_t i = 0; i < n; ++i) {
         const int64_t row = group ? group[(first + i) * group_stride] : 0;
         if (row < 0 || row >= groups) {
@@ -338,11 +366,17 @@ void color_histogram(const char* op, const Images& colors, int64_t bins, const i
       }
     }
     const std::lock_guard<std::mutex> lock(adding);
-    for (size_t i = 0; i < own.size(); ++i) counts[i] += own[i];
+    for (size_t i = 0; i < own.size(); ++i) {
+      counts[i] += own[i];
+    }
   };
   torch::stable::parallel_for(0, colors.width, std::max(kPixelsPerThread, groups * cells), count_share);
-  if (!finite) refuse(op, "every value must be finite, got NaN or infinity");
-  if (!grouped) refuse(op, "every group number must be in [0, num_groups)");
+  if (!finite) {
+    refuse(op, "every value must be finite, got NaN or infinity");
+  }
+  if (!grouped) {
+    refuse(op, "every group number must be in [0, num_groups)");
+  }
 }
 
 void unique_color_count(const char* op, const Images& images, int64_t bits, int64_t* counts) {
@@ -354,14 +388,20 @@ void unique_color_count(const char* op, const Images& images, int64_t bits, int6
     int32_t code[kChunk];
     for (int64_t image = begin; image < end; ++image) {
       for_each_chunk(images, one_run, [&](int64_t row, int64_t column, int64_t n) {
-        if (!write_codes(images, image, row, column, n, levels, code)) finite = false;
-        for (int64_t i = 0; i < n; ++i) met.insert(code[i]);
+        if (!write_codes(images, image, row, column, n, levels, code)) {
+          finite = false;
+        }
+        for (int64_t i = 0; i < n; ++i) {
+          met.insert(code[i]);
+        }
       });
       counts[image] = met.size();
       met.clear();
     }
   });
-  if (!finite) refuse(op, "every value must be finite, got NaN or infinity");
+  if (!finite) {
+    refuse(op, "every value must be finite, got NaN or infinity");
+  }
 }
 
 }  // namespace m2o_fast

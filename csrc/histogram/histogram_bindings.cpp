@@ -53,10 +53,18 @@ Tensor unique_color_count_cpu(const Tensor& images, int64_t bits) {
 // ------------------------------------------------------------------------------------------------------ numpy arrays
 
 Pixel pixel_of(const py::array& array, const char* op) {
-  if (py::isinstance<py::array_t<uint8_t>>(array)) return Pixel::uint8;
-  if (py::isinstance<py::array_t<float>>(array)) return Pixel::float32;
-  if (py::isinstance<py::array_t<double>>(array)) return Pixel::float64;
-  if (array.dtype().kind() == 'f' && array.itemsize() == 2) return Pixel::float16;
+  if (py::isinstance<py::array_t<uint8_t>>(array)) {
+    return Pixel::uint8;
+  }
+  if (py::isinstance<py::array_t<float>>(array)) {
+    return Pixel::float32;
+  }
+  if (py::isinstance<py::array_t<double>>(array)) {
+    return Pixel::float64;
+  }
+  if (array.dtype().kind() == 'f' && array.itemsize() == 2) {
+    return Pixel::float16;
+  }
   throw py::type_error(std::string(op) + ": needs a uint8 or floating-point array");
 }
 

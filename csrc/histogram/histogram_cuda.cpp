@@ -29,8 +29,12 @@ class Status {
     int32_t found = 0;
     require_success(op, read_status(bits(), current_stream(bits_), found));
     const std::string name(op);
-    if (found & kNotFinite) throw std::invalid_argument(name + ": every value must be finite, got NaN or infinity");
-    if (found & kWrongGroup) throw std::invalid_argument(name + ": every group number must be in [0, num_groups)");
+    if (found & kNotFinite) {
+      throw std::invalid_argument(name + ": every value must be finite, got NaN or infinity");
+    }
+    if (found & kWrongGroup) {
+      throw std::invalid_argument(name + ": every group number must be in [0, num_groups)");
+    }
   }
 
  private:

@@ -53,8 +53,12 @@ struct Sums {
   Sums(int64_t groups, int64_t cells) : units(groups * cells), spoilt(groups) {}
 
   void add(const Sums& other) {
-    for (size_t i = 0; i < other.units.size(); ++i) units[i] += other.units[i];
-    for (size_t i = 0; i < other.spoilt.size(); ++i) spoilt[i] |= other.spoilt[i];
+    for (size_t i = 0; i < other.units.size(); ++i) {
+      units[i] += other.units[i];
+    }
+    for (size_t i = 0; i < other.spoilt.size(); ++i) {
+      spoilt[i] |= other.spoilt[i];
+    }
   }
 };
 
@@ -81,14 +85,17 @@ void count(const Colors<Wide>& colors, int32_t bins, const Groups& groups, int64
         continue;
       }
       int64_t* histogram = share.units.data() + group * cells;
-      for (int corner = 0; corner < 8; ++corner)
+      for (int corner = 0; corner < 8; ++corner) {
         histogram[corners.cell(corner, bins)] += in_units(corners.weight(corner), units);
+      }
     }
     const std::lock_guard<std::mutex> lock(adding);
     total.add(own);
   };
   torch::stable::parallel_for(0, colors.count, std::max(kColorsPerThread, num_groups * cells), count_share);
-  if (!grouped) refuse_group("soft_color_histogram");
+  if (!grouped) {
+    refuse_group("soft_color_histogram");
+  }
   for (int64_t i = 0; i < num_groups * cells; ++i) {
     const double sum = static_cast<double>(total.units[i]) / units;
     counts[i] = total.spoilt[i / cells] ? std::numeric_limits<Wide>::quiet_NaN() : static_cast<Wide>(sum);
@@ -109,12 +116,17 @@ void differentiate(const Wide* grad, const Colors<Wide>& colors, int32_t bins, c
       }
       const Corners corners = colors.corners(i, bins);
       Wide around[8];
-      for (int corner = 0; corner < 8; ++corner) around[corner] = grad[group * cells + corners.cell(corner, bins)];
-      for (int channel = 0; channel < 3; ++channel)
+      for (int corner = 0; corner < 8; ++corner) {
+        around[corner] = grad[group * cells + corners.cell(corner, bins)];
+      }
+      for (int channel = 0; channel < 3; ++channel) {
         grad_colors[3 * i + channel] = static_cast<Wide>(corners.slope(around, channel, bins));
+      }
     }
   });
-  if (!grouped) refuse_group("soft_color_histogram_backward");
+  if (!grouped) {
+    refuse_group("soft_color_histogram_backward");
+  }
 }
 
 Tensor soft_color_histogram(Tensor colors, int64_t bins, std::optional<Tensor> groups, int64_t num_groups) {

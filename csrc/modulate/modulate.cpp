@@ -35,7 +35,7 @@ int64_t range_width(const ImageShape& shape) {
     return shape.channels;
   }
   const int64_t width = ceil_div(shape.batch * shape.channels, threads);
-  return ceil_div(width, TILED_CHANNELS) * TILED_CHANNELS;
+  return ceil_div(width, kTiledChannels) * kTiledChannels;
 }
 
 // Calls run(p, planes...) or run(p, range, scratch) for all of the images, in parallel.
@@ -58,7 +58,7 @@ void for_all(const ModulateProblem<T>& p, const ImageShape& shape, const Run& ru
 }
 
 template <typename Wide>
-Affine<Wide> as_affine(const OptionalTensor& vector) {
+PlaneNumbers<Wide> as_affine(const OptionalTensor& vector) {
   if (!vector) {
     return {nullptr, 0, 0};
   }
@@ -84,7 +84,7 @@ ModulateProblem<T> as_problem(const ImageShape& shape, const Tensor& x, const Te
   p.plain = vectors.scale && !vectors.bias && !vectors.next && slope == 1;
   const int64_t bytes = shape.batch * shape.channels * p.plane * static_cast<int64_t>(sizeof(T));
   const bool rows_are_aligned = shape.channels * sizeof(T) % 16 == 0 && is_aligned(p.out);
-  p.streamed = bytes >= STREAMED_BYTES && (shape.format == MemoryFormat::Contiguous || rows_are_aligned);
+  p.streamed = bytes >= kStreamedBytes && (shape.format == MemoryFormat::Contiguous || rows_are_aligned);
   return p;
 }
 
@@ -110,7 +110,7 @@ Tensor scale_bias_act(Tensor x, OptionalTensor scale, OptionalTensor bias, Optio
   const Tensor y = empty_like_input(x, shape);
   for_type(x.scalar_type(), [&](auto number) {
     using T = decltype(number);
-    for_all(as_problem<T>(shape, x_in_format, y, wide, slope), shape, [](auto&&... of) { run_forward(of...); });
+    for_all(as_problem<T>(shape, x_in_format, y, wide, slope), shape, [](auto&&... call) { run_forward(call...); });
   });
   return y;
 }
@@ -134,7 +134,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> scale_bias_act_backward(Tensor grad, 
     p.grad_scale = sums<T>(scale, grad_scale);
     p.grad_bias = sums<T>(bias, grad_bias);
     p.grad_next = sums<T>(next_scale, grad_next);
-    for_all(p, shape, [](auto&&... of) { run_backward(of...); });
+    for_all(p, shape, [](auto&&... call) { run_backward(call...); });
   });
   return {grad_x, grad_scale, grad_bias, grad_next};
 }

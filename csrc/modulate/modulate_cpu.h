@@ -8,8 +8,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "adain/adain_planes.h"
-#include "adain/adain_rows.h"
+#include "lanes.h"
 
 namespace m2o_fast {
 
@@ -25,9 +24,9 @@ struct ModulateProblem {
   using Wide = typename Simd<T>::Wide;
   int64_t channels, plane;
   const T* x;
-  const T* grad;                   // backward only
-  T* out;                          // y, or the gradient of x
-  Affine<Wide> scale, bias, next;  // without data: 1, 0 and 1
+  const T* grad;                         // backward only
+  T* out;                                // y, or the gradient of x
+  PlaneNumbers<Wide> scale, bias, next;  // without data: 1, 0 and 1
   Wide slope;
   bool plain;  // nothing but scale: it is spared the rest
   bool streamed;
@@ -35,7 +34,7 @@ struct ModulateProblem {
   Wide* grad_bias;
   Wide* grad_next;
 
-  static M2O_INLINE Wide at(const Affine<Wide>& vector, int64_t sample, int64_t channel, Wide absent) {
+  static M2O_INLINE Wide at(const PlaneNumbers<Wide>& vector, int64_t sample, int64_t channel, Wide absent) {
     return vector.data == nullptr ? absent : vector.at(sample, channel);
   }
   M2O_INLINE Chain<Wide> chain(int64_t sample, int64_t channel) const {
@@ -104,9 +103,9 @@ M2O_INLINE void chain_planes(const ModulateProblem<T>& p, int64_t begin, int64_t
 // 0 in all but the first `count` lanes.
 template <typename T>
 M2O_INLINE typename Simd<T>::Vector keep_lanes(typename Simd<T>::Vector value, int64_t count) {
-  typename Simd<T>::Wide numbers[lanes<T>];
+  typename Simd<T>::Wide numbers[kLanes<T>];
   Simd<T>::store_wide(numbers, value);
-  std::fill(numbers + count, numbers + lanes<T>, 0);
+  std::fill(numbers + count, numbers + kLanes<T>, 0);
   return Simd<T>::load_wide(numbers);
 }
 template <typename T>
@@ -148,11 +147,11 @@ M2O_INLINE void chain_gradient_of_planes(const ModulateProblem<T>& p, int64_t be
     const auto c = p.chain(sample, channel);
     ChainSums<double> total;
     with_plain_and_streamed(p, p.out + first, [&](auto plain, auto streamed) M2O_INLINED {
-      for (int64_t block = 0; block < p.plane; block += PLANE_BLOCK) {
-        const int64_t stop = std::min(block + PLANE_BLOCK, p.plane);
+      for (int64_t block = 0; block < p.plane; block += kPlaneBlock) {
+        const int64_t stop = std::min(block + kPlaneBlock, p.plane);
         ChainSums<typename Simd<T>::Vector> sums;
-        for (int64_t piece = block; piece < stop; piece += SUM_PIECE) {
-          const int64_t at = first + piece, size = std::min(SUM_PIECE, stop - piece);
+        for (int64_t piece = block; piece < stop; piece += kSumPiece) {
+          const int64_t at = first + piece, size = std::min(kSumPiece, stop - piece);
           chain_gradient_of_piece(p.grad + at, p.x + at, p.out + at, size, c, p.slope, sums, plain, streamed);
         }
         total.products += sum_of(sums.products);
@@ -171,13 +170,13 @@ M2O_INLINE void chain_gradient_of_planes(const ModulateProblem<T>& p, int64_t be
 template <typename T>
 struct ChainScratch {
   using Wide = typename Simd<T>::Wide;
-  static constexpr int64_t NUMBERS = 6;
+  static constexpr int64_t kNumbers = 6;
   std::vector<Wide> numbers;
   std::vector<double> total_products, total_gradients, total_activated;
   int64_t size;
 
-  explicit ChainScratch(int64_t channels) : size(ceil_div(channels, TILED_CHANNELS) * TILED_CHANNELS) {
-    numbers.resize(NUMBERS * size);
+  explicit ChainScratch(int64_t channels) : size(ceil_div(channels, kTiledChannels) * kTiledChannels) {
+    numbers.resize(kNumbers * size);
     for (auto* values : {&total_products, &total_gradients, &total_activated}) {
       values->resize(size);
     }
@@ -221,7 +220,7 @@ struct ChainScratch {
 template <typename T, typename Body>
 M2O_INLINE void for_row(int64_t size, const Body& body) {
   int64_t offset = 0;
-  for (; offset + lanes<T> <= size; offset += lanes<T>) {
+  for (; offset + kLanes<T> <= size; offset += kLanes<T>) {
     body(offset, AllLanes<T>{});
   }
   if (offset < size) {
@@ -230,10 +229,10 @@ M2O_INLINE void for_row(int64_t size, const Body& body) {
 }
 
 template <typename T>
-M2O_INLINE void chain_rows(const ModulateProblem<T>& p, ChannelRange range, ChainScratch<T>& of) {
+M2O_INLINE void chain_rows(const ModulateProblem<T>& p, ChannelRange range, ChainScratch<T>& scratch) {
   using S = Simd<T>;
-  of.start(p, range);
-  const auto rows = of.rows();
+  scratch.start(p, range);
+  const auto rows = scratch.rows();
   const auto slope = p.slope;
   const int64_t first = range.sample * p.plane * p.channels + range.begin, size = range.end - range.begin;
   with_plain_and_streamed(p, p.out, [&](auto plain, auto streamed) M2O_INLINED {
@@ -276,24 +275,25 @@ M2O_INLINE void chain_gradient_of_row(const T* grad, const T* x, T* out, int64_t
 }
 
 template <typename T>
-M2O_INLINE void chain_gradient_of_rows(const ModulateProblem<T>& p, ChannelRange range, ChainScratch<T>& of) {
-  of.start(p, range);
-  const auto rows = of.rows();
+M2O_INLINE void chain_gradient_of_rows(const ModulateProblem<T>& p, ChannelRange range, ChainScratch<T>& scratch) {
+  scratch.start(p, range);
+  const auto rows = scratch.rows();
   const int64_t first = range.sample * p.plane * p.channels + range.begin, size = range.end - range.begin;
   with_plain_and_streamed(p, p.out, [&](auto plain, auto streamed) M2O_INLINED {
-    for (int64_t block = 0; block < p.plane; block += BACKWARD_ROW_BLOCK) {
-      of.clear_block();
-      for (int64_t pixel = block; pixel < std::min(block + BACKWARD_ROW_BLOCK, p.plane); ++pixel) {
+    for (int64_t block = 0; block < p.plane; block += kBackwardRowBlock) {
+      scratch.clear_block();
+      for (int64_t pixel = block; pixel < std::min(block + kBackwardRowBlock, p.plane); ++pixel) {
         const int64_t at = first + pixel * p.channels;
         chain_gradient_of_row(p.grad + at, p.x + at, p.out + at, size, rows, p.slope, plain, streamed);
       }
-      of.add_block(size);
+      scratch.add_block(size);
     }
   });
   finish_streams();
   for (int64_t at = 0; at < size; ++at) {
-    finish_sums(p, range.sample, range.begin + at,
-                ChainSums<double>{of.total_products[at], of.total_gradients[at], of.total_activated[at]});
+    finish_sums(
+        p, range.sample, range.begin + at,
+        ChainSums<double>{scratch.total_products[at], scratch.total_gradients[at], scratch.total_activated[at]});
   }
 }
 

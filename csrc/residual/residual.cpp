@@ -48,7 +48,7 @@ bool is_streamed(const QuadProblem<T>& p) {
   const int64_t numbers = (p.fine_out ? 4 * coarse : 0) + (p.coarse_out ? coarse : 0);
   const int64_t run = p.shape.channels_last ? p.shape.channels : p.shape.width;
   const auto size = static_cast<int64_t>(sizeof(T));
-  return numbers * size >= STREAMED_BYTES && run * size % 16 == 0 && is_aligned(p.fine_out) && is_aligned(p.coarse_out);
+  return numbers * size >= kStreamedBytes && run * size % 16 == 0 && is_aligned(p.fine_out) && is_aligned(p.coarse_out);
 }
 
 struct Cpu {
@@ -76,11 +76,11 @@ struct Cpu {
       using T = decltype(number);
       auto* y = static_cast<T*>(call.y);
       const auto scale = static_cast<typename Simd<T>::Wide>(call.scale);
-      const bool streamed = call.count * static_cast<int64_t>(sizeof(T)) >= STREAMED_BYTES && is_aligned(y);
+      const bool streamed = call.count * static_cast<int64_t>(sizeof(T)) >= kStreamedBytes && is_aligned(y);
       torch::stable::parallel_for(
-          0, ceil_div(call.count, MERGE_BLOCK), grain_size(MERGE_BLOCK), [&](int64_t begin, int64_t end) {
-            run_merge(static_cast<const T*>(call.a), static_cast<const T*>(call.b), y, begin * MERGE_BLOCK,
-                      std::min(end * MERGE_BLOCK, call.count), scale, streamed);
+          0, ceil_div(call.count, kMergeBlock), grain_size(kMergeBlock), [&](int64_t begin, int64_t end) {
+            run_merge(static_cast<const T*>(call.a), static_cast<const T*>(call.b), y, begin * kMergeBlock,
+                      std::min(end * kMergeBlock, call.count), scale, streamed);
           });
     });
   }

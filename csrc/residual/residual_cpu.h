@@ -7,7 +7,7 @@
 
 #include <algorithm>
 
-#include "adain/adain_cpu.h"
+#include "lanes.h"
 #include "residual_call.h"
 
 namespace m2o_fast {
@@ -44,48 +44,48 @@ M2O_INLINE Halves<FloatPairs> doubled(FloatPairs v) {
   return {{first, first}, {second, second}};
 }
 
-template <int64_t count>
-using Lanes = std::integral_constant<int64_t, count>;
+template <int64_t kCount>
+using Lanes = std::integral_constant<int64_t, kCount>;
 
 // Offsets of a spot in its tensors, and how many lanes of each vector are there.
-template <int64_t coarse_, int64_t left_, int64_t right_>
+template <int64_t kCoarse, int64_t kLeft, int64_t kRight>
 struct Spot {
   int64_t coarse, left, right;  // left and right: in the upper fine row
-  Lanes<coarse_> coarse_count;
-  Lanes<left_> left_count;
-  Lanes<right_> right_count;
+  Lanes<kCoarse> coarse_count;
+  Lanes<kLeft> left_count;
+  Lanes<kRight> right_count;
 };
 
 // Calls body(offset, count) for all of `size` numbers: whole vectors, then ever smaller powers of two. The compiler
 // knows every count, which spares calls of memcpy: planes of 8 x 8 have no whole vectors. Rows whose starts are all
 // aligned need no pieces below 16 bytes.
-template <int64_t count, int64_t smallest, typename Body>
+template <int64_t kCount, int64_t kSmallest, typename Body>
 M2O_INLINE void for_rest(int64_t offset, int64_t size, const Body& body) {
-  if constexpr (count >= smallest) {
-    if (size - offset >= count) {
-      body(offset, Lanes<count>{});
-      offset += count;
+  if constexpr (kCount >= kSmallest) {
+    if (size - offset >= kCount) {
+      body(offset, Lanes<kCount>{});
+      offset += kCount;
     }
-    for_rest<count / 2, smallest>(offset, size, body);
+    for_rest<kCount / 2, kSmallest>(offset, size, body);
   }
 }
-template <typename T, bool aligned, typename Body>
+template <typename T, bool kAligned, typename Body>
 M2O_INLINE void for_pieces(int64_t size, const Body& body) {
   int64_t offset = 0;
-  for (; offset + lanes<T> <= size; offset += lanes<T>) {
+  for (; offset + kLanes<T> <= size; offset += kLanes<T>) {
     body(offset, AllLanes<T>{});
   }
-  for_rest<lanes<T> / 2, aligned ? lanes<T> / 2 : 1>(offset, size, body);
+  for_rest<kLanes<T> / 2, kAligned ? kLanes<T> / 2 : 1>(offset, size, body);
 }
 
 // A piece as a vector whose other lanes are 0: a multiple of 8 bytes, or 4 or 2. It is put together in registers:
 // through memory, where small stores precede a large load, it would take five times as long.
-template <int64_t count, typename T>
-M2O_INLINE typename Simd<T>::Vector load_piece(const T* from, Lanes<count>) {
-  if constexpr (count == lanes<T>) {
+template <int64_t kCount, typename T>
+M2O_INLINE typename Simd<T>::Vector load_piece(const T* from, Lanes<kCount>) {
+  if constexpr (kCount == kLanes<T>) {
     return load(from);
   } else {
-    constexpr int64_t bytes = count * sizeof(T);
+    constexpr int64_t bytes = kCount * sizeof(T);
     const auto* place = reinterpret_cast<const char*>(from);
     LongWords words{};
     M2O_UNROLLED for (int64_t at = 0; at < bytes / 8; ++at) { words[at] = read_as<uint64_t>(place + 8 * at); }
@@ -99,12 +99,12 @@ M2O_INLINE typename Simd<T>::Vector load_piece(const T* from, Lanes<count>) {
 }
 
 // `streamed` demands an aligned `to`.
-template <int64_t count, typename T, typename Streamed>
-M2O_INLINE void put_piece(T* to, typename Simd<T>::Vector value, Lanes<count>, Streamed streamed) {
-  if constexpr (count == lanes<T>) {
+template <int64_t kCount, typename T, typename Streamed>
+M2O_INLINE void put_piece(T* to, typename Simd<T>::Vector value, Lanes<kCount>, Streamed streamed) {
+  if constexpr (kCount == kLanes<T>) {
     put(to, value, AllLanes<T>{}, streamed);
-  } else if constexpr (count > 0) {
-    constexpr int64_t bytes = count * sizeof(T);
+  } else if constexpr (kCount > 0) {
+    constexpr int64_t bytes = kCount * sizeof(T);
     auto* place = reinterpret_cast<char*>(to);
     const auto words = (LongWords)Simd<T>::narrow(value);
     M2O_UNROLLED for (int64_t at = 0; at < bytes / 8; ++at) {
@@ -215,7 +215,7 @@ M2O_INLINE void do_planar_rows(const QuadProblem<T>& p, int64_t begin, int64_t e
     for (int64_t row = begin; row < end; ++row) {
       const int64_t coarse = row * p.shape.coarse_row(), fine = 2 * row * p.shape.fine_row();
       for_pieces<T, streamed()>(p.shape.width, [&](int64_t at, auto count) M2O_INLINED {
-        constexpr int64_t left = std::min<int64_t>(2 * count(), lanes<T>), right = 2 * count() - left;
+        constexpr int64_t left = std::min<int64_t>(2 * count(), kLanes<T>), right = 2 * count() - left;
         const Spot<count(), left, right> spot{coarse + at, fine + 2 * at, fine + 2 * at + left, {}, {}, {}};
         do_spot<operation>(p, spot, streamed);
       });
@@ -224,7 +224,7 @@ M2O_INLINE void do_planar_rows(const QuadProblem<T>& p, int64_t begin, int64_t e
   finish_streams();
 }
 
-constexpr int64_t MERGE_BLOCK = 4096;  // numbers
+constexpr int64_t kMergeBlock = 4096;  // numbers
 
 // (a + b) * scale for numbers [begin, end); b may be missing.
 template <typename T, typename Wide>

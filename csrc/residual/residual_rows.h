@@ -9,15 +9,15 @@
 namespace m2o_fast {
 
 template <typename T>
-inline constexpr int64_t BATCH = 4 / registers<T>;  // vectors
+inline constexpr int64_t kBatch = 4 / kRegisters<T>;  // vectors
 
-// `parts` vectors, or a piece of one, in every run of a quad: those that begin `coarse` and `fine` numbers behind the
+// `kParts` vectors, or a piece of one, in every run of a quad: those that begin `coarse` and `fine` numbers behind the
 // beginnings of the coarse and of the fine images, the latter in the upper left run.
-template <int64_t parts_, int64_t count_>
+template <int64_t kParts_, int64_t kCount>
 struct QuadPart {
-  static constexpr int64_t parts = parts_;
+  static constexpr int64_t kParts = kParts_;
   int64_t coarse, fine;
-  Lanes<count_> count;
+  Lanes<kCount> count;
 };
 
 // One part of a quad for each operation; see residual_call.h for their formulas.
@@ -25,7 +25,7 @@ template <typename T, typename Part, typename Streamed>
 struct QuadWorker {
   using Wide = typename Simd<T>::Wide;
   using Vector = typename Simd<T>::Vector;
-  static constexpr Wide quarter = Wide(0.25);
+  static constexpr Wide kQuarter = Wide(0.25);
   const QuadProblem<T>& p;
   const Part& at;
   Streamed streamed;
@@ -33,7 +33,7 @@ struct QuadWorker {
   // body(k, offset) for the vectors from `offset` on.
   template <typename Body>
   static M2O_INLINE void for_vectors(int64_t offset, const Body& body) {
-    M2O_UNROLLED for (int64_t k = 0; k < Part::parts; ++k) { body(k, offset + k * lanes<T>); }
+    M2O_UNROLLED for (int64_t k = 0; k < Part::kParts; ++k) { body(k, offset + k * kLanes<T>); }
   }
   // Writes body(k, offset) at all four places of the quad, every batch at once: a line whose parts are written at
   // different times would go out in parts.
@@ -41,16 +41,16 @@ struct QuadWorker {
   M2O_INLINE void write_quad(const Body& body) const {
     M2O_UNROLLED for (int64_t which = 0; which < 4; ++which) {
       const int64_t place = at.fine + which / 2 * p.shape.fine_row() + which % 2 * p.shape.channels;
-      Vector values[Part::parts];
+      Vector values[Part::kParts];
       for_vectors(place, [&](int64_t k, int64_t offset) M2O_INLINED { values[k] = body(k, offset); });
       for_vectors(place, [&](int64_t k, int64_t offset) M2O_INLINED { set(p.fine_out, offset, values[k]); });
     }
   }
   // The sums over the quad of use(offset), in the order of the other layout: columns first.
   template <typename Use>
-  M2O_INLINE void sum_quad(Vector (&sums)[Part::parts], const Use& use) const {
+  M2O_INLINE void sum_quad(Vector (&sums)[Part::kParts], const Use& use) const {
     const int64_t row = p.shape.fine_row();
-    Vector right[Part::parts];
+    Vector right[Part::kParts];
     for_vectors(at.fine, [&](int64_t k, int64_t offset) M2O_INLINED { sums[k] = use(offset); });
     for_vectors(at.fine + row, [&](int64_t k, int64_t offset) M2O_INLINED { sums[k] += use(offset); });
     for_vectors(at.fine + p.shape.channels, [&](int64_t k, int64_t offset) M2O_INLINED { right[k] = use(offset); });
@@ -62,14 +62,14 @@ struct QuadWorker {
 
   template <QuadOperation operation>
   M2O_INLINE void run() const {
-    Vector coarse[Part::parts];
+    Vector coarse[Part::kParts];
     if constexpr (operation == QuadOperation::merge_up2) {
       for_vectors(at.coarse, [&](int64_t k, int64_t offset) M2O_INLINED { coarse[k] = get(p.coarse, offset); });
       write_quad([&](int64_t k, int64_t offset) M2O_INLINED { return (get(p.fine, offset) + coarse[k]) * p.scale; });
     } else if constexpr (operation == QuadOperation::merge_down2) {
       sum_quad(coarse, [&](int64_t offset) M2O_INLINED { return get(p.fine, offset); });
       for_vectors(at.coarse, [&](int64_t k, int64_t offset) M2O_INLINED {
-        set(p.coarse_out, offset, (get(p.coarse, offset) + coarse[k] * quarter) * p.scale);
+        set(p.coarse_out, offset, (get(p.coarse, offset) + coarse[k] * kQuarter) * p.scale);
       });
     } else if constexpr (operation == QuadOperation::backward_up2) {
       sum_quad(coarse, [&](int64_t offset) M2O_INLINED { return get(p.fine, offset); });
@@ -84,12 +84,12 @@ struct QuadWorker {
         if (p.coarse_out != nullptr) {
           set(p.coarse_out, offset, grad);
         }
-        coarse[k] = grad * quarter;
+        coarse[k] = grad * kQuarter;
       });
       write_quad([&](int64_t k, int64_t) M2O_INLINED { return coarse[k]; });
     } else if constexpr (operation == QuadOperation::leaky_backward) {
       for_vectors(at.coarse,
-                  [&](int64_t k, int64_t offset) M2O_INLINED { coarse[k] = get(p.coarse, offset) * quarter; });
+                  [&](int64_t k, int64_t offset) M2O_INLINED { coarse[k] = get(p.coarse, offset) * kQuarter; });
       write_quad([&](int64_t k, int64_t offset)
                      M2O_INLINED { return activate_gradient(coarse[k], get(p.fine, offset), p.slope); });
     } else {  // leaky, leaky_tangent
@@ -102,7 +102,7 @@ struct QuadWorker {
         }
       });
       for_vectors(at.coarse,
-                  [&](int64_t k, int64_t offset) M2O_INLINED { set(p.coarse_out, offset, coarse[k] * quarter); });
+                  [&](int64_t k, int64_t offset) M2O_INLINED { set(p.coarse_out, offset, coarse[k] * kQuarter); });
     }
   }
 };
@@ -110,7 +110,7 @@ struct QuadWorker {
 // Coarse rows [begin, end). A copy of p stays in registers: for all the compiler knows, what is written may be *p.
 template <QuadOperation operation, typename T>
 M2O_INLINE void do_pixel_rows(QuadProblem<T> p, int64_t begin, int64_t end) {
-  constexpr int64_t batch = BATCH<T> * lanes<T>;
+  constexpr int64_t batch = kBatch<T> * kLanes<T>;
   const int64_t channels = p.shape.channels, batched = channels / batch * batch;
   with_constant(p.streamed, [&](auto streamed) M2O_INLINED {
     const auto do_part = [&](auto part) M2O_INLINED {
@@ -120,7 +120,7 @@ M2O_INLINE void do_pixel_rows(QuadProblem<T> p, int64_t begin, int64_t end) {
       int64_t coarse = row * p.shape.coarse_row(), fine = 2 * row * p.shape.fine_row();
       for (int64_t pixel = 0; pixel < p.shape.width; ++pixel, coarse += channels, fine += 2 * channels) {
         for (int64_t at = 0; at < batched; at += batch) {
-          do_part(QuadPart<BATCH<T>, lanes<T>>{coarse + at, fine + at, {}});
+          do_part(QuadPart<kBatch<T>, kLanes<T>>{coarse + at, fine + at, {}});
         }
         for_pieces<T, streamed()>(channels - batched, [&](int64_t offset, auto count) M2O_INLINED {
           do_part(QuadPart<1, count()>{coarse + batched + offset, fine + batched + offset, {}});

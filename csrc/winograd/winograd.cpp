@@ -41,16 +41,16 @@ M2O_KERNEL void run_weight(const T* frequencies, int64_t step, int64_t in_channe
   weight_from_frequencies(frequencies, step, in_channels, weight);
 }
 
-constexpr std::align_val_t LINE{64};
+constexpr std::align_val_t kLine{64};
 
 struct Release {
-  void operator()(void* memory) const { ::operator delete(memory, LINE); }
+  void operator()(void* memory) const { ::operator delete(memory, kLine); }
 };
 
 // Numbers that nobody set, at the start of a line.
 template <typename T>
 std::unique_ptr<T[], Release> numbers_of(int64_t count) {
-  return std::unique_ptr<T[], Release>(static_cast<T*>(::operator new(count * sizeof(T), LINE)));
+  return std::unique_ptr<T[], Release>(static_cast<T*>(::operator new(count * sizeof(T), kLine)));
 }
 
 // Calls body with a number of the type, which is float32 or float64.
@@ -64,7 +64,7 @@ void for_wide_type(const char* op, const Tensor& x, const Body& body) {
 
 TileShape check_tiles(const char* op, const Tensor& x) {
   const ImageShape shape = check_input(op, x);
-  require(shape.channels % PANEL == 0, op, "channels must be a multiple of ", PANEL, ", got ", shape.channels);
+  require(shape.channels % kPanel == 0, op, "channels must be a multiple of ", kPanel, ", got ", shape.channels);
   return {shape.batch, shape.channels, shape.height, shape.width, shape.format == MemoryFormat::ChannelsLast};
 }
 
@@ -80,23 +80,23 @@ const T* numbers(const Tensor& x) {
 // What the frequencies of inputs and outputs of the tiles at a time should take, in bytes, to stay in the second-level
 // cache or near it; and how many tiles there should be at least, for every time the weight's frequencies are read
 // again.
-constexpr int64_t BUFFER_BYTES = int64_t{1} << 20, LEAST_TILES = 48, LEAST_TILES_OF_A_THREAD = 24;
+constexpr int64_t kBufferBytes = int64_t{1} << 20, kLeastTiles = 48, kLeastTilesOfAThread = 24;
 
 // Tiles at a time, a multiple of six. Their number decides nothing but speed.
 int64_t tiles_at_a_time(const TileShape& input, const TileShape& output, int64_t size, int64_t threads) {
-  const int64_t fitting = BUFFER_BYTES / (FREQUENCIES * (input.channels + output.channels) * size);
-  const int64_t parts = ceil_div(input.tiles(), std::max(LEAST_TILES, fitting));
-  const int64_t shared = std::min(ceil_div(parts, threads) * threads, ceil_div(input.tiles(), LEAST_TILES_OF_A_THREAD));
-  return ceil_div(ceil_div(input.tiles(), std::max(parts, shared)), TILE_ROWS) * TILE_ROWS;
+  const int64_t fitting = kBufferBytes / (kFrequencies * (input.channels + output.channels) * size);
+  const int64_t parts = ceil_div(input.tiles(), std::max(kLeastTiles, fitting));
+  const int64_t shared = std::min(ceil_div(parts, threads) * threads, ceil_div(input.tiles(), kLeastTilesOfAThread));
+  return ceil_div(ceil_div(input.tiles(), std::max(parts, shared)), kTileRows) * kTileRows;
 }
 
 Tensor winograd_convolve(Tensor x, Tensor weight, std::optional<Tensor> bias, bool transposed) {
   const char* op = "winograd_convolve";
   const TileShape input = check_tiles(op, x);
   require(weight.dim() == 4 && weight.size(transposed ? 0 : 1) == input.channels &&
-              weight.size(transposed ? 1 : 0) % PANEL == 0 && weight.size(2) == 3 && weight.size(3) == 3 &&
+              weight.size(transposed ? 1 : 0) % kPanel == 0 && weight.size(2) == 3 && weight.size(3) == 3 &&
               weight.scalar_type() == x.scalar_type(),
-          op, "weight must be [multiple of ", PANEL, ", C, 3, 3], or [C, multiple of ", PANEL,
+          op, "weight must be [multiple of ", kPanel, ", C, 3, 3], or [C, multiple of ", kPanel,
           ", 3, 3] if transposed, in the dtype of x ", words_of_shape(x), ", got ", words_of_shape(weight));
   TileShape output = input;
   output.channels = weight.size(transposed ? 1 : 0);
@@ -112,7 +112,7 @@ Tensor winograd_convolve(Tensor x, Tensor weight, std::optional<Tensor> bias, bo
     const WeightView<T> plain{weight.size(0),   weight.size(1),   numbers<T>(weight), weight.stride(0),
                               weight.stride(1), weight.stride(2), weight.stride(3)};
     const WeightView<T> view = transposed ? plain.transposed() : plain;
-    const auto kernel = numbers_of<T>(FREQUENCIES * view.frequency());
+    const auto kernel = numbers_of<T>(kFrequencies * view.frequency());
     torch::stable::parallel_for(0, output.panels(), 1,
                                 [&](int64_t begin, int64_t end) { run_kernel(view, begin, end, kernel.get()); });
     const ConvolveProblem<T> p{input,
@@ -151,7 +151,7 @@ Tensor winograd_by_weight(Tensor grad, Tensor x) {
   const Tensor y = torch::stable::empty({sizes.data(), sizes.size()}, x.scalar_type(), std::nullopt, x.device());
   for_wide_type(op, x, [&](auto number) {
     using T = decltype(number);
-    const int64_t tiles = input.tiles(), channels = input.channels * output.channels, step = channels + PANEL;
+    const int64_t tiles = input.tiles(), channels = input.channels * output.channels, step = channels + kPanel;
     T* weight = static_cast<T*>(y.mutable_data_ptr());
     if (tiles == 0) {
       std::fill_n(weight, y.numel(), T{});
@@ -160,7 +160,7 @@ Tensor winograd_by_weight(Tensor grad, Tensor x) {
     const int64_t most = tiles_at_a_time(input, output, sizeof(T), 1);
     const PanelShape in{input.channels, most}, out{output.channels, most};
     const auto inputs = numbers_of<T>(in.size()), gradients = numbers_of<T>(out.size());
-    const auto sums = numbers_of<T>(FREQUENCIES * step);
+    const auto sums = numbers_of<T>(kFrequencies * step);
     for (int64_t first = 0; first < tiles; first += most) {
       const int64_t last = std::min(first + most, tiles);
       torch::stable::parallel_for(0, input.panels() + output.panels(), 1, [&](int64_t begin, int64_t end) {
@@ -170,16 +170,16 @@ Tensor winograd_by_weight(Tensor grad, Tensor x) {
               : run_gradients(output, numbers<T>(gradient), panel - input.panels(), first, last, out, gradients.get());
         }
       });
-      torch::stable::parallel_for(0, FREQUENCIES * output.panels(), 1, [&](int64_t begin, int64_t end) {
+      torch::stable::parallel_for(0, kFrequencies * output.panels(), 1, [&](int64_t begin, int64_t end) {
         for (int64_t item = begin; item < end; ++item) {
           const int64_t frequency = item / output.panels(), panel = item % output.panels();
           run_products(gradients.get() + frequency * out.frequency() + panel * out.panel(),
                        inputs.get() + frequency * in.frequency(), in, last - first, first > 0,
-                       sums.get() + frequency * step + panel * PANEL * input.channels);
+                       sums.get() + frequency * step + panel * kPanel * input.channels);
         }
       });
     }
-    torch::stable::parallel_for(0, output.channels, grain_size(FREQUENCIES * input.channels),
+    torch::stable::parallel_for(0, output.channels, grain_size(kFrequencies * input.channels),
                                 [&](int64_t begin, int64_t end) {
                                   for (int64_t channel = begin; channel < end; ++channel) {
                                     run_weight(sums.get() + channel * input.channels, step, input.channels,

@@ -10,12 +10,12 @@
 
 namespace m2o_fast {
 
-inline constexpr int64_t OUTPUT_TILE = 4, INPUT_TILE = 6, FREQUENCIES = 36;
-inline constexpr double WINOGRAD_A = 0.75, WINOGRAD_B = 1.5;
+inline constexpr int64_t kOutputTile = 4, kInputTile = 6, kFrequencies = 36;
+inline constexpr double kWinogradA = 0.75, kWinogradB = 1.5;
 // Channels come in panels of so many: two vectors of float32, a line of the caches.
-inline constexpr int64_t PANEL = 16;
+inline constexpr int64_t kPanel = 16;
 // So many tiles side by side are read or written at a time; their pixels stay in the first-level cache.
-inline constexpr int64_t STRIP_TILES = 8, STRIP_PIXELS = STRIP_TILES * OUTPUT_TILE + INPUT_TILE - OUTPUT_TILE;
+inline constexpr int64_t kStripTiles = 8, kStripPixels = kStripTiles * kOutputTile + kInputTile - kOutputTile;
 
 // Images [batch, channels, height, width] in tiles of 4x4, the last ones of a row or column may stand out. In memory a
 // pixel has its channels side by side (channels_last), or a channel its pixels.
@@ -23,14 +23,14 @@ struct TileShape {
   int64_t batch, channels, height, width;
   bool channels_last;
 
-  int64_t rows() const { return ceil_div(height, OUTPUT_TILE); }
-  int64_t columns() const { return ceil_div(width, OUTPUT_TILE); }
+  int64_t rows() const { return ceil_div(height, kOutputTile); }
+  int64_t columns() const { return ceil_div(width, kOutputTile); }
   int64_t tiles() const { return batch * rows() * columns(); }
-  int64_t panels() const { return channels / PANEL; }
+  int64_t panels() const { return channels / kPanel; }
   int64_t channel_step() const { return channels_last ? 1 : height * width; }
   int64_t pixel_step() const { return channels_last ? channels : 1; }
   int64_t row_of(int64_t image, int64_t panel, int64_t row) const {
-    return image * channels * height * width + panel * PANEL * channel_step() + row * width * pixel_step();
+    return image * channels * height * width + panel * kPanel * channel_step() + row * width * pixel_step();
   }
 };
 
@@ -38,11 +38,11 @@ struct TileShape {
 struct PanelShape {
   int64_t channels, tiles;
 
-  int64_t panel() const { return tiles * PANEL; }
+  int64_t panel() const { return tiles * kPanel; }
   // A line more than is needed, for `tiles` is even: so the 36 numbers of a tile do not compete for the same places of
   // a cache.
-  int64_t frequency() const { return channels * tiles + PANEL; }
-  int64_t size() const { return FREQUENCIES * frequency(); }
+  int64_t frequency() const { return channels * tiles + kPanel; }
+  int64_t size() const { return kFrequencies * frequency(); }
 };
 
 // Tiles of one row of tiles of one image.
@@ -52,18 +52,18 @@ struct Strip {
 
 M2O_INLINE Strip strip_at(const TileShape& shape, int64_t tile, int64_t end) {
   const int64_t column = tile % shape.columns(), line = tile / shape.columns();
-  const int64_t count = std::min({STRIP_TILES, shape.columns() - column, end - tile});
-  return {tile, count, line / shape.rows(), line % shape.rows() * OUTPUT_TILE, column * OUTPUT_TILE};
+  const int64_t count = std::min({kStripTiles, shape.columns() - column, end - tile});
+  return {tile, count, line / shape.rows(), line % shape.rows() * kOutputTile, column * kOutputTile};
 }
 
 // --- linear maps, in one direction -----------------------------------------------------------------------------------
 
 template <typename T>
 struct InputMap {
-  static constexpr int FROM = INPUT_TILE, TO = INPUT_TILE;
+  static constexpr int kFrom = kInputTile, kTo = kInputTile;
   template <typename Vector>
   static M2O_INLINE void run(const Vector* d, Vector* v) {
-    constexpr T a = WINOGRAD_A, b = WINOGRAD_B, sum = a * a + b * b, product = a * a * b * b;
+    constexpr T a = kWinogradA, b = kWinogradB, sum = a * a + b * b, product = a * a * b * b;
     const Vector even_a = d[4] - d[2] * (b * b), odd_a = (d[3] - d[1] * (b * b)) * a;
     const Vector even_b = d[4] - d[2] * (a * a), odd_b = (d[3] - d[1] * (a * a)) * b;
     v[0] = d[4] - d[2] * sum + d[0] * product;
@@ -77,10 +77,10 @@ struct InputMap {
 
 template <typename T>
 struct OutputMap {
-  static constexpr int FROM = INPUT_TILE, TO = OUTPUT_TILE;
+  static constexpr int kFrom = kInputTile, kTo = kOutputTile;
   template <typename Vector>
   static M2O_INLINE void run(const Vector* m, Vector* y) {
-    constexpr T a = WINOGRAD_A, b = WINOGRAD_B;
+    constexpr T a = kWinogradA, b = kWinogradB;
     const Vector sum_a = m[1] + m[2], difference_a = m[1] - m[2];
     const Vector sum_b = m[3] + m[4], difference_b = m[3] - m[4];
     y[0] = m[0] + sum_a + sum_b;
@@ -93,10 +93,10 @@ struct OutputMap {
 // The transpose of OutputMap.
 template <typename T>
 struct OutputAdjointMap {
-  static constexpr int FROM = OUTPUT_TILE, TO = INPUT_TILE;
+  static constexpr int kFrom = kOutputTile, kTo = kInputTile;
   template <typename Vector>
   static M2O_INLINE void run(const Vector* y, Vector* m) {
-    constexpr T a = WINOGRAD_A, b = WINOGRAD_B;
+    constexpr T a = kWinogradA, b = kWinogradB;
     const Vector even_a = y[0] + y[2] * (a * a), odd_a = y[1] * a + y[3] * (a * a * a);
     const Vector even_b = y[0] + y[2] * (b * b), odd_b = y[1] * b + y[3] * (b * b * b);
     m[0] = y[0];
@@ -111,20 +111,20 @@ struct OutputAdjointMap {
 // What the kernel's three numbers are multiplied by: the reciprocals of Lagrange's denominators.
 template <typename T>
 struct KernelScale {
-  static constexpr double A2 = WINOGRAD_A * WINOGRAD_A, B2 = WINOGRAD_B * WINOGRAD_B;
-  static constexpr T ZERO = 1 / (A2 * B2), A = 1 / (2 * A2 * (A2 - B2)), B = 1 / (2 * B2 * (B2 - A2));
+  static constexpr double kA2 = kWinogradA * kWinogradA, kB2 = kWinogradB * kWinogradB;
+  static constexpr T kZero = 1 / (kA2 * kB2), kA = 1 / (2 * kA2 * (kA2 - kB2)), kB = 1 / (2 * kB2 * (kB2 - kA2));
 };
 
 template <typename T>
 struct KernelMap {
-  static constexpr int FROM = 3, TO = INPUT_TILE;
+  static constexpr int kFrom = 3, kTo = kInputTile;
   template <typename Vector>
   static M2O_INLINE void run(const Vector* g, Vector* u) {
     using Scale = KernelScale<T>;
-    constexpr T a = WINOGRAD_A, b = WINOGRAD_B;
-    const Vector even_a = (g[0] + g[2] * (a * a)) * Scale::A, odd_a = g[1] * (a * Scale::A);
-    const Vector even_b = (g[0] + g[2] * (b * b)) * Scale::B, odd_b = g[1] * (b * Scale::B);
-    u[0] = g[0] * Scale::ZERO;
+    constexpr T a = kWinogradA, b = kWinogradB;
+    const Vector even_a = (g[0] + g[2] * (a * a)) * Scale::kA, odd_a = g[1] * (a * Scale::kA);
+    const Vector even_b = (g[0] + g[2] * (b * b)) * Scale::kB, odd_b = g[1] * (b * Scale::kB);
+    u[0] = g[0] * Scale::kZero;
     u[1] = even_a + odd_a;
     u[2] = even_a - odd_a;
     u[3] = even_b + odd_b;
@@ -136,33 +136,34 @@ struct KernelMap {
 // The transpose of KernelMap.
 template <typename T>
 struct KernelAdjointMap {
-  static constexpr int FROM = INPUT_TILE, TO = 3;
+  static constexpr int kFrom = kInputTile, kTo = 3;
   template <typename Vector>
   static M2O_INLINE void run(const Vector* u, Vector* g) {
     using Scale = KernelScale<T>;
-    constexpr T a = WINOGRAD_A, b = WINOGRAD_B;
-    const Vector sum_a = (u[1] + u[2]) * Scale::A, difference_a = (u[1] - u[2]) * Scale::A;
-    const Vector sum_b = (u[3] + u[4]) * Scale::B, difference_b = (u[3] - u[4]) * Scale::B;
-    g[0] = u[0] * Scale::ZERO + sum_a + sum_b;
+    constexpr T a = kWinogradA, b = kWinogradB;
+    const Vector sum_a = (u[1] + u[2]) * Scale::kA, difference_a = (u[1] - u[2]) * Scale::kA;
+    const Vector sum_b = (u[3] + u[4]) * Scale::kB, difference_b = (u[3] - u[4]) * Scale::kB;
+    g[0] = u[0] * Scale::kZero + sum_a + sum_b;
     g[1] = difference_a * a + difference_b * b;
     g[2] = sum_a * (a * a) + sum_b * (b * b) + u[5];
   }
 };
 
-// The map along columns, then along rows: get(row, column) of FROM x FROM vectors, put(row, column, vector) of TO x TO.
+// The map along columns, then along rows: get(row, column) of a square of kFrom vectors a side, put(row, column,
+// vector) of one of kTo.
 template <typename Map, typename Vector, typename Get, typename Put>
 M2O_INLINE void map_square(const Get& get, const Put& put) {
-  Vector between[Map::TO][Map::FROM];
-  M2O_UNROLLED for (int column = 0; column < Map::FROM; ++column) {
-    Vector from[Map::FROM], to[Map::TO];
-    M2O_UNROLLED for (int row = 0; row < Map::FROM; ++row) { from[row] = get(row, column); }
+  Vector between[Map::kTo][Map::kFrom];
+  M2O_UNROLLED for (int column = 0; column < Map::kFrom; ++column) {
+    Vector from[Map::kFrom], to[Map::kTo];
+    M2O_UNROLLED for (int row = 0; row < Map::kFrom; ++row) { from[row] = get(row, column); }
     Map::run(from, to);
-    M2O_UNROLLED for (int row = 0; row < Map::TO; ++row) { between[row][column] = to[row]; }
+    M2O_UNROLLED for (int row = 0; row < Map::kTo; ++row) { between[row][column] = to[row]; }
   }
-  M2O_UNROLLED for (int row = 0; row < Map::TO; ++row) {
-    Vector to[Map::TO];
+  M2O_UNROLLED for (int row = 0; row < Map::kTo; ++row) {
+    Vector to[Map::kTo];
     Map::run(between[row], to);
-    M2O_UNROLLED for (int column = 0; column < Map::TO; ++column) { put(row, column, to[column]); }
+    M2O_UNROLLED for (int column = 0; column < Map::kTo; ++column) { put(row, column, to[column]); }
   }
 }
 
@@ -198,10 +199,10 @@ M2O_INLINE void transpose_square(Doubles* v) {
   }
 }
 
-// to [columns, rows] = from [rows, columns], where one of both is PANEL; the steps are those from row to row.
+// to [columns, rows] = from [rows, columns], where one of both is kPanel; the steps are those from row to row.
 template <typename T>
 M2O_INLINE void transpose(const T* from, int64_t from_step, int64_t rows, int64_t columns, T* to, int64_t to_step) {
-  constexpr int64_t side = lanes<T>;
+  constexpr int64_t side = kLanes<T>;
   const int64_t full_rows = rows / side * side, full_columns = columns / side * side;
   for (int64_t row = 0; row < full_rows; row += side) {
     for (int64_t column = 0; column < full_columns; column += side) {
@@ -221,42 +222,42 @@ M2O_INLINE void transpose(const T* from, int64_t from_step, int64_t rows, int64_
 template <typename T>
 M2O_INLINE void copy_pixels(const T* from, int64_t from_step, int64_t count, T* to, int64_t to_step) {
   for (int64_t pixel = 0; pixel < count; ++pixel) {
-    M2O_UNROLLED for (int64_t channel = 0; channel < PANEL; channel += lanes<T>) {
+    M2O_UNROLLED for (int64_t channel = 0; channel < kPanel; channel += kLanes<T>) {
       store(to + pixel * to_step + channel, load(from + pixel * from_step + channel));
     }
   }
 }
 
-// Rows of a strip, `border` pixels before its corner, to pixels [rows, STRIP_PIXELS, 16]. Those outside are 0.
+// Rows of a strip, `border` pixels before its corner, to pixels [rows, kStripPixels, 16]. Those outside are 0.
 template <typename T>
 M2O_INLINE void read_strip(const TileShape& shape, const T* image, const Strip& strip, int64_t panel, int64_t border,
                            T* pixels) {
-  const int64_t left = strip.left - border, end = left + strip.tiles * OUTPUT_TILE + 2 * border;
+  const int64_t left = strip.left - border, end = left + strip.tiles * kOutputTile + 2 * border;
   const int64_t first = std::max<int64_t>(left, 0), last = std::min(end, shape.width);
-  for (int64_t row = strip.top - border; row < strip.top + OUTPUT_TILE + border;
-       ++row, pixels += STRIP_PIXELS * PANEL) {
+  for (int64_t row = strip.top - border; row < strip.top + kOutputTile + border;
+       ++row, pixels += kStripPixels * kPanel) {
     if (row < 0 || row >= shape.height) {
-      std::fill_n(pixels, (end - left) * PANEL, T{});
+      std::fill_n(pixels, (end - left) * kPanel, T{});
       continue;
     }
     const T* from = image + shape.row_of(strip.image, panel, row) + first * shape.pixel_step();
-    T* to = pixels + (first - left) * PANEL;
+    T* to = pixels + (first - left) * kPanel;
     std::fill(pixels, to, T{});
-    shape.channels_last ? copy_pixels(from, shape.channels, last - first, to, PANEL)
-                        : transpose(from, shape.channel_step(), PANEL, last - first, to, PANEL);
-    std::fill_n(to + (last - first) * PANEL, (end - last) * PANEL, T{});
+    shape.channels_last ? copy_pixels(from, shape.channels, last - first, to, kPanel)
+                        : transpose(from, shape.channel_step(), kPanel, last - first, to, kPanel);
+    std::fill_n(to + (last - first) * kPanel, (end - last) * kPanel, T{});
   }
 }
 
 // The other way round, without a border; pixels outside are left out.
 template <typename T>
 M2O_INLINE void write_strip(const TileShape& shape, const T* pixels, const Strip& strip, int64_t panel, T* image) {
-  const int64_t rows = std::min(OUTPUT_TILE, shape.height - strip.top);
-  const int64_t count = std::min(strip.tiles * OUTPUT_TILE, shape.width - strip.left);
-  for (int64_t row = 0; row < rows; ++row, pixels += STRIP_PIXELS * PANEL) {
+  const int64_t rows = std::min(kOutputTile, shape.height - strip.top);
+  const int64_t count = std::min(strip.tiles * kOutputTile, shape.width - strip.left);
+  for (int64_t row = 0; row < rows; ++row, pixels += kStripPixels * kPanel) {
     T* to = image + shape.row_of(strip.image, panel, strip.top + row) + strip.left * shape.pixel_step();
-    shape.channels_last ? copy_pixels(pixels, PANEL, count, to, shape.channels)
-                        : transpose(pixels, PANEL, count, PANEL, to, shape.channel_step());
+    shape.channels_last ? copy_pixels(pixels, kPanel, count, to, shape.channels)
+                        : transpose(pixels, kPanel, count, kPanel, to, shape.channel_step());
   }
 }
 
@@ -267,19 +268,19 @@ template <template <typename> typename Map, typename T>
 M2O_INLINE void to_frequencies(const TileShape& shape, const T* image, int64_t panel, int64_t begin, int64_t end,
                                const PanelShape& layout, T* frequencies) {
   using Vector = typename Simd<T>::Vector;
-  constexpr int64_t border = (Map<T>::FROM - OUTPUT_TILE) / 2;
-  T pixels[INPUT_TILE * STRIP_PIXELS * PANEL];
+  constexpr int64_t border = (Map<T>::kFrom - kOutputTile) / 2;
+  T pixels[kInputTile * kStripPixels * kPanel];
   T* to = frequencies + panel * layout.panel();
   for (Strip strip; begin < end; begin += strip.tiles) {
     strip = strip_at(shape, begin, end);
     read_strip(shape, image, strip, panel, border, pixels);
-    for (int64_t tile = 0; tile < strip.tiles; ++tile, to += PANEL) {
-      for (int64_t channel = 0; channel < PANEL; channel += lanes<T>) {
-        const T* corner = pixels + tile * OUTPUT_TILE * PANEL + channel;
+    for (int64_t tile = 0; tile < strip.tiles; ++tile, to += kPanel) {
+      for (int64_t channel = 0; channel < kPanel; channel += kLanes<T>) {
+        const T* corner = pixels + tile * kOutputTile * kPanel + channel;
         map_square<Map<T>, Vector>(
-            [&](int row, int column) M2O_INLINED { return load(corner + (row * STRIP_PIXELS + column) * PANEL); },
+            [&](int row, int column) M2O_INLINED { return load(corner + (row * kStripPixels + column) * kPanel); },
             [&](int row, int column, Vector value)
-                M2O_INLINED { store(to + (row * INPUT_TILE + column) * layout.frequency() + channel, value); });
+                M2O_INLINED { store(to + (row * kInputTile + column) * layout.frequency() + channel, value); });
       }
     }
   }
@@ -290,19 +291,19 @@ template <typename T>
 M2O_INLINE void to_image(const TileShape& shape, const T* frequencies, const PanelShape& layout, const T* bias,
                          int64_t panel, int64_t begin, int64_t end, T* image) {
   using Vector = typename Simd<T>::Vector;
-  T pixels[OUTPUT_TILE * STRIP_PIXELS * PANEL];
+  T pixels[kOutputTile * kStripPixels * kPanel];
   const T* from = frequencies + panel * layout.panel();
   for (Strip strip; begin < end; begin += strip.tiles) {
     strip = strip_at(shape, begin, end);
-    for (int64_t tile = 0; tile < strip.tiles; ++tile, from += PANEL) {
-      for (int64_t channel = 0; channel < PANEL; channel += lanes<T>) {
-        T* corner = pixels + tile * OUTPUT_TILE * PANEL + channel;
-        const Vector added = bias ? load(bias + panel * PANEL + channel) : Vector{};
+    for (int64_t tile = 0; tile < strip.tiles; ++tile, from += kPanel) {
+      for (int64_t channel = 0; channel < kPanel; channel += kLanes<T>) {
+        T* corner = pixels + tile * kOutputTile * kPanel + channel;
+        const Vector added = bias ? load(bias + panel * kPanel + channel) : Vector{};
         map_square<OutputMap<T>, Vector>(
             [&](int row, int column)
-                M2O_INLINED { return load(from + (row * INPUT_TILE + column) * layout.frequency() + channel); },
+                M2O_INLINED { return load(from + (row * kInputTile + column) * layout.frequency() + channel); },
             [&](int row, int column, Vector value)
-                M2O_INLINED { store(corner + (row * STRIP_PIXELS + column) * PANEL, value + added); });
+                M2O_INLINED { store(corner + (row * kStripPixels + column) * kPanel, value + added); });
       }
     }
     write_strip(shape, pixels, strip, panel, image);
