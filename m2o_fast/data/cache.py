@@ -43,6 +43,9 @@ def silent(line: str) -> None:
     """A report that nobody reads."""
 
 
+_READING = 2  # another number wherever files are read in another way: what was kept of the old one is not taken
+
+
 @dataclass(frozen=True)
 class Files:
     """How the image files of a folder are read.
@@ -229,7 +232,7 @@ def decoded_directory() -> Path:
 
 def _kept(job: _Job) -> Decoded:
     # Decoders change from one Pillow to the next, but the data set, which the fingerprint stands for, does not.
-    key = hashlib.sha256(f"{job.fingerprint} Pillow {PIL.__version__}".encode()).hexdigest()
+    key = hashlib.sha256(f"{job.fingerprint} Pillow {PIL.__version__} {_READING}".encode()).hexdigest()
     path = decoded_directory() / f"{key[:32]}.npy"
     if (found := _read(path, job)) is not None:
         return found

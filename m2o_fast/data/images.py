@@ -11,16 +11,20 @@ import torch
 from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from m2o_fast.data.deep_images import deep_values, is_deep_gray, luminance
 from m2o_fast.errors import UserError
 from m2o_fast.files import replacing
 
-#: Suffixes of the files that :func:`list_images` takes, in lower case.
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm")
+#: Suffixes of the files that are taken for images, in lower case.
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
+    *(".pbm", ".pgm", ".pnm", ".ppm"),
+)
 
 # Named one by one, so that no file can reach a decoder that starts another program (EPS) or is rarely used and tested.
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM")
 _MODES = {1: "L", 3: "RGB"}
-_SIXTEEN_BIT = 65535.0
+_ORIENTATION = 0x0112
 _GAP, _LABEL_WIDTH = 2, 150  # pixels
 
 
@@ -30,13 +34,13 @@ def read_image(path: str | Path, channels: int, size: int) -> Tensor:
     - Of an animation the first frame; turned as its EXIF orientation says; colour profiles are ignored.
     - Transparent parts become black, the background of the digits.
     - ``channels=1`` takes the luminance (Rec. 601) of a colour image, ``channels=3`` repeats a gray one.
-    - Palettes, CMYK and 1-bit images are converted to 8 bit per channel. Gray images of 16 bit keep their precision;
-      gray floating-point images must be in [0, 1].
+    - Palettes, CMYK and 1-bit images are converted to 8 bit per channel. Images of up to 16 bit per channel keep their
+      precision; gray floating-point images must be in [0, 1].
     - An image of another size is stretched to ``size`` x ``size`` with an antialiased bilinear filter, like StarGAN
       v2's own test images; one of that size keeps its values exactly.
 
     Args:
-        path: A PNG, JPEG, WebP, BMP, GIF, TIFF or PPM/PGM file.
+        path: A PNG, JPEG, WebP, BMP, GIF, TIFF or PBM/PGM/PPM file.
         channels: 1 or 3.
         size: Side length S of the result in pixels.
 
@@ -62,7 +66,8 @@ def is_gray(path: str | Path) -> bool | None:
     try:
         with Image.open(path, formats=_FORMATS) as image:
             if image.mode != "P":
-                return image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
+                gray = image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
+                return gray or is_deep_gray(image)
             colors = np.array(image.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
             return bool((colors == colors[:, :1]).all())
     except Exception:  # Pillow's decoders raise errors of nearly every kind for damaged files
@@ -76,9 +81,7 @@ def _read_values(path: Path, channels: int, size: int) -> np.ndarray:
     with opened(path) as image:
         values = _values(image, channels, size)
     if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
-        raise UserError(
-            f"{path}: values beyond the range of a 16-bit or a [0, 1] floating-point gray image; convert it"
-        )
+        raise UserError(f"{path}: the values of a floating-point image must be in [0, 1]; convert it")
     return values.reshape(size, size, -1).transpose(2, 0, 1)
 
 
@@ -120,11 +123,9 @@ def _check_is_file(path: Path) -> None:
 
 def _values(image: Image.Image, channels: int, size: int) -> np.ndarray:
     """float32 ``[S, S]`` or ``[S, S, 3]``, in [0, 1] for all images that are as they should be."""
+    if (deep := deep_values(image)) is not None:
+        return _deep(deep if channels == 3 else luminance(deep), image.getexif().get(_ORIENTATION, 1), size)
     image = ImageOps.exif_transpose(image)
-    if image.mode == "F" or image.mode.startswith("I"):
-        scale = 1.0 if image.mode == "F" else _SIXTEEN_BIT
-        deep = Image.fromarray(np.asarray(image).astype(np.float32) / np.float32(scale))
-        return np.array(_resized(deep, size), dtype=np.float32)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
@@ -132,6 +133,16 @@ def _values(image: Image.Image, channels: int, size: int) -> np.ndarray:
     elif image.mode not in ("L", "RGB", "1"):
         image = image.convert("RGB")
     return np.array(_resized(image.convert(_MODES[channels]), size), dtype=np.float32) / 255
+
+
+def _deep(values: np.ndarray, orientation: int, size: int) -> np.ndarray:
+    """Turns and resizes ``[H, W]`` or ``[H, W, 3]``, channel by channel."""
+    planes = []
+    for plane in values.reshape(*values.shape[:2], -1).transpose(2, 0, 1):
+        image = Image.fromarray(np.ascontiguousarray(plane, dtype=np.float32))
+        image.getexif()[_ORIENTATION] = orientation
+        planes.append(np.asarray(_resized(ImageOps.exif_transpose(image), size)))
+    return np.stack(planes, axis=-1)
 
 
 def _resized(image: Image.Image, size: int) -> Image.Image:
@@ -210,28 +221,3 @@ def labelled_rows(grid: Image.Image, labels: Sequence[str]) -> Image.Image:
     for i, label in enumerate(labels):
         draw.text((6, _GAP + (i + 0.5) * row_height), label, fill="black", anchor="lm", font_size=11)
     return picture
-
-
-def list_images(path: str | Path) -> list[Path]:
-    """The image files that ``path`` names: itself, or those in the folder, sorted by name.
-
-    Subfolders, hidden files and files of other kinds (by their suffix) are left out.
-
-    Raises:
-        UserError: If ``path`` is missing or is a folder without images.
-    """
-    path = Path(path)
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise UserError(f"{path}: no such file or folder")
-    found = sorted(
-        file
-        for file in path.iterdir()
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
-    )
-    if not found:
-        folders = sum(entry.is_dir() for entry in path.iterdir())
-        hint = f", only {folders} folder{'s' if folders > 1 else ''}: name one of them" if folders else ""
-        raise UserError(f"{path}: no image files ({', '.join(SUFFIXES)}) in this folder{hint}")
-    return found

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from m2o_fast.data.images import opened
@@ -22,7 +22,7 @@ def read_class_numbers(path: Path, classes: int, size: int, photo: Path | None =
     """A file with a class number per pixel, stretched to ``size`` x ``size`` by taking the nearest pixel.
 
     Args:
-        path: A gray 8-bit image, or one with a palette, whose colours are ignored.
+        path: A gray 8-bit image, or one with a palette, whose colours are ignored; turned as its EXIF orientation says.
         classes: Number of classes, void included.
         size: Side length S of the result in pixels.
         photo: The image that it labels, which must have the same width and height.
@@ -39,6 +39,7 @@ def read_class_numbers(path: Path, classes: int, size: int, photo: Path | None =
             raise UserError(
                 f"{path}: mode {image.mode}, but a label map holds class numbers: an 8-bit image of mode L or P"
             )
+        image = ImageOps.exif_transpose(image)
         if photo is not None and (wanted := _shown_size(photo)) != image.size:
             raise UserError(
                 f"{path}: {image.width} x {image.height} pixels, but {photo.name} has {wanted[0]} x {wanted[1]}"
@@ -65,7 +66,8 @@ def read_label_map(path: Path, classes: int, size: int) -> Tensor:
     """
     with opened(path) as image:
         if image.mode not in ("L", "P"):
-            return _from_colors(path, image.convert("RGB").resize((size, size), Image.Resampling.NEAREST), classes)
+            colors = ImageOps.exif_transpose(image).convert("RGB")
+            return _from_colors(path, colors.resize((size, size), Image.Resampling.NEAREST), classes)
     return torch.from_numpy(read_class_numbers(path, classes, size)).to(torch.int64)[None]
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from m2o_fast.data.images import image_grid, list_images, read_image, save_image
+from m2o_fast.data.images import image_grid, read_image, save_image
 from m2o_fast.errors import UserError
 
 SIZE = 8
@@ -100,21 +100,16 @@ def test_palettes_are_read_with_and_without_transparency(tmp_path: Path) -> None
     assert torch.equal(read_image(tmp_path / "clear.png", 3, SIZE), expected(colors[index]))
 
 
-def test_one_bit_and_sixteen_bit_and_floating_point(tmp_path: Path) -> None:
+def test_one_bit_and_floating_point(tmp_path: Path) -> None:
     bits = pixels(1, high=2)
     Image.fromarray(bits * 255).convert("1").save(tmp_path / "1.png")
     assert torch.equal(read_image(tmp_path / "1.png", 1, SIZE), expected(bits))
     deep = pixels(1, np.uint16, 65536)
-    Image.fromarray(deep).save(tmp_path / "16.png")
-    torch.testing.assert_close(read_image(tmp_path / "16.png", 1, SIZE), expected(deep / 65535), rtol=0, atol=1e-6)
-    Image.fromarray(deep.astype(np.int32)).save(tmp_path / "32.tif")
-    torch.testing.assert_close(read_image(tmp_path / "32.tif", 3, SIZE)[:, 1:2], expected(deep / 65535))
     Image.fromarray((deep / 65535).astype(np.float32)).save(tmp_path / "f.tif")
     torch.testing.assert_close(read_image(tmp_path / "f.tif", 1, SIZE), expected(deep / 65535))
-    for name, values in (("i", deep.astype(np.int32) + 65536), ("n", np.full((8, 8), np.nan, np.float32))):
-        Image.fromarray(values).save(tmp_path / f"{name}.tif")
-        with pytest.raises(UserError, match=f"{name}.tif: values beyond the range"):
-            read_image(tmp_path / f"{name}.tif", 1, SIZE)
+    Image.fromarray(np.full((8, 8), np.nan, np.float32)).save(tmp_path / "n.tif")
+    with pytest.raises(UserError, match=r"n.tif: the values of a floating-point image must be in \[0, 1\]"):
+        read_image(tmp_path / "n.tif", 1, SIZE)
 
 
 def test_jpeg_gray_color_and_cmyk(tmp_path: Path) -> None:
@@ -196,18 +191,3 @@ def test_a_grid_puts_gray_and_colored_images_in_their_places() -> None:
     for rows in ((), (torch.zeros(0, 3, 4, 4),), (gray, torch.zeros(1, 3, 4, 4)), (torch.zeros(2, 2, 4, 4),)):
         with pytest.raises(ValueError, match="a grid needs images"):
             image_grid(*rows)
-
-
-def test_listing_a_folder(tmp_path: Path) -> None:
-    for name in ("b.png", "a.JPG", "c.txt", ".hidden.png", "._b.png"):
-        (tmp_path / name).write_bytes(b"x")
-    (tmp_path / "folder.png").mkdir()
-    assert [path.name for path in list_images(tmp_path)] == ["a.JPG", "b.png"]
-    assert list_images(tmp_path / "c.txt") == [tmp_path / "c.txt"]
-    with pytest.raises(UserError, match="no such file or folder"):
-        list_images(tmp_path / "absent")
-    with pytest.raises(UserError, match=r"no image files \(.png, .*\) in this folder$"):
-        list_images(tmp_path / "folder.png")
-    (tmp_path / "folder.png" / "inner").mkdir()
-    with pytest.raises(UserError, match="only 1 folder: name one of them"):
-        list_images(tmp_path / "folder.png")

@@ -1,0 +1,143 @@
+"""Images with more than 8 bits per channel. The files are made here byte by byte, not by the library that reads."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from m2o_fast.data.images import is_gray, read_image, read_pixels
+from m2o_fast.errors import UserError
+
+SIZE = 8
+GRAY, RGB, GRAY_ALPHA, RGBA = 0, 2, 4, 6  # PNG's colour types
+CHANNELS = {GRAY: 1, RGB: 3, GRAY_ALPHA: 2, RGBA: 4}
+WHITE_IS_ZERO, BLACK_IS_ZERO = 0, 1  # TIFF's photometric interpretations
+
+
+def numbers(channels: int = 1, bits: int = 16) -> np.ndarray:
+    return np.random.default_rng(channels).integers(0, 1 << bits, (SIZE, SIZE, channels), dtype=np.uint16)
+
+
+def png(path: Path, values: np.ndarray, kind: int, transparent: tuple[int, ...] = ()) -> Path:
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    head = struct.pack(">IIBBBBB", SIZE, SIZE, 16, kind, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    middle = chunk(b"tRNS", struct.pack(f">{len(transparent)}H", *transparent)) if transparent else b""
+    parts = (chunk(b"IHDR", head), middle, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b""))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    return path
+
+
+def tiff(
+    path: Path, data: bytes, bits: int, photometric: int = BLACK_IS_ZERO, sample_format: int = 1, channels: int = 1
+) -> Path:
+    """A little-endian TIFF of one uncompressed strip."""
+    behind = 8 + 2 + 12 * 10 + 4
+    widths = struct.pack("<HHH", *[bits] * 3) if channels == 3 else b""
+    depth = (258, 3, 3, behind) if channels == 3 else (258, 3, 1, bits)
+    entries = [
+        *((256, 3, 1, SIZE), (257, 3, 1, SIZE), depth, (259, 3, 1, 1), (262, 3, 1, photometric)),
+        *((273, 4, 1, behind + len(widths)), (277, 3, 1, channels), (278, 3, 1, SIZE), (279, 4, 1, len(data))),
+        (339, 3, 1, sample_format),
+    ]
+    table = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    path.write_bytes(b"II*\0" + struct.pack("<I", 8) + table + struct.pack("<I", 0) + widths + data)
+    return path
+
+
+def image_of(values: np.ndarray) -> torch.Tensor:
+    """[H, W, c] in [0, 1] as an image in [-1, 1]."""
+    return torch.from_numpy(values.astype(np.float32)).permute(2, 0, 1)[None] * 2 - 1
+
+
+def assert_read_as(path: Path, values: np.ndarray) -> None:
+    """The values within float32's rounding; in 8 bits the nearest ones."""
+    channels = values.shape[-1]
+    torch.testing.assert_close(read_image(path, channels, SIZE), image_of(values), rtol=0, atol=1e-6)
+    nearest = np.rint(values * 255).transpose(2, 0, 1)
+    assert np.abs(read_pixels(path, channels, SIZE) - nearest).max() <= 0
+
+
+def test_sixteen_bits_are_rounded_not_cut_off(tmp_path: Path) -> None:
+    values = numbers(3)
+    values[0, 0] = 255  # 255 / 257 rounds to 1; its upper byte is 0
+    assert_read_as(png(tmp_path / "rgb.png", values, RGB), values / 65535)
+    assert_read_as(png(tmp_path / "gray.png", numbers(1), GRAY), numbers(1) / 65535)
+    data = values.astype("<u2").tobytes()
+    assert_read_as(tiff(tmp_path / "rgb.tif", data, 16, photometric=2, channels=3), values / 65535)
+
+
+def test_alpha_of_sixteen_bits(tmp_path: Path) -> None:
+    values = numbers(4)
+    shares = values / 65535
+    assert_read_as(png(tmp_path / "rgba.png", values, RGBA), shares[..., :3] * shares[..., 3:])
+    shares = numbers(2) / 65535
+    path = png(tmp_path / "la.png", numbers(2), GRAY_ALPHA)
+    assert_read_as(path, shares[..., :1] * shares[..., 1:])
+    assert is_gray(path) and not is_gray(tmp_path / "rgba.png")
+
+
+def test_the_transparent_color_of_sixteen_bits_is_black_and_its_neighbours_are_not(tmp_path: Path) -> None:
+    gray = np.full((SIZE, SIZE, 1), 40000, np.uint16)
+    gray[0, 0] = 40001  # the same upper byte
+    wanted = np.zeros((SIZE, SIZE, 1))
+    wanted[0, 0] = 40001 / 65535
+    assert_read_as(png(tmp_path / "gray.png", gray, GRAY, (40000,)), wanted)
+    color = np.full((SIZE, SIZE, 3), (40000, 3, 70), np.uint16)
+    color[0, 0, 1] = 4
+    wanted = np.zeros((SIZE, SIZE, 3))
+    wanted[0, 0] = np.array((40000, 4, 70)) / 65535
+    assert_read_as(png(tmp_path / "rgb.png", color, RGB, (40000, 3, 70)), wanted)
+
+
+def test_white_is_zero_and_the_depth_is_that_of_the_header(tmp_path: Path) -> None:
+    values = numbers()
+    data = values.astype("<u2").tobytes()
+    assert_read_as(tiff(tmp_path / "black.tif", data, 16), values / 65535)
+    assert_read_as(tiff(tmp_path / "white.tif", data, 16, WHITE_IS_ZERO), (65535 - values.astype(float)) / 65535)
+    twelve = numbers(bits=12).ravel().astype(np.uint32)
+    first, second = twelve[0::2], twelve[1::2]  # two numbers in three bytes, the upper bits first
+    packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=1).astype(np.uint8)
+    path = tiff(tmp_path / "twelve.tif", packed.tobytes(), 12)
+    assert_read_as(path, twelve.reshape(SIZE, SIZE, 1) / 4095)
+
+
+@pytest.mark.parametrize(("bits", "dtype"), [(32, "<i4"), (16, "<i2")])
+def test_integers_of_unclear_range_are_refused_by_name(tmp_path: Path, bits: int, dtype: str) -> None:
+    path = tiff(tmp_path / "signed.tif", numbers(bits=8).astype(dtype).tobytes(), bits, sample_format=2)
+    with pytest.raises(UserError, match=rf"signed.tif: whole numbers of {bits} bits with a sign.*convert"):
+        read_image(path, 1, SIZE)
+
+
+def test_pgm_of_more_than_eight_bits_is_scaled_by_its_largest_value(tmp_path: Path) -> None:
+    values = numbers(bits=10) % 1001
+    (tmp_path / "a.pgm").write_bytes(b"P5 8 8 1000\n" + values.astype(">u2").tobytes())
+    torch.testing.assert_close(read_image(tmp_path / "a.pgm", 1, SIZE), image_of(values / 1000), rtol=0, atol=3e-5)
+
+
+def test_luminance_orientation_and_size_are_as_for_eight_bits(tmp_path: Path) -> None:
+    """The same picture in 8 and in 16 bits (v * 257 is the same share): turned, made gray and enlarged alike."""
+    small = np.random.default_rng(6).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+    Image.fromarray(small).save(tmp_path / "small.png")
+    deep = png(tmp_path / "deep.png", small.astype(np.uint16) * 257, RGB)
+    for channels, size in ((1, SIZE), (3, 21), (1, 5)):
+        shallow = read_image(tmp_path / "small.png", channels, size)
+        torch.testing.assert_close(read_image(deep, channels, size), shallow, rtol=0, atol=2.2 / 255)
+    exif = Image.Exif()
+    for orientation in range(1, 9):
+        exif[0x0112] = orientation
+        gray = Image.fromarray(numbers()[..., 0])
+        gray.save(tmp_path / "turned.png", exif=exif)
+        turned = {
+            **{1: lambda a: a, 2: np.fliplr, 3: lambda a: a[::-1, ::-1], 4: np.flipud, 5: np.transpose},
+            **{6: lambda a: np.rot90(a, -1), 7: lambda a: a[::-1, ::-1].T, 8: np.rot90},
+        }[orientation](numbers()[..., 0])
+        assert_read_as(tmp_path / "turned.png", turned[..., None] / 65535)
