@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,11 @@ def user_cache() -> Path:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "m2o_fast"
     except RuntimeError:
         raise UserError("there is no home folder to keep files in; set XDG_CACHE_HOME to a folder") from None
+
+
+def composed(name: str) -> str:
+    """A file's name to compare: letters and their accents as one (NFC); archives made on macOS hold them apart."""
+    return unicodedata.normalize("NFC", name)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from m2o_fast.data.dataset import Dataset, Numbers, known_pairs
 from m2o_fast.data.images import SUFFIXES, read_pixels
 from m2o_fast.data.label_maps import read_class_numbers
 from m2o_fast.errors import UserError
+from m2o_fast.files import composed
 from m2o_fast.labels import draw_labels
 from m2o_fast.m2o import Domain
 
@@ -204,9 +205,9 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         return {}
     files = sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
-    by_stem = {file.stem: file for file in files}
+    by_stem = {composed(file.stem): file for file in files}
     if len(by_stem) < len(files):
-        twice = [file.name for file in files if by_stem[file.stem] != file]
+        twice = [file.name for file in files if by_stem[composed(file.stem)] != file]
         raise UserError(f"{folder}: names that differ in their suffix only: {named(twice)}; keep one file of each")
     return by_stem
 

@@ -27,6 +27,7 @@ from m2o_fast.data.contact_sheet import COLUMNS, TILE
 from m2o_fast.data.images import SUFFIXES, read_pixels
 from m2o_fast.data.label_maps import read_class_numbers
 from m2o_fast.errors import UserError
+from m2o_fast.files import composed
 from m2o_fast.labels import palette
 
 _THREADS = 8
@@ -129,9 +130,9 @@ class _Split(NamedTuple):
 def _look_at(root: Path, name: str, report: Report) -> _Split:
     photos, maps = (_images_of(root / folder / name) for folder in ("images", "annotations"))
     facts = examine_all(photos, report)
-    map_of = {path.stem: path for path in maps}
-    usable = [fact.path for fact in facts if not fact.problem and fact.path.stem in map_of]
-    partners = [(photo, map_of[photo.stem]) for photo in usable]
+    map_of = {composed(path.stem): path for path in maps}
+    usable = [fact.path for fact in facts if not fact.problem and composed(fact.path.stem) in map_of]
+    partners = [(photo, map_of[composed(photo.stem)]) for photo in usable]
     with ThreadPoolExecutor(_THREADS) as pool:
         return _Split(name, facts, maps, partners, list(pool.map(_classes_of, partners)))
 
@@ -171,8 +172,8 @@ def _images_of(folder: Path) -> list[Path]:
 
 
 def _alone(files: Sequence[Path], others: Sequence[Path], missing: str) -> list[str]:
-    stems = {path.stem for path in others}
-    alone = [path.name for path in files if path.stem not in stems]
+    stems = {composed(path.stem) for path in others}
+    alone = [path.name for path in files if composed(path.stem) not in stems]
     if not alone:
         return []
     return [f"{files[0].parent}: {counted(len(alone), 'file')} without {missing}: {named(alone, ', ')}"]

@@ -23,7 +23,7 @@ from m2o_fast.data.check_report import (
 from m2o_fast.data.contact_sheet import COLUMNS, TILE
 from m2o_fast.data.folder import ambiguous
 from m2o_fast.data.images import is_gray, opened, read_pixels
-from m2o_fast.data.layout import FOLDERS, Images, Split, is_hidden, list_domains, splits_of
+from m2o_fast.data.layout import Images, about_test_folder, is_hidden, list_domains, splits_of
 from m2o_fast.errors import UserError
 
 _LOOKED_AT = 16  # images of a domain whose colours are counted
@@ -52,7 +52,8 @@ class _Checked(NamedTuple):
         return {keys[fact.path]: fact.path for fact in self.readable()}
 
 
-_Found = Mapping[Split, Mapping[str, _Checked]]
+#: folder of a split -> domain -> its images
+_Found = Mapping[str, Mapping[str, _Checked]]
 
 
 def check_images(root: Path, max_unreadable: float, report: Report = silent) -> CheckReport:
@@ -72,11 +73,14 @@ def check_images(root: Path, max_unreadable: float, report: Report = silent) -> 
     lines = [f"{root}: own images"]
     facts: dict[str, Any] = {"layout": "folder", "folder": str(root)}
     try:
-        listing = list_domains(root, splits_of(root))
+        folders = splits_of(root)
+        listing = list_domains(root, folders)
     except UserError as error:
         return CheckReport(lines, "0 pairs", [str(error)], facts=facts)
     found = {
-        split: {name: _Checked(images, examine_all(images.paths, report)) for name, images in domains.items()}
+        folders[split].name: {
+            name: _Checked(images, examine_all(images.paths, report)) for name, images in domains.items()
+        }
         for split, domains in listing.items()
     }
     guess = guess_uni({name: domain.readable() for name, domain in _trained_on(found).items()})
@@ -85,7 +89,9 @@ def check_images(root: Path, max_unreadable: float, report: Report = silent) -> 
     problems, notes = _remarks(found, max_unreadable)
     notes = [*_stray(root, found), *notes]
     if len(found) == 1:
-        notes.insert(0, f"{root} has a {FOLDERS[next(iter(found))]} folder alone: it serves for training and testing")
+        notes.insert(0, f"{root} has a {next(iter(found))} folder alone: it serves for training and testing")
+    if sentence := about_test_folder(root):
+        notes.insert(0, sentence)
     lines += [*described_lines, *pair_lines]
     facts |= {"splits": splits, "pairs": pairs, "uni_guess": list(guess.domains)}
     advice: list[str] = []
@@ -104,8 +110,7 @@ def _describe(found: _Found) -> tuple[list[str], dict[str, Any]]:
     """Counts, sizes and modes of every domain, as lines and as JSON values."""
     lines: list[str] = []
     values: dict[str, Any] = {}
-    for split, domains in found.items():
-        folder = FOLDERS[split]
+    for folder, domains in found.items():
         values[folder] = {}
         for name, domain in domains.items():
             line, values[folder][name] = described(domain.readable())
@@ -121,8 +126,7 @@ def _describe_pairs(found: _Found, uni: Sequence[str]) -> tuple[list[str], dict[
     """The pairs into the domains ``uni``, as lines and as JSON values."""
     lines: list[str] = []
     values: dict[str, dict[str, Any]] = {}
-    for split, domains in found.items():
-        folder = FOLDERS[split]
+    for folder, domains in found.items():
         values[folder] = {}
         for source in (name for name in domains if name not in uni):
             for target in uni:
@@ -139,7 +143,7 @@ def _stray(root: Path, found: _Found) -> list[str]:
     """Notes on files beside the folders of the domains."""
     stray = {
         folder: sorted(path.name for path in (root / folder).iterdir() if path.is_file() and not is_hidden(path))
-        for folder in (FOLDERS[split] for split in found)
+        for folder in found
     }
     return [
         f"{folder}: {counted(len(names), 'file')} in no domain, ignored: {named(names, ', ')}"
@@ -152,9 +156,9 @@ def _remarks(found: _Found, max_unreadable: float) -> tuple[list[str], list[str]
     """What ends training, and what it makes do with."""
     problems: list[str] = []
     notes: list[str] = []
-    for split, domains in found.items():
+    for folder, domains in found.items():
         for name, domain in domains.items():
-            bad, odd = _remarks_on(f"{FOLDERS[split]}/{name}", domain, max_unreadable)
+            bad, odd = _remarks_on(f"{folder}/{name}", domain, max_unreadable)
             problems += bad
             notes += odd
         if twice := ambiguous({name: domain.images for name, domain in domains.items()}):
@@ -228,10 +232,10 @@ def _command(root: Path, found: _Found, guess: _Guess, max_unreadable: float) ->
 def _sheet_rows(found: _Found) -> dict[str, list[np.ndarray]]:
     """The first images of every domain, those that all domains have first, in the same order."""
     rows = {}
-    for split, domains in found.items():
+    for folder, domains in found.items():
         images = {name: domain.by_key() for name, domain in domains.items()}
         common = set.intersection(*(set(paths) for paths in images.values()))
         for name, paths in images.items():
             keys = sorted(paths, key=lambda key: (key not in common, key))[:COLUMNS]
-            rows[f"{FOLDERS[split]}/{name}"] = [read_pixels(paths[key], 3, TILE) for key in keys]
+            rows[f"{folder}/{name}"] = [read_pixels(paths[key], 3, TILE) for key in keys]
     return rows

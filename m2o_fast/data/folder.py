@@ -18,7 +18,7 @@ from torch import Tensor
 from m2o_fast.data.cache import Decoded, Files, decoded, named
 from m2o_fast.data.dataset import Dataset, Numbers, known_pairs
 from m2o_fast.data.images import is_gray, read_pixels
-from m2o_fast.data.layout import Images, choose_split, list_domains, splits_of
+from m2o_fast.data.layout import Images, about_test_folder, choose_split, list_domains, splits_of
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain
 
@@ -125,6 +125,8 @@ def load_folder(files: Files, uni: Sequence[str] = ()) -> FolderDataset:
     splits = splits_of(files.root)
     listing = list_domains(files.root, splits)
     split = choose_split(splits, files.split, files.root)
+    if split == "test" and (sentence := about_test_folder(files.root)):
+        files.report(sentence)
     found = listing[split]
     _check_uni(uni, list(found))
     channels = {name: _channels([images[name] for images in listing.values()]) for name in found}

@@ -1,4 +1,4 @@
-"""Where own images lie: ``DIR/train/<domain>/...`` and ``DIR/val/<domain>/...``."""
+"""Where own images lie: ``DIR/train/<domain>/...`` and ``DIR/val/<domain>/...`` (or ``DIR/test``)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from typing import Literal
 from m2o_fast.data.cache import named
 from m2o_fast.data.images import SUFFIXES
 from m2o_fast.errors import UserError
+from m2o_fast.files import composed
 from m2o_fast.m2o import Domain
 
-#: split -> its folder
-FOLDERS = {"train": "train", "test": "val"}
+#: split -> names of its folder; the first one that is there is taken
+FOLDERS = {"train": ("train",), "test": ("val", "test")}
 
 Split = Literal["train", "test"]
 
@@ -36,7 +37,7 @@ class Images:
 
     def keys(self) -> list[str]:
         """What pairs are found by: the path below ``folder`` without suffix, for each image."""
-        return [path.relative_to(self.folder).with_suffix("").as_posix() for path in self.paths]
+        return [composed(path.relative_to(self.folder).with_suffix("").as_posix()) for path in self.paths]
 
 
 def is_hidden(path: Path) -> bool:
@@ -49,6 +50,23 @@ def image_files(folder: Path) -> Images:
     found = sorted(_visible_files(folder))
     images = tuple(path for path in found if path.suffix.lower() in SUFFIXES)
     return Images(folder, images, tuple(path for path in found if path.suffix.lower() not in SUFFIXES))
+
+
+def list_images(path: str | Path) -> Images:
+    """The image files that ``path`` names: itself, or those below the folder, as training finds them.
+
+    Raises:
+        UserError: If ``path`` is missing or is a folder without images.
+    """
+    path = Path(path)
+    if path.is_file():
+        return Images(path.parent, (path,))
+    if not path.is_dir():
+        raise UserError(f"{path}: no such file or folder")
+    found = image_files(path)
+    if not found.paths:
+        raise UserError(f"{path}: no image files ({', '.join(SUFFIXES)}) in this folder or below")
+    return found
 
 
 def _visible_files(folder: Path) -> Iterator[Path]:
@@ -71,7 +89,16 @@ def domain_folders(folder: Path) -> list[Path]:
 def splits_of(root: Path) -> dict[Split, Path]:
     """The splits that a data folder has, with their folders."""
     splits: tuple[Split, ...] = ("train", "test")
-    return {split: root / FOLDERS[split] for split in splits if (root / FOLDERS[split]).is_dir()}
+    there = {split: [root / name for name in FOLDERS[split] if (root / name).is_dir()] for split in splits}
+    return {split: folders[0] for split, folders in there.items() if folders}
+
+
+def about_test_folder(root: Path) -> str | None:
+    """A sentence where it may surprise which folder serves for testing: ``test``, or ``val`` beside a ``test``."""
+    usual, other = (root / name for name in FOLDERS["test"])
+    if not other.is_dir():
+        return None
+    return f"{other} is not used, {usual} serves for testing" if usual.is_dir() else f"{other} serves as {usual.name}"
 
 
 def choose_split(splits: Mapping[Split, Path], wanted: Split, root: Path) -> Split:
@@ -87,7 +114,9 @@ def choose_split(splits: Mapping[Split, Path], wanted: Split, root: Path) -> Spl
     ((other, folder),) = splits.items()
     use = "training" if wanted == "train" else "testing"
     warnings.warn(
-        f"{root} has no {FOLDERS[wanted]} images: those of {folder} serve for {use} too", RuntimeWarning, stacklevel=4
+        f"{root} has no {FOLDERS[wanted][0]} images: those of {folder} serve for {use} too",
+        RuntimeWarning,
+        stacklevel=4,
     )
     return other
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from m2o_fast.data.images import image_grid, list_images, read_image, save_image
+from m2o_fast.data.images import image_grid, read_image, save_image
 from m2o_fast.data.label_maps import read_label_map
+from m2o_fast.data.layout import Images, list_images
 from m2o_fast.errors import UserError
 from m2o_fast.labels import draw_labels, pictures
 from m2o_fast.m2o import Domain
@@ -39,14 +40,15 @@ class Request:
 
 @torch.inference_mode()
 def translate_path(translator: Translator, images: Path, out: Path, request: Request) -> tuple[int, list[str]]:
-    """Translates one image file, or every image file of a folder, and writes PNG files.
+    """Translates one image file, or every image file of a folder and of those below it, and writes PNG files.
 
     Label maps are read from class numbers (gray or indexed files) or palette colours, and written in palette colours.
 
     Args:
         translator: In evaluation mode.
         images: The file or folder.
-        out: The file to write, or the folder for the files (always a folder if ``images`` is one).
+        out: The file to write, or the folder for the files (always a folder if ``images`` is one), which gets the
+            subfolders of ``images``. What lies there already is not taken for an input.
         request: What to make of them.
 
     Returns:
@@ -84,17 +86,19 @@ def _domains(translator: Translator, request: Request) -> tuple[Domain, Domain]:
     return others[0], target
 
 
-def _outputs(files: list[Path], out: Path, into_folder: bool) -> dict[Path, Path]:
+def _outputs(images: Images, out: Path, into_folder: bool) -> dict[Path, Path]:
     """The file to write for each file to read."""
     if not into_folder:
-        outputs = {files[0]: out}
-    elif out.exists() and not out.is_dir():
+        return {images.paths[0]: out}
+    if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; for a folder of images, --out must be a folder")
-    else:
-        # a.png and a.jpg must not end in the same file
-        distinct = len({file.stem for file in files}) == len(files)
-        outputs = {file: out / f"{file.stem if distinct else file.name}.png" for file in files}
-    return outputs
+    below = out.resolve().is_relative_to(images.folder.resolve()) and out.resolve() != images.folder.resolve()
+    files = [file for file in images.paths if not (below and file.resolve().is_relative_to(out.resolve()))]
+    places = [out / file.relative_to(images.folder) for file in files]
+    # a.png and a.jpg must not end in the same file
+    distinct = len({place.with_suffix("") for place in places}) == len(places)
+    named = [place.with_suffix(".png") if distinct else place.with_name(f"{place.name}.png") for place in places]
+    return dict(zip(files, named, strict=True))
 
 
 def _keep_inputs(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:

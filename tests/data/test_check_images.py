@@ -203,3 +203,13 @@ def test_names_that_are_no_text_are_printed_as_they_are(root: Path, tmp_path: Pa
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
     assert result.returncode == 0 and result.stderr == b""
     assert b"folder:" + where in result.stdout
+
+
+def test_it_says_which_folder_serves_for_testing(root: Path) -> None:
+    (root / "val").rename(root / "test")
+    report = check_folder(root)
+    assert f"{root / 'test'} serves as val" in report.notes and report.problems == []
+    assert [line for line in report.text() if line.startswith("test/photo: 12 images")]
+    assert report.facts["splits"].keys() == report.facts["pairs"].keys() == {"train", "test"}
+    shutil.copytree(root / "test", root / "val")
+    assert f"{root / 'test'} is not used, {root / 'val'} serves for testing" in check_folder(root).notes

@@ -15,6 +15,7 @@ from PIL import Image
 from m2o_fast.data import BatchSampler, open_dataset
 from m2o_fast.data.folder import FolderDataset
 from m2o_fast.data.images import read_image, read_pixels
+from m2o_fast.data.layout import list_images
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain
 
@@ -269,3 +270,56 @@ def test_a_folder_that_cannot_be_listed_is_not_overlooked(tmp_path: Path, monkey
 
     monkeypatch.setattr(os, "scandir", refuse)
     assert refused(root).startswith(f"{root / 'train' / 'photo' / 'sub'}: cannot list the folder (Permission denied)")
+
+
+def test_names_pair_however_their_accents_are_stored(tmp_path: Path) -> None:
+    root = tmp_path / "d"
+    for number, (composed, apart) in enumerate([("caf\u00e9", "cafe\u0301"), ("\u1e69", "s\u0307\u0323"), ("a", "a")]):
+        write(root / "train" / "photo" / f"{composed}.png", color_of(number))
+        write(root / "train" / "sketch" / f"{apart}.png", gray_of(number))
+    images, known = open_it(root).pair("photo", "sketch", [0, 1, 2])
+    assert known.all()
+    names = sorted(["caf\u00e9", "\u1e69", "a"])  # the order of the photographs
+    partners = {"caf\u00e9": "cafe\u0301", "\u1e69": "s\u0307\u0323", "a": "a"}
+    for image, name in zip(images, names, strict=True):
+        path = root / "train" / "sketch" / f"{partners[name]}.png"
+        assert torch.equal((image * 255).round().byte(), torch.from_numpy(read_pixels(path, 1, SIZE)))
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".JPE", ".jif", ".pnm", ".dib"])
+def test_rarer_suffixes_of_known_formats_are_images(tmp_path: Path, suffix: str) -> None:
+    root = write_folder(tmp_path / "d")
+    formats = {".pnm": "PPM", ".dib": "DIB"}
+    path = root / "train" / "photo" / f"more{suffix}"
+    Image.fromarray(color_of(9)).save(path, format=formats.get(suffix, "JPEG"))
+    assert open_it(root).count("photo") == 5
+
+
+def test_a_folder_test_serves_where_there_is_no_val(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "d", photos=range(4), sketches=range(4))
+    said: list[str] = []
+    write(root / "test" / "photo" / "9.png", color_of(9))
+    write(root / "test" / "sketch" / "9.png", gray_of(9))
+    assert open_it(root, split="test", report=said.append).count("photo") == 4
+    assert said[0] == f"{root / 'test'} is not used, {root / 'val'} serves for testing"
+    shutil.rmtree(root / "val")
+    said.clear()
+    with pytest.warns(RuntimeWarning, match="single image"):
+        data = open_it(root, split="test", report=said.append)
+    assert data.count("photo") == 1 and said[0] == f"{root / 'test'} serves as val"
+    wanted = torch.from_numpy(read_pixels(root / "test" / "photo" / "9.png", 3, SIZE))
+    assert torch.equal((data.images("photo", [0])[0] * 255).round().byte(), wanted)
+
+
+def test_listing_a_file_or_a_folder_and_what_is_below_it(tmp_path: Path) -> None:
+    for name in ("b.png", "a.JPG", "c.txt", ".hidden.png", "._b.png", "sub/b.jpeg", ".git/x.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    found = list_images(tmp_path)
+    assert found.keys() == ["a", "b", "sub/b"]
+    assert list_images(tmp_path / "c.txt").paths == (tmp_path / "c.txt",)
+    with pytest.raises(UserError, match="no such file or folder"):
+        list_images(tmp_path / "absent")
+    (tmp_path / "folder.png" / "inner").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"no image files \(.png, .*\) in this folder or below$"):
+        list_images(tmp_path / "folder.png")

@@ -98,6 +98,18 @@ def test_true_images_are_found_by_name_whatever_their_kind(sets: dict[str, torch
     assert m2o_fast.evaluate_images is evaluate_images
 
 
+def test_true_images_are_found_in_subfolders_and_however_accents_are_stored(
+    sets: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    names = [f"n{number}" for number in range(COUNT)]
+    images = write(sets["images"], tmp_path / "images", ["sub/n0", "caf\u00e9", *names[2:]])
+    truth = write(sets["images"], tmp_path / "truth", ["sub/n0", "cafe\u0301", *names[2:]])
+    assert evaluate_images(images, truth=truth)["measures"]["mse"] == 0
+    (truth / "sub" / "n0.png").rename(truth / "n0.png")
+    with pytest.raises(UserError, match="1 images of .*images have no true image here: sub/n0.png"):
+        evaluate_images(images, truth=truth)
+
+
 def test_real_images_are_looked_at_once(sets: dict[str, torch.Tensor], tmp_path: Path) -> None:
     folders = {name: write(sets[name], tmp_path / name) for name in ("images", "real")}
     PASSED.clear()

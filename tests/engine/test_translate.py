@@ -79,6 +79,16 @@ def test_images_of_one_stem_do_not_overwrite_each_other(translator, folder, tmp_
     assert sorted(digests(tmp_path / "out")) == ["a.jpg.png", "a.png.png", "c.bmp.png"]
 
 
+def test_subfolders_are_kept_and_earlier_outputs_are_no_inputs(translator, folder, tmp_path):
+    (folder / "deep" / "er").mkdir(parents=True)
+    (folder / "b.jpg").rename(folder / "deep" / "a.jpg")
+    (folder / "c.bmp").rename(folder / "deep" / "er" / "a.bmp")
+    for out in (tmp_path / "out", folder / "out", folder / "out"):
+        assert translate_path(translator, folder, out, Request("color"))[0] == 3
+        found = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.*"))
+        assert found == ["a.png", "deep/a.png", "deep/er/a.png"]
+
+
 def test_the_seed_decides_the_look(translator, folder, tmp_path):
     for name, seed in (("default", None), ("zero", 0), ("one", 1), ("again", 1)):
         translate_path(translator, folder / "a.png", tmp_path / f"{name}.png", Request("color", seed=seed))

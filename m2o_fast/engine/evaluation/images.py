@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from m2o_fast.data.cache import named
-from m2o_fast.data.images import list_images, opened, read_pixels
+from m2o_fast.data.images import opened, read_pixels
+from m2o_fast.data.layout import list_images
 from m2o_fast.engine.evaluation.real import RealImages
 from m2o_fast.errors import UserError
 
@@ -19,7 +20,7 @@ _CHANNELS = 3  # of images from files; a gray one is repeated
 
 
 class FolderImages(RealImages):
-    """The image files of a folder, read when they are asked for.
+    """The image files of a folder and of those below it, read when they are asked for.
 
     Args:
         folder: A folder, or one image file.
@@ -27,6 +28,7 @@ class FolderImages(RealImages):
 
     Attributes:
         paths: The files.
+        keys: For each file what pairs are found by: its path below the folder without suffix.
         size: S.
 
     Raises:
@@ -34,7 +36,8 @@ class FolderImages(RealImages):
     """
 
     def __init__(self, folder: Path, size: int | None = None) -> None:
-        self.paths = list_images(folder)
+        self._images = list_images(folder)
+        self.paths, self.keys = self._images.paths, self._images.keys()
         self.name, self.count = str(folder), len(self.paths)
         shapes = self._shapes(folder)
         self.size = size or _one_size(folder, self.paths, shapes)
@@ -46,6 +49,10 @@ class FolderImages(RealImages):
         for path in self.paths:
             digest.update(hashlib.sha256(path.read_bytes()).digest())
         return {"images": digest.hexdigest(), "image_size": self.size, "channels": _CHANNELS}
+
+    def names(self) -> list[str]:
+        """The paths of the files below the folder."""
+        return [path.relative_to(self._images.folder).as_posix() for path in self.paths]
 
     def read(self, numbers: range) -> Tensor:
         """See :meth:`RealImages.read`."""
@@ -136,7 +143,7 @@ def paired(images: Images, truth: Images) -> list[int]:
         UserError: Some have no partner, or several; names the first five. Or the sizes differ.
     """
     if isinstance(images, FolderImages) and isinstance(truth, FolderImages):
-        numbers = _by_stem(images, truth)
+        numbers = _by_name(images, truth)
     elif images.count != truth.count:
         raise UserError(f"{images.count} images but {truth.count} true ones; each image needs its own")
     else:
@@ -154,20 +161,17 @@ def require_one_size(images: Images, others: Images) -> None:
         )
 
 
-def _by_stem(images: FolderImages, truth: FolderImages) -> list[int]:
+def _by_name(images: FolderImages, truth: FolderImages) -> list[int]:
     for folder in (images, truth):
-        twice = [stem for stem, count in Counter(path.stem for path in folder.paths).items() if count > 1]
-        if twice:
+        if twice := [key for key, count in Counter(folder.keys).items() if count > 1]:
             raise UserError(f"{folder.name}: {_first(twice, 'names stand for several files')}; pairs are found by name")
-    numbers = {path.stem: number for number, path in enumerate(truth.paths)}
-    missing = [path.name for path in images.paths if path.stem not in numbers]
-    if missing:
+    numbers = {key: number for number, key in enumerate(truth.keys)}
+    if missing := [name for name, key in zip(images.names(), images.keys, strict=True) if key not in numbers]:
         raise UserError(f"{truth.name}: {_first(missing, f'images of {images.name} have no true image here')}")
-    stems = {path.stem for path in images.paths}
-    left = [path.name for path in truth.paths if path.stem not in stems]
-    if left:
+    wanted = set(images.keys)
+    if left := [name for name, key in zip(truth.names(), truth.keys, strict=True) if key not in wanted]:
         raise UserError(f"{truth.name}: {_first(left, f'true images have no image in {images.name}')}")
-    return [numbers[path.stem] for path in images.paths]
+    return [numbers[key] for key in images.keys]
 
 
 def _one_size(folder: Path, paths: Sequence[Path], shapes: Sequence[tuple[int, int]]) -> int:
