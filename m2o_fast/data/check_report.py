@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from m2o_fast.data.cache import Files, Report, named, silent
-from m2o_fast.data.images import opened, read_pixels
+from m2o_fast.data.images import about_range, opened, read_pixels
 from m2o_fast.errors import UserError
 
 #: A domain with fewer images than this is warned of.
@@ -70,6 +70,7 @@ class ImageFacts:
         size: Width and height as it is shown.
         mode: Pillow's name of what its pixels hold, such as ``"L"``, ``"RGB"``, ``"CMYK"``, ``"I;16"``.
         oddities: What is unusual about it, and what training makes of that.
+        largest: The largest value in 8 bits.
         problem: Why it cannot be read, beginning with the path; empty if it can.
     """
 
@@ -77,6 +78,7 @@ class ImageFacts:
     size: tuple[int, int] = (0, 0)
     mode: str = ""
     oddities: tuple[str, ...] = ()
+    largest: int = 255
     problem: str = ""
 
 
@@ -94,10 +96,12 @@ def _examine(path: Path) -> ImageFacts:
             size, mode = image.size, image.mode
             orientation = image.getexif().get(_ORIENTATION, 1)
             oddities = _oddities(image, orientation)
-        read_pixels(path, 3, _SIDE)
+        largest = int(read_pixels(path, 3, _SIDE).max())
+        if about_range(largest):  # bright lines may have been averaged away
+            largest = int(read_pixels(path, 3, max(size)).max())
     except UserError as error:
         return ImageFacts(path, problem=str(error))
-    return ImageFacts(path, size[::-1] if orientation in (5, 6, 7, 8) else size, mode, oddities)
+    return ImageFacts(path, size[::-1] if orientation in (5, 6, 7, 8) else size, mode, oddities, largest)
 
 
 def _oddities(image: Image.Image, orientation: int) -> tuple[str, ...]:
@@ -130,14 +134,17 @@ def described(facts: Sequence[ImageFacts]) -> tuple[str, dict[str, Any]]:
 
 
 def oddity_notes(where: str, facts: Sequence[ImageFacts]) -> list[str]:
-    """A note on every kind of oddity, which names the first five files that have it."""
+    """A note on every kind of oddity, which names the first five files that have it, and on images that are all dim."""
     found: dict[str, list[str]] = defaultdict(list)
     for fact in facts:
         for oddity in fact.oddities:
             found[oddity].append(fact.path.name)
-    return [
+    notes = [
         f"{where}: {counted(len(names), 'image')} {oddity}: {named(names, ', ')}" for oddity, names in found.items()
     ]
+    if facts and (sentence := about_range(max(fact.largest for fact in facts))):
+        notes.append(f"{where}: {sentence}")
+    return notes
 
 
 def by_kind(messages: Iterable[str]) -> list[list[str]]:

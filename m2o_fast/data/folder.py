@@ -17,12 +17,13 @@ from torch import Tensor
 
 from m2o_fast.data.cache import Decoded, Files, decoded, named
 from m2o_fast.data.dataset import Dataset, Numbers, known_pairs
-from m2o_fast.data.images import is_gray, read_pixels
+from m2o_fast.data.images import about_range, is_gray, read_pixels
 from m2o_fast.data.layout import Images, about_test_folder, choose_split, list_domains, splits_of
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain
 
 _THREADS = 8
+_LOOKED_AT = 64  # images of a domain, for what is true of all
 
 
 class FolderDataset(Dataset):
@@ -134,6 +135,9 @@ def load_folder(files: Files, uni: Sequence[str] = ()) -> FolderDataset:
     _check_keys(found, domains)
     results = [_decode(files, found[domain.name], domain.channels) for domain in domains]
     for domain, result in zip(domains, results, strict=True):
+        looked_at = result.images[:: max(1, len(result.images) // _LOOKED_AT)]
+        if sentence := about_range(int(looked_at.max())):
+            warnings.warn(f"{found[domain.name].folder}: {sentence}", RuntimeWarning, stacklevel=2)
         if len(result.images) == 1:
             warnings.warn(
                 f"{found[domain.name].folder} has a single image: it comes up again and again",

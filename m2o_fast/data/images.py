@@ -26,6 +26,7 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM")
 _MODES = {1: "L", 3: "RGB"}
 _ORIENTATION = 0x0112
 _GAP, _LABEL_WIDTH = 2, 150  # pixels
+_DIM = 64  # of 255
 
 
 def read_image(path: str | Path, channels: int, size: int) -> Tensor:
@@ -59,6 +60,16 @@ def read_pixels(path: str | Path, channels: int, size: int) -> np.ndarray:
     """The same in 8 bit: uint8 ``[channels, S, S]``. What has more bits is rounded, 8-bit images keep their values."""
     planes = np.rint(_read_values(Path(path), channels, size) * 255).astype(np.uint8)
     return planes if len(planes) == channels else planes.repeat(channels, axis=0)
+
+
+def about_range(largest: int) -> str | None:
+    """What to say of images whose largest value, of 255, is far below the range of their files; else ``None``."""
+    if largest >= _DIM:
+        return None
+    return (
+        f"no value above {largest} of 255: nearly black as they are; if their files use fewer bits than they have room "
+        "for, scale the images to the whole range"
+    )
 
 
 def is_gray(path: str | Path) -> bool | None:

@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from folder_files import write_folder
 from PIL import Image
 
+from m2o_fast.data import open_dataset
+from m2o_fast.data.check import check_folder
 from m2o_fast.data.images import is_gray, read_image, read_pixels
 from m2o_fast.errors import UserError
 
@@ -141,3 +144,24 @@ def test_luminance_orientation_and_size_are_as_for_eight_bits(tmp_path: Path) ->
             **{6: lambda a: np.rot90(a, -1), 7: lambda a: a[::-1, ::-1].T, 8: np.rot90},
         }[orientation](numbers()[..., 0])
         assert_read_as(tmp_path / "turned.png", turned[..., None] / 65535)
+
+
+def test_a_domain_far_below_its_range_is_said_by_check_and_by_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = write_folder(tmp_path / "d")
+    for split, number in ((split, number) for split in ("train", "val") for number in range(3)):
+        (root / split / "depth").mkdir(exist_ok=True)
+        png(root / split / "depth" / f"{number}.png", numbers(bits=12) // (number + 1), GRAY)
+    brightest = round(int(numbers(bits=12).max()) / 257)  # in 8 bits, 16 at most
+    sentence = f"no value above {brightest} of 255: nearly black as they are"
+    with pytest.warns(RuntimeWarning, match=sentence):
+        open_dataset("folder", split="train", data_dir=root, uni=["sketch"], image_size=SIZE)
+    notes = [note for note in check_folder(root).notes if "no value above" in note]
+    assert [note.partition(":")[0] for note in notes] == ["train/depth", "val/depth"]
+    drawing = Image.new("L", (128, 128))
+    drawing.putpixel((40, 70), 255)  # its average is dim
+    drawing.save(root / "train" / "depth" / "1.png")
+    notes = [note for note in check_folder(root).notes if "no value above" in note]
+    assert [note.partition(":")[0] for note in notes] == ["val/depth"]
