@@ -29,6 +29,15 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def no_links(path: str, flags: int) -> int:
+    """An ``opener`` for :func:`open` that follows no link: a folder from elsewhere must not lead to other files.
+
+    Raises:
+        OSError: The file is a link (ELOOP).
+    """
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write that becomes ``path`` at the end of the ``with`` block, or vanishes if that raises.
@@ -38,7 +47,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("w+b") as file:
+        with open(part, "w+b", opener=no_links) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

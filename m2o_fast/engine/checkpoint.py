@@ -26,6 +26,7 @@ from m2o_fast.translators import Translator, create
 FORMAT = 1
 MANIFEST = "manifest.json"
 NETS, AVERAGED, OPTIMIZERS = "nets.safetensors", "ema.safetensors", "optimizers.safetensors"
+_MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam
 _PREFIX = "step-"
 _LEFTOVER = ".writing-"
 
@@ -117,12 +118,39 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: checkpoint format {version!r} is not supported, only {FORMAT}")
     if digest != _digest(manifest):
         raise CheckpointError(f"{path} is damaged: it was edited, its SHA-256 does not fit")
+    _check_facts(manifest, path)
     for name, expected in manifest["files"].items():
         _verify(folder / name, expected)
     return manifest
 
 
+def _check_facts(manifest: Mapping[str, Any], path: Path) -> None:
+    """Raises ``CheckpointError`` where a whole manifest, as anybody can seal one, does not hold what it has to."""
+    step, described, files = (manifest.get(key) for key in ("step", "translator", "files"))
+    named = _numbered(path.parent)
+    problems = {
+        f"'step' must be a whole number from 0 on, got {step!r:.40}": type(step) is not int or step < 0,
+        "'translator' must be an object": not isinstance(described, dict),
+        "'files' must be an object of plain names with 'bytes' and 'sha256'": not _are_files(files),
+        f"its folder is named after step {named}, but it is of step {step!r:.40}": named not in (None, step),
+    }
+    if wrong := [problem for problem, is_so in problems.items() if is_so]:
+        raise CheckpointError(f"{path} is damaged: {wrong[0]}")
+
+
+def _are_files(files: Any) -> bool:
+    """Whether these can be the files of a checkpoint: names lead nowhere else."""
+    return isinstance(files, dict) and all(
+        name not in ("", ".", "..") and not set(name) & {"/", "\0"}
+        and isinstance(facts, dict)
+        and {"bytes": int, "sha256": str} == {key: type(value) for key, value in facts.items()}
+        for name, facts in files.items()
+    )  # fmt: skip
+
+
 def _verify(path: Path, expected: Mapping[str, Any]) -> None:
+    if path.exists() and not path.is_file():  # reading a pipe or a device may never end
+        raise CheckpointError(f"{path} is damaged: it is not a regular file")
     try:
         size = path.stat().st_size
         if size != expected["bytes"]:
@@ -165,7 +193,13 @@ def checkpoint_folder(run: Path, step: int) -> Path:
 def list_checkpoints(run: Path) -> list[Path]:
     """The checkpoints of a run, oldest first, damaged ones included."""
     found = (run / "checkpoints").glob(f"{_PREFIX}*")
-    return sorted((path for path in found if path.is_dir() and path.name[len(_PREFIX) :].isdigit()), key=_step)
+    return sorted((path for path in found if path.is_dir() and _numbered(path) is not None), key=_step)
+
+
+def _numbered(folder: Path) -> int | None:
+    """The step that a folder is named after, if it is."""
+    prefix, number = folder.name[: len(_PREFIX)], folder.name[len(_PREFIX) :]
+    return int(number) if prefix == _PREFIX and number.isascii() and number.isdecimal() and len(number) < 20 else None
 
 
 def _step(folder: Path) -> int:
@@ -267,7 +301,29 @@ def load_training(
     if unknown := sorted(saved.keys() - set(names.values())):
         raise CheckpointError(f"{folder / OPTIMIZERS}: state of unknown parameters: {', '.join(unknown[:5])}")
     for optimizer in optimizers.values():
-        for parameter in optimizer.param_groups[0]["params"]:
-            if names[parameter] in saved:
-                state = saved[names[parameter]]
-                optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}
+        parameters = {names[parameter]: parameter for parameter in optimizer.param_groups[0]["params"]}
+        states = {name: saved[name] for name in parameters if name in saved}
+        if problems := _misfit_states(parameters, states):
+            raise CheckpointError(f"{folder / OPTIMIZERS}: {problems[0]}; {len(problems)} such problems")
+        for name, state in states.items():
+            device = parameters[name].device
+            optimizer.state[parameters[name]] = {key: value.to(device) for key, value in state.items()}
+
+
+def _misfit_states(parameters: Mapping[str, Tensor], states: Mapping[str, Mapping[str, Tensor]]) -> list[str]:
+    """What is wrong with the state of one optimizer. All its parameters have one, or none where it never stepped."""
+    problems = [f"no state of {name}" for name in parameters if states and name not in states]
+    for name, state in states.items():
+        like = parameters[name]
+        wanted = {"step": ((), torch.float32), **dict.fromkeys(_MOMENTS, (tuple(like.shape), like.dtype))}
+        found = {key: (tuple(value.shape), value.dtype) for key, value in state.items()}
+        wrong = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
+        problems += [f"{key} of {name} must be {_described(wanted, key)}, is {_described(found, key)}" for key in wrong]
+    return problems
+
+
+def _described(tensors: Mapping[str, tuple[tuple[int, ...], torch.dtype]], key: str) -> str:
+    if key not in tensors:
+        return "left out"
+    shape, dtype = tensors[key]
+    return f"{str(dtype).removeprefix('torch.')} {list(shape)}"

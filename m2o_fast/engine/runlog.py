@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from m2o_fast.engine.tensorboard import Board
-from m2o_fast.files import replacing
+from m2o_fast.files import no_links, replacing
 from m2o_fast.version import __version__
 
 METRICS, TIMINGS, SAMPLES = "metrics.jsonl", "timings.jsonl", "samples.jsonl"
@@ -180,7 +180,7 @@ class RunLog(Log):
 
     def _append(self, name: str, record: Mapping[str, Any]) -> None:
         try:
-            with open(self._folder / name, "ab", buffering=0) as file:
+            with open(self._folder / name, "ab", buffering=0, opener=no_links) as file:
                 line, end = (json.dumps(record) + "\n").encode(), file.tell()
                 if file.write(line) < len(line):  # there was room for a part of it only
                     file.truncate(end)

@@ -23,6 +23,7 @@ from m2o_fast.engine.runs import CONFIG, choose_device, find_checkpoint, is_run,
 from m2o_fast.engine.schema import Config
 from m2o_fast.engine.tensorboard import require_tensorboard
 from m2o_fast.errors import UserError
+from m2o_fast.files import no_links
 from m2o_fast.m2o import Domain
 
 #: keys that may change when a run goes on: they say how long and where, not what is trained
@@ -101,7 +102,7 @@ def claimed(run: Path) -> Iterator[None]:
     """Makes the run folder if needed and keeps other processes from training in it at the same time."""
     try:
         run.mkdir(parents=True, exist_ok=True)
-        lock = open(run / LOCK, "w")  # noqa: SIM115  (closed below, which also releases the lock)
+        lock = open(run / LOCK, "a", opener=no_links)  # noqa: SIM115  (closed below, which also releases the lock)
     except OSError as error:
         raise _unwritable(run, error) from None
     with lock:
@@ -115,7 +116,7 @@ def claimed(run: Path) -> Iterator[None]:
 def check_claim(run: Path) -> None:
     """Raises the ``UserError`` that :func:`claimed` would raise, and touches nothing."""
     try:
-        with open(run / LOCK, "rb") as lock:
+        with open(run / LOCK, "rb", opener=no_links) as lock:
             _lock(lock, run, fcntl.LOCK_SH)
     except FileNotFoundError:
         nearest = next(folder for folder in (run, *run.absolute().parents) if folder.exists())
@@ -135,6 +136,8 @@ def _lock(lock: IO[Any], run: Path, kind: int) -> None:
 
 
 def _unwritable(run: Path, error: OSError) -> UserError:
+    if error.errno == errno.ELOOP:
+        return UserError(f"{run / LOCK} is a link, which is not followed; remove it")
     return UserError(f"{run}: cannot write the run folder: {error.strerror}")
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,10 @@ from m2o_fast.engine.checkpoint import (
     list_checkpoints,
     load_weights,
     read_manifest,
+    read_tensors,
     save_translator,
+    seal,
+    write_checkpoint,
 )
 from m2o_fast.engine.loop import train
 from m2o_fast.engine.runs import next_run
@@ -45,8 +51,6 @@ def test_saved_translator_loads_with_the_same_function(translator: StarGANv2, tm
 def test_load_takes_the_average_and_keeps_the_discriminator(tmp_path: Path) -> None:
     train(tiny_config("steps=2"), tmp_path / "run", quiet=True)
     newest = list_checkpoints(tmp_path / "run")[-1]
-    from m2o_fast.engine.checkpoint import read_tensors
-
     nets, average = read_tensors(newest, "nets.safetensors"), read_tensors(newest, "ema.safetensors")
     for folder in (tmp_path / "run", newest):
         state = m2o_fast.load(folder).state_dict()
@@ -134,3 +138,105 @@ def test_a_bit_anywhere_in_the_tensors_is_noticed(place: float, translator: Star
         path.write_bytes(edited)
         with pytest.raises(CheckpointError, match=f"{path} is damaged: its SHA-256"):
             m2o_fast.load(tmp_path / "saved")
+
+
+def resealed(folder: Path, **changes: object) -> Path:
+    """The checkpoint with other facts in its manifest, whole by its own SHA-256; None leaves a fact out."""
+    facts = {**json.loads((folder / "manifest.json").read_bytes()), **changes}
+    del facts["sha256"]
+    (folder / "manifest.json").write_bytes(seal({key: value for key, value in facts.items() if value is not None}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"step": None}, "'step' must be a whole number from 0 on, got None"),
+        ({"step": -1}, "'step' must be a whole number"),
+        ({"step": True}, "'step' must be a whole number"),
+        ({"step": "7" * 10**6}, "'step' must be a whole number"),
+        ({"translator": None}, "'translator' must be an object"),
+        ({"translator": [1]}, "'translator' must be an object"),
+        ({"files": None}, "'files' must be an object"),
+        ({"files": {"a": 3}}, "'files' must be an object"),
+        ({"files": {"a": {"bytes": "3", "sha256": "x"}}}, "'files' must be an object"),
+        *(
+            ({"files": {name: {"bytes": 0, "sha256": "x"}}}, "'files' must be an object of plain names")
+            for name in ("../../etc/passwd", "/dev/zero", "..", "", "a/b", "a\0b")
+        ),
+    ],
+)
+def test_a_sealed_manifest_is_still_looked_at(
+    changes: dict[str, object], message: str, translator: StarGANv2, tmp_path: Path
+) -> None:
+    folder = resealed(save_translator(translator, tmp_path / "saved"), **changes)
+    with pytest.raises(CheckpointError, match=f"manifest.json is damaged: {message}") as error:
+        m2o_fast.load(folder)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(translator: StarGANv2, tmp_path: Path) -> None:
+    folder = save_translator(translator, tmp_path / "saved")
+    (folder / "ema.safetensors").unlink()
+    os.mkfifo(folder / "ema.safetensors")
+    with pytest.raises(CheckpointError, match="ema.safetensors is damaged: it is not a regular file"):
+        m2o_fast.load(folder)
+
+
+def test_a_checkpoint_under_the_number_of_another_step_is_passed_over(tmp_path: Path) -> None:
+    run = train(tiny_config("steps=4"), tmp_path / "run", quiet=True).run
+    copied = run / "checkpoints" / "step-00000009"
+    shutil.copytree(run / "checkpoints" / "step-00000002", copied)
+    for name in ("step-\u00b2", "step-x", "step-"):
+        (run / "checkpoints" / name).mkdir()
+    with pytest.raises(CheckpointError, match="named after step 9, but it is of step 2"):
+        read_manifest(copied)
+    result = train(tiny_config("steps=6"), run, resume="auto", quiet=True)
+    assert result.step == 6
+    assert json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 6
+    shutil.copytree(run / "checkpoints" / "step-00000006", tmp_path / "best")
+    assert read_manifest(tmp_path / "best")["step"] == 6  # a name that says nothing of a step
+
+
+NAME = "generator.stem_in.0.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.update({f"{NAME}/exp_avg": t[f"{NAME}/exp_avg"][:1]}), "exp_avg of {name} must be float32"),
+        (lambda t: t.update({f"{NAME}/exp_avg": t[f"{NAME}/exp_avg"].double()}), "{name} must be float32 .*float64"),
+        (lambda t: t.pop(f"{NAME}/exp_avg_sq"), "exp_avg_sq of {name} must be float32 .* is left out"),
+        (lambda t: t.pop(f"{NAME}/step"), r"step of {name} must be float32 \[\], is left out"),
+        (lambda t: t.update({f"{NAME}/more": torch.zeros(1)}), r"more of {name} must be left out, is float32 \[1\]"),
+        (lambda t: [t.pop(key) for key in [*t] if key.startswith(NAME)], "no state of {name}"),
+        (lambda t: t.update({"nobody/step": torch.zeros(())}), "unknown parameters: nobody"),
+    ],
+)
+def test_state_of_the_optimizers_that_does_not_fit(change, message: str, tmp_path: Path) -> None:
+    run = train(tiny_config("steps=2"), tmp_path / "run", quiet=True).run
+    folder = list_checkpoints(run)[-1]
+    tensors = {name: read_tensors(folder, name) for name in ("nets.safetensors", "ema.safetensors")}
+    optimizers = read_tensors(folder, "optimizers.safetensors")
+    change(optimizers)
+    facts = {key: value for key, value in read_manifest(folder).items() if key not in ("format", "files")}
+    write_checkpoint(folder, {**tensors, "optimizers.safetensors": optimizers}, facts)
+    with pytest.raises(UserError, match=f"optimizers.safetensors: .*{message.format(name=NAME)}") as error:
+        train(tiny_config("steps=4"), run, resume="auto", quiet=True)
+    assert "\n" not in str(error.value)
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("keep me")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / ".lock").symlink_to(precious)
+    with pytest.raises(UserError, match=r"\.lock is a link, which is not followed; remove it"):
+        train(tiny_config("steps=2"), run, quiet=True)
+    (run / ".lock").unlink()
+    train(tiny_config("steps=2"), run, quiet=True)
+    (run / "metrics.jsonl").unlink()
+    (run / "metrics.jsonl").symlink_to(precious)
+    train(tiny_config("steps=4"), run, resume="auto", quiet=True)
+    assert precious.read_text() == "keep me"
