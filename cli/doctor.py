@@ -43,7 +43,7 @@ def _print(findings: dict[str, Any]) -> None:
     for title, rows in _sections(findings):
         for index, (name, text) in enumerate(rows):
             table.add_row(f"[bold]{title}[/bold]" if index == 0 else "", escape(name), escape(text))
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     console.print(table)
     for text in findings["warnings"]:
         console.print(f"[yellow]warning[/yellow]: {escape(text)}")

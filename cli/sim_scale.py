@@ -105,7 +105,7 @@ def _print(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     messages = ", ".join(f"{name.replace('_', ' ')} {size:,}" for name, size in result["message_bytes"].items())
     console.print(f"bytes of a step's messages: {messages}", soft_wrap=True)
     titles = {

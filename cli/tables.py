@@ -48,9 +48,9 @@ def print_evaluation(result: Mapping[str, Any]) -> None:
     """Prints what ``evaluate_run`` or ``evaluate_images`` returned."""
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        console = Console(highlight=False, width=_WIDTH)
+        console = Console(highlight=False, emoji=False, width=_WIDTH)
     of_run = "run" in result
     console.print(f"{result['run']}, step {result['step']}" if of_run else result["images"], style="bold", markup=False)
     for title, columns in _TABLES.items():

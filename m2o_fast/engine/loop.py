@@ -6,10 +6,9 @@ import copy
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -33,12 +32,13 @@ from m2o_fast.engine.memory import explains_out_of_memory
 from m2o_fast.engine.plan import Plan, make_plan
 from m2o_fast.engine.precision import float32_products
 from m2o_fast.engine.processes import Processes, joined_processes
-from m2o_fast.engine.runlog import Log, RunLog, environment
+from m2o_fast.engine.runlog import Log, RunLog, environment, show
 from m2o_fast.engine.runs import (
     CONFIG,
     build_sampler,
     build_translator,
     choose_device,
+    is_run,
     next_run,
     open_split,
 )
@@ -46,6 +46,7 @@ from m2o_fast.engine.samples import SampleGrid
 from m2o_fast.engine.schema import Config
 from m2o_fast.engine.signals import StopRequest
 from m2o_fast.engine.start import (
+    ANEW,
     Start,
     check_device,
     check_nets,
@@ -62,6 +63,7 @@ from m2o_fast.files import replacing
 from m2o_fast.randomness import torch_generator
 
 SKIPS_IN_A_ROW = 10
+_COUNTERS = ("step", "skipped", "skipped_in_a_row")  # in a checkpoint's manifest
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def train(
     with ExitStack() as outer, joined_processes() as processes, ExitStack() as claim:
         stop = stop or outer.enter_context(StopRequest(starting=True))
         if not processes.leads:
-            return _train(*_follow(processes), quiet, processes, stop)
+            return _train(*_follow(processes), quiet, processes, stop, claim)
         try:
             check_settings(config, processes)
             if run is None:
@@ -115,7 +117,7 @@ def train(
             raise
         checkpoint = str(start.checkpoint) if start.checkpoint else None
         processes.tell({"config": config.model_dump(mode="json"), "run": str(run), "checkpoint": checkpoint})
-        return _train(config, run, start, quiet, processes, stop)
+        return _train(config, run, start, quiet, processes, stop, claim)
 
 
 def _follow(processes: Processes) -> tuple[Config, Path, Start]:
@@ -124,17 +126,22 @@ def _follow(processes: Processes) -> tuple[Config, Path, Start]:
     if "error" in heard:
         raise SystemExit(2)
     checkpoint = Path(heard["checkpoint"]) if heard["checkpoint"] else None
-    start = Start(checkpoint, read_manifest(checkpoint)) if checkpoint else Start()
+    start = Start(checkpoint, read_manifest(checkpoint)) if checkpoint else ANEW
     return Config.model_validate(heard["config"]), Path(heard["run"]), start
 
 
 @explains_out_of_memory
 def _train(
-    config: Config, run: Path, start: Start, quiet: bool, processes: Processes, stop: StopRequest
+    config: Config, run: Path, start: Start, quiet: bool, processes: Processes, stop: StopRequest, claim: ExitStack
 ) -> TrainResult:
-    report = _show if processes.leads and not quiet else silent
+    report = show if processes.leads and not quiet else silent
+
+    def make_folder_anew() -> None:
+        claim.enter_context(claimed(run))
+        _write_facts(config, run)
+
     with processes.at_once():
-        trainer = Trainer(config, run, start.checkpoint, start.manifest, processes, report)
+        trainer = Trainer(config, run, start, processes, report, make_folder_anew)
     stop.begin(alone=processes.count == 1)
     log: Log = Log()
     if processes.leads:
@@ -154,7 +161,7 @@ def _train(
             log.warn(problem)
         for line in [*trainer.plan().lines(), f"run folder: {run}"] if processes.leads and not quiet else []:
             log.say(line)
-        if start.manifest and start.manifest.get("data", trainer.fingerprint) != trainer.fingerprint:
+        if start.manifest.get("data", trainer.fingerprint) != trainer.fingerprint:
             log.warn("the training images are not those that this run was begun with; it goes on with the new ones")
         if start.checkpoint:
             log.say(f"going on from {start.checkpoint}, step {trainer.step}")
@@ -164,11 +171,6 @@ def _train(
         else:
             log.say(f"Done: {trainer.step} steps in {run}. Measure it with: m2o-fast eval {run}")
     return TrainResult(run, trainer.step, stop.exit_code if trainer.step < config.steps else 0)
-
-
-def _show(line: str) -> None:
-    with suppress(OSError):  # the output may go to a file on a full disk
-        print(line, flush=True)
 
 
 def _write_facts(config: Config, run: Path) -> None:
@@ -189,21 +191,22 @@ class Trainer:
     Args:
         config: What to train.
         run: Run folder.
-        checkpoint: Where to go on from; ``None`` starts anew.
-        manifest: Manifest of that checkpoint.
+        start: Where to go on from.
         processes: Those that train this run together; each does an equal share of every batch.
         report: Called with a line of text while images are decoded.
+        make_folder_anew: Called where the run folder has gone.
     """
 
     def __init__(
         self,
         config: Config,
         run: Path,
-        checkpoint: Path | None = None,
-        manifest: Mapping[str, Any] | None = None,
+        start: Start = ANEW,
         processes: Processes | None = None,
         report: Report = silent,
+        make_folder_anew: Callable[[], None] = lambda: None,
     ) -> None:
+        self._make_folder_anew = make_folder_anew
         self.processes = processes or Processes()
         if config.threads is not None:
             torch.set_num_threads(config.threads)
@@ -212,8 +215,8 @@ class Trainer:
         check_device(config, self.device, self.processes)
         dataset = open_split(config, "train", report=report)
         self.translator = build_translator(config, dataset.domains).to(self.device)
-        if checkpoint is not None and manifest is not None:
-            check_nets(self.translator.describe(), checkpoint, manifest)
+        if start.checkpoint is not None:
+            check_nets(self.translator.describe(), start.checkpoint, start.manifest)
         self.averaged = copy.deepcopy(self.translator).eval().requires_grad_(False)
         self.stepper = Stepper(self.translator, self.averaged, config.optim, self.processes, config.precision)
         self._advance: Callable[[Sequence[Batch], int], StepResult] = self.stepper
@@ -235,11 +238,10 @@ class Trainer:
         self.step = self.skipped = self.skipped_in_a_row = 0
         self._unread: list[tuple[int, torch.Tensor]] = []  # steps whose outcome the host has not looked at
         self._saved_at: int | None = None
-        if checkpoint is not None and manifest is not None:
-            load_training(checkpoint, self.translator, self.averaged, self.stepper.optimizers)
-            self.step = manifest["step"]
-            self.skipped, self.skipped_in_a_row = manifest["skipped"], manifest["skipped_in_a_row"]
-            self._saved_at = self.step if checkpoint == checkpoint_folder(run, self.step) else None
+        if start.checkpoint is not None:
+            load_training(start.checkpoint, self.translator, self.averaged, self.stepper.optimizers)
+            self.step, self.skipped, self.skipped_in_a_row = (start.manifest[key] for key in _COUNTERS)
+            self._saved_at = self.step if start.checkpoint == checkpoint_folder(run, self.step) else None
 
     def plan(self) -> Plan:
         """What is about to run."""
@@ -360,13 +362,16 @@ class Trainer:
         if self._saved_at == self.step or not self.processes.leads:
             return
         facts = {
-            "step": self.step,
-            "skipped": self.skipped,
-            "skipped_in_a_row": self.skipped_in_a_row,
+            **dict(zip(_COUNTERS, (self.step, self.skipped, self.skipped_in_a_row), strict=True)),
             "translator": self.translator.describe(),
             "data": self.fingerprint,
         }
         tensors = training_tensors(self.translator, self.averaged, self.stepper.optimizers)
+        if not is_run(self.run):
+            log.warn(
+                f"{self.run} was removed or renamed while training; it is made anew, and earlier work is not in it"
+            )
+            self._make_folder_anew()
         try:
             remove_leftovers(self.run)  # they take up room
             folder = write_checkpoint(checkpoint_folder(self.run, self.step), tensors, facts)

@@ -158,7 +158,7 @@ def _rehearse(
 ) -> tuple[Plan, Pace]:
     with processes.at_once():
         report = report if processes.leads else silent
-        trainer = Trainer(config, run, start.checkpoint, start.manifest, processes, report)
+        trainer = Trainer(config, run, start, processes, report)
     with float32_products(config.precision):
         return trainer.plan(), measure_pace(trainer, steps, max(warm_up, trainer.warm_up), limit)
 

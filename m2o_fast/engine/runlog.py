@@ -27,6 +27,32 @@ METRICS, TIMINGS, SAMPLES = "metrics.jsonl", "timings.jsonl", "samples.jsonl"
 _PACE_STEPS = 4
 
 
+def show(line: str) -> None:
+    """One line on stdout, as far as somebody listens: the output may go to a full disk, or to a ``head`` that ended."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        _silence_stdout()
+    except OSError:
+        pass
+
+
+def _silence_stdout() -> None:
+    """Sends what is still to come nowhere. Python flushes stdout at its end, and would complain then."""
+    with suppress(OSError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+class _Console(Console):
+    """Goes on in silence where nobody listens any more. Rich ends the process, and the run with it."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        _silence_stdout()
+
+
 class Log:
     """What training reports; here it goes nowhere, as in all processes of a run but the leading one."""
 
@@ -88,7 +114,7 @@ class RunLog(Log):
         self._board = Board(folder, first) if tensorboard else None
         for name in (METRICS, TIMINGS, SAMPLES):
             _drop_lines_after(folder / name, first)
-        self._console = Console(quiet=quiet, highlight=False)
+        self._console = _Console(quiet=quiet, highlight=False, emoji=False)
         self._bar = _progress_bar(self._console) if self._console.is_terminal and not quiet else None
         self._task = self._bar.add_task("training", total=total, completed=first, note="") if self._bar else None
         self._write_failed = False

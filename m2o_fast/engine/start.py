@@ -8,13 +8,13 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
-from m2o_fast.engine.checkpoint import checkpoint_folder, list_checkpoints, newest_checkpoint
+from m2o_fast.engine.checkpoint import OPTIMIZERS, checkpoint_folder, list_checkpoints, newest_checkpoint
 from m2o_fast.engine.config import differences, load_config
 from m2o_fast.engine.graphs import check_cuda_graphs
 from m2o_fast.engine.precision import check_precision
@@ -54,13 +54,16 @@ class Start:
 
     Attributes:
         checkpoint: What it goes on from; ``None``: anew.
-        manifest: Manifest of that checkpoint.
+        manifest: Manifest of that checkpoint; empty without one.
         problems: What is wrong with newer checkpoints, which are passed over.
     """
 
     checkpoint: Path | None = None
-    manifest: Mapping[str, Any] | None = None
+    manifest: Mapping[str, Any] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+
+
+ANEW = Start()
 
 
 def check_settings(config: Config, processes: Processes) -> None:
@@ -164,15 +167,15 @@ def find_start(config: Config, run: Path, resume: str) -> Start:
             raise UserError(f"{run} is a run already; add --resume auto to go on with it, or name another folder")
         _refuse_changes(config, run)
     if resume == "never":
-        return Start()
+        return ANEW
     if resume == "auto":
         found = newest_checkpoint(run)
     else:
         found = find_checkpoint(Path(resume))
     if found is None:
-        return Start()
+        return ANEW
     folder, manifest, problems = found
-    if "optimizers.safetensors" not in manifest["files"]:
+    if OPTIMIZERS not in manifest["files"]:
         raise UserError(f"{folder} holds no training state (converted weights?); it can be used, not trained on")
     _refuse_lost_work(config, run, resume, folder, manifest["step"])
     return Start(folder, manifest, tuple(f"{problem}; going on from {folder}" for problem in problems))

@@ -20,7 +20,7 @@ class Meter:
     """
 
     def __init__(self, show: bool) -> None:
-        self._console = Console(stderr=True, quiet=not show, highlight=False)
+        self._console = Console(stderr=True, quiet=not show, highlight=False, emoji=False)
         self._live = self._console.is_terminal and show
         self._total = self._done = 0
         self._seconds = 0.0

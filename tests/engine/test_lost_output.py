@@ -1,0 +1,73 @@
+"""Output that nobody takes any more, and a run folder that goes away, cost no work."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import tiny_config
+
+import m2o_fast
+from m2o_fast.engine.checkpoint import list_checkpoints
+from m2o_fast.engine.loop import Trainer, train
+
+TINY = (
+    *("model.base_width=4", "model.max_width=8", "model.hidden_dim=8", "model.style_dim=4", "model.latent_dim=4"),
+    *("batch_size=4", "steps=6", "checkpoint_every=2", "sample_every=100", "log_every=1", "device=cpu"),
+)
+
+
+def test_training_goes_on_where_nobody_reads_its_output(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "m2o_fast.cli", "train", "--run", str(tmp_path / "run")]
+    words += [word for setting in TINY for word in ("--set", setting)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline()
+    process.stdout.close()  # as `head -n 1` does
+    _, complaints = process.communicate(timeout=300)
+    assert (process.returncode, complaints) == (0, "")
+    assert list_checkpoints(tmp_path / "run")[-1].name == "step-00000006"
+
+
+@pytest.mark.usefixtures("tiny_data")
+@pytest.mark.parametrize("fate", ["removed", "renamed"])
+def test_a_run_folder_that_goes_away_is_made_anew(
+    fate: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    batch = Trainer.batch
+
+    def interfered(self: Trainer, step: int):
+        if step == 3:
+            shutil.rmtree(run) if fate == "removed" else os.rename(run, elsewhere)
+        return batch(self, step)
+
+    monkeypatch.setattr(Trainer, "batch", interfered)
+    assert train(tiny_config("steps=5"), run, quiet=True).exit_code == 0
+    assert f"{run} was removed or renamed while training; it is made anew" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert [folder.name for folder in list_checkpoints(run)] == ["step-00000004", "step-00000005"]
+    m2o_fast.load(run)
+    assert fate == "removed" or m2o_fast.load(elsewhere)
+
+
+@pytest.mark.usefixtures("tiny_data")
+def test_a_run_that_was_made_anew_is_still_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, refused = tmp_path / "run", []
+    batch = Trainer.batch
+
+    def interfered(self: Trainer, step: int):
+        if step == 1:
+            shutil.rmtree(run)
+        elif step == 3:  # the folder is there again, since step 2 was saved
+            with pytest.raises(m2o_fast.errors.UserError, match="another process is training this run") as refusal:
+                train(tiny_config("steps=5"), run, resume="auto", quiet=True)
+            refused.append(refusal)
+        return batch(self, step)
+
+    monkeypatch.setattr(Trainer, "batch", interfered)
+    train(tiny_config("steps=4"), run, quiet=True)
+    assert refused
