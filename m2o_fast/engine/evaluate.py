@@ -35,6 +35,7 @@ from m2o_fast.engine.runs import (
     CONFIG,
     choose_device,
     find_checkpoint,
+    is_own_data,
     is_run,
     named_domains,
     open_split,
@@ -65,7 +66,8 @@ def evaluate_run(
         options: What to measure.
         checkpoint: Name of a checkpoint of the run; ``None``: its newest good one.
         data: Other data than the run's, such as ``"folder:DIR"``, of the same domains; the result is not kept then.
-        data_dir: Folder of the data set, in place of the run's.
+        data_dir: Folder of the data set, in place of the run's. Where it holds other images than those that the run was
+            trained on, the result is not kept.
         uni: With ``data`` of own folders: the uni-modal domains.
         device: Where to compute.
         quiet: Show no progress.
@@ -100,8 +102,10 @@ def evaluate_run(
         if not processes.leads:
             return {}
         report = _report(subject, found, evaluation, options)
-        if data is None and subject.in_run:
+        if subject.kept:
             _keep(report, evaluation_file(Path(report["run"]), report["step"]), meter)
+        elif data_dir is not None:
+            meter.say(f"not written: {data_dir} holds other training images than those of {report['run']}")
         return report
 
 
@@ -111,7 +115,7 @@ class _Subject:
 
     name: str
     step: int
-    in_run: bool
+    kept: bool  # whether the evaluation is the run's own
     config: Config
     translator: Translator
     test: Dataset
@@ -144,12 +148,13 @@ def _open_subject(
         )
     given = {} if data is None else {"data.name": data, "data.uni": uni, "data.image_size": translator.image_size}
     config = load_config(run / CONFIG if in_run else None, given)
+    own_data = in_run and data is None and is_own_data(run, manifest, config, data_dir)
     test = _open_data(config, "test", data_dir)
     _require_fit(translator, test, data or config.data.name)
     return _Subject(
         str(run if in_run else folder),
         manifest["step"],
-        in_run,
+        own_data,
         config,
         translator,
         test,

@@ -48,13 +48,13 @@ from m2o_fast.engine.signals import StopRequest
 from m2o_fast.engine.start import (
     ANEW,
     Start,
+    as_kept,
     check_device,
     check_nets,
     check_settings,
     claimed,
     find_start,
     remove_unused,
-    with_fixed_schedule,
 )
 from m2o_fast.engine.step import Stepper, StepResult, compile_nets
 from m2o_fast.engine.watch import StyleWatch
@@ -109,7 +109,7 @@ def train(
             if run is None:
                 run = next_run(config)
                 claim.callback(remove_unused, run)
-            config = with_fixed_schedule(config, run)
+            config = as_kept(config, run)
             start = find_start(config, run, resume)
             claim.enter_context(claimed(run))
         except UserError as error:

@@ -17,7 +17,7 @@ from m2o_fast.engine.processes import Processes, joined_processes
 from m2o_fast.engine.runlog import Log
 from m2o_fast.engine.runs import RUNS
 from m2o_fast.engine.schema import Config
-from m2o_fast.engine.start import Start, check_claim, check_settings, check_shares, find_start, with_fixed_schedule
+from m2o_fast.engine.start import Start, as_kept, check_claim, check_settings, check_shares, find_start
 from m2o_fast.errors import UserError
 
 WARM_UP = 3
@@ -132,7 +132,7 @@ def dry_run(
             folder = run or _NOWHERE
             with processes.at_once():
                 check_settings(config, processes)
-                config = with_fixed_schedule(config, folder)
+                config = as_kept(config, folder)
                 start = find_start(config, folder, resume)
                 check_claim(run or RUNS)
             plan, pace = _rehearse(config, _NOWHERE, start, processes, report, 3, 1, _DRY_SECONDS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,30 @@ def open_split(config: Config, split: str, data_dir: str | None = None, report: 
         max_unreadable=data.max_unreadable,
         report=report,
     )
+
+
+def is_own_data(run: Path, manifest: Mapping[str, Any], config: Config, data_dir: str | None) -> bool:
+    """Whether the data's folder holds the training images that a checkpoint of a run was trained on.
+
+    Args:
+        run: The run.
+        manifest: Manifest of the checkpoint.
+        config: Configuration of the run.
+        data_dir: A folder that somebody named in place of the run's.
+
+    Raises:
+        UserError: It does not, and nobody named this folder.
+    """
+    fingerprint = open_split(config, "train", data_dir).fingerprint
+    if manifest.get("data", fingerprint) == fingerprint:
+        return True
+    if data_dir is None:
+        where = f" in {config.data.dir}" if config.data.dir else ""
+        raise UserError(
+            f"{run} was trained on other images than the training images of {config.data.name!r}{where}; say with "
+            "--data-dir where its own are, or that others are meant"
+        )
+    return False
 
 
 def build_sampler(config: Config, dataset: Dataset, domains: tuple[Domain, ...]) -> BatchSampler:

@@ -92,12 +92,19 @@ def check_shares(config: Config, processes: Processes) -> None:
         )
 
 
-def with_fixed_schedule(config: Config, run: Path) -> Config:
-    """``config`` with the diversity schedule as a number, so that adding steps later does not stretch it."""
-    if config.loss.diversity_steps is not None:
-        return config
-    steps = load_config(run / CONFIG).diversity_steps if is_run(run) else config.diversity_steps
-    return config.model_copy(update={"loss": config.loss.model_copy(update={"diversity_steps": steps})})
+def as_kept(config: Config, run: Path) -> Config:
+    """``config`` as a run keeps it, whatever is asked of it later and from wherever.
+
+    The diversity schedule is a number, so that adding steps does not stretch it; the folder of the data is absolute, so
+    that another one of its name is not mistaken for it.
+    """
+    loss, data = config.loss, config.data
+    if loss.diversity_steps is None:
+        steps = load_config(run / CONFIG).diversity_steps if is_run(run) else config.diversity_steps
+        loss = loss.model_copy(update={"diversity_steps": steps})
+    if data.dir is not None:
+        data = data.model_copy(update={"dir": os.path.abspath(data.dir)})
+    return config.model_copy(update={"loss": loss, "data": data})
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from m2o_fast.engine.checkpoint import checkpoint_folder, load_translator, read_manifest
-from m2o_fast.engine.runs import find_checkpoint, open_split
+from m2o_fast.engine.runs import find_checkpoint, is_own_data, open_split
 from m2o_fast.engine.step import group_sizes
 from m2o_fast.errors import UserError
 from m2o_fast.labels import MOST_CLASSES, palette
@@ -100,6 +100,7 @@ def open_painter(record: Record, sources: Sources, pictures: Pictures) -> Painte
             pictures.problems.append(
                 f"the pictures are of step {pictures.step:,}: the checkpoint that was evaluated is not there any more"
             )
+        is_own_data(record.folder, manifest, record.config, sources.data_dir)
         data = record.config.data.model_copy(update={"pair_fraction": 1.0})  # pairs to show, not to learn from
         dataset = open_split(record.config.model_copy(update={"data": data}), "test", sources.data_dir)
         return Painter(translator, dataset, record.config.seed, sources.seed)

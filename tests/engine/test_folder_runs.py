@@ -14,10 +14,13 @@ from tiny import contents, tiny_config
 
 from m2o_fast.cli import main
 from m2o_fast.engine.config import ConfigError, load_config
+from m2o_fast.engine.evaluate import evaluate_run
+from m2o_fast.engine.evaluation.options import Options
 from m2o_fast.engine.loop import train
 from m2o_fast.engine.pace import dry_run
 from m2o_fast.engine.schema import Config
 from m2o_fast.errors import UserError
+from m2o_fast.report import write_report
 
 
 @pytest.fixture(autouse=True)
@@ -130,3 +133,31 @@ def test_one_folder_is_given_once(root: Path) -> None:
     with pytest.raises(ConfigError, match="given twice in the options"):
         load_config(overrides={"data.name": f"folder:{root}", "data.dir": "elsewhere"})
     assert load_config(None, {"data.name": f"folder:{root}"}, ["data.dir=elsewhere"]).data.dir == "elsewhere"
+
+
+def test_a_folder_of_the_same_name_elsewhere_is_not_taken_for_the_run_s_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    write_folder(ours / "data", photos=range(6), sketches=range(6))
+    write_folder(theirs / "data", photos=range(20, 26), sketches=range(20, 26))
+    monkeypatch.chdir(ours)
+    train(config_of(Path("data"), "steps=2"), Path("run"), quiet=True)
+    assert load_config("run/config.yaml").data.dir == str(ours / "data")
+    monkeypatch.chdir(theirs)
+    run = Path("../ours/run")
+    options = Options(outputs_per_source=2)
+    own = evaluate_run(run, options)
+    kept = (run / "evaluation" / "step-00000002.json").read_bytes()
+    assert json.loads(kept)["directions"] == own["directions"]
+
+    text = (run / "config.yaml").read_text()  # as runs kept it before
+    (run / "config.yaml").write_text(text.replace(str(ours / "data"), "data"))
+    with pytest.raises(
+        UserError, match=r"ours/run was trained on other images than .*'folder' in data; say with --data"
+    ):
+        evaluate_run(run, options)
+    assert "no pictures were made: ../ours/run was trained on other images" in write_report([run]).read_text()
+    assert evaluate_run(run, options, data_dir=str(theirs / "data"))["directions"] != own["directions"]
+    assert (run / "evaluation" / "step-00000002.json").read_bytes() == kept
+    assert evaluate_run(run, options, data_dir=str(ours / "data"))["directions"] == own["directions"]
