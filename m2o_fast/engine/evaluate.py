@@ -148,9 +148,9 @@ def _open_subject(
         )
     given = {} if data is None else {"data.name": data, "data.uni": uni, "data.image_size": translator.image_size}
     config = load_config(run / CONFIG if in_run else None, given)
-    own_data = in_run and data is None and is_own_data(run, manifest, config, data_dir)
     test = _open_data(config, "test", data_dir)
     _require_fit(translator, test, data or config.data.name)
+    own_data = in_run and data is None and is_own_data(run, manifest, config, data_dir)
     return _Subject(
         str(run if in_run else folder),
         manifest["step"],
