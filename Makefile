@@ -42,7 +42,7 @@ lint: $(READY)  ## ruff, mypy, clang-format
 
 bench: $(READY)  ## the speed of every operation, with baselines, and of an iteration: benchmarks/results/, docs, README
 	mkdir -p build
-	$(BIN)/python -m pytest benchmarks --benchmark-json=build/bench.json $(OPTIONS)
+	$(BIN)/python -m pytest benchmarks --full --benchmark-json=build/bench.json $(OPTIONS)
 	$(BIN)/python benchmarks/publish.py build/bench.json
 	$(BIN)/python benchmarks/profile_step.py
 

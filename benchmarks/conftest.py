@@ -1,29 +1,40 @@
-"""Benchmarks: ``pytest benchmarks``, or ``pytest benchmarks --quick`` for a first look in less than three minutes.
+"""Benchmarks: ``pytest benchmarks`` for the speed of every operation in a few minutes, ``--full`` for all there is.
 
-Quick leaves out most shapes, 16-bit numbers, channels_last but for conv2d, peak memory, and torch.compile but for
-adain_act, since compiling takes longer than measuring. It takes a fifth of a second per row, but at least three rounds.
+Without ``--full``, most shapes are left out, 16-bit numbers, channels_last but for conv2d, peak memory, implementations
+that are neither ours nor a baseline of the table, and torch.compile but for the first case of an operation, since
+compiling takes longer than measuring. A measurement takes a fifth of a second, but at least three rounds.
 
-Every benchmark names its implementation; at the end a table sets those of one group side by side.
+Every benchmark names its implementation; a table at the end says how many times as fast as the others ours is. The
+table of pytest-benchmark, one line for each implementation, appears when one of its options is given.
 """
 
 from __future__ import annotations
 
 import ctypes
 import itertools
+import os
 import statistics
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import comparison
 import pytest
 import torch
 
 from m2o_fast.ops.adain import Resample
 
 CACHE_BYTES = 1 << 27  # inputs that take turns hold more than this: no cache does
+FOLDER = Path(__file__).resolve().parent
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 QUICK_SECONDS, QUICK_ROUNDS = 0.2, 3
+QUICK_IMPLEMENTATIONS = {*comparison.EAGER, *comparison.FUSED, "compile", "numpy", "plain-fp32", "fast-fp32"}
+#: options of pytest-benchmark that are about its own table, or that its table carries out
+OF_ITS_TABLE = ("columns", "sort", "group-by", "name", "compare", "histogram", "cprofile", "verbose")
+LEFT_OUT = pytest.StashKey[int]()
 
 
 class ImageCase(NamedTuple):
@@ -56,22 +67,63 @@ keep_freed_memory()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--quick", action="store_true", help="few shapes, few baselines and few rounds")
+    amount = parser.getgroup("m2o_fast").addoption
+    amount("--full", action="store_true", help="all shapes, dtypes, memory layouts and baselines: half an hour")
+    amount("--quick", action="store_true", help="what every operation reaches, in a few minutes; the default")
+    amount("--threads", type=int, metavar="N", help="threads of torch and of the kernels; default: torch's own choice")
+
+
+def given(config: pytest.Config, *options: str) -> bool:
+    """Whether the command line names one of these options of pytest-benchmark."""
+    words = tuple(f"--benchmark-{option}" for option in options)
+    return any(argument.startswith(words) for argument in config.invocation_params.args)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "full: left out by --quick")
-    if config.getoption("--quick"):
-        config.option.benchmark_max_time = QUICK_SECONDS
-        config.option.benchmark_min_rounds = QUICK_ROUNDS
+    config.addinivalue_line("markers", "full: only with --full")
+    threads = config.getoption("--threads")
+    if threads is not None:
+        if threads < 1:
+            raise pytest.UsageError(f"--threads must be at least 1, not {threads}")
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # of processes that benchmarks start
+        torch.set_num_threads(threads)
+    if not config.getoption("--full"):
+        if not given(config, "max-time"):
+            config.option.benchmark_max_time = str(QUICK_SECONDS)
+        if not given(config, "min-rounds"):
+            config.option.benchmark_min_rounds = QUICK_ROUNDS
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    # only its table, not what it says about files and settings
+    session.config._benchmarksession.quiet |= not given(session.config, *OF_ITS_TABLE)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--quick"):
-        for item in items:
-            chosen = item.callspec.params.get("implementation") if hasattr(item, "callspec") else None
-            if item.get_closest_marker("full") or (chosen == "compile" and item.originalname != "test_adain_act"):
-                item.add_marker(pytest.mark.skip(reason="--quick"))
+    if config.getoption("--full"):
+        return
+    first: dict[tuple[str, object], dict[str, object]] = {}
+    chosen = [item for item in items if item.path.parent != FOLDER or is_quick(item, first)]
+    config.stash[LEFT_OUT] = len(items) - len(chosen)
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
+    items[:] = chosen
+
+
+def is_quick(item: pytest.Item, first: dict[tuple[str, object], dict[str, object]]) -> bool:
+    """Whether the item is measured without --full. ``first`` holds the first case of each operation seen so far."""
+    facts = dict(item.callspec.params)
+    implementation = facts.pop("implementation", facts.pop("way", None))
+    if item.get_closest_marker("full") or implementation not in QUICK_IMPLEMENTATIONS:
+        return False
+    facts.pop("mode", None)
+    operation = item.originalname, facts.pop("operation", None)
+    return first.setdefault(operation, facts) == facts or implementation != "compile"
+
+
+@lru_cache(maxsize=1)
+def once_for_all(make: Callable[..., Any], *arguments: Any) -> Any:
+    """``make(*arguments)``, where all implementations and modes of a case take the same. Only the last is kept."""
+    return make(*arguments)
 
 
 def synchronize() -> None:
@@ -99,15 +151,17 @@ def copy_bandwidth(pytestconfig: pytest.Config) -> float:
 
 @pytest.fixture(scope="session")
 def quick(pytestconfig: pytest.Config) -> bool:
-    return pytestconfig.getoption("--quick")
+    """Whether only a part is measured, in few rounds."""
+    return not pytestconfig.getoption("--full")
 
 
 @pytest.fixture
-def measure(benchmark, copy_bandwidth: float, quick: bool) -> Callable[..., None]:
+def measure(benchmark, copy_bandwidth: float, quick: bool, pytestconfig: pytest.Config) -> Callable[..., None]:
     """Times ``call(i)`` for i = 0, 1, ...; at least ``moved`` bytes go through memory (None: through caches)."""
 
     def run(call: Callable[[int], object], implementation: str, moved: int | None = None) -> None:
         turn = itertools.count()
+        min_rounds = pytestconfig.getoption("benchmark_min_rounds")
         calls = 20 if DEVICE.type == "cuda" else 1  # the launches of one round overlap, as they do in training
 
         def once() -> None:
@@ -119,9 +173,11 @@ def measure(benchmark, copy_bandwidth: float, quick: bool) -> Callable[..., None
         for _ in range(1 if quick else 3):
             once()
         if quick and time.perf_counter() - start > QUICK_SECONDS:
-            benchmark.pedantic(once, rounds=QUICK_ROUNDS)  # spares the call that finds out how many to time at once
+            benchmark.pedantic(once, rounds=min_rounds)  # spares the call that finds out how many to time at once
         else:
             benchmark(once)
+        if benchmark.stats is None:  # --benchmark-disable
+            return
         seconds = benchmark.stats.stats.median / calls
         benchmark.extra_info |= {"implementation": implementation, "seconds": seconds, "device": DEVICE.type}
         benchmark.extra_info |= {"threads": torch.get_num_threads(), "torch": torch.__version__}
@@ -137,24 +193,32 @@ def measure(benchmark, copy_bandwidth: float, quick: bool) -> Callable[..., None
     return run
 
 
-def pytest_terminal_summary(terminalreporter) -> None:
-    session = getattr(terminalreporter.config, "_benchmarksession", None)
-    groups: dict[str, dict[str, dict]] = {}
-    for bench in session.benchmarks if session else ():
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    config = terminalreporter.config
+    session = config._benchmarksession
+    groups: comparison.Groups = {}
+    for bench in session.benchmarks:
         if "seconds" in bench.extra_info:
             groups.setdefault(bench.group, {})[bench.extra_info["implementation"]] = bench.extra_info
-    if not groups:
-        return
-    terminalreporter.section("side by side")
-    width = max(map(len, groups))
-    titles = f"{'implementation':14} {'median':>11} {'vs eager':>9} {'vs compile':>11} {'of copy speed':>14}"
-    terminalreporter.write_line(f"{'':{width}}  {titles}")
-    for group, rows in groups.items():
-        for implementation, facts in rows.items():
-            columns = [f"{group:{width}}  {implementation:14} {facts['seconds'] * 1e6:8.0f} us"]
-            for baseline, space in (("eager", 9), ("compile", 11)):
-                faster = f"{rows[baseline]['seconds'] / facts['seconds']:.2f}x" if baseline in rows else ""
-                columns.append(f"{faster:>{space}}")
-            columns.append(f"{facts['copy_share']:>14.0%}" if "copy_share" in facts else "")
-            terminalreporter.write_line(" ".join(columns))
-            group = ""
+    if groups and not config.getoption("benchmark_quiet"):
+        facts = next(iter(next(iter(groups.values())).values()))
+        terminalreporter.section("times as fast as others, on this machine")
+        for line in [*heading(facts, session.get_machine_info()), "", *comparison.table(groups)]:
+            terminalreporter.write_line(line)
+    left_out = config.stash.get(LEFT_OUT, 0)
+    if left_out:
+        terminalreporter.write_line(
+            f"\nLeft out: {left_out} measurements of more shapes, 16-bit numbers, channels_last, torch.compile and "
+            "precisions. All: pytest benchmarks --full"
+        )
+
+
+def heading(facts: comparison.Facts, machine: dict) -> list[str]:
+    """What was measured on, and what the columns say."""
+    processor = machine["cpu"].get("brand_raw", "unknown processor")
+    hardware = facts.get("gpu") or f"{processor}, {facts['threads']} thread{'s' * (facts['threads'] > 1)}"
+    return [
+        f"{hardware}, torch {facts['torch']}, copy speed {facts['copy_bandwidth'] / 1e9:.1f} GB/s",
+        "time: median of one call of ours. x eager: times as fast as plain torch; below 1x it is slower.",
+        "of copy speed: bytes that any implementation has to read and write in that time, against a copy of memory.",
+    ]

@@ -1,6 +1,6 @@
 """From pytest-benchmark's report to results/<device>.json, docs/benchmarks.md, the plots and the README's table.
 
-    pytest benchmarks --benchmark-json=build/bench.json && python benchmarks/publish.py build/bench.json
+    pytest benchmarks --full --benchmark-json=build/bench.json && python benchmarks/publish.py build/bench.json
     python benchmarks/publish.py            # only the pages, from the results that are there
 
 A row keeps the group (operation, case, mode), the implementation, median, 20th and 80th percentile in seconds, and the
@@ -17,12 +17,12 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from comparison import Groups, duration, fastest
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PLOTS = ROOT / "docs" / "plots"
-FUSED = ("compiled", "triton", "folded")
 BASELINES = ("eager", "compile", "grouped", "numpy", "bincount")
-Groups = dict[str, dict[str, dict[str, Any]]]  # group -> implementation -> row
 
 
 class Target(NamedTuple):
@@ -144,11 +144,6 @@ def groups_of(record: dict[str, Any]) -> Groups:
     return dict(groups)
 
 
-def fastest(rows: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
-    """The fused implementation that took least; None where there is none."""
-    return min((rows[name] for name in FUSED if name in rows), key=lambda entry: entry["seconds"], default=None)
-
-
 def operation(group: str) -> str:
     """The first word, which names the operation."""
     return group.split()[0]
@@ -168,8 +163,9 @@ def write_pages(records: list[dict[str, Any]]) -> None:
         "Made by `make bench` (benchmarks/publish.py) from `benchmarks/results/*.json`. Medians, side by side in one",
         "run, after the results were found right; inputs larger than the caches take turns, unless `in cache`.",
         "Copy speed is that of a copy into warm memory, counting the bytes that any implementation has to move.",
-        "`pytest benchmarks --quick` prints a part of it: few shapes, no 16-bit numbers, channels_last for `conv2d`",
-        "only, `torch.compile` for `adain_act` only, no peak memory.\n",
+        "`pytest benchmarks` measures a part of it in a few minutes (every operation, few shapes, float32) and ends",
+        "with one table: how many times as fast as plain torch, `torch.compile` and numpy, on your machine. `--full`",
+        "measures all; `--threads N` says with how many threads.\n",
         "## Targets\n",
         *targets(records),
     ]
@@ -226,7 +222,9 @@ def targets(records: list[dict[str, Any]]) -> list[str]:
         form = "{:.0%}".format if target.baseline == "copy" else "{:.3g}x".format
         cells = [target.words]
         for device, aim in (("cpu", target.cpu), ("cuda", target.gpu)):
-            found = [pair for record in records if record["device"] == device for pair in measured(record, target)]
+            there = [record for record in records if record["device"] == device]
+            found = [(value, f"{group}; {record['hardware']}")
+                     for record in there for value, group in measured(record, target)]  # fmt: skip
             least = min(found, default=None)
             missing = "not run on a GPU" if device == "cuda" else "not measured"
             met = "" if least is None or least[0] >= aim else f" **missed** ({least[1]})"
@@ -269,11 +267,6 @@ def table_rows(group: str, rows: dict[str, dict[str, Any]]) -> list[str]:
 def ratio(rows: dict[str, dict[str, Any]], baseline: str, entry: dict[str, Any]) -> str:
     """How many times as fast as the baseline."""
     return f"{rows[baseline]['seconds'] / entry['seconds']:.2f}x" if baseline in rows else ""
-
-
-def duration(seconds: float) -> str:
-    """In milliseconds or microseconds."""
-    return f"{seconds * 1e3:.2f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.1f} µs"
 
 
 def headline(records: list[dict[str, Any]]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import CACHE_BYTES, DEVICE
+from conftest import CACHE_BYTES, DEVICE, once_for_all
 from torch import Tensor
 
 from m2o_fast.ops import conv2d
@@ -41,6 +41,20 @@ CASES = [*QUICK, *(pytest.param(case, marks=pytest.mark.full) for case in FULL)]
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {"eager": F.conv2d, "compiled": conv2d}
 
 
+def make_inputs(case: Case) -> list[list[Tensor]]:
+    """As many as take turns: image, weight, bias, and the gradient of the result."""
+    generator = torch.Generator(DEVICE).manual_seed(0)
+
+    def image(channels: int) -> Tensor:
+        values = torch.randn((case.shape[0], channels, *case.shape[2:]), generator=generator)
+        return values.to(memory_format=torch.channels_last if case.channels_last else torch.contiguous_format)
+
+    weight = torch.randn((case.out_channels, case.shape[1], 3, 3), generator=generator)
+    bias = torch.randn(case.out_channels, generator=generator)
+    turns = 1 + max(1, CACHE_BYTES // (8 * weight.new_empty(case.shape).numel()))
+    return [[image(case.shape[1]), weight, bias, image(case.out_channels)] for _ in range(turns)]
+
+
 def gradients(function: Callable[..., Tensor], inputs: list[Tensor]) -> tuple[Tensor, ...]:
     *arguments, grad = inputs
     leaves = [tensor.detach().requires_grad_() for tensor in arguments]
@@ -53,18 +67,9 @@ def gradients(function: Callable[..., Tensor], inputs: list[Tensor]) -> tuple[Te
 @pytest.mark.skipif(DEVICE.type != "cpu", reason="elsewhere it is torch's own")
 def test_conv2d(benchmark, measure, case: Case, implementation: str) -> None:
     benchmark.group = f"{case}, forward+backward"
-    generator = torch.Generator(DEVICE).manual_seed(0)
-
-    def image(channels: int) -> Tensor:
-        values = torch.randn((case.shape[0], channels, *case.shape[2:]), generator=generator)
-        return values.to(memory_format=torch.channels_last if case.channels_last else torch.contiguous_format)
-
-    weight = torch.randn((case.out_channels, case.shape[1], 3, 3), generator=generator)
-    bias = torch.randn(case.out_channels, generator=generator)
-    turns = 1 + max(1, CACHE_BYTES // (8 * weight.new_empty(case.shape).numel()))
-    inputs = [[image(case.shape[1]), weight, bias, image(case.out_channels)] for _ in range(turns)]
+    inputs = once_for_all(make_inputs, case)
     function = FUNCTIONS[implementation]
     precise = [tensor.double() for tensor in inputs[0]]
     for result, truth in zip(gradients(function, inputs[0]), gradients(F.conv2d, precise), strict=True):
         assert (result - truth).square().mean().sqrt() <= 1e-5 * truth.square().mean().sqrt()
-    measure(lambda turn: gradients(function, inputs[turn % turns]), implementation)
+    measure(lambda turn: gradients(function, inputs[turn % len(inputs)]), implementation)

@@ -33,7 +33,7 @@ def make_images(seed: int, dtype: str) -> Tensor:
     return (images * 255).round().byte() if dtype == "uint8" else images
 
 
-@pytest.fixture(scope="module", params=["float32", "uint8"])
+@pytest.fixture(scope="module", params=["float32", pytest.param("uint8", marks=pytest.mark.full)])
 def image_sets(request: pytest.FixtureRequest) -> list[Tensor]:
     """Tensors [N, 3, H, W] that take turns and are in no cache when their turn comes."""
     first = make_images(0, request.param).to(DEVICE)
@@ -161,7 +161,6 @@ if DEVICE.type == "cuda":
     PIXEL_COLORS["triton"] = lambda images: unique_color_count(images, per_image=True, backend="triton")
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("way", PIXEL_COLORS)
 def test_unique_colors_of_each_image(measure, benchmark, image_sets, way):
     expected = PIXEL_COLORS["reference"](image_sets[0]).cpu().numpy()

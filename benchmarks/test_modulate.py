@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import CACHE_BYTES, DEVICE, ImageCase
+from conftest import CACHE_BYTES, DEVICE, ImageCase, once_for_all
 from torch import Tensor
 
 from m2o_fast.ops import modulated_conv2d, scale_bias_act, scale_channels
@@ -114,7 +114,7 @@ def assert_right(function: Callable[..., Tensor], plain: Callable[..., Tensor], 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_chain(benchmark, measure, operation: str, case: ImageCase, mode: str, implementation: str) -> None:
     benchmark.group = f"{operation} {case}, {mode}"
-    inputs = make_inputs(case)
+    inputs = once_for_all(make_inputs, case)
     function = implement(operation, implementation)
     assert_right(function, OPERATIONS[operation][0], inputs[0])
     if mode == "forward":

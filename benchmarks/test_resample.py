@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import CACHE_BYTES, DEVICE
+from conftest import CACHE_BYTES, DEVICE, once_for_all
 from torch import Tensor
 
 from m2o_fast.ops import conv3x3_down2, up2_conv3x3
@@ -54,6 +54,21 @@ FOLDED: dict[str, Callable[..., Tensor]] = {
 }
 
 
+def make_inputs(case: Case) -> list[list[Tensor]]:
+    """As many as take turns: image, weight, bias, and the gradient of the result."""
+    generator = torch.Generator(DEVICE).manual_seed(0)
+    memory_format = torch.channels_last if case.channels_last else torch.contiguous_format
+
+    def normal(*shape: int) -> Tensor:
+        values = torch.randn(shape, generator=generator, device=DEVICE).to(case.dtype)
+        return values.to(memory_format=memory_format) if len(shape) == 4 else values
+
+    weight, bias = normal(case.out_channels, case.shape[1], 3, 3), normal(case.out_channels)
+    like = UNFOLDED[case.op](normal(*case.shape), weight, bias)
+    turns = 1 + max(1, CACHE_BYTES // like.nbytes // 2)
+    return [[normal(*case.shape), weight, bias, normal(*like.shape)] for _ in range(turns)]
+
+
 def gradients(function: Callable[..., Tensor], inputs: list[Tensor]) -> tuple[Tensor, ...]:
     *arguments, grad = inputs
     leaves = [tensor.detach().requires_grad_() for tensor in arguments]
@@ -64,21 +79,11 @@ def gradients(function: Callable[..., Tensor], inputs: list[Tensor]) -> tuple[Te
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_resampled_convolution(benchmark, measure, case: Case, implementation: str) -> None:
     benchmark.group = f"{case}, forward+backward"
-    generator = torch.Generator(DEVICE).manual_seed(0)
-    memory_format = torch.channels_last if case.channels_last else torch.contiguous_format
-
-    def normal(*shape: int) -> Tensor:
-        values = torch.randn(shape, generator=generator, device=DEVICE).to(case.dtype)
-        return values.to(memory_format=memory_format) if len(shape) == 4 else values
-
+    inputs = once_for_all(make_inputs, case)
     unfolded = UNFOLDED[case.op]
-    weight, bias = normal(case.out_channels, case.shape[1], 3, 3), normal(case.out_channels)
-    like = unfolded(normal(*case.shape), weight, bias)
-    turns = 1 + max(1, CACHE_BYTES // like.nbytes // 2)
-    inputs = [[normal(*case.shape), weight, bias, normal(*like.shape)] for _ in range(turns)]
     function = FOLDED[case.op] if implementation == "folded" else unfolded
     precise = [tensor.double() for tensor in inputs[0]]
     for result, truth in zip(gradients(function, inputs[0]), gradients(unfolded, precise), strict=True):
         tolerance = 0.1 if case.dtype == torch.bfloat16 else 5e-3
         assert (result - truth).square().mean().sqrt() <= tolerance * truth.square().mean().sqrt()
-    measure(lambda turn: gradients(function, inputs[turn % turns]), implementation)
+    measure(lambda turn: gradients(function, inputs[turn % len(inputs)]), implementation)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import product
 from typing import NamedTuple
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import CACHE_BYTES, DEVICE, ImageCase
+from conftest import CACHE_BYTES, DEVICE, ImageCase, once_for_all
 from torch import Tensor
 
 from m2o_fast.ops import leaky_relu_down2, residual_merge
@@ -145,18 +146,16 @@ def test_residual_merge(
     passes = 2 + b_scale**2
     if mode != "forward":
         passes += 2 + (0 if resample is None else b_scale**2)
-    time_it(measure, mode, implementation, functions, make_inputs(case, 1, b_scale, 1), passes, case)
+    time_it(measure, mode, implementation, functions, once_for_all(make_inputs, case, 1, b_scale, 1), passes, case)
 
 
-@pytest.mark.parametrize("implementation", NAMES)
-@pytest.mark.parametrize("mode", ["forward", "forward+backward", "R1"])
+# torch.compile does not differentiate twice
+@pytest.mark.parametrize("mode, implementation", [pair for pair in product(MODES, NAMES) if pair != ("R1", "compile")])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_leaky_relu_down2(benchmark, measure, case: ImageCase, mode: str, implementation: str) -> None:
-    if mode == "R1" and implementation == "compile":
-        pytest.skip("torch.compile does not differentiate twice")
     benchmark.group = f"leaky_relu_down2 {case}, {mode}"
     functions = implementations(eager_leaky, lambda backend: lambda x: leaky_relu_down2(x, backend=backend))
     # forward reads x and writes y; backward reads the gradient and x and writes the gradient of x; R1 then reads a
     # gradient of that and x and writes one of the first gradient
     passes = {"forward": 1.25, "forward+backward": 3.5, "R1": 5.75}[mode]
-    time_it(measure, mode, implementation, functions, make_inputs(case, 1, 0.5), passes, case)
+    time_it(measure, mode, implementation, functions, once_for_all(make_inputs, case, 1, 0.5), passes, case)

@@ -1,5 +1,13 @@
-"""That what is made for a GPU machine runs here, too, and that the pages show the results that are kept."""
+"""That what is made for a GPU machine runs here, too, that the pages show the results that are kept, and what
+``pytest benchmarks`` measures and says."""
 
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 from cases import needs_native
 from source_tree import ROOT, run_python
 
@@ -34,3 +42,67 @@ def test_pages_show_the_results_that_are_kept() -> None:
     """And measuring needs no matplotlib."""
     result = run_python(PAGES, folder=ROOT)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def benchmarks(*words: str) -> subprocess.CompletedProcess[str]:
+    """``pytest benchmarks`` with more words."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def test_the_table_sets_ours_against_each_baseline_and_keeps_what_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from comparison import table
+
+    groups = {
+        "adain_act 8x4x16x16 float32 up2 out of cache, forward+backward": {
+            "eager": {"seconds": 4e-3}, "compile": {"seconds": 1e-3}, "triton": {"seconds": 3e-3},
+            "compiled": {"seconds": 2e-3, "copy_share": 0.4},
+        },
+        "residual_merge None 8x4x8x8 float32 in cache, forward": {
+            "reference": {"seconds": 1}, "compiled": {"seconds": 9e-6},
+        },
+        "color_histogram 10x32x32 torch.uint8": {
+            "bincount": {"seconds": 0.03}, "numpy": {"seconds": 0.3}, "compiled": {"seconds": 0.01},
+        },
+        "train_step cpu32, 32 px, batch 4, iteration": {"eager": {"seconds": 3}},
+    }  # fmt: skip
+    assert [re.split(r"  +", line) for line in table(groups)] == [
+        ["operation", "shape", "pass", "time", "x eager", "x torch.compile", "x numpy", "of copy speed"],
+        ["adain_act", "8x4x16x16 float32 up2", "forward + backward", "2.00 ms", "2.00x", "0.50x", "-", "40%",
+         "slower than torch.compile"],
+        ["residual_merge", "8x4x8x8 float32 in cache", "forward", "9.0 µs", "-", "-", "-", "-"],
+        ["color_histogram", "10x32x32 torch.uint8", "forward", "10.00 ms", "3.00x", "-", "30.00x", "-"],
+    ]  # fmt: skip
+
+
+def test_without_options_every_operation_is_measured_beside_its_baselines() -> None:
+    said = benchmarks("benchmarks", "--collect-only", "-q").stdout
+    kept = set(re.findall(r"::(test_\w+)", said))
+    assert kept == {name for path in (ROOT / "benchmarks").glob("test_*.py")
+                    for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)}  # fmt: skip
+    assert {"eager", "compile", "numpy", "compiled"} <= set(re.findall(r"-(\w+)\]", said))
+    assert "-reference]" not in said and "bfloat16" not in said
+    left_out = re.search(r"\((\d+) deselected\)", said)
+    assert left_out and f"Left out: {left_out[1]} measurements" in said and "--full" in said
+
+
+@needs_native
+def test_a_run_ends_with_one_table_and_keeps_its_report(tmp_path: Path) -> None:
+    report = tmp_path / "bench.json"
+    few = ["benchmarks/test_soft_histogram.py", "-k", "4-forward-eager or 4-forward-compiled", "--threads", "1"]
+    done = benchmarks(*few, f"--benchmark-json={report}", "--benchmark-max-time=0.01")
+    assert done.returncode == 0, done.stdout + done.stderr
+    row = r"^soft_color_histogram +10000 colours, 4\^3 cells +forward .*s +\d+\.\d\dx"
+    assert re.search(row, done.stdout, re.MULTILINE)
+    assert ", 1 thread, torch " in done.stdout and "StdDev" not in done.stdout
+    rows = json.loads(report.read_text())["benchmarks"]
+    assert [row["extra_info"]["implementation"] for row in rows] == ["eager", "compiled"]
+    assert {row["extra_info"]["threads"] for row in rows} == {1}
+    own = benchmarks(*few, "--benchmark-disable")
+    assert own.returncode == 0 and "2 passed" in own.stdout, own.stdout + own.stderr
+
+
+def test_no_threads_are_refused() -> None:
+    done = benchmarks("benchmarks/test_soft_histogram.py", "--threads", "0")
+    assert done.returncode == 4 and "--threads must be at least 1, not 0" in done.stderr
