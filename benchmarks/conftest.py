@@ -193,6 +193,7 @@ def measure(benchmark, copy_bandwidth: float, quick: bool, pytestconfig: pytest.
     return run
 
 
+@pytest.hookimpl(trylast=True)  # below the table of pytest-benchmark
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     config = terminalreporter.config
     session = config._benchmarksession
@@ -200,7 +201,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for bench in session.benchmarks:
         if "seconds" in bench.extra_info:
             groups.setdefault(bench.group, {})[bench.extra_info["implementation"]] = bench.extra_info
-    if groups and not config.getoption("benchmark_quiet"):
+    if any(map(comparison.fastest, groups.values())) and not config.getoption("benchmark_quiet"):
         facts = next(iter(next(iter(groups.values())).values()))
         terminalreporter.section("times as fast as others, on this machine")
         for line in [*heading(facts, session.get_machine_info()), "", *comparison.table(groups)]:
