@@ -76,7 +76,9 @@ def test_a_checkpoint_to_resume_must_be_there_and_whole(refused, home, tmp_path)
     assert "nets.safetensors is damaged: 3 bytes" in line
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_stopped_run_is_saved_and_says_how_to_go_on(command, tmp_path, sent, code):
     words = ["train", "--run", "r", "--steps", "100000", "--set", "log_every=1", *SMALL]
     process = subprocess.Popen(

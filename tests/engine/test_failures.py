@@ -79,6 +79,11 @@ def signalled(run: Path, rank: int, number: int, times: int) -> int:
     return training(run)
 
 
+def killed(run: Path, rank: int) -> int:
+    at_step(3, rank, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    return training(run)
+
+
 def signalled_while_saving(run: Path) -> int:
     write = checkpoint._write
 
@@ -144,6 +149,16 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(
     outcomes = together(2, tmp_path, signalled, run, rank, number, 1)
     assert [outcome.code for outcome in outcomes] == [code, code], outcomes
     assert list_checkpoints(run)[-1].name == "step-00000003"
+
+
+def test_a_run_whose_processes_were_killed_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert [outcome.code for outcome in together(2, tmp_path, training, whole)] == [0, 0]
+    outcomes = together(2, tmp_path, killed, broken, 1)
+    assert [outcome.code for outcome in outcomes] == [2, -signal.SIGKILL], outcomes
+    assert "process 0 of 2 has lost the others" in outcomes[0].errors and "--resume auto" in outcomes[0].errors
+    assert [outcome.code for outcome in together(2, tmp_path, training, broken)] == [0, 0]
+    assert contents(whole) == contents(broken)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -92,7 +92,11 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+#: other tests replay hmu in several graphs, and hms in other ways
+ALONE = [pytest.param(case, marks=pytest.mark.slow) if case in ("hmu", "hms") else case for case in CASES]
+
+
+@pytest.mark.parametrize("case", ALONE)
 def test_replayed_steps_are_the_same_to_the_bit(case: str) -> None:
     recorder = CpuRecorder()
     assert_graphed_is_eager(recorder, **CASES[case])

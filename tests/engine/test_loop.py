@@ -8,6 +8,7 @@ import io
 import json
 import os
 import signal
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from m2o_fast.errors import UserError
 from m2o_fast.translators import StarGANv2
 
 pytestmark = pytest.mark.usefixtures("tiny_data")
+Trained = Callable[[Path, int], Path]
 
 
 def poison(steps: range, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,8 +69,8 @@ def test_second_signal_is_not_swallowed(tmp_path: Path, monkeypatch: pytest.Monk
         train(tiny_config(), tmp_path / "run", quiet=True)
 
 
-def test_more_steps_may_be_added(tmp_path: Path) -> None:
-    train(tiny_config("steps=4"), tmp_path / "run", quiet=True)
+def test_more_steps_may_be_added(trained: Trained, tmp_path: Path) -> None:
+    trained(tmp_path / "run", 4)
     assert train(tiny_config("steps=6"), tmp_path / "run", "auto", quiet=True).step == 6
 
 
@@ -114,10 +116,9 @@ def damage(path: Path, how: str) -> None:
 @pytest.mark.parametrize("how", ["missing", "truncated", "edited"])
 @pytest.mark.parametrize("name", ["nets.safetensors", "ema.safetensors", "optimizers.safetensors", "manifest.json"])
 def test_damaged_checkpoint_is_named_and_passed_over(
-    name: str, how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, how: str, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config, run = tiny_config("steps=4"), tmp_path / "run"
-    train(config, run, quiet=True)
+    config, run = tiny_config("steps=4"), trained(tmp_path / "run", 4)
     before = contents(run)
     newest = list_checkpoints(run)[-1]
     if name == "manifest.json" and how == "edited":
@@ -133,16 +134,16 @@ def test_damaged_checkpoint_is_named_and_passed_over(
     assert contents(run) == before
 
 
-def test_run_with_nothing_but_damaged_checkpoints_is_refused(tmp_path: Path) -> None:
-    train(tiny_config("steps=2"), tmp_path / "run", quiet=True)
+def test_run_with_nothing_but_damaged_checkpoints_is_refused(trained: Trained, tmp_path: Path) -> None:
+    trained(tmp_path / "run", 2)
     damage(tmp_path / "run" / "checkpoints" / "step-00000002" / "nets.safetensors", "truncated")
     with pytest.raises(UserError, match="every checkpoint .* is damaged: .*nets.safetensors"):
         train(tiny_config("steps=2"), tmp_path / "run", "auto", quiet=True)
 
 
-def test_checkpoint_holding_a_pickle_never_runs_it(tmp_path: Path) -> None:
+def test_checkpoint_holding_a_pickle_never_runs_it(trained: Trained, tmp_path: Path) -> None:
     """Even with a manifest that vouches for it."""
-    train(tiny_config("steps=2"), tmp_path / "run", quiet=True)
+    trained(tmp_path / "run", 2)
     folder = tmp_path / "run" / "checkpoints" / "step-00000002"
     evil = b"cbuiltins\nexec\n(Vopen('" + str(tmp_path / "ran").encode() + b"', 'w')\ntR."
     facts = checkpoint_module._write(folder / "nets.safetensors", evil)
@@ -156,8 +157,8 @@ def test_checkpoint_holding_a_pickle_never_runs_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("edit", [lambda m: m.pop("step"), lambda m: m.update(files=[]), lambda m: m.pop("format")])
-def test_manifest_that_lacks_something_counts_as_damaged(edit, tmp_path: Path) -> None:
-    train(tiny_config("steps=4"), tmp_path / "run", quiet=True)
+def test_manifest_that_lacks_something_counts_as_damaged(edit, trained: Trained, tmp_path: Path) -> None:
+    trained(tmp_path / "run", 4)
     path = tmp_path / "run" / "checkpoints" / "step-00000004" / "manifest.json"
     manifest = json.loads(path.read_text())
     edit(manifest)
@@ -246,8 +247,10 @@ def test_full_disk_keeps_the_run_and_its_checkpoints(
     assert list_checkpoints(tmp_path / "run")[-1].name == "step-00000008"
 
 
-def test_full_disk_at_the_start_keeps_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train(tiny_config("steps=2"), tmp_path / "run", quiet=True)
+def test_full_disk_at_the_start_keeps_the_settings(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(tmp_path / "run", 2)
     before = contents(tmp_path / "run")
 
     @contextmanager
@@ -293,16 +296,16 @@ def test_what_is_in_the_way_is_not_touched(tmp_path: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["chapter1.txt"]
 
 
-def test_existing_run_needs_resume(tmp_path: Path) -> None:
-    train(tiny_config("steps=2"), tmp_path / "run", quiet=True)
+def test_existing_run_needs_resume(trained: Trained, tmp_path: Path) -> None:
+    trained(tmp_path / "run", 2)
     before = contents(tmp_path / "run")
     with pytest.raises(UserError, match="--resume auto"):
         train(tiny_config("steps=2"), tmp_path / "run", quiet=True)
     assert contents(tmp_path / "run") == before
 
 
-def test_changed_settings_are_listed(tmp_path: Path) -> None:
-    train(tiny_config("steps=2"), tmp_path / "run", quiet=True)
+def test_changed_settings_are_listed(trained: Trained, tmp_path: Path) -> None:
+    trained(tmp_path / "run", 2)
     with pytest.raises(UserError, match=r"model.max_width: 8 -> 16; optim.lr: 0.001 -> 0.002"):
         train(tiny_config("model.max_width=16", "optim.lr=2e-3"), tmp_path / "run", "auto", quiet=True)
     with pytest.raises(UserError, match=r"size.max_width: 8 -> 16"):
@@ -311,10 +314,8 @@ def test_changed_settings_are_listed(tmp_path: Path) -> None:
         train(tiny_config("variant=hmu"), tmp_path / "new", str(tmp_path / "run"), quiet=True)
 
 
-def test_work_that_is_done_is_not_lost(tmp_path: Path) -> None:
-    run, other = tmp_path / "run", tmp_path / "other"
-    train(tiny_config("steps=6"), run, quiet=True)
-    train(tiny_config("steps=2"), other, quiet=True)
+def test_work_that_is_done_is_not_lost(trained: Trained, tmp_path: Path) -> None:
+    run, other = trained(tmp_path / "run", 6), trained(tmp_path / "other", 2)
     before = contents(run)
     for start in (run / "checkpoints" / "step-00000002", other):
         with pytest.raises(UserError, match="has newer checkpoints .*step-00000006"):

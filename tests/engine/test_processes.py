@@ -5,53 +5,30 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import free_port, together
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from source_tree import ROOT
 from tiny import contents
 
+from m2o_fast.cli import main
 from m2o_fast.data import rows_of_share
 from m2o_fast.data.sampler import _plan
-from m2o_fast.engine.config import load_config
-
-SIZES = ("base_width=4", "max_width=8", "hidden_dim=32", "style_dim=8", "latent_dim=8")
-SETTINGS = [word for size in SIZES for word in ("--set", f"model.{size}")]
-
-#: 20 iterations in float64; the leading process leaves the weights and the losses of the whole batch.
-ITERATIONS = """
-import json, sys
-from pathlib import Path
-import torch
-from safetensors.torch import save_file
 from m2o_fast.engine.config import load_config
 from m2o_fast.engine.loop import Trainer
 from m2o_fast.engine.processes import joined_processes
 
-out, *assignments = sys.argv[1:]
-with joined_processes() as processes:
-    config = load_config(assignments=[*assignments, "batch_size=8", "device=cpu", "threads=1"])
-    trainer = Trainer(config, Path("nowhere"), processes=processes)
-    for nets in (trainer.translator, trainer.averaged):
-        nets.double()
-    losses = []
-    for step in range(20):
-        parts = [part.to(dtype=torch.float64) for part in trainer.batch(step)]
-        losses.append(trainer._read(trainer.stepper(parts, step)))
-    if processes.leads:
-        nets = {"nets": trainer.translator, "averaged": trainer.averaged}
-        tensors = {f"{name}/{key}": value for name in nets for key, value in nets[name].state_dict().items()}
-        save_file(tensors, f"{out}.safetensors")
-        Path(f"{out}.json").write_text(json.dumps(losses))
-"""
+SIZES = ("base_width=4", "max_width=8", "hidden_dim=32", "style_dim=8", "latent_dim=8")
+SETTINGS = [word for size in SIZES for word in ("--set", f"model.{size}")]
 
+ITERATIONS = 8
 #: The command line, in which each process is killed in the middle of a step, once.
 KILLED = """
 import os, signal, sys
@@ -70,12 +47,6 @@ def deadly(self, step):
 Trainer.batch = deadly
 sys.exit(main(sys.argv[1:]))
 """
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def start(count: int, *command: str) -> list[subprocess.Popen[str]]:
@@ -114,6 +85,25 @@ def started_training(run: Path) -> list[subprocess.Popen[str]]:
     return processes
 
 
+def iterations(out: Path, assignments: list[str], count: int) -> int:
+    """Some iterations in float64; the leading process leaves the weights and the losses of the whole batch."""
+    with joined_processes() as processes:
+        config = load_config(assignments=[*assignments, "batch_size=8", "device=cpu", "threads=1"])
+        trainer = Trainer(config, Path("nowhere"), processes=processes)
+        for net in (trainer.translator, trainer.averaged):
+            net.double()
+        losses = []
+        for step in range(count):
+            parts = [part.to(dtype=torch.float64) for part in trainer.batch(step)]
+            losses.append(trainer._read(trainer.stepper(parts, step)))
+        if processes.leads:
+            nets = {"nets": trainer.translator, "averaged": trainer.averaged}
+            tensors = {f"{name}/{key}": value for name in nets for key, value in nets[name].state_dict().items()}
+            save_file(tensors, out.with_suffix(".safetensors"))
+            out.with_suffix(".json").write_text(json.dumps(losses))
+    return 0
+
+
 @given(
     domains=st.integers(1, 4), shares=st.integers(1, 4), size=st.integers(1, 12), step=st.integers(0, 10_000)
 )  # fmt: skip
@@ -140,9 +130,8 @@ def test_two_processes_do_what_one_does(variant: str, style_op: str, parts: int,
     settings = [f"variant={variant}", f"model.style_op={style_op}", "optim.weight_decay=0", "optim.lr=1e-5"]
     settings += [f"model.{size}" for size in SIZES]
     for count, words in ((1, []), (2, [f"accumulate={parts}"])):
-        program = ["-c", ITERATIONS, str(tmp_path / str(count)), *settings, *words]
-        for code, _, errors in outcomes(start(count, *program)):
-            assert code == 0, errors
+        ended = together(count, tmp_path, iterations, tmp_path / str(count), [*settings, *words], ITERATIONS)
+        assert [outcome.code for outcome in ended] == [0] * count, ended
     one, two = (load_file(tmp_path / f"{count}.safetensors") for count in (1, 2))
     assert one.keys() == two.keys()
     for name, tensor in one.items():
@@ -152,8 +141,8 @@ def test_two_processes_do_what_one_does(variant: str, style_op: str, parts: int,
 
 
 def test_leading_process_alone_writes_and_speaks(tmp_path: Path) -> None:
-    (code, said, errors), (other_code, other_said, other_errors) = outcomes(
-        start(2, "-m", "m2o_fast.cli", *training(tmp_path / "run"))
+    (code, said, errors), (other_code, other_said, other_errors) = together(
+        2, tmp_path, main, training(tmp_path / "run")
     )
     assert (code, other_code) == (0, 0), errors + other_errors
     assert "2 processes x 2" in said and "1 thread each" in said and "Done: 8 steps" in said
@@ -161,6 +150,7 @@ def test_leading_process_alone_writes_and_speaks(tmp_path: Path) -> None:
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 8
 
 
+@pytest.mark.slow
 def test_signal_to_one_process_stops_all_and_saves(tmp_path: Path) -> None:
     run = tmp_path / "run"
     processes = started_training(run)
@@ -171,6 +161,7 @@ def test_signal_to_one_process_stops_all_and_saves(tmp_path: Path) -> None:
     assert list((run / "checkpoints").glob("step-*"))
 
 
+@pytest.mark.slow
 def test_process_that_loses_another_says_so_and_keeps_what_is_saved(tmp_path: Path) -> None:
     run = tmp_path / "run"
     processes = started_training(run)
@@ -183,12 +174,13 @@ def test_process_that_loses_another_says_so_and_keeps_what_is_saved(tmp_path: Pa
 
 def test_mistakes_end_all_processes_with_one_message(tmp_path: Path) -> None:
     settings = training(tmp_path / "run", "--set", "batch_size=3")
-    (code, _, errors), (other_code, _, other_errors) = outcomes(start(2, "-m", "m2o_fast.cli", *settings))
+    (code, _, errors), (other_code, _, other_errors) = together(2, tmp_path, main, settings)
     assert (code, other_code) == (2, 2)
     assert errors.count("batch_size 3 cannot be shared among 2 processes") == 1
     assert other_errors == ""
 
 
+@pytest.mark.slow
 def test_killed_processes_are_restarted_and_the_run_ends_with_the_same_bytes(tmp_path: Path) -> None:
     """First the other process dies, then the leading one."""
     whole = start(2, "-m", "m2o_fast.cli", *training(tmp_path / "whole"))

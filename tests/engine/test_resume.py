@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,15 @@ from m2o_fast.engine.schema import Config
 pytestmark = pytest.mark.usefixtures("tiny_data")
 STEPS = 6
 VARIANTS = {"starganv2": "adain", "hmu": "demod", "hms": "adain"}
+#: every variant, and every precision with every number of parts; all others take long
+ALWAYS = {("starganv2", "fp32", 1), ("hmu", "bf16", 1), ("hms", "fp32", 2), ("hms", "bf16", 2)}
 SETTINGS = [
-    pytest.param((variant, precision, parts), id=f"{variant}-{precision}-accumulate{parts}")
-    for variant in VARIANTS
-    for precision in ("fp32", "bf16")
-    for parts in (1, 2)
+    pytest.param(
+        setting,
+        id="{}-{}-accumulate{}".format(*setting),
+        marks=[] if setting in ALWAYS else pytest.mark.slow,
+    )
+    for setting in product(VARIANTS, ("fp32", "bf16"), (1, 2))
 ]
 
 
