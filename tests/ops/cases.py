@@ -75,6 +75,12 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "expanded": _expanded,
 }
 
+#: For torch.library.opcheck, which takes up to a second; what kernels make of strides, other tests say.
+FEW_LAYOUTS = [
+    layout if layout in ("contiguous", "sliced_channels_last") else pytest.param(layout, marks=pytest.mark.slow)
+    for layout in LAYOUTS
+]
+
 SHAPES: dict[str, tuple[int, int, int, int]] = {
     "one pixel": (3, 5, 1, 1),
     "fewer numbers than lanes": (2, 3, 1, 5),

@@ -271,7 +271,7 @@ print("right")
 
 
 @pytest.mark.parametrize("native", [False, True])
-@pytest.mark.parametrize("backend", ["", "reference"])
+@pytest.mark.parametrize("backend", ["", pytest.param("reference", marks=pytest.mark.slow)])
 def test_transforms_are_right_with_and_without_native_code(native, backend) -> None:
     environment = {"M2O_BACKEND": backend} if backend else {}
     result = run_python(TRANSFORMS.format(native=int(native)), folder=ROOT, **environment)
