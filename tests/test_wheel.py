@@ -1,7 +1,8 @@
-"""A native wheel, built, installed into an empty environment and used there."""
+"""A wheel, built, installed into an empty environment and used there, with native code and without."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -16,19 +17,26 @@ USE_IT = """
 import sys, torch, m2o_fast
 assert m2o_fast.__file__.startswith(sys.prefix), m2o_fast.__file__
 from m2o_fast.ops import adain_act, backends, build_info
+backend = sys.argv[1]
 x = torch.randn(2, 3, 8, 8, requires_grad=True)
-y = adain_act(x, torch.zeros(2, 3), torch.zeros(2, 3), backend="compiled")
+y = adain_act(x, torch.zeros(2, 3), torch.zeros(2, 3), backend=backend)
 y.sum().backward()
-assert backends()["adain_act"]["cpu"]["chosen"] == "compiled"
-assert build_info()["torch_built_against"] == torch.__version__
+assert backends()["adain_act"]["cpu"]["chosen"] == backend
+assert backend == "reference" or build_info()["torch_built_against"] == torch.__version__
 """
+NATIVE = [pytest.mark.slow, pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")]
+PLATFORM = sysconfig.get_platform().replace("-", "_").replace(".", "_")
 
 
-@pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
-def test_native_wheel_in_an_empty_environment(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("native", "platform", "backend"),
+    [pytest.param("1", PLATFORM, "compiled", marks=NATIVE), ("0", "any", "reference")],
+    ids=["native", "pure"],
+)
+def test_wheel_in_an_empty_environment(native: str, platform: str, backend: str, tmp_path: Path) -> None:
     sources = copy_sources(tmp_path / "sources")
-    wheel, _ = build("wheel", sources, tmp_path / "dist", M2O_BUILD="1", M2O_CUDA="0", MAX_JOBS="2")
-    assert sysconfig.get_platform().replace("-", "_").replace(".", "_") in wheel.name.replace(".", "_")
+    wheel, _ = build("wheel", sources, tmp_path / "dist", M2O_BUILD=native, M2O_CUDA="0", MAX_JOBS="2")
+    assert platform in wheel.name.replace(".", "_")
 
     environment = tmp_path / "environment"
     venv.create(environment, with_pip=False)
@@ -39,7 +47,8 @@ def test_native_wheel_in_an_empty_environment(tmp_path: Path) -> None:
     (packages,) = (environment / "lib").glob("python*/site-packages")
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
 
-    run = {"check": True, "capture_output": True, "text": True, "cwd": tmp_path, "timeout": 60}
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # nor this source tree
+    run = {"check": True, "capture_output": True, "text": True, "cwd": tmp_path, "env": variables, "timeout": 60}
     shown = subprocess.run([environment / "bin" / "m2o-fast", "--help"], **run).stdout
     assert "train" in shown
-    subprocess.run([python, "-c", USE_IT], **run)
+    subprocess.run([python, "-c", USE_IT, backend], **run)
