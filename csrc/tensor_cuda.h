@@ -12,7 +12,7 @@ using torch::stable::accelerator::DeviceGuard;
 // The current stream (a cudaStream_t) of the device of x, which must be the current device.
 inline void* current_stream(const Tensor& x) {
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &stream));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &stream));
   return stream;
 }
 
