@@ -6,6 +6,7 @@ does not load torch.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from m2o_fast.m2o import Domain, ManyToOne
     from m2o_fast.translators.official import from_official
     from m2o_fast.translators.starganv2 import StarGANv2
+
+if not os.path.isdir(os.path.join(__path__[0], "cli")):
+    __path__.append(os.path.dirname(__path__[0]))  # a source tree: the command line lies beside this package
 
 #: exported name -> module that defines it, and its name there
 _EXPORTS: dict[str, tuple[str, str]] = {

@@ -13,6 +13,7 @@ import torch
 from source_tree import ROOT, build, copy_sources, run_python
 
 from m2o_fast.ops import _library, build_info
+from m2o_fast.version import __version__
 
 USE_AN_OPERATOR = """
 import torch
@@ -79,12 +80,21 @@ def test_pure_python_wheel_works_and_says_what_is_missing(sources, tmp_path) -> 
     assert result.stderr.count("m2o_fast runs without native code") == 1
     assert "pip install --no-build-isolation ." in result.stderr
 
+    result = run_python("import m2o_fast; print(m2o_fast.__path__)", folder=installed, plain=True)
+    assert result.stdout.strip() == str([str(installed / "m2o_fast")])
+
     result = run_python("import m2o_fast.ops", folder=installed, plain=True, M2O_REQUIRE_EXT="1")
     assert result.returncode != 0
     assert "ImportError: M2O_REQUIRE_EXT=1, but m2o_fast._C was not built" in result.stderr
 
     result = run_python(USE_AN_OPERATOR, folder=installed, plain=True, M2O_BACKEND="compiled")
     assert "adain_act: backend 'compiled' is not available: m2o_fast._C was not built" in result.stderr
+
+
+def test_command_line_runs_from_a_source_tree(sources) -> None:
+    code = "import sys, runpy; sys.argv[1:] = ['--version']; runpy.run_module('m2o_fast.cli', run_name='__main__')"
+    result = run_python(code, folder=sources, plain=True)
+    assert (result.returncode, result.stdout) == (0, f"m2o-fast {__version__}\n"), result.stderr
 
 
 def test_unloadable_library_is_named_and_replaced(sources, tmp_path) -> None:
