@@ -52,7 +52,8 @@ ablation: $(READY)  ## three variants, three seeds: docs/results.md
 gallery: $(READY)  ## three variants on MNIST side by side: docs/gallery.md, docs/gallery.html
 	$(BIN)/python benchmarks/gallery.py $(OPTIONS)
 
-kernels: $(READY)  ## compile every CUDA and Triton kernel; needs no GPU
+kernels: $(READY)  ## compile every CUDA and Triton kernel, and C++ against the oldest torch; needs no GPU
+	$(BIN)/python tests/oldest_torch.py
 	@if command -v nvcc >/dev/null; then \
 	  $(BIN)/cmake -S . -B build/kernels -G Ninja -DM2O_KERNELS_ONLY=ON -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
 	    -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja && $(BIN)/ninja -C build/kernels; \

@@ -33,6 +33,11 @@ REBUILD = "pip install --no-build-isolation . (in the source folder, with torch,
 #: What m2o_fast._C says (csrc/module.cpp) where no build of it would run.
 TOO_OLD = "this CPU has no AVX2"
 
+if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 11):
+    raise ImportError(
+        f"m2o_fast needs torch 2.11 or later, this is torch {torch.__version__}: pip install 'torch>=2.11'"
+    )
+
 #: The operators of the namespace ``m2o_fast``. Their schemas live in Python; C++ and Triton only implement them, so
 #: every operator exists, with its reference as implementation, where nothing was compiled.
 LIBRARY = torch.library.Library("m2o_fast", "FRAGMENT")
