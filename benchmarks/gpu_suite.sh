@@ -1,58 +1,150 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one command on a CUDA machine without network:
+# Everything that needs a GPU, in one command and less than ten minutes, on a CUDA machine without network:
 #
-#     bash benchmarks/gpu_suite.sh [FOLDER]        # default: build/gpu
+#     bash benchmarks/gpu_suite.sh [--dry-run] [FOLDER]        # default: build/gpu
 #
-# Needs nvcc, compute-sanitizer, cmake and ninja, and a python with torch (CUDA), triton, pybind11, pytest,
-# pytest-benchmark and hypothesis. Each part has its own time limit, so that a late one cannot cost the results of the
-# earlier ones; the limits add up to less than 9 minutes. FOLDER holds a log per part, bench.json, train-step-*.json, and
-# summary.txt with how each part ended. Afterwards: python benchmarks/publish.py FOLDER/bench.json and
-# python benchmarks/profile_step.py --page (both need matplotlib).
+# Needs nvcc, compute-sanitizer, cmake and ninja, and a python with torch (CUDA), triton, numpy, pybind11, pytest,
+# pytest-xdist, hypothesis and what m2o_fast itself imports. What of it is missing comes from wheels, if M2O_WHEELS names
+# a folder that holds them, with what they need. With a network, for Python 3.12:
+#
+#     pip download --only-binary=:all: --python-version 3.12 -d WHEELS \
+#       pydantic typer safetensors pyyaml pillow hypothesis
+#
+# FOLDER then holds two files: summary.txt, how each part ended, and results.tar.gz, the log of every part and what it
+# measured, refreshed after each part. A part that is out of time is interrupted as by Ctrl-C, so that it can report;
+# what measures writes after each measurement. No part starts that M2O_SUITE_SECONDS (585) leaves no time for.
+# --dry-run starts every part with as little work as it can do and needs no GPU: a test of this script.
+# Afterwards, from the archive: copy gpu-sizes.json to benchmarks/results/NAME.json and train-step-*.json beside it, then
+# python benchmarks/publish.py and python benchmarks/profile_step.py --page (both need matplotlib).
 set -uo pipefail
 cd "$(dirname "$0")/.."
-PYTHON="${PYTHON:-python3}"
-mkdir -p "${1:-build/gpu}"
+few=() collect=() op_tests=(tests/ops) least=0
+if [ "${1:-}" = --dry-run ]; then
+  few=(--few) collect=(--collect-only) op_tests=(tests/ops/test_residual.py tests/ops/test_residual_triton.py)
+  export OMP_NUM_THREADS=1
+  least=600 # a busy machine may take its time
+  shift
+fi
+mkdir -p "${1:-build/gpu}" build
 OUT="$(cd "${1:-build/gpu}" && pwd)"
-export PYTHONPATH="$PWD" PYTHONUNBUFFERED=1
+PARTS="$(mktemp -d "$PWD/build/gpu-suite-XXXXXX")"
+PACKAGES="$PARTS.packages"
+PYTHON="$(command -v "${PYTHON:-python3}")"
+export OUT PARTS PACKAGES PYTHON PYTHONUNBUFFERED=1 PYTHONPATH="$PWD:$PACKAGES"
+total="${M2O_SUITE_SECONDS:-585}" passed=0 unfinished=0 failed=0 job= watch=
 : >"$OUT/summary.txt"
-failed=0
+
+say() { echo "$*" | tee -a "$OUT/summary.txt"; }
+
+pack() {
+  cp "$OUT/summary.txt" "$PARTS"
+  tar -czf "$OUT/.results" -C "$PARTS" . && mv "$OUT/.results" "$OUT/results.tar.gz" # whole at any time
+}
+
+# limited SECONDS COMMAND...: interrupts the command after so many seconds, once, and kills it 10 s later.
+limited() {
+  local status
+  set -m # a process group each
+  "${@:2}" </dev/null &
+  job=$!
+  (sleep "$1" && kill -INT "$job" && sleep 10 && kill -KILL -- "-$job") 2>/dev/null &
+  watch=$!
+  wait "$job"
+  status=$?
+  { kill -KILL -- "-$job" "-$watch"; wait "$watch"; } 2>/dev/null # and what the command left behind
+  return "$status"
+}
 
 # part NAME SECONDS COMMAND...: runs it under a limit, keeps its output, notes how it ended.
 part() {
-  local name="$1" limit="$2" start status
+  local name="$1" limit="$2" start=$SECONDS left status ended
   shift 2
-  start=$(date +%s)
-  timeout --kill-after=5 "$limit" "$@" >"$OUT/$name.log" 2>&1
+  left=$((total - SECONDS - 12)) # 12: to end and to pack
+  [ "$limit" -ge "$least" ] || limit=$least
+  [ "$limit" -le "$left" ] || limit=$left
+  if [ "$limit" -lt 5 ]; then
+    unfinished=$((unfinished + 1))
+    say "$name: no time left"
+    return 1
+  fi
+  LIMIT=$limit limited "$limit" "$@" >"$PARTS/$name.log" 2>&1
   status=$?
-  [ "$status" -eq 0 ] || failed=1
-  echo "$name: exit code $status after $(($(date +%s) - start)) s of at most $limit s" | tee -a "$OUT/summary.txt"
-  tail -n 3 "$OUT/$name.log"
+  if [ "$status" -eq 0 ]; then
+    ended="passed" passed=$((passed + 1))
+  elif [ $((SECONDS - start)) -ge "$limit" ]; then
+    ended="out of time" unfinished=$((unfinished + 1))
+  else
+    ended="exit code $status" failed=$((failed + 1))
+  fi
+  say "$name: $ended after $((SECONDS - start)) s of at most $limit s"
+  tail -n 3 "$PARTS/$name.log"
+  pack
+  return "$status"
+}
+
+finish() {
+  say "$passed passed, $unfinished out of time, $failed failed"
+  pack
+  rm -rf "$PARTS" "$PACKAGES"
+  exit $((unfinished + failed > 0))
+}
+
+trap 'kill -KILL -- "-$job" "-$watch" 2>/dev/null; say "ended from outside"; failed=1; finish' INT TERM
+
+# What M2O_WHEELS holds and this python lacks.
+packages() {
+  local names missing
+  names=$(find "$M2O_WHEELS" -name '*.whl' -printf '%f\n' | sed 's/-.*//' | sort -u)
+  missing=$("$PYTHON" -c '
+import sys
+from importlib.metadata import distributions
+have = {found.name.lower().replace("-", "_").replace(".", "_") for found in distributions()}
+print(*(name for name in sys.argv[1:] if name.lower().replace(".", "_") not in have))' $names)
+  echo "missing: $missing"
+  [ -z "$missing" ] || "$PYTHON" -m pip install --no-index --no-deps --find-links "$M2O_WHEELS" --target "$PACKAGES" $missing
 }
 
 versions() {
-  nvidia-smi && nvcc --version && git describe --always --dirty
-  "$PYTHON" -c 'import sys, torch, triton; print(sys.version, torch.__version__, triton.__version__)'
+  nvidia-smi
+  nvcc --version
+  git describe --always --dirty
+  nproc
+  "$PYTHON" --version && "$PYTHON" -m pip list
 }
 
 build() {
-  "$PYTHON" -c 'import torch; print("".join(map(str, torch.cuda.get_device_capability())))' >"$OUT/architecture"
-  cmake -S . -B build/gpu-native -G Ninja -DM2O_CUDA=1 -DM2O_OUTPUT_DIR="$PWD/m2o_fast" \
-    -DM2O_CUDA_ARCH_LIST="$(sed -E 's/(.)$/.\1/' "$OUT/architecture")" -DPython_EXECUTABLE="$(command -v "$PYTHON")" &&
+  local capability
+  capability="$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1)" &&
+    cmake -S . -B build/gpu-native -G Ninja -DM2O_CUDA=1 -DM2O_OUTPUT_DIR="$PWD/m2o_fast" \
+      -DM2O_CUDA_ARCH_LIST="$capability" -DPython_EXECUTABLE="$PYTHON" &&
     cmake --build build/gpu-native
 }
-export -f versions build
-export OUT PYTHON
 
-part versions 20 bash -c versions
-part build 150 bash -c build
+# The short run under a tool of compute-sanitizer: our kernels only, every tensor an allocation of its own. It ends by
+# itself before its limit, for an interrupted sanitizer does not report.
+sanitize() {
+  PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$1" --kernel-name kernel_substring=m2o_fast \
+    --error-exitcode 9 "$PYTHON" benchmarks/short_op_run.py --seconds "$((LIMIT * 2 / 3))" "${@:2}"
+}
+export -f packages versions build sanitize
+
+# tests NAME SECONDS EXPRESSION PATH...
+tests() {
+  part "$1" "$2" "$PYTHON" -m pytest -v -n 12 -p no:cacheprovider --tb=short --junitxml="$PARTS/$1.xml" \
+    -m "not slow" -k "$3" "${collect[@]}" "${@:4}"
+}
+
+[ -z "${M2O_WHEELS:-}" ] || part packages 20 bash -c packages
+part versions 10 bash -c versions
+part build 120 bash -c build || finish
 export M2O_REQUIRE_EXT=1 # from here on nothing may fall back in silence
-part op_tests 120 "$PYTHON" -m pytest -q -p no:cacheprovider tests/ops tests/engine/test_graphs.py -k "cuda or gpu" -m "not slow"
-part memcheck 45 compute-sanitizer --tool memcheck --error-exitcode 9 "$PYTHON" benchmarks/short_op_run.py
-part racecheck 45 compute-sanitizer --tool racecheck --error-exitcode 9 "$PYTHON" benchmarks/short_op_run.py
-part benchmarks 70 "$PYTHON" -m pytest benchmarks --ignore=benchmarks/test_train_step.py --quick -q \
-  --benchmark-json="$OUT/bench.json"
-# every precision, as a graph and not, with peak memory
-part train_step 85 "$PYTHON" benchmarks/profile_step.py --rounds 5 --no-page
-cp benchmarks/results/train-step-*.json "$OUT"
-if [ "$failed" -eq 0 ]; then echo "all parts passed"; else echo "some parts failed"; fi | tee -a "$OUT/summary.txt"
-exit "$failed"
+part short_run 30 "$PYTHON" benchmarks/short_op_run.py "${few[@]}"
+tests op_tests 60 "(cuda or gpu) and not (triton or reference or plan)" "${op_tests[@]}"
+part gpu_sizes 90 "$PYTHON" benchmarks/gpu_sizes.py "$PARTS/gpu-sizes.json" "${few[@]}"
+part memcheck 60 bash -c 'sanitize memcheck "$@"' - "${few[@]}"
+tests triton_tests 90 "triton and not cpu" "${op_tests[@]}"
+tests graphs 25 cuda_graphs_give tests/engine/test_graphs.py
+# every precision, as a graph and not
+part train_step 75 "$PYTHON" benchmarks/profile_step.py --case gpu32 gpu256 --rounds 3 --out "$PARTS" --no-page "${few[@]}"
+part racecheck 600 bash -c 'sanitize racecheck "$@"' - "${few[@]}"
+finish

@@ -6,7 +6,8 @@
 
 The iterations of benchmarks/train_step.py take turns, and the median counts. The shares come from further
 iterations in which every operator is timed as it is dispatched; the rest up to the median is Python, allocation and the
-dispatch itself. Optimizer and average are one share, whatever operators they use.
+dispatch itself. Optimizer and average are one share, whatever operators they use. The file is written anew after each
+turn, share and peak, so that a run which is ended early has lost nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from unittest import mock
 import torch
 from publish import PLOTS, RESULTS, ROOT, commit, pyplot, replace_between
 from torch.utils._python_dispatch import TorchDispatchMode
-from train_step import CASES, DEVICE, ITERATIONS, OPT_INS, WARM_UP, is_convolution, peak_bytes, plain
+from train_step import CASES, DEVICE, ITERATIONS, OPT_INS, WARM_UP, Case, is_convolution, peak_bytes, plain
 
 #: kind of work -> what its operators' names hold; the first kind that fits counts
 KINDS = {
@@ -38,6 +39,10 @@ KINDS = {
     "elementwise": r"residual_merge|::(add|sub|mul|div|abs|sgn|sign|neg|mean|sum|square|pow|cat|copy|clone|index)",
 }
 ORDER = ("convolution", *KINDS, "other")
+#: iterations whose time is shared out
+SHARED = ("plain-fp32", "fast-fp32")
+#: sizes for --few
+FEW = Case("few", 32, 4, 8, 4)
 
 
 class Target(NamedTuple):
@@ -128,43 +133,99 @@ def shares(run: Callable[[], object], clock: Callable[[], float], seconds: float
     return found
 
 
-def measure(rounds: int, process_time: bool, note: str) -> dict[str, Any]:
-    """The record of this machine."""
-    clock = time.process_time if process_time else time.perf_counter
-    synchronize = torch.cuda.synchronize if DEVICE.type == "cuda" else lambda: None
+class Options(NamedTuple):
+    """How to measure."""
+
+    case: Case
+    rounds: int
+    clock: Callable[[], float]
+    note: str
+    folder: Path
+
+
+class Recording:
+    """The record of this machine, which is kept in a file as it grows."""
+
+    def __init__(self, options: Options) -> None:
+        self.record = facts(options)
+        self.path = options.folder / f"train-step-{self.record['name']}.json"
+        self.runs: dict[str, Callable[[], object]] = {}
+        self.failed: list[str] = []
+
+    def attempt(self, name: str, action: Callable[[str], None]) -> None:
+        """Leaves an iteration out from where it fails: the others are worth measuring all the same."""
+        try:
+            action(name)
+        except Exception as error:
+            self.failed.append(name)
+            self.runs.pop(name, None)
+            print(f"{name} failed: {type(error).__name__}: {error}", flush=True)
+        self.path.write_text(json.dumps(self.record, indent=1) + "\n")
+
+
+def measure(options: Options) -> list[str]:
+    """Writes the record. Returns the names of the iterations that failed."""
+    recording = Recording(options)
+    record, runs = recording.record, recording.runs
+    warm_up = WARM_UP + 1 if DEVICE.type == "cuda" else 1  # graphs are recorded then
 
     def timer() -> float:
-        synchronize()
-        return clock()
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+        return options.clock()
 
-    case = CASES[0]
-    runs = {name: make(case) for name, make in (ITERATIONS | OPT_INS).items()}
-    samples: dict[str, list[float]] = {name: [] for name in runs}
-    warm_up = WARM_UP + 1 if DEVICE.type == "cuda" else 1  # graphs are recorded then
-    for turn in range(rounds + warm_up):
-        for name, run in runs.items():
-            begin = timer()
-            run()
-            if turn >= warm_up:
-                samples[name].append(timer() - begin)
-    seconds = {name: statistics.median(values) for name, values in samples.items()}
-    threads = torch.get_num_threads()
-    hardware = torch.cuda.get_device_name() if DEVICE.type == "cuda" else f"{processor()}, {threads} threads"
+    def make(name: str) -> None:
+        runs[name] = (ITERATIONS | OPT_INS)[name](options.case)
+
+    def run_once(name: str) -> None:
+        begin = timer()
+        runs[name]()
+        if turn >= warm_up:
+            record["samples"].setdefault(name, []).append(timer() - begin)
+            record["seconds"][name] = statistics.median(record["samples"][name])
+
+    def share(name: str) -> None:
+        record["shares"][name] = shares(runs[name], timer, record["seconds"][name], 2)
+
+    def peak(name: str) -> None:
+        record["peak_bytes"][name] = peak_bytes(name)
+
+    for name in SHARED if options.case == FEW else ITERATIONS | OPT_INS:
+        recording.attempt(name, make)
+    for turn in range(options.rounds + warm_up):
+        record["rounds"] = max(0, turn + 1 - warm_up)
+        for name in list(runs):
+            recording.attempt(name, run_once)
+    for name in SHARED:
+        if name in runs:
+            recording.attempt(name, share)
+    if options.case == CASES[0]:  # train_step.py measures no other's memory
+        for name in ITERATIONS:
+            if name in runs and not name.startswith("convolutions"):
+                recording.attempt(name, peak)
+    return recording.failed
+
+
+def facts(options: Options) -> dict[str, Any]:
+    """A record without figures."""
+    on_gpu = DEVICE.type == "cuda"
+    hardware = torch.cuda.get_device_name() if on_gpu else f"{processor()}, {torch.get_num_threads()} threads"
+    words = hardware if options.case == CASES[0] else f"{hardware} {options.case.name}"
     return {
-        "name": re.sub(r"[^a-z0-9]+", "-", hardware.lower()).strip("-"),
+        "name": re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-"),
         "device": DEVICE.type,
         "hardware": hardware,
-        "case": str(case),
+        "case": str(options.case),
         "torch": torch.__version__,
         "commit": commit(),
         "date": datetime.now(UTC).date().isoformat(),
-        "clock": "processor time" if process_time else "wall time",
-        "note": note,
-        "rounds": rounds,
-        "seconds": seconds,
-        "samples": samples,
-        "shares": {name: shares(runs[name], timer, seconds[name], 2) for name in ("plain-fp32", "fast-fp32")},
-        "peak_bytes": {name: peak_bytes(name) for name in ITERATIONS if not name.startswith("convolutions")},
+        "clock": "processor time" if options.clock is time.process_time else "wall time",
+        "note": options.note,
+        "rounds": 0,
+        "seconds": {},
+        "samples": {},
+        "shares": {},
+        "peak_bytes": {},
     }
 
 
@@ -180,6 +241,7 @@ def processor() -> str:
 def write_page() -> None:
     """The plots, and the part of docs/performance.md between its marks, from the results that are there."""
     records = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("train-step-*.json"))]
+    records = [record for record in records if len(record["shares"]) == len(SHARED)]  # others were ended early
     lines = targets(records)
     for record in records:
         lines += section(record)
@@ -206,6 +268,8 @@ def reached(record: dict[str, Any], target: Target) -> str:
     if aim is None:
         return ""
     figures = record[target.figure]
+    if target.above not in figures:
+        return ""
 
     def least(name: str) -> float:
         return min(figures[way] for way in (name, name.replace("fast", "graphed")) if way in figures)
@@ -236,9 +300,10 @@ def section(record: dict[str, Any]) -> list[str]:
         *graphed_line(seconds),
         f"| convolutions alone | | {seconds['convolutions-fp32'] * 1e3:.0f} ms | | |",
         *(f"| opt-in, other numbers: {name} | | {seconds[name] * 1e3:.0f} ms | | |" for name in OPT_INS),
-        f"| peak memory | {peak['plain-fp32'] / 2**20:.0f} MiB | {peak['fast-fp32'] / 2**20:.0f} MiB | "
-        f"| {peak['fast-bf16'] / 2**20:.0f} MiB |",
     ]
+    if peak:
+        plain_peak, fast_peak, half_peak = (f"{peak[name] / 2**20:.0f} MiB" for name in (*SHARED, "fast-bf16"))
+        lines.append(f"| peak memory | {plain_peak} | {fast_peak} | | {half_peak} |")
     return lines
 
 
@@ -275,14 +340,27 @@ def main() -> None:
     parser.add_argument("--no-page", action="store_true", help="only measure; needs no matplotlib")
     parser.add_argument("--process-time", action="store_true", help="count processor time in place of wall time")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each iteration")
+    parser.add_argument("--case", nargs="+", default=[CASES[0].name], help="sizes, each a record of its own")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the folder for the result")
+    parser.add_argument(
+        "--few", action="store_true", help="one turn of two iterations that are too small to tell anything"
+    )
     parser.add_argument("--note", default="", help="what a reader has to know of the run, such as other load")
     options = parser.parse_args()
+    failed: list[str] = []
     if not options.page:
-        record = measure(options.rounds, options.process_time, options.note)
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"train-step-{record['name']}.json").write_text(json.dumps(record, indent=1) + "\n")
+        known = {case.name: case for case in CASES}
+        if not options.few and (unknown := [name for name in options.case if name not in known]):
+            parser.error(f"no case {', '.join(unknown)} on this device; there are {', '.join(known)}")
+        clock = time.process_time if options.process_time else time.perf_counter
+        options.out.mkdir(exist_ok=True)
+        for case in [FEW] if options.few else [known[name] for name in options.case]:
+            rounds = 1 if options.few else options.rounds
+            failed += measure(Options(case, rounds, clock, options.note, options.out))
     if not options.no_page:
         write_page()
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -2,12 +2,15 @@
 
 compute-sanitizer --tool memcheck python benchmarks/short_op_run.py
 
-Runs on the GPU if there is one, else on the CPU. Results are compared with the reference's, but loosely.
+Runs on the GPU if there is one, else on the CPU. Results are compared with the reference's, but loosely. Prints each
+call before it is made, so that one which ends the process is the last line.
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
+import time
 from collections.abc import Callable, Iterator
 
 import torch
@@ -80,19 +83,34 @@ def compare(name: str, results: list[Tensor], expected: list[Tensor]) -> None:
             raise SystemExit(f"{name}: relative error {error:.3g} against the reference")
 
 
+def all_cases(few: bool) -> Iterator[Case]:
+    """Every kernel early: colours first, then every size in float32, then in the other types."""
+    yield from itertools.chain(color_cases(torch.float32), color_cases(torch.uint8))
+    sizes, dtypes = (SIZES[:1], DTYPES[:1]) if few else (SIZES, DTYPES)
+    for dtype, shape, memory_format in itertools.product(dtypes, sizes, FORMATS):
+        if shape in SIZES[:3] or dtype in DTYPES[:2]:
+            yield from image_cases(shape, dtype, memory_format)
+
+
 def main() -> None:
     """Runs everything; exits with a message at the first result that is wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no call after these")
+    parser.add_argument("--few", action="store_true", help="only the smallest images, in float32")
+    options = parser.parse_args()
     torch.manual_seed(0)
-    images = [*itertools.product(SIZES[:3], DTYPES, FORMATS), *itertools.product(SIZES[3:], DTYPES[:2], FORMATS)]
-    cases = itertools.chain.from_iterable(image_cases(*choice) for choice in images)
-    colors = itertools.chain.from_iterable(map(color_cases, (torch.float32, torch.uint8)))
-    count = 0
-    for name, function, tensors in itertools.chain(cases, colors):
+    begin, count = time.monotonic(), 0
+    for name, function, tensors in all_cases(options.few):
+        if time.monotonic() - begin > options.seconds:
+            print("out of time")
+            break
+        words = f"{name} {[list(t.shape) for t in tensors]} {tensors[0].dtype} {tensors[0].stride()}"
+        print(words, flush=True)
         with ops.use_backend("compiled"):
             results = outcome(name, function, tensors)
         with ops.use_backend("reference"):
             expected = outcome(name, function, tensors)
-        compare(f"{name} {[list(t.shape) for t in tensors]} {tensors[0].dtype}", results, expected)
+        compare(words, results, expected)
         count += 1
     print(f"{count} calls on {DEVICE}, all as the reference")
 

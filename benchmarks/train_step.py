@@ -53,7 +53,10 @@ class Case(NamedTuple):
         return f"{self.name}, {self.size} px, batch {self.batch}"
 
 
-CASES = [Case("cpu32", 32, 32, 128, 32)] if DEVICE.type == "cpu" else [Case("gpu256", 256, 64, 512, 8)]
+if DEVICE.type == "cpu":
+    CASES = [Case("cpu32", 32, 32, 128, 32)]
+else:
+    CASES = [Case("gpu256", 256, 64, 512, 8), Case("gpu32", 32, 32, 128, 32)]
 
 
 class Samples(NamedTuple):
