@@ -23,6 +23,8 @@ TORCH = "2.11.0"
 TRITON = "3.6.0"  # that torch 2.11 asks for
 #: torch's CUDA builds run code of this library while they are loaded; all others are needed by a GPU only
 CUDART = "nvidia-cuda-runtime==13.0.96"
+#: Triton 3.6 interprets kernels with the numpy of its time: later ones make no number of an array with one element
+NUMPY = "numpy==2.3.5"
 TARGET_VERSION = "0x020b000000000000"
 #: CMake's; what they say is not looked at here
 FACTS = ("M2O_CXX_FLAGS", "M2O_BUILD_TYPE", "M2O_TORCH_VERSION", "M2O_CUDA_VERSION", "M2O_CUDA_ARCHS")
@@ -108,7 +110,7 @@ def main() -> int:
 
 
 def environment(folder: Path) -> None:
-    """Installs the oldest torch and its Triton into ``folder``, which, first on ``PYTHONPATH``, hides newer ones.
+    """Installs the oldest torch, its Triton and numpy into ``folder``; first on ``PYTHONPATH``, it hides newer ones.
 
     Torch's wheel is built for CUDA. In place of CUDA's libraries, several gigabytes that no CPU test calls, it gets one
     that has their names and stops where one is called.
@@ -121,7 +123,7 @@ def environment(folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         site = Path(scratch, "site")
-        pip("install", "--no-deps", "--target", str(site), f"torch=={TORCH}", f"triton=={TRITON}", CUDART)
+        pip("install", "--no-deps", "--target", str(site), f"torch=={TORCH}", f"triton=={TRITON}", CUDART, NUMPY)
         if needed := missing_libraries(site / "torch" / "lib"):
             make_stand_in(site / "torch" / "lib", needed)
         site.rename(folder)
