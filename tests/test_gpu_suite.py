@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
 from pathlib import Path
 
@@ -108,6 +109,8 @@ def test_what_is_there_is_packed_when_the_suite_is_ended_from_outside(tmp_path: 
     suite = start(tmp_path, HANGING, PYTHON=str(tmp_path / "tools" / "python"))
     log = None
     while log is None:
+        assert suite.poll() is None, suite.communicate()[0]
+        time.sleep(0.05)
         log = next((ROOT / "build").glob("gpu-suite-*/short_run.log"), None)
     suite.terminate()
     code, summary, files = outcome(suite, tmp_path)
