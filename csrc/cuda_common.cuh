@@ -9,6 +9,8 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "plane_numbers.h"
+
 namespace m2o_fast {
 
 // The words for an error, or nullptr. The runtime also remembers an error until it is asked for, and hands it to
@@ -102,6 +104,86 @@ __device__ __forceinline__ void store_pack(Element* target, const Pack<Element, 
                  "r"(bits.w));
   } else {
     *reinterpret_cast<Pack<Element, kCount>*>(target) = pack;
+  }
+}
+
+constexpr int kAccessBytes = 16;  // the most that one instruction reads or writes
+
+// Whether they can be read or written by 16 bytes from here on.
+__host__ __device__ __forceinline__ bool starts_on_16(const void* pointer) {
+  return reinterpret_cast<uintptr_t>(pointer) % kAccessBytes == 0;
+}
+
+// The most neighbours among `count` that one access takes.
+template <typename Element>
+constexpr int pack_size(int count) {
+  constexpr int kMost = kAccessBytes / sizeof(Element);
+  return count < kMost ? count : kMost;
+}
+
+// Neighbours as the numbers they are calculated with.
+template <int kCount, typename Element>
+__device__ __forceinline__ void load_numbers(Arithmetic<Element>* numbers, const Element* from) {
+  const auto pack = load_pack<Element, kCount>(from);
+#pragma unroll
+  for (int e = 0; e < kCount; ++e) {
+    numbers[e] = pack.get(e);
+  }
+}
+
+template <int kCount, typename Element>
+__device__ __forceinline__ void store_numbers(Element* to, const Arithmetic<Element>* numbers) {
+  Pack<Element, kCount> pack;
+#pragma unroll
+  for (int e = 0; e < kCount; ++e) {
+    pack.set(e, numbers[e]);
+  }
+  store_pack(to, pack);
+}
+
+// Reads numbers that are `step` elements apart, by 16 bytes where they are neighbours that start there.
+template <int kCount, typename Element>
+__device__ __forceinline__ void load_run(Arithmetic<Element>* numbers, const Element* from, int64_t step = 1) {
+  constexpr int kPack = pack_size<Element>(kCount);
+  if (kCount > 1 && step == 1 && starts_on_16(from)) {
+#pragma unroll
+    for (int first = 0; first < kCount; first += kPack) {
+      load_numbers<kPack>(numbers + first, from + first);
+    }
+  } else {
+#pragma unroll
+    for (int e = 0; e < kCount; ++e) {
+      numbers[e] = widen(from[e * step]);
+    }
+  }
+}
+
+// Writes neighbours, likewise.
+template <int kCount, typename Real>
+__device__ __forceinline__ void store_run(Real* to, const Real* numbers) {
+  constexpr int kPack = pack_size<Real>(kCount);
+  if (kCount > 1 && starts_on_16(to)) {
+#pragma unroll
+    for (int first = 0; first < kCount; first += kPack) {
+      store_numbers<kPack>(to + first, numbers + first);
+    }
+  } else {
+#pragma unroll
+    for (int e = 0; e < kCount; ++e) {
+      to[e] = numbers[e];
+    }
+  }
+}
+
+// A parameter's numbers for kCount planes from one on.
+template <typename Element, int kCount>
+__device__ __forceinline__ void load_plane_numbers(Arithmetic<Element> (&numbers)[kCount], const PlaneNumbers& from,
+                                                   int64_t image, int64_t channel) {
+  const int64_t offset = image * from.strides[0] + channel * from.strides[1];
+  if (std::is_same_v<Element, Arithmetic<Element>> || from.wide) {
+    load_run<kCount>(numbers, static_cast<const Arithmetic<Element>*>(from.data) + offset, from.strides[1]);
+  } else {
+    load_run<kCount>(numbers, static_cast<const Element*>(from.data) + offset, from.strides[1]);
   }
 }
 

@@ -3,14 +3,9 @@
 
 namespace m2o_fast {
 
-const char* adain_backward_workspace(const AdainArguments& arguments, size_t& bytes) {
-  return arguments.resample == Resample::none ? ask_workspace<Backward, Resample::none>(arguments, bytes)
-                                              : adain_backward_resampled_workspace(arguments, bytes);
-}
-
-const char* adain_backward(const AdainArguments& arguments, void* stream) {
-  return arguments.resample == Resample::none ? run<Backward, Resample::none>(arguments, stream)
-                                              : adain_backward_resampled(arguments, stream);
+const char* adain_backward(const AdainArguments& arguments, const Workspace& workspace, void* stream) {
+  return arguments.resample == Resample::none ? run<Backward, Resample::none>(arguments, workspace, stream)
+                                              : adain_backward_resampled(arguments, workspace, stream);
 }
 
 }  // namespace m2o_fast

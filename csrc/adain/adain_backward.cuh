@@ -23,22 +23,28 @@ __global__ void __launch_bounds__((kMaxThreads<L, kRoute>), (kMinBlocks<kRoute>)
   typename L::Vector* slots = slot_memory<L>(plan);
   const Real slope = Real(a.slope);
   if constexpr (kRoute != Route::kFinish) {
-    load_chunk<L>(held, tensors, a, span, 0);
+    load_chunk<L>(held, tensors, a, plan, span, 0);
   }
   Affine<L> affine(a, span);
   Real rstd[kPlanes] = {}, sums[2 * kPlanes] = {};  // sums of g, then of g d
+  if (span.live) {
+    Real mean[kPlanes], rest[kPlanes];
+    load_run<kPlanes>(rstd, static_cast<const Real*>(a.rstd) + plane);
+    load_run<kPlanes>(mean, static_cast<const Real*>(a.mean) + plane);
+    load_run<kPlanes>(rest, rest_of_mean<const Real>(a) + plane);
 #pragma unroll
-  for (int p = 0; span.live && p < kPlanes; ++p) {
-    rstd[p] = static_cast<const Real*>(a.rstd)[plane + p];
-    const Real mean = static_cast<const Real*>(a.mean)[plane + p];
-    affine.normalise(p, mean, rest_of_mean<Real>(a, plane + p), rstd[p]);
+    for (int p = 0; p < kPlanes; ++p) {
+      affine.normalise(p, mean[p], rest[p], rstd[p]);
+    }
   }
   if constexpr (kRoute == Route::kFinish) {
     for (int part = span.rank; span.live && part < plan.parts; part += span.ranks) {
+      Real of_part[2 * kPlanes];
+      load_run<kPlanes>(of_part, partial<Real>(a, part, 0) + plane);
+      load_run<kPlanes>(of_part + kPlanes, partial<Real>(a, part, 1) + plane);
 #pragma unroll
-      for (int p = 0; p < kPlanes; ++p) {
-        sums[p] += partial<Real>(a, part, 0)[plane + p];
-        sums[kPlanes + p] += partial<Real>(a, part, 1)[plane + p];
+      for (int i = 0; i < 2 * kPlanes; ++i) {
+        sums[i] += of_part[i];
       }
     }
   } else {
@@ -65,30 +71,27 @@ __global__ void __launch_bounds__((kMaxThreads<L, kRoute>), (kMinBlocks<kRoute>)
       if constexpr (kRoute == Route::kOnChip) {
         keep_chunk(held, slots, chunk);
       }
-      load_chunk<L>(held, tensors, a, span, chunk + 1);
+      load_chunk<L>(held, tensors, a, plan, span, chunk + 1);
     }
   }
   sum_over_tile<kRoute>(sums, plan, scratch_memory<Real>());
   if constexpr (kRoute == Route::kPartial) {
     if (span.writes) {
-#pragma unroll
-      for (int p = 0; p < kPlanes; ++p) {
-        partial<Real>(a, span.part, 0)[plane + p] = sums[p];
-        partial<Real>(a, span.part, 1)[plane + p] = sums[kPlanes + p];
-      }
+      store_run<kPlanes>(partial<Real>(a, span.part, 0) + plane, sums);
+      store_run<kPlanes>(partial<Real>(a, span.part, 1) + plane, sums + kPlanes);
     }
   } else if (span.live) {
-    Real mean_g[kPlanes], along[kPlanes];
+    Real rest[kPlanes], grad_gamma[kPlanes], mean_g[kPlanes], along[kPlanes];
+    load_run<kPlanes>(rest, rest_of_mean<const Real>(a) + plane);  // read again: registers are scarce
 #pragma unroll
     for (int p = 0; p < kPlanes; ++p) {
-      const Real rest = rest_of_mean<Real>(a, plane + p);  // read again: registers are scarce
-      const Real grad_gamma = fma(-rest, sums[p], sums[kPlanes + p]) * rstd[p];
-      along[p] = grad_gamma * rstd[p] / Real(a.plane);
-      mean_g[p] = sums[p] / Real(a.plane) - rest * along[p];
-      if (span.writes) {
-        static_cast<Real*>(a.grad_gamma)[plane + p] = grad_gamma;
-        static_cast<Real*>(a.grad_beta)[plane + p] = sums[p];
-      }
+      grad_gamma[p] = fma(-rest[p], sums[p], sums[kPlanes + p]) * rstd[p];
+      along[p] = grad_gamma[p] * rstd[p] / Real(a.plane);
+      mean_g[p] = sums[p] / Real(a.plane) - rest[p] * along[p];
+    }
+    if (span.writes) {
+      store_run<kPlanes>(static_cast<Real*>(a.grad_gamma) + plane, grad_gamma);
+      store_run<kPlanes>(static_cast<Real*>(a.grad_beta) + plane, sums);
     }
     auto* grad_x = static_cast<typename L::Element*>(a.grad_x);
     const auto result_of = [&](const typename L::Vector(&now)[2]) {
@@ -106,7 +109,7 @@ __global__ void __launch_bounds__((kMaxThreads<L, kRoute>), (kMinBlocks<kRoute>)
     for_each_unit<L, kRoute>(held, tensors, slots, a, span, plan,
                              [&](const typename L::Vector(*now)[2], int64_t offset, int number) {
                                if constexpr (L::kDown) {
-                                 const Square<L> square(a, span, number);
+                                 const Square<L> square(a, plan, span, number);
 #pragma unroll
                                  for (int v = 0; v < L::kGroup; ++v) {
                                    store_pack(grad_x + square.at(v), result_of(now[v]));

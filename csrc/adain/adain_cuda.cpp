@@ -5,7 +5,6 @@
 #include <torch/csrc/stable/library.h>
 
 #include <cmath>
-#include <optional>
 #include <tuple>
 
 #include "adain_tensor.h"
@@ -14,25 +13,13 @@
 namespace m2o_fast {
 namespace {
 
-// The kernels read gamma and beta in the dtype of x or of the statistics and with any strides.
-Tensor in_readable_type(const Tensor& affine, const Tensor& x) {
-  const ScalarType type = affine.scalar_type(), wide = statistics_type(x.scalar_type());
-  return type == x.scalar_type() || type == wide ? affine : torch::stable::to(affine, wide);
-}
-
-void set_strides(int64_t (&strides)[2], const Tensor& affine) {
-  const bool per_sample = affine.dim() == 2;
-  strides[0] = per_sample ? affine.stride(0) : 0;
-  strides[1] = affine.stride(per_sample ? 1 : 0);
-}
-
 // What both operators take. The tensors must outlive the call of the kernel.
 AdainArguments as_arguments(const ImageShape& shape, const Tensor& x, const Tensor& gamma, const Tensor& beta,
                             const Tensor& mean, const Tensor& rstd, double slope, bool one_plus, Resample resample) {
   AdainArguments a{};
   a.x = x.const_data_ptr();
-  a.gamma = gamma.const_data_ptr();
-  a.beta = beta.const_data_ptr();
+  a.gamma = plane_numbers(gamma, x);
+  a.beta = plane_numbers(beta, x);
   a.mean = mean.mutable_data_ptr();
   a.rstd = rstd.mutable_data_ptr();
   a.batch = shape.batch;
@@ -40,34 +27,11 @@ AdainArguments as_arguments(const ImageShape& shape, const Tensor& x, const Tens
   a.plane = shape.plane();
   a.width = shape.width;
   a.resample = resample;
-  set_strides(a.gamma_strides, gamma);
-  set_strides(a.beta_strides, beta);
   a.dtype = element_type(x.scalar_type());
   a.slope = slope;
-  const ScalarType wide = statistics_type(x.scalar_type());
-  a.gamma_wide = gamma.scalar_type() == wide;
-  a.beta_wide = beta.scalar_type() == wide;
   a.one_plus = one_plus;
   a.channels_last = shape.format == MemoryFormat::ChannelsLast;
   return a;
-}
-
-using Workspace = const char* (*)(const AdainArguments&, size_t&);
-using Kernel = const char* (*)(const AdainArguments&, void*);
-
-// Runs a kernel on the current stream of x's device, which must be the current device.
-void run(const char* op, Workspace workspace_bytes, Kernel kernel, AdainArguments arguments, const Tensor& x) {
-  size_t bytes = 0;
-  const char* error = workspace_bytes(arguments, bytes);
-  require(error == nullptr, op, "CUDA: ", error);
-  std::optional<Tensor> workspace;
-  if (bytes > 0) {
-    const std::array<int64_t, 1> size{static_cast<int64_t>(bytes)};
-    workspace = torch::stable::empty({size.data(), size.size()}, ScalarType::Byte, std::nullopt, x.device());
-    arguments.workspace = workspace->mutable_data_ptr();
-  }
-  error = kernel(arguments, current_stream(x));
-  require(error == nullptr, op, "CUDA: ", error);
 }
 
 std::tuple<Tensor, Tensor, Tensor> adain_act(Tensor x, Tensor gamma, Tensor beta, double eps, double slope,
@@ -92,7 +56,9 @@ std::tuple<Tensor, Tensor, Tensor> adain_act(Tensor x, Tensor gamma, Tensor beta
       as_arguments(shape, x_in_format, readable_gamma, readable_beta, mean, rstd, slope, one_plus, change);
   a.eps = eps;
   a.y = y.mutable_data_ptr();
-  run(op, adain_forward_workspace, adain_forward, a, x);
+  Scratch scratch(x);
+  const char* error = adain_forward(a, std::ref(scratch), current_stream(x));
+  require(error == nullptr, op, "CUDA: ", error);
   return {y, mean, rstd};
 }
 
@@ -123,7 +89,9 @@ std::tuple<Tensor, Tensor, Tensor> adain_act_backward(Tensor grad, Tensor x, Ten
   a.grad_x = grad_x.mutable_data_ptr();
   a.grad_gamma = grad_gamma.mutable_data_ptr();
   a.grad_beta = grad_beta.mutable_data_ptr();
-  run(op, adain_backward_workspace, adain_backward, a, x);
+  Scratch scratch(x);
+  const char* error = adain_backward(a, std::ref(scratch), current_stream(x));
+  require(error == nullptr, op, "CUDA: ", error);
   return {grad_x, grad_gamma, grad_beta};
 }
 

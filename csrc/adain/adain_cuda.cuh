@@ -16,14 +16,15 @@ namespace {
 template <typename L, int kCount, int kTensors>
 __device__ __forceinline__ void load_chunk(typename L::Vector (&held)[kCount][kTensors],
                                            const typename L::Element* const (&tensors)[kTensors],
-                                           const AdainArguments& a, const Span<typename L::Jump>& span, int chunk) {
+                                           const AdainArguments& a, const Plan& plan,
+                                           const Span<typename L::Jump>& span, int chunk) {
   constexpr int kUnits = kCount / L::kGroup;
   int64_t offset = span.offset + chunk * kUnits * span.jump;
 #pragma unroll
   for (int k = 0; k < kUnits; ++k, offset += span.jump) {
     if (k * L::kGroup < span.vectors - chunk * kCount) {
       if constexpr (L::kUp || L::kDown) {
-        load_unit<L>(&held[k * L::kGroup], tensors, Square<L>(a, span, chunk * kUnits + k), offset);
+        load_unit<L>(&held[k * L::kGroup], tensors, Square<L>(a, plan, span, chunk * kUnits + k), offset);
       } else {
 #pragma unroll
         for (int t = 0; t < kTensors; ++t) {
@@ -48,14 +49,6 @@ __device__ __forceinline__ void keep_chunk(const Vector (&held)[kCount][kTensors
   }
 }
 
-template <typename L>
-__device__ __forceinline__ typename L::Real load_parameter(const void* parameter, bool wide, int64_t offset) {
-  if (wide) {
-    return static_cast<const typename L::Real*>(parameter)[offset];
-  }
-  return widen(static_cast<const typename L::Element*>(parameter)[offset]);
-}
-
 // The map from x to y before the LeakyReLU. The backward pass takes its sign.
 template <typename L>
 struct Affine {
@@ -63,12 +56,14 @@ struct Affine {
   Real mean[L::kPlanes], scale[L::kPlanes], shift[L::kPlanes];
 
   __device__ __forceinline__ Affine(const AdainArguments& a, const Span<typename L::Jump>& span) {
+    if (!span.live) {
+      return;
+    }
+    load_plane_numbers<typename L::Element>(scale, a.gamma, span.image, span.channel);
+    load_plane_numbers<typename L::Element>(shift, a.beta, span.image, span.channel);
 #pragma unroll
-    for (int p = 0; span.live && p < L::kPlanes; ++p) {
-      const int64_t n = span.image, c = span.channel + p;
-      const Real gamma = load_parameter<L>(a.gamma, a.gamma_wide, n * a.gamma_strides[0] + c * a.gamma_strides[1]);
-      scale[p] = a.one_plus ? 1 + gamma : gamma;
-      shift[p] = load_parameter<L>(a.beta, a.beta_wide, n * a.beta_strides[0] + c * a.beta_strides[1]);
+    for (int p = 0; p < L::kPlanes; ++p) {
+      scale[p] = a.one_plus ? 1 + scale[p] : scale[p];
     }
   }
 
@@ -83,10 +78,10 @@ struct Affine {
   }
 };
 
-// What rounding took from the mean of a plane.
+// What rounding took from the mean of each plane.
 template <typename Real>
-__device__ __forceinline__ Real& rest_of_mean(const AdainArguments& a, int64_t plane) {
-  return static_cast<Real*>(a.mean)[a.batch * a.channels + plane];
+__device__ __forceinline__ Real* rest_of_mean(const AdainArguments& a) {
+  return static_cast<Real*>(a.mean) + a.batch * a.channels;
 }
 
 // Sums over all threads that work on the tile.
@@ -141,7 +136,7 @@ __device__ __forceinline__ void for_each_unit(typename L::Vector (&held)[kCount]
   constexpr int kUnits = kCount / L::kGroup;
   for (int chunk = plan.chunks - 1; chunk >= (kAgain ? 0 : plan.chunks - 1); --chunk) {
     if constexpr (kAgain) {
-      load_chunk<L>(held, tensors, a, span, chunk);
+      load_chunk<L>(held, tensors, a, plan, span, chunk);
     }
     int64_t offset = span.offset + chunk * kUnits * span.jump;
 #pragma unroll

@@ -24,6 +24,8 @@ struct Layout {
   static constexpr int kUnit = kDown && !kOnePixel ? kVector_ / 2 : kVector_;
   // Vectors of x per unit.
   static constexpr int kGroup = !kDown ? 1 : kOnePixel ? 4 : 2;
+  // Columns of pixels of the smaller tensor that a unit spans.
+  static constexpr int kWidth = kChannelsLast ? 1 : kUnit;
   // What is only there to be right gets by with fewer kernels.
   static constexpr bool kOnChip =
       kVector_ > 1 || !(kChannelsLast_ || std::is_same_v<Element_, double> || kResample != Resample::none);
@@ -58,12 +60,6 @@ struct Span {
   bool writes;            // the statistics or the partial results of its planes
 };
 
-// value / divisor, without the long division of 64-bit numbers where 32 bits do.
-__device__ __forceinline__ int64_t quotient(int64_t value, int64_t divisor) {
-  const bool small = ((value | divisor) >> 32) == 0;
-  return small ? static_cast<uint32_t>(value) / static_cast<uint32_t>(divisor) : value / divisor;
-}
-
 template <typename L, Route kRoute>
 __device__ __forceinline__ Span<typename L::Jump> thread_span(const AdainArguments& a, const Plan& plan) {
   const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
@@ -73,8 +69,9 @@ __device__ __forceinline__ Span<typename L::Jump> thread_span(const AdainArgumen
   if constexpr (kRoute == Route::kLanes) {
     const int64_t plane = int64_t(blockIdx.x) * (threads / plan.columns) + thread / plan.columns;
     span.live = plane < plan.tiles;
-    span.image = quotient(plane, a.channels);
-    span.channel = plane - span.image * a.channels;
+    const auto place = plan.by_tiles.divide(plane);
+    span.image = place.quotient;
+    span.channel = place.remainder;
     span.rank = thread % plan.columns;
     span.ranks = plan.columns;
     span.part = 0;
@@ -84,27 +81,25 @@ __device__ __forceinline__ Span<typename L::Jump> thread_span(const AdainArgumen
   } else {
     // The last pass runs backwards, so that it first meets what the pass before has left in the L2 cache.
     const unsigned block = kRoute == Route::kFinish ? gridDim.x - 1 - blockIdx.x : blockIdx.x;
-    const int64_t tile = block / unsigned(plan.parts);
-    span.part = static_cast<int>(block % unsigned(plan.parts));
+    const auto share = plan.by_parts.divide(block), place = plan.by_tiles.divide(share.quotient);
+    span.part = static_cast<int>(share.remainder);
+    span.image = place.quotient;
     span.rank = thread / plan.columns;
     span.ranks = threads / plan.columns;
     const int64_t begin = int64_t(span.part) * plan.part_vectors;
     span.unit = begin + span.rank;
     count = static_cast<int>(min(int64_t(count), plan.vectors - begin));
     if constexpr (L::kChannelsLast) {
-      const int64_t across = a.channels / L::kVector, tiles = ceil_div(across, plan.columns);
-      span.image = quotient(tile, tiles);
-      const int64_t column = (tile - span.image * tiles) * plan.columns + thread % plan.columns;
-      span.live = column < across;
+      const int64_t column = place.remainder * plan.columns + thread % plan.columns;
+      span.live = column < a.channels / L::kVector;
       span.channel = column * L::kVector;
       span.jump = span.ranks * a.channels;
       span.offset = (span.image * smaller_plane + begin + span.rank) * a.channels + span.channel;
     } else {
       span.live = true;
-      span.image = quotient(tile, a.channels);
-      span.channel = tile - span.image * a.channels;
+      span.channel = place.remainder;
       span.jump = span.ranks * L::kUnit;
-      span.offset = tile * smaller_plane + (begin + span.rank) * L::kUnit;
+      span.offset = share.quotient * smaller_plane + (begin + span.rank) * L::kUnit;
     }
   }
   span.writes = span.live && span.rank == 0 && (kRoute == Route::kPartial || span.part == 0);

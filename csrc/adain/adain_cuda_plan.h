@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "common.h"
+#include "divisor.h"
 
 namespace m2o_fast {
 
@@ -32,6 +33,8 @@ struct Plan {
   int64_t vectors;   // vectors (per column) per tile
   int64_t tiles;
   size_t shared_bytes;
+  Divisor by_parts, by_tiles;  // by parts, and by the tiles (kLanes: planes) of an image
+  Divisor by_row;              // by the units in a row, where y is resampled: see adain_cuda_layout.cuh
 };
 
 struct Workload {
@@ -49,7 +52,7 @@ struct Workload {
 struct Device {
   int multiprocessors;
   int shared_bytes;  // the most that one block can have
-  bool clusters;
+  int most_cluster;  // blocks that can form a cluster: a power of two up to kMaxCluster; 1: it has no clusters
 };
 
 constexpr int kLaneThreads = 128;                   // of a block on kLanes
@@ -82,11 +85,20 @@ inline bool fit_on_chip(const Workload& work, int max_threads, size_t max_shared
   return plan.shared_bytes <= max_shared;
 }
 
-inline bool fit_on_chip(const Workload& work, const Device& device, Plan& plan) {
-  const int most = on_chip_threads(work.channels_last);
-  const size_t half = (size_t(device.shared_bytes) + 1024) / 2 - 1024;  // each block costs 1 KB besides
-  // Two blocks per multiprocessor overlap the reading of one with the writing of the other.
-  return fit_on_chip(work, most / 2, half, plan) || fit_on_chip(work, most, device.shared_bytes, plan);
+// The same where so many blocks share a multiprocessor.
+inline bool fit_blocks(const Workload& work, const Device& device, int blocks, Plan& plan) {
+  const size_t shared = (size_t(device.shared_bytes) + 1024) / blocks - 1024;  // each block costs 1 KB besides
+  return fit_on_chip(work, on_chip_threads(work.channels_last) / blocks, shared, plan);
+}
+
+// The same in the smallest cluster that will do.
+inline bool fit_cluster(const Workload& work, const Device& device, int blocks, Plan& plan) {
+  for (plan.parts = 1; plan.parts <= device.most_cluster; plan.parts *= 2) {
+    if (fit_blocks(work, device, blocks, plan)) {
+      return true;
+    }
+  }
+  return false;
 }
 
 inline int64_t tile_count(const Workload& work, int columns) {
@@ -103,44 +115,24 @@ inline int widest_columns(const Workload& work) {
   return columns;
 }
 
-inline Plan plan_in_two_passes(const Workload& work, const Device& device, Plan plan) {
-  plan.route = Route::kPartial;
-  plan.threads = kPassThreads;
-  plan.columns = widest_columns(work);
-  plan.tiles = tile_count(work, plan.columns);
-  const int64_t rows = int64_t(plan.threads / plan.columns) * work.held;  // what a block reads at a time
-  const int64_t wanted = std::clamp<int64_t>(ceil_div(8 * int64_t(device.multiprocessors), plan.tiles), 1, 64);
-  const int64_t parts =
-      std::max(std::min(wanted, ceil_div(plan.vectors, rows)), ceil_div(plan.vectors, int64_t(1) << 27));
-  plan.part_vectors = int(ceil_div(plan.vectors, parts));
-  plan.parts = int(ceil_div(plan.vectors, plan.part_vectors));
-  plan.chunks = int(ceil_div(plan.part_vectors, rows));
-  plan.shared_bytes = scratch_bytes(work, plan.threads, plan.columns);
-  return plan;
+inline void plan_in_lanes(const Workload& work, Plan& plan) {
+  plan.route = Route::kLanes;
+  plan.threads = kLaneThreads;
+  plan.columns = 1;
+  while (plan.columns < 32 && plan.columns * work.held < plan.vectors) {
+    plan.columns *= 2;
+  }
+  plan.parts = plan.chunks = 1;
+  plan.part_vectors = int(plan.vectors);
+  plan.shared_bytes = 0;
 }
 
-inline Plan plan_call(const Workload& work, const Device& device) {
-  Plan plan{};
-  plan.parts = 1;
-  plan.vectors = work.channels_last ? work.plane : work.plane / work.vector;
-  if (!work.channels_last && plan.vectors <= 32 * work.held) {
-    plan.route = Route::kLanes;
-    plan.threads = kLaneThreads;
-    plan.columns = 1;
-    while (plan.columns < 32 && plan.columns * work.held < plan.vectors) {
-      plan.columns *= 2;
-    }
-    plan.chunks = 1;
-    plan.part_vectors = int(plan.vectors);
-    plan.tiles = work.batch * work.channels;
-    return plan;
-  }
-  if (!work.on_chip) {
-    return plan_in_two_passes(work, device, plan);
-  }
+// False where a tile is too large for that, or there are too few of them.
+inline bool plan_on_chip(const Workload& work, const Device& device, Plan& plan) {
   plan.route = Route::kOnChip;
   plan.columns = widest_columns(work);
-  if (plan.columns == 8 && !fit_on_chip(work, device, plan)) {
+  plan.parts = 1;
+  if (plan.columns == 8 && !fit_blocks(work, device, 2, plan)) {
     plan.columns = 4;
   }
   if (plan.columns == 8 && tile_count(work, 8) < 2 * device.multiprocessors) {
@@ -150,23 +142,51 @@ inline Plan plan_call(const Workload& work, const Device& device) {
   if (plan.columns == 4 && tile_count(work, 4) < device.multiprocessors && bytes <= kCachedBytes) {
     plan.columns = 2;  // a quarter of a cache line, but the cache has the rest of it when another block asks
   }
-  plan.tiles = tile_count(work, plan.columns);
-  const int most_parts = device.clusters ? kMaxCluster : 1;
-  while (!fit_on_chip(work, device, plan)) {
-    if (plan.parts == most_parts) {
-      return plan_in_two_passes(work, device, plan);
-    }
-    plan.parts *= 2;
+  // Two blocks per multiprocessor overlap the reading of one with the writing of the other: a cluster of small blocks
+  // comes before a large block.
+  const int blocks = fit_cluster(work, device, 2, plan) ? 2 : 1;
+  if (blocks == 1 && !fit_cluster(work, device, 1, plan)) {
+    return false;
   }
   // Too few tiles for all multiprocessors: divide them further, as long as every block keeps a few warps busy.
   const auto worth_dividing = [&] {
-    return plan.tiles * plan.parts * 2 <= device.multiprocessors && plan.threads * plan.chunks >= 512;
+    return tile_count(work, plan.columns) * plan.parts * 2 <= device.multiprocessors &&
+           plan.threads * plan.chunks >= 512;
   };
-  while (plan.parts < most_parts && worth_dividing()) {
+  while (plan.parts < device.most_cluster && worth_dividing()) {
     plan.parts *= 2;
-    fit_on_chip(work, device, plan);
+    fit_blocks(work, device, blocks, plan);
   }
-  return worth_dividing() ? plan_in_two_passes(work, device, plan) : plan;
+  return !worth_dividing();
+}
+
+inline void plan_in_two_passes(const Workload& work, const Device& device, Plan& plan) {
+  plan.route = Route::kPartial;
+  plan.threads = kPassThreads;
+  plan.columns = widest_columns(work);
+  const int64_t rows = int64_t(plan.threads / plan.columns) * work.held;  // what a block reads at a time
+  const int64_t tiles = tile_count(work, plan.columns);
+  const int64_t wanted = std::clamp<int64_t>(ceil_div(8 * int64_t(device.multiprocessors), tiles), 1, 64);
+  const int64_t parts =
+      std::max(std::min(wanted, ceil_div(plan.vectors, rows)), ceil_div(plan.vectors, int64_t(1) << 27));
+  plan.part_vectors = int(ceil_div(plan.vectors, parts));
+  plan.parts = int(ceil_div(plan.vectors, plan.part_vectors));
+  plan.chunks = int(ceil_div(plan.part_vectors, rows));
+  plan.shared_bytes = scratch_bytes(work, plan.threads, plan.columns);
+}
+
+inline Plan plan_call(const Workload& work, const Device& device) {
+  Plan plan{};
+  plan.vectors = work.channels_last ? work.plane : work.plane / work.vector;
+  if (!work.channels_last && plan.vectors <= 32 * work.held) {
+    plan_in_lanes(work, plan);
+  } else if (!work.on_chip || !plan_on_chip(work, device, plan)) {
+    plan_in_two_passes(work, device, plan);
+  }
+  plan.tiles = tile_count(work, plan.columns);
+  plan.by_parts = Divisor(plan.parts);
+  plan.by_tiles = Divisor(plan.tiles / work.batch);
+  return plan;
 }
 
 }  // namespace m2o_fast

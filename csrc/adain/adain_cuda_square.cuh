@@ -14,12 +14,12 @@ struct Square {
   static constexpr int kAcross = L::kDown && !L::kOnePixel ? 1 : 2, kCount = 2 * kAcross;
   int64_t corner, down, across;  // steps to the next row and to the next vector
 
-  __device__ __forceinline__ Square(const AdainArguments& a, const Span<typename L::Jump>& span, int number) {
-    constexpr int kPixels = L::kChannelsLast ? 1 : L::kUnit;
+  __device__ __forceinline__ Square(const AdainArguments& a, const Plan& plan, const Span<typename L::Jump>& span,
+                                    int number) {
     const int64_t unit = span.unit + int64_t(number) * span.ranks;
     const int64_t width = L::kDown ? a.width : 2 * a.width, plane = L::kDown ? a.plane : 4 * a.plane;
-    const int64_t units = width / (2 * kPixels), row = quotient(unit, units), column = unit - row * units;
-    const int64_t pixel = row * 2 * width + column * 2 * kPixels;
+    const auto place = plan.by_row.divide(unit);
+    const int64_t pixel = place.quotient * 2 * width + place.remainder * 2 * L::kWidth;
     corner = L::kChannelsLast ? (span.image * plane + pixel) * a.channels + span.channel
                               : (span.image * a.channels + span.channel) * plane + pixel;
     down = width * (L::kChannelsLast ? a.channels : 1);
@@ -103,7 +103,7 @@ __device__ __forceinline__ void store_square(typename L::Element* y, const Squar
 
 // Writes the output of a unit: value(vector, element) of its vectors of x.
 template <typename L, typename Value>
-__device__ __forceinline__ void store_output(typename L::Element* y, const AdainArguments& a,
+__device__ __forceinline__ void store_output(typename L::Element* y, const AdainArguments& a, const Plan& plan,
                                              const Span<typename L::Jump>& span, int64_t offset, int number,
                                              const Value& value) {
   if constexpr (L::kDown) {
@@ -120,7 +120,7 @@ __device__ __forceinline__ void store_output(typename L::Element* y, const Adain
       result.set(e, value(0, e));
     }
     if constexpr (L::kUp) {
-      store_square<L>(y, Square<L>(a, span, number), result);
+      store_square<L>(y, Square<L>(a, plan, span, number), result);
     } else {
       store_pack(y + offset, result);
     }

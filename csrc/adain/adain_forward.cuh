@@ -134,7 +134,7 @@ __global__ void __launch_bounds__((kMaxThreads<L, kRoute>), (kMinBlocks<kRoute>)
   typename L::Vector held[kCount][1];
   typename L::Vector* slots = slot_memory<L>(plan);
   if constexpr (kRoute != Route::kFinish) {
-    load_chunk<L>(held, tensors, a, span, 0);
+    load_chunk<L>(held, tensors, a, plan, span, 0);
   }
   Affine<L> affine(a, span);
   Real count = Real(a.plane);
@@ -143,13 +143,10 @@ __global__ void __launch_bounds__((kMaxThreads<L, kRoute>), (kMinBlocks<kRoute>)
     for (int part = span.rank; span.live && part < plan.parts; part += span.ranks) {
       Moments<L> of_part;
       of_part.count = part_count<L>(plan, part);
-#pragma unroll
-      for (int p = 0; p < kPlanes; ++p) {
-        of_part.mean[p] = partial<Real>(a, part, 0)[plane + p];
-        of_part.squares[p] = partial<Real>(a, part, 1)[plane + p];
-        if constexpr (Moments<L>::kWithRest) {
-          of_part.rest[p] = partial<Real>(a, part, 2)[plane + p];
-        }
+      load_run<kPlanes>(of_part.mean, partial<Real>(a, part, 0) + plane);
+      load_run<kPlanes>(of_part.squares, partial<Real>(a, part, 1) + plane);
+      if constexpr (Moments<L>::kWithRest) {
+        load_run<kPlanes>(of_part.rest, partial<Real>(a, part, 2) + plane);
       }
       moments.merge(of_part);
     }
@@ -162,7 +159,7 @@ __global__ void __launch_bounds__((kMaxThreads<L, kRoute>), (kMinBlocks<kRoute>)
       if constexpr (kRoute == Route::kOnChip) {
         keep_chunk(held, slots, chunk);
       }
-      load_chunk<L>(held, tensors, a, span, chunk + 1);
+      load_chunk<L>(held, tensors, a, plan, span, chunk + 1);
     }
     if constexpr (kRoute == Route::kPartial) {
       count = part_count<L>(plan, span.part);
@@ -171,31 +168,29 @@ __global__ void __launch_bounds__((kMaxThreads<L, kRoute>), (kMinBlocks<kRoute>)
   merge_over_tile<kRoute>(moments, count, plan);
   if constexpr (kRoute == Route::kPartial) {
     if (span.writes) {
-#pragma unroll
-      for (int p = 0; p < kPlanes; ++p) {
-        partial<Real>(a, span.part, 0)[plane + p] = moments.mean[p];
-        partial<Real>(a, span.part, 1)[plane + p] = moments.squares[p];
-        if constexpr (Moments<L>::kWithRest) {
-          partial<Real>(a, span.part, 2)[plane + p] = moments.rest[p];
-        }
+      store_run<kPlanes>(partial<Real>(a, span.part, 0) + plane, moments.mean);
+      store_run<kPlanes>(partial<Real>(a, span.part, 1) + plane, moments.squares);
+      if constexpr (Moments<L>::kWithRest) {
+        store_run<kPlanes>(partial<Real>(a, span.part, 2) + plane, moments.rest);
       }
     }
   } else if (span.live) {
+    Real rstd[kPlanes];
 #pragma unroll
     for (int p = 0; p < kPlanes; ++p) {
-      const Real rstd = 1 / sqrt(moments.squares[p] / count + Real(a.eps));
-      affine.normalise(p, moments.mean[p], moments.rest[p], rstd);
-      if (span.writes) {
-        static_cast<Real*>(a.mean)[plane + p] = moments.mean[p];
-        rest_of_mean<Real>(a, plane + p) = moments.rest[p];
-        static_cast<Real*>(a.rstd)[plane + p] = rstd;
-      }
+      rstd[p] = 1 / sqrt(moments.squares[p] / count + Real(a.eps));
+      affine.normalise(p, moments.mean[p], moments.rest[p], rstd[p]);
+    }
+    if (span.writes) {
+      store_run<kPlanes>(static_cast<Real*>(a.mean) + plane, moments.mean);
+      store_run<kPlanes>(rest_of_mean<Real>(a) + plane, moments.rest);
+      store_run<kPlanes>(static_cast<Real*>(a.rstd) + plane, rstd);
     }
     auto* y = static_cast<typename L::Element*>(a.y);
     const Real slope = Real(a.slope);
     for_each_unit<L, kRoute>(held, tensors, slots, a, span, plan,
                              [&](const typename L::Vector(*now)[1], int64_t offset, int number) {
-                               store_output<L>(y, a, span, offset, number, [&](int v, int e) {
+                               store_output<L>(y, a, plan, span, offset, number, [&](int v, int e) {
                                  const int p = e % kPlanes;
                                  const Real before = affine.preactivation(now[v][0].get(e) - affine.mean[p], p);
                                  return before > 0 ? before : before * slope;

@@ -5,6 +5,7 @@
 //   grad_scale = next * sum h x, grad_bias = next * sum h, grad_next = sum h z (which is sum grad * LeakyReLU(z)).
 // All of it is bound by memory traffic; every element is read and written once. Nothing is summed by atomics.
 #include "cuda_common.cuh"
+#include "cuda_device.cuh"
 #include "modulate_cuda.h"
 #include "modulate_cuda_plan.h"
 
@@ -42,50 +43,38 @@ __device__ __forceinline__ Span thread_span(const ModulateArguments& a, const Mo
   int rank, ranks, count = plan.part_vectors;
   if constexpr (kLanes) {
     const int64_t plane = block * (threads / plan.columns) + thread / plan.columns;
+    const auto place = plan.by_tiles.divide(plane);
     rank = thread % plan.columns;
     ranks = plan.columns;
     span.live = plane < plan.units;
-    span.image = plane / a.channels;
-    span.channel = plane - span.image * a.channels;
+    span.image = place.quotient;
+    span.channel = place.remainder;
     span.offset = plane * a.plane + rank * L::kVector;
     span.jump = ranks * L::kVector;
   } else {
-    const int64_t tile = block / plan.parts;
+    const auto share = plan.by_parts.divide(block), place = plan.by_tiles.divide(share.quotient);
     rank = thread / plan.columns;
     ranks = threads / plan.columns;
-    span.part = static_cast<int>(block - tile * plan.parts);
+    span.part = static_cast<int>(share.remainder);
+    span.image = place.quotient;
     const int64_t begin = int64_t(span.part) * plan.part_vectors;
     count = static_cast<int>(min(int64_t(count), plan.vectors - begin));
     if constexpr (L::kChannelsLast) {
-      const int64_t across = a.channels / L::kVector, tiles = ceil_div(across, plan.columns);
-      span.image = tile / tiles;
-      const int64_t column = (tile - span.image * tiles) * plan.columns + thread % plan.columns;
-      span.live = column < across;
+      const int64_t column = place.remainder * plan.columns + thread % plan.columns;
+      span.live = column < a.channels / L::kVector;
       span.channel = column * L::kVector;
       span.offset = (span.image * a.plane + begin + rank) * a.channels + span.channel;
       span.jump = ranks * a.channels;
     } else {
       span.live = true;
-      span.image = tile / a.channels;
-      span.channel = tile - span.image * a.channels;
-      span.offset = tile * a.plane + (begin + rank) * L::kVector;
+      span.channel = place.remainder;
+      span.offset = share.quotient * a.plane + (begin + rank) * L::kVector;
       span.jump = ranks * L::kVector;
     }
   }
   span.writes = span.live && rank == 0;
   span.vectors = span.live && rank < count ? (count - rank - 1) / ranks + 1 : 0;
   return span;
-}
-
-template <typename L>
-__device__ __forceinline__ typename L::Real number_of(const PlaneNumbers& numbers, int64_t image, int64_t channel,
-                                                      typename L::Real absent) {
-  if (numbers.data == nullptr) {
-    return absent;
-  }
-  const int64_t offset = image * numbers.strides[0] + channel * numbers.strides[1];
-  return numbers.wide ? static_cast<const typename L::Real*>(numbers.data)[offset]
-                      : widen(static_cast<const typename L::Element*>(numbers.data)[offset]);
 }
 
 // What is applied to the planes of a thread.
@@ -95,11 +84,21 @@ struct Chain {
   Real scale[L::kPlanes], bias[L::kPlanes], next[L::kPlanes];
 
   __device__ __forceinline__ Chain(const ModulateArguments& a, const Span& span) {
+    read(scale, a.scale, span, 1);
+    read(bias, a.bias, span, 0);
+    read(next, a.next, span, 1);
+  }
+
+ private:
+  static __device__ __forceinline__ void read(Real (&numbers)[L::kPlanes], const PlaneNumbers& from, const Span& span,
+                                              Real absent) {
+    if (span.live && from.data != nullptr) {
+      load_plane_numbers<typename L::Element>(numbers, from, span.image, span.channel);
+    } else {
 #pragma unroll
-    for (int p = 0; p < L::kPlanes; ++p) {
-      scale[p] = span.live ? number_of<L>(a.scale, span.image, span.channel + p, 1) : Real(1);
-      bias[p] = span.live ? number_of<L>(a.bias, span.image, span.channel + p, 0) : Real(0);
-      next[p] = span.live ? number_of<L>(a.next, span.image, span.channel + p, 1) : Real(1);
+      for (Real& number : numbers) {
+        number = absent;
+      }
     }
   }
 };
@@ -125,11 +124,14 @@ __device__ __forceinline__ void put_sums(const ModulateArguments& a, const Modul
   if (span.writes) {
     const int64_t plane = span.image * a.channels + span.channel;
 #pragma unroll
+    for (int p = 0; p < 2 * L::kPlanes; ++p) {
+      sums[p] *= chain.next[p % L::kPlanes];
+    }
+#pragma unroll
     for (int which = 0; which < kSums; ++which) {
       Real* to = plan.parts > 1 ? sums_of_part<Real>(a, span.part, which) : static_cast<Real*>(a.gradients[which]);
-#pragma unroll
-      for (int p = 0; to != nullptr && p < L::kPlanes; ++p) {
-        to[plane + p] = which == 2 ? sums[which * L::kPlanes + p] : sums[which * L::kPlanes + p] * chain.next[p];
+      if (to != nullptr) {
+        store_run<L::kPlanes>(to + plane, sums + which * L::kPlanes);
       }
     }
   }
@@ -187,10 +189,9 @@ __device__ __forceinline__ void run_unit(const ModulateArguments& a, const Modul
 template <typename L, bool kLanes, bool kBackward>
 __global__ void __launch_bounds__(kModulateThreads, 2)
     modulate_kernel(const ModulateArguments a, const ModulatePlan plan) {
-  const int64_t blocks = kLanes ? ceil_div(plan.units, blockDim.x / plan.columns) : plan.units;
-  for (int64_t block = blockIdx.x; block < blocks; block += gridDim.x) {
-    run_unit<L, kLanes, kBackward>(a, plan, block);
-    if (kBackward && !kLanes && block + gridDim.x < blocks) {
+  for (int64_t turn = blockIdx.x; turn < plan.turns; turn += gridDim.x) {
+    run_unit<L, kLanes, kBackward>(a, plan, turn);
+    if (kBackward && !kLanes && turn + gridDim.x < plan.turns) {
       __syncthreads();  // before the memory of the sums is used again
     }
   }
@@ -204,6 +205,7 @@ __global__ void __launch_bounds__(kModulateThreads) add_parts_kernel(const Modul
   if (to == nullptr) {
     return;
   }
+#pragma unroll 1
   for (int64_t plane = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; plane < planes;
        plane += int64_t(gridDim.x) * blockDim.x) {
     Real sum = 0;
@@ -214,26 +216,17 @@ __global__ void __launch_bounds__(kModulateThreads) add_parts_kernel(const Modul
   }
 }
 
-template <typename L>
-cudaError_t make_plan(const ModulateArguments& a, ModulatePlan& plan) {
-  int id = 0, multiprocessors = 0;
-  cudaError_t error = cudaGetDevice(&id);
-  if (error == cudaSuccess) {
-    error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, id);
-  }
-  plan = plan_modulate({a.batch, a.channels, a.plane, a.channels_last, L::kVector, kHeld}, multiprocessors);
-  return error;
-}
-
 template <typename L, bool kBackward>
-cudaError_t launch(const ModulateArguments& a, void* stream) {
-  ModulatePlan plan;
-  if (const cudaError_t error = make_plan<L>(a, plan); error != cudaSuccess) {
+cudaError_t launch(ModulateArguments a, const Workspace& workspace, void* stream) {
+  DeviceFacts device{};
+  if (const cudaError_t error = ask_device(device); error != cudaSuccess) {
     return error;
   }
+  const ModulatePlan plan =
+      plan_modulate({a.batch, a.channels, a.plane, a.channels_last, L::kVector, kHeld}, device.multiprocessors);
   const bool adds_parts = kBackward && plan.parts > 1;
-  if (adds_parts && a.workspace == nullptr) {
-    return cudaErrorInvalidValue;
+  if (adds_parts) {
+    a.workspace = workspace(size_t(plan.parts) * kSums * a.batch * a.channels * sizeof(typename L::Real));
   }
   const auto on = static_cast<cudaStream_t>(stream);
   if (!L::kChannelsLast && plan.lanes) {
@@ -256,9 +249,8 @@ template <typename Element, typename Use>
 cudaError_t with_layout(const ModulateArguments& a, const Use& use) {
   // float64 is for checks, not for speed
   constexpr int kFull = std::is_same_v<Element, double> ? 1 : 16 / sizeof(Element);
-  const auto on_16 = [](const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; };
-  const bool full =
-      (a.channels_last ? a.channels : a.plane) % kFull == 0 && on_16(a.x) && on_16(a.grad) && on_16(a.out);
+  const bool full = (a.channels_last ? a.channels : a.plane) % kFull == 0 && starts_on_16(a.x) &&
+                    starts_on_16(a.grad) && starts_on_16(a.out);
   if (a.channels_last) {
     return full ? use(Layout<Element, kFull, true>{}) : use(Layout<Element, 1, true>{});
   }
@@ -284,22 +276,13 @@ const char* with_layout_of(const ModulateArguments& a, const Use& use) {
 
 }  // namespace
 
-const char* modulate_backward_workspace(const ModulateArguments& arguments, size_t& bytes) {
-  return with_layout_of(arguments, [&](auto layout) {
-    ModulatePlan plan;
-    const cudaError_t error = make_plan<decltype(layout)>(arguments, plan);
-    const size_t numbers = plan.parts > 1 ? size_t(plan.parts) * kSums * arguments.batch * arguments.channels : 0;
-    bytes = numbers * sizeof(typename decltype(layout)::Real);
-    return error;
-  });
-}
-
 const char* modulate_forward(const ModulateArguments& arguments, void* stream) {
-  return with_layout_of(arguments, [&](auto layout) { return launch<decltype(layout), false>(arguments, stream); });
+  return with_layout_of(arguments, [&](auto layout) { return launch<decltype(layout), false>(arguments, {}, stream); });
 }
 
-const char* modulate_backward(const ModulateArguments& arguments, void* stream) {
-  return with_layout_of(arguments, [&](auto layout) { return launch<decltype(layout), true>(arguments, stream); });
+const char* modulate_backward(const ModulateArguments& arguments, const Workspace& workspace, void* stream) {
+  return with_layout_of(arguments,
+                        [&](auto layout) { return launch<decltype(layout), true>(arguments, workspace, stream); });
 }
 
 }  // namespace m2o_fast

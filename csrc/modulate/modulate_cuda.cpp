@@ -13,20 +13,15 @@ namespace m2o_fast {
 namespace {
 
 // The kernels read vectors in the dtype of x or of the sums and with any strides.
-ModulateVectors in_readable_type(const ModulateVectors& vectors, const Tensor& x) {
+ModulateVectors in_readable_types(const ModulateVectors& vectors, const Tensor& x) {
   const auto convert = [&](const OptionalTensor& vector) {
-    const bool readable = !vector || vector->scalar_type() == x.scalar_type();
-    return readable ? vector : OptionalTensor(in_type(*vector, statistics_type(x.scalar_type())));
+    return vector ? OptionalTensor(in_readable_type(*vector, x)) : vector;
   };
   return {convert(vectors.scale), convert(vectors.bias), convert(vectors.next)};
 }
 
 PlaneNumbers as_numbers(const OptionalTensor& vector, const Tensor& x) {
-  if (!vector) {
-    return {};
-  }
-  const bool per_sample = vector->dim() == 2, wide = vector->scalar_type() == statistics_type(x.scalar_type());
-  return {vector->const_data_ptr(), {per_sample ? vector->stride(0) : 0, vector->stride(per_sample ? 1 : 0)}, wide};
+  return vector ? plane_numbers(*vector, x) : PlaneNumbers{};
 }
 
 // What both operators take. The tensors must outlive the call of the kernel.
@@ -57,7 +52,7 @@ Tensor scale_bias_act(Tensor x, OptionalTensor scale, OptionalTensor bias, Optio
     return y;
   }
   const Tensor x_in_format = torch::stable::contiguous(x, shape.format);
-  const ModulateVectors readable = in_readable_type(vectors, x);
+  const ModulateVectors readable = in_readable_types(vectors, x);
   const char* error = modulate_forward(as_arguments(shape, x_in_format, y, readable, slope), current_stream(x));
   require(error == nullptr, op, "CUDA: ", error);
   return y;
@@ -86,22 +81,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> scale_bias_act_backward(Tensor grad, 
   }
   const Tensor x_in_format = torch::stable::contiguous(x, shape.format);
   const Tensor grad_in_format = torch::stable::contiguous(grad, shape.format);
-  const ModulateVectors readable = in_readable_type(vectors, x);
+  const ModulateVectors readable = in_readable_types(vectors, x);
   ModulateArguments a = as_arguments(shape, x_in_format, grad_x, readable, slope);
   a.grad = grad_in_format.const_data_ptr();
   a.gradients[0] = place(scale, grad_scale);
   a.gradients[1] = place(bias, grad_bias);
   a.gradients[2] = place(next_scale, grad_next);
-  size_t bytes = 0;
-  const char* error = modulate_backward_workspace(a, bytes);
-  require(error == nullptr, op, "CUDA: ", error);
-  OptionalTensor workspace;
-  if (bytes > 0) {
-    const std::array<int64_t, 1> size{static_cast<int64_t>(bytes)};
-    workspace = torch::stable::empty({size.data(), size.size()}, ScalarType::Byte, std::nullopt, x.device());
-    a.workspace = workspace->mutable_data_ptr();
-  }
-  error = modulate_backward(a, current_stream(x));
+  Scratch scratch(x);
+  const char* error = modulate_backward(a, std::ref(scratch), current_stream(x));
   require(error == nullptr, op, "CUDA: ", error);
   return {grad_x, grad_scale, grad_bias, grad_next};
 }

@@ -3,19 +3,13 @@
 // The definition of both operators is the reference in m2o_fast/ops/modulate.py.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 
 #include "element_type.h"
+#include "plane_numbers.h"
+#include "workspace.h"
 
 namespace m2o_fast {
-
-// A number per plane, [N, C].
-struct PlaneNumbers {
-  const void* data;    // nullptr: there is no such vector
-  int64_t strides[2];  // over samples and channels, in elements; may be 0
-  bool wide;           // of the type of the sums (float64 for float64 images, else float32), else of the images' type
-};
 
 // One call of scale_bias_act (out is y) or of scale_bias_act_backward (out is the gradient of x).
 struct ModulateArguments {
@@ -24,20 +18,16 @@ struct ModulateArguments {
   void* out;         // like x
   PlaneNumbers scale, bias, next;
   void* gradients[3];  // backward only: those of scale, bias and next, [N, C], type of the sums; nullptr: not wanted
-  void* workspace;     // backward only: as large as modulate_backward_workspace() says; nullptr for 0
+  void* workspace;     // backward only: set by the call, where it needs one
   int64_t batch, channels, plane;  // N, C, H * W
   ElementType dtype;
   double slope;
   bool channels_last;
 };
 
-// All functions work on the current device and return nullptr, or CUDA's words for what went wrong.
-
-// `bytes` becomes the size of the workspace that the call needs. All other arguments must be set.
-const char* modulate_backward_workspace(const ModulateArguments& arguments, size_t& bytes);
-
-// Start the call on a stream (a cudaStream_t).
+// Start the call on a stream (a cudaStream_t) of the current device. They return nullptr, or CUDA's words for what went
+// wrong.
 const char* modulate_forward(const ModulateArguments& arguments, void* stream);
-const char* modulate_backward(const ModulateArguments& arguments, void* stream);
+const char* modulate_backward(const ModulateArguments& arguments, const Workspace& workspace, void* stream);
 
 }  // namespace m2o_fast

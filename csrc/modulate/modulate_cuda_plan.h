@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "common.h"
+#include "divisor.h"
 
 namespace m2o_fast {
 
@@ -22,7 +23,9 @@ struct ModulatePlan {
   int part_vectors;  // vectors (per column) per part
   int64_t vectors;   // vectors (per column) per plane
   int64_t units;
-  unsigned blocks;  // blocks go on to further units where there are more than the grid holds
+  int64_t turns;               // units, or with lanes blocks of them
+  unsigned blocks;             // of the grid: they take further turns where there are more than it holds
+  Divisor by_parts, by_tiles;  // by parts, and by the tiles of an image: lanes or NCHW: its planes
 };
 
 struct ModulateWork {
@@ -36,10 +39,6 @@ constexpr int kModulateThreads = 256;
 constexpr int kModulateMostParts = 64;
 constexpr int64_t kModulateMostBlocks = 2147483647;         // of a grid
 constexpr int64_t kModulateMostVectors = int64_t(1) << 26;  // of a part: its counters are 32 bits wide
-
-inline int64_t modulate_blocks(const ModulatePlan& plan) {
-  return plan.lanes ? ceil_div(plan.units, plan.threads / plan.columns) : plan.units;
-}
 
 inline ModulatePlan plan_modulate(const ModulateWork& work, int multiprocessors) {
   ModulatePlan plan{};
@@ -69,9 +68,12 @@ inline ModulatePlan plan_modulate(const ModulateWork& work, int multiprocessors)
         std::max(std::min(wanted, ceil_div(plan.vectors, at_a_time)), ceil_div(plan.vectors, kModulateMostVectors));
     plan.part_vectors = int(ceil_div(plan.vectors, parts));
     plan.parts = int(ceil_div(plan.vectors, plan.part_vectors));
-    plan.units *= plan.parts;
   }
-  plan.blocks = unsigned(std::min(modulate_blocks(plan), kModulateMostBlocks));
+  plan.by_parts = Divisor(plan.parts);
+  plan.by_tiles = Divisor(plan.units / work.batch);
+  plan.units *= plan.parts;
+  plan.turns = plan.lanes ? ceil_div(plan.units, plan.threads / plan.columns) : plan.units;
+  plan.blocks = unsigned(std::min(plan.turns, kModulateMostBlocks));
   return plan;
 }
 

@@ -22,25 +22,6 @@ struct QuadLayout {
   }
 };
 
-template <int kCount, typename Element>
-__device__ __forceinline__ void load_numbers(Arithmetic<Element>* numbers, const Element* from) {
-  const auto pack = load_pack<Element, kCount>(from);
-#pragma unroll
-  for (int e = 0; e < kCount; ++e) {
-    numbers[e] = pack.get(e);
-  }
-}
-
-template <int kCount, typename Element>
-__device__ __forceinline__ void store_numbers(Element* to, const Arithmetic<Element>* numbers) {
-  Pack<Element, kCount> pack;
-#pragma unroll
-  for (int e = 0; e < kCount; ++e) {
-    pack.set(e, numbers[e]);
-  }
-  store_pack(to, pack);
-}
-
 // The numbers of one fine row.
 template <typename L>
 __device__ __forceinline__ void load_fine(typename L::Real (&numbers)[L::kFine], const void* images, int64_t left,
@@ -173,9 +154,10 @@ __device__ __forceinline__ int64_t first_item() { return int64_t(blockIdx.x) * b
 __device__ __forceinline__ int64_t items_per_turn() { return int64_t(gridDim.x) * blockDim.x; }
 
 template <typename L, QuadOperation kOp>
-__global__ void __launch_bounds__(kQuadThreads) quad_kernel(const QuadCall call, const int64_t spots) {
+__global__ void __launch_bounds__(kQuadThreads)
+    quad_kernel(const QuadCall call, const QuadDivisors divisors, const int64_t spots) {
   for (int64_t item = first_item(); item < spots; item += items_per_turn()) {
-    do_spot<L, kOp>(call, quad_spot<L::kAccess>(call.shape, L::kCoarse, item));
+    do_spot<L, kOp>(call, quad_spot<L::kAccess>(call.shape, divisors, L::kCoarse, item));
   }
 }
 
@@ -210,7 +192,8 @@ __global__ void __launch_bounds__(kQuadThreads) merge_kernel(const MergeCall cal
 template <typename L, QuadOperation kOp>
 void launch(const QuadCall& call, cudaStream_t stream) {
   const int64_t spots = call.shape.rows * call.shape.coarse_row() / L::kCoarse;
-  quad_kernel<L, kOp><<<static_cast<unsigned>(quad_blocks(spots)), kQuadThreads, 0, stream>>>(call, spots);
+  const QuadDivisors divisors(call.shape);
+  quad_kernel<L, kOp><<<static_cast<unsigned>(quad_blocks(spots)), kQuadThreads, 0, stream>>>(call, divisors, spots);
 }
 
 template <typename L>
@@ -233,12 +216,10 @@ void launch_operation(const QuadCall& call, cudaStream_t stream) {
   }
 }
 
-bool on_16(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
-
 template <typename Element>
 void launch_quads(const QuadCall& call, cudaStream_t stream) {
-  const bool aligned =
-      on_16(call.fine) && on_16(call.along) && on_16(call.coarse) && on_16(call.fine_out) && on_16(call.coarse_out);
+  const bool aligned = starts_on_16(call.fine) && starts_on_16(call.along) && starts_on_16(call.coarse) &&
+                       starts_on_16(call.fine_out) && starts_on_16(call.coarse_out);
   const QuadAccess access = quad_access(call.shape, sizeof(Element), aligned);
   if constexpr (sizeof(Element) < 8) {
     if (access == QuadAccess::runs) {
@@ -254,7 +235,7 @@ void launch_quads(const QuadCall& call, cudaStream_t stream) {
 template <typename Element>
 void launch_merge(const MergeCall& call, cudaStream_t stream) {
   constexpr int kVector = 16 / sizeof(Element);
-  const int64_t packs = on_16(call.a) && on_16(call.b) && on_16(call.y) ? call.count / kVector : 0;
+  const int64_t packs = starts_on_16(call.a) && starts_on_16(call.b) && starts_on_16(call.y) ? call.count / kVector : 0;
   const auto blocks = static_cast<unsigned>(quad_blocks(packs + (call.count - packs * kVector)));
   merge_kernel<Element, kVector><<<blocks, kQuadThreads, 0, stream>>>(call, packs);
 }

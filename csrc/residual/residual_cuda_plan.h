@@ -5,13 +5,8 @@
 #include <cstdint>
 
 #include "common.h"
+#include "divisor.h"
 #include "residual_call.h"
-
-#if defined(__CUDACC__)
-#define M2O_HOST_DEVICE __host__ __device__ __forceinline__
-#else
-#define M2O_HOST_DEVICE inline
-#endif
 
 namespace m2o_fast {
 
@@ -53,21 +48,22 @@ struct QuadSpot {
   int64_t coarse, left, right;
 };
 
-// value / divisor, without the long division of 64-bit numbers where 32 bits do.
-M2O_HOST_DEVICE int64_t short_quotient(int64_t value, int64_t divisor) {
-  const bool small = ((value | divisor) >> 32) == 0;
-  return small ? static_cast<uint32_t>(value) / static_cast<uint32_t>(divisor) : value / divisor;
-}
+// Finds the row of a coarse number, and its pixel there.
+struct QuadDivisors {
+  explicit QuadDivisors(const QuadShape& shape) : by_row(shape.coarse_row()), by_pixel(shape.channels) {}
+  Divisor by_row, by_pixel;
+};
 
 // The spot number `item` of rows * coarse_row / numbers.
 template <QuadAccess access>
-M2O_HOST_DEVICE QuadSpot quad_spot(const QuadShape& shape, int numbers, int64_t item) {
-  const int64_t coarse = item * numbers, row = short_quotient(coarse, shape.coarse_row());
-  const int64_t column = coarse - row * shape.coarse_row(), fine = 2 * row * shape.fine_row();
+constexpr QuadSpot quad_spot(const QuadShape& shape, const QuadDivisors& divisors, int numbers, int64_t item) {
+  const int64_t coarse = item * numbers;
+  const auto [row, column] = divisors.by_row.divide(coarse);
+  const int64_t fine = 2 * row * shape.fine_row();
   if (access == QuadAccess::runs) {
     return {coarse, fine + 2 * column, fine + 2 * column + numbers};
   }
-  const int64_t pixel = short_quotient(column, shape.channels);  // of the coarse row; the fine one has two for it
+  const int64_t pixel = divisors.by_pixel.quotient(column);  // of the coarse row; the fine one has two for it
   const int64_t left = fine + column + pixel * shape.channels;
   return {coarse, left, left + shape.channels};
 }

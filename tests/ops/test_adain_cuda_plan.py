@@ -17,14 +17,20 @@ using namespace m2o_fast;
 
 #define CHECK(condition)                                                                                        \
   if (!(condition)) {                                                                                           \
-    std::printf("%s: N %ld C %ld P %ld nhwc %d vector %d tensors %d shared %d clusters %d: route %d threads %d " \
+    std::printf("%s: N %ld C %ld P %ld nhwc %d vector %d tensors %d shared %d cluster %d: route %d threads %d " \
                 "columns %d parts %d chunks %d\n", #condition, long(work.batch), long(work.channels),           \
                 long(work.plane), work.channels_last, work.vector, work.tensors, device.shared_bytes,           \
-                device.clusters, int(plan.route), plan.threads, plan.columns, plan.parts, plan.chunks);         \
+                device.most_cluster, int(plan.route), plan.threads, plan.columns, plan.parts, plan.chunks);         \
     std::exit(1);                                                                                               \
   }
 
-int routes[4], clusters;
+int routes[4], clusters, large;
+
+// Whether two blocks fit a multiprocessor, of which each takes 1 KB besides.
+bool two_fit(const Workload& work, const Device& device, const Plan& plan) {
+  return 2 * plan.threads <= on_chip_threads(work.channels_last) &&
+         2 * (plan.shared_bytes + 1024) <= size_t(device.shared_bytes) + 1024;
+}
 
 // A vector of the plan may be a group of vectors of x that are one vector or half of one in y: adain_cuda_layout.cuh.
 void check(const Workload& work, const Device& device, int group) {
@@ -35,6 +41,8 @@ void check(const Workload& work, const Device& device, int group) {
   CHECK(plan.columns >= 1 && (plan.columns & (plan.columns - 1)) == 0 && 32 % plan.columns == 0);
   CHECK(plan.shared_bytes <= size_t(device.shared_bytes));
   CHECK(plan.vectors * work.vector == work.plane || work.channels_last);
+  CHECK(plan.by_parts.quotient(plan.parts) == 1 && plan.by_parts.quotient(plan.parts - 1) == 0);
+  CHECK(plan.by_tiles.quotient(plan.tiles) == work.batch && plan.by_tiles.quotient(plan.tiles - 1) == work.batch - 1);
   if (plan.route == Route::kLanes) {
     CHECK(!work.channels_last && plan.tiles == work.batch * work.channels && plan.parts == 1);
     CHECK(plan.columns * held >= plan.vectors && plan.part_vectors == plan.vectors);
@@ -49,10 +57,14 @@ void check(const Workload& work, const Device& device, int group) {
   CHECK(int64_t(plan.part_vectors) * work.vector / group < (int64_t(1) << 31));
   if (plan.route == Route::kOnChip) {
     CHECK(work.on_chip && plan.threads <= on_chip_threads(work.channels_last));
-    CHECK(plan.parts <= (device.clusters ? kMaxCluster : 1) && (plan.parts & (plan.parts - 1)) == 0);
+    CHECK(plan.parts <= device.most_cluster && (plan.parts & (plan.parts - 1)) == 0);
     const size_t kept = size_t(plan.chunks - 1) * plan.threads * held * work.vector_bytes * work.tensors;
     CHECK(plan.shared_bytes == scratch_bytes(work, plan.threads, plan.columns) + kept);
     clusters += plan.parts > 1;
+    if (!two_fit(work, device, plan)) {
+      CHECK(2 * plan.parts >= device.most_cluster);
+      ++large;
+    }
   } else {
     CHECK(plan.route == Route::kPartial && plan.threads == kPassThreads);
     CHECK(int64_t(plan.part_vectors) * (plan.parts - 1) < plan.vectors);  // no part is empty
@@ -60,7 +72,7 @@ void check(const Workload& work, const Device& device, int group) {
 }
 
 int main() {
-  const Device devices[] = {{132, 232448, true}, {108, 166912, false}, {46, 101376, false}, {16, 232448, true}};
+  const Device devices[] = {{132, 232448, 8}, {108, 166912, 1}, {46, 101376, 1}, {16, 232448, 8}, {16, 232448, 2}};
   for (const Device& device : devices)
     for (int64_t batch : {1, 8, 33})
       for (int64_t channels : {1, 3, 8, 40, 64, 512, 1000})
@@ -80,7 +92,18 @@ int main() {
                          channels_last ? vector : vector * group, vector * bytes * group, statistic, tensors,
                          held / group, 4 / group, vector > 1}, device, group);
               }
-  std::printf("%d %d %d %d\n", routes[0], routes[1], routes[2], clusters);
+  // Contiguous float32 planes of these sizes need so many blocks of half a multiprocessor; without clusters, a whole one.
+  const struct { int64_t side; int tensors, parts; } cases[] = {{192, 1, 1}, {193, 1, 2}, {256, 1, 2}, {128, 2, 1},
+                                                                {192, 2, 2}, {256, 2, 4}};
+  for (const auto& [side, tensors, parts] : cases) {
+    const Workload work{8, 64, side * side / 4 * 4, false, 4, 16, 4, tensors, tensors == 1 ? 8 : 4, 4, true};
+    const Device device = devices[0], without{132, 232448, 1};
+    Plan plan = plan_call(work, device);
+    CHECK(plan.route == Route::kOnChip && plan.parts == parts && two_fit(work, device, plan));
+    plan = plan_call(work, without);
+    CHECK(parts > 2 || (plan.route == Route::kOnChip && plan.parts == 1 && two_fit(work, device, plan) == (parts == 1)));
+  }
+  std::printf("%d %d %d %d %d\n", routes[0], routes[1], routes[2], clusters, large);
 }
 """
 

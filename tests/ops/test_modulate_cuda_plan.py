@@ -34,8 +34,10 @@ void check(const ModulateWork& work, int multiprocessors) {
   // Every vector is in one part, and no part is empty.
   CHECK(int64_t(plan.part_vectors) * plan.parts >= plan.vectors);
   CHECK(int64_t(plan.part_vectors) * (plan.parts - 1) < plan.vectors);
-  const int64_t blocks = modulate_blocks(plan);
+  const int64_t blocks = plan.turns, tiles = plan.units / plan.parts;
   CHECK(plan.blocks >= 1 && plan.blocks <= kModulateMostBlocks && (plan.blocks == blocks || plan.blocks < blocks));
+  CHECK(plan.by_parts.quotient(plan.parts) == 1 && plan.by_parts.quotient(plan.parts - 1) == 0);
+  CHECK(plan.by_tiles.quotient(tiles) == work.batch && plan.by_tiles.quotient(tiles - 1) == work.batch - 1);
   if (plan.lanes) {
     CHECK(!work.channels_last && plan.parts == 1 && plan.units == work.batch * work.channels);
     CHECK(int64_t(plan.columns) * work.held >= plan.vectors && plan.columns <= 32);
@@ -44,6 +46,7 @@ void check(const ModulateWork& work, int multiprocessors) {
     return;
   }
   CHECK(plan.columns <= 8 && (work.channels_last || plan.columns == 1));  // the kernel's shared memory holds no more
+  CHECK(blocks == plan.units);
   const int64_t across = plan.units / plan.parts / work.batch * (work.channels_last ? plan.columns * work.vector : 1);
   CHECK(plan.units % plan.parts == 0 && across >= work.channels && across < work.channels + 8 * work.vector);
   CHECK(plan.parts == 1 || plan.units < 16 * int64_t(multiprocessors) || plan.vectors > kModulateMostVectors);

@@ -28,6 +28,7 @@ template <QuadAccess access>
 void check_cover(const QuadShape& shape, long n, long c, long h, long w, bool nhwc, int bytes) {
   const int numbers = quad_numbers(access, bytes);
   const int64_t total = shape.rows * shape.coarse_row();
+  const QuadDivisors divisors(shape);
   CHECK(total % numbers == 0 && total == n * c * h * w);
   std::vector<int> coarse(total), fine(4 * total);
   // position of a coarse or fine number in its plane and the plane: independent of the code under test
@@ -38,7 +39,7 @@ void check_cover(const QuadShape& shape, long n, long c, long h, long w, bool nh
     where[0] = image * c + channel, where[1] = pixel / width, where[2] = pixel % width;
   };
   for (int64_t item = 0; item < total / numbers; ++item) {
-    const QuadSpot spot = quad_spot<access>(shape, numbers, item);
+    const QuadSpot spot = quad_spot<access>(shape, divisors, numbers, item);
     CHECK(numbers == 1 || (spot.coarse * bytes % 8 == 0 && spot.left * bytes % 16 == 0));
     CHECK(access != QuadAccess::runs || spot.right == spot.left + numbers);
     for (int e = 0; e < numbers; ++e) {
@@ -84,7 +85,7 @@ int main() {
   CHECK(quad_blocks(int64_t(1) << 62) == 2147483647);
   // offsets beyond 32 bits: the last number of 2^40
   const QuadShape large{int64_t(1) << 20, int64_t(1) << 20, 1, false};
-  const QuadSpot last = quad_spot<QuadAccess::single>(large, 1, (int64_t(1) << 40) - 1);
+  const QuadSpot last = quad_spot<QuadAccess::single>(large, QuadDivisors(large), 1, (int64_t(1) << 40) - 1);
   CHECK(last.coarse == (int64_t(1) << 40) - 1 && last.right + large.fine_row() == (int64_t(1) << 42) - 1);
   std::printf("%d %d %d\n", taken[0], taken[1], taken[2]);
 }
