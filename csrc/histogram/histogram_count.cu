@@ -78,11 +78,17 @@ __device__ __forceinline__ uint32_t level_of(Value<Stored> value, uint32_t top, 
   }
 }
 
+// A word that other threads may be setting by atomics. Volatile reads are relaxed atomic ones on a GPU, so this is no
+// race; it may miss what is being written.
+__device__ __forceinline__ uint32_t word_now(const uint32_t* word) {
+  return *static_cast<const volatile uint32_t*>(word);
+}
+
 // Whether the code was not in the set yet: exactly one of all threads that insert it is told so.
 __device__ __forceinline__ bool insert_bit(uint32_t* set, uint32_t code) {
   uint32_t* word = set + code / 32;
   const uint32_t bit = 1u << code % 32;
-  if (*static_cast<volatile uint32_t*>(word) & bit) {
+  if (word_now(word) & bit) {
     return false;  // spares most of the atomics
   }
   return (atomicOr(word, bit) & bit) == 0;
@@ -94,7 +100,10 @@ constexpr uint32_t kEmpty = 0xffffffffu;
 __device__ __forceinline__ bool insert_hash(uint32_t* table, uint32_t slots, uint32_t code) {
   const uint32_t mask = slots - 1;  // a power of two up to 2^13
   for (uint32_t at = code * 2654435761u >> 16 & mask;; at = (at + 1) & mask) {
-    const uint32_t found = atomicCAS(table + at, kEmpty, code);
+    uint32_t found = word_now(table + at);  // spares most of the atomics
+    if (found == kEmpty) {
+      found = atomicCAS(table + at, kEmpty, code);
+    }
     if (found == kEmpty || found == code) {
       return found == kEmpty;
     }
@@ -105,8 +114,8 @@ __device__ __forceinline__ bool insert_hash(uint32_t* table, uint32_t slots, uin
 // a part is a whole image.
 template <typename Stored, PixelLayout kLayout>
 __global__ void __launch_bounds__(kCountThreads)
-    unique_kernel(Images images, int64_t first, int64_t last, SetPlan plan, uint32_t top, Counter* counts,
-                  uint32_t* workspace, int32_t* status) {
+    unique_kernel(Images images, int64_t first, int64_t last, SetPlan plan, Divisor by_width, uint32_t top,
+                  Counter* counts, uint32_t* workspace, int32_t* status) {
   extern __shared__ uint32_t shared[];
   __shared__ uint32_t total;
   const int thread = static_cast<int>(threadIdx.x);
@@ -114,7 +123,8 @@ __global__ void __launch_bounds__(kCountThreads)
   const bool hash = plan.kind == SetKind::kSharedHash;
   int32_t trouble = 0;
   for (int64_t item = blockIdx.x; item < (last - first) * plan.parts; item += gridDim.x) {
-    const int64_t image = first + item / plan.parts, begin = item % plan.parts * plan.part_pixels;
+    const auto share = plan.by_parts.divide(item);
+    const int64_t image = first + share.quotient, begin = share.remainder * plan.part_pixels;
     const int64_t end = begin + plan.part_pixels < pixels ? begin + plan.part_pixels : pixels;
     uint32_t* set = plan.kind == SetKind::kGlobalBits ? workspace + (image - first) * plan.words : shared;
     if (plan.kind != SetKind::kGlobalBits) {
@@ -127,7 +137,7 @@ __global__ void __launch_bounds__(kCountThreads)
     }
     __syncthreads();
     uint32_t met = 0;
-    for_pixels<Stored, kLayout>(images, nullptr, image, begin, end, thread, kCountThreads,
+    for_pixels<Stored, kLayout>(images, nullptr, by_width, image, begin, end, thread, kCountThreads,
                                 [&](auto red, auto green, auto blue, auto) {
                                   uint32_t code = level_of<Stored>(red, top, trouble);
                                   code = code * (top + 1) + level_of<Stored>(green, top, trouble);
@@ -189,7 +199,8 @@ const char* unique_color_count_cuda(const Images& images, int32_t bits, int64_t*
     with_stored_and_layout(images, nullptr, [&](auto stored, auto layout) {
       const unsigned blocks = grid_for((last - first) * plan.parts);
       unique_kernel<decltype(stored), decltype(layout)::value><<<blocks, kCountThreads, shared_bytes, stream>>>(
-          images, first, last, plan, (1u << bits) - 1, reinterpret_cast<Counter*>(counts), workspace, status);
+          images, first, last, plan, divisor_by_width(images), (1u << bits) - 1, reinterpret_cast<Counter*>(counts),
+          workspace, status);
     });
     error = error == cudaSuccess ? cudaGetLastError() : error;
   }

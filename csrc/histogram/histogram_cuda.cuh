@@ -44,27 +44,31 @@ __device__ __forceinline__ const Stored* start_of(const Images& images, int64_t 
 }
 
 // Where pixel i of an image is, in elements from the image's start.
-__device__ __forceinline__ int64_t offset_of(const Images& images, bool one_run, int64_t i) {
+__device__ __forceinline__ int64_t offset_of(const Images& images, bool one_run, const Divisor& by_width, int64_t i) {
   if (one_run) {
     return i * images.column_stride;
   }
-  const int64_t row = i / images.width;
-  return row * images.row_stride + (i - row * images.width) * images.column_stride;
+  const auto [row, column] = by_width.divide(i);
+  return row * images.row_stride + column * images.column_stride;
 }
+
+// Tells rows and columns of pixels; images without pixels have none to be told.
+inline Divisor divisor_by_width(const Images& images) { return Divisor(std::max<int64_t>(1, images.width)); }
 
 // Calls visit(red, green, blue, content) for the pixels begin <= i < end of an image, divided among `threads` threads;
 // without content its argument is 0. For vectors, begin is a multiple of 16 pixels.
 template <typename Stored, PixelLayout kLayout, typename Visit>
-__device__ __forceinline__ void for_pixels(const Images& images, const Images* content, int64_t image, int64_t begin,
-                                           int64_t end, int thread, int threads, const Visit& visit) {
+__device__ __forceinline__ void for_pixels(const Images& images, const Images* content, const Divisor& by_width,
+                                           int64_t image, int64_t begin, int64_t end, int thread, int threads,
+                                           const Visit& visit) {
   const Stored* red = start_of<Stored>(images, image);
   const Stored* weight = content ? start_of<Stored>(*content, image) : nullptr;
   if constexpr (kLayout == PixelLayout::kStrided) {
     const bool one_run = rows_follow_each_other(images), weight_run = !content || rows_follow_each_other(*content);
     for (int64_t i = begin + thread; i < end; i += threads) {
-      const Stored* pixel = red + offset_of(images, one_run, i);
+      const Stored* pixel = red + offset_of(images, one_run, by_width, i);
       const auto channel = [&](int k) { return value_of(pixel[k * images.channel_stride]); };
-      const auto w = weight ? value_of(weight[offset_of(*content, weight_run, i)]) : Value<Stored>{};
+      const auto w = weight ? value_of(weight[offset_of(*content, weight_run, by_width, i)]) : Value<Stored>{};
       visit(channel(0), channel(1), channel(2), w);
     }
   } else {

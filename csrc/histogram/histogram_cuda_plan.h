@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "common.h"
+#include "divisor.h"
 #include "histogram.h"
 
 namespace m2o_fast {
@@ -47,6 +48,7 @@ inline PixelLayout layout_of(const Images& images, const Images* content) {
 struct FitPlan {
   int64_t parts;  // of an image; with several, their sums wait in a workspace
   int64_t part_pixels;
+  Divisor by_parts;
 };
 
 inline FitPlan plan_fit(const Images& images) {
@@ -55,7 +57,8 @@ inline FitPlan plan_fit(const Images& images) {
   const int64_t wanted = ceil_div(pixels * images.count, kEnoughWarps);
   const int64_t part = std::max(std::clamp(wanted, kSmallest, kLargest), ceil_div(pixels, kMostParts));
   const int64_t part_pixels = ceil_div(part, kSmallest) * kSmallest;
-  return {std::max<int64_t>(1, ceil_div(pixels, part_pixels)), part_pixels};
+  const int64_t parts = std::max<int64_t>(1, ceil_div(pixels, part_pixels));
+  return {parts, part_pixels, Divisor(parts)};
 }
 
 // Distinct colours of an image: a set of codes that a block keeps in shared memory, or that several blocks keep in
@@ -72,6 +75,7 @@ struct SetPlan {
   int64_t images_at_once;  // kGlobalBits: as many as the workspace has sets for
   int64_t parts;           // of an image, one for each block
   int64_t part_pixels;
+  Divisor by_parts;
 };
 
 constexpr int64_t kSharedWords = 8192;
@@ -79,7 +83,7 @@ constexpr int64_t kSharedWords = 8192;
 inline SetPlan plan_sets(const Images& images, int64_t bits) {
   constexpr int64_t kWorkspaceWords = int64_t{1} << 24, kPartPixels = 8192, kMostParts = 1024, kManyImages = 128;
   const int64_t pixels = images.height * images.width, bit_words = std::max<int64_t>(1, (int64_t{1} << 3 * bits) / 32);
-  SetPlan plan{SetKind::kGlobalBits, bit_words, images.count, 1, std::max<int64_t>(1, pixels)};
+  SetPlan plan{SetKind::kGlobalBits, bit_words, images.count, 1, std::max<int64_t>(1, pixels), Divisor(1)};
   // One block for each image has to be enough blocks, or little work.
   const bool block_each = images.count >= kManyImages || pixels <= kPartPixels;
   if (block_each && bit_words <= kSharedWords) {
@@ -98,6 +102,7 @@ inline SetPlan plan_sets(const Images& images, int64_t bits) {
   // A multiple of 16 pixels, as many as are read at a time.
   plan.part_pixels = ceil_div(std::max(kPartPixels, ceil_div(pixels, kMostParts)), 16) * 16;
   plan.parts = std::max<int64_t>(1, ceil_div(pixels, plan.part_pixels));
+  plan.by_parts = Divisor(plan.parts);
   return plan;
 }
 

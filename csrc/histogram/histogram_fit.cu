@@ -32,16 +32,17 @@ __device__ void write_color(const double (&sums)[4], Real* color) {
 
 template <typename Stored, PixelLayout kLayout>
 __global__ void __launch_bounds__(kFitThreads)
-    fit_kernel(Images images, const __grid_constant__ Images content, bool has_content, FitPlan plan, void* colors,
-               double* workspace) {
+    fit_kernel(Images images, const __grid_constant__ Images content, bool has_content, FitPlan plan, Divisor by_width,
+               void* colors, double* workspace) {
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const int64_t warp = int64_t{blockIdx.x} * kFitWarps + threadIdx.x / kWarpSize;
   const int64_t items = images.count * plan.parts, pixels = images.height * images.width;
   for (int64_t item = warp; item < items; item += int64_t{gridDim.x} * kFitWarps) {
-    const int64_t image = item / plan.parts, begin = item % plan.parts * plan.part_pixels;
+    const auto share = plan.by_parts.divide(item);
+    const int64_t image = share.quotient, begin = share.remainder * plan.part_pixels;
     const int64_t end = begin + plan.part_pixels < pixels ? begin + plan.part_pixels : pixels;
     Sum<Stored> sums[4] = {};
-    for_pixels<Stored, kLayout>(images, has_content ? &content : nullptr, image, begin, end, lane, kWarpSize,
+    for_pixels<Stored, kLayout>(images, has_content ? &content : nullptr, by_width, image, begin, end, lane, kWarpSize,
                                 [&](auto red, auto green, auto blue, auto weight) {
                                   if (!has_content) {
                                     const auto brighter = red > green ? red : green;
@@ -102,7 +103,7 @@ const char* foreground_color_cuda(const Images& images, const Images* content, v
   with_stored_and_layout(images, content, [&](auto stored, auto layout) {
     using Stored = decltype(stored);
     fit_kernel<Stored, decltype(layout)::value><<<blocks, kFitThreads, 0, stream>>>(
-        images, content ? *content : Images{}, content != nullptr, plan, colors, workspace);
+        images, content ? *content : Images{}, content != nullptr, plan, divisor_by_width(images), colors, workspace);
     if (plan.parts > 1) {
       finish_kernel<<<grid_for(ceil_div(images.count, kFitThreads)), kFitThreads, 0, stream>>>(
           workspace, images.count, plan.parts, static_cast<Color<Stored>*>(colors));

@@ -71,11 +71,12 @@ __global__ void __launch_bounds__(kSoftThreads)
 
 template <typename Real>
 __global__ void __launch_bounds__(kSoftThreads)
-    convert_kernel(GroupedColors a, double units, const Units* sums, Real* counts) {
-  const int64_t cells = a.cells(), all_cells = a.groups * cells;
+    convert_kernel(GroupedColors a, Divisor by_cells, double units, const Units* sums, Real* counts) {
+  const int64_t all_cells = a.groups * a.cells();
   const int64_t first = int64_t{blockIdx.x} * kSoftThreads + threadIdx.x;
+#pragma unroll 1
   for (int64_t i = first; i < all_cells; i += int64_t{gridDim.x} * kSoftThreads) {
-    const bool spoilt = sums[all_cells + i / cells] != 0;
+    const bool spoilt = sums[all_cells + by_cells.quotient(i)] != 0;
     counts[i] =
         spoilt ? std::numeric_limits<Real>::quiet_NaN() : static_cast<Real>(static_cast<double>(sums[i]) / units);
   }
@@ -114,7 +115,7 @@ void launch_forward(const GroupedColors& a, void* counts, int64_t* units, int32_
     share_kernel<Stored, false><<<blocks, kSoftThreads, 0, stream>>>(a, in_one, sums, status);
   }
   convert_kernel<<<grid_for(ceil_div(cells, kSoftThreads)), kSoftThreads, 0, stream>>>(
-      a, in_one, sums, static_cast<Arithmetic<Stored>*>(counts));
+      a, Divisor(a.cells()), in_one, sums, static_cast<Arithmetic<Stored>*>(counts));
 }
 
 template <typename Stored>
