@@ -15,12 +15,12 @@ class Divisor {
   };
 
   Divisor() = default;
-  // divisor >= 1
-  explicit constexpr Divisor(int64_t divisor) : divisor_(divisor) {
-    while (uint64_t{1} << shift_ < static_cast<uint64_t>(divisor)) {
+  // divisor >= 0; 0 is taken for 1: what is empty has nothing that could be divided.
+  explicit constexpr Divisor(int64_t divisor) : divisor_(divisor > 0 ? divisor : 1) {
+    while (uint64_t{1} << shift_ < static_cast<uint64_t>(divisor_)) {
       ++shift_;
     }
-    reciprocal_ = static_cast<uint64_t>(((Wide{1} << (63 + shift_)) + divisor - 1) / divisor);
+    reciprocal_ = static_cast<uint64_t>(((Wide{1} << (63 + shift_)) + divisor_ - 1) / divisor_);
   }
 
   // value >= 0

@@ -199,7 +199,7 @@ const char* unique_color_count_cuda(const Images& images, int32_t bits, int64_t*
     with_stored_and_layout(images, nullptr, [&](auto stored, auto layout) {
       const unsigned blocks = grid_for((last - first) * plan.parts);
       unique_kernel<decltype(stored), decltype(layout)::value><<<blocks, kCountThreads, shared_bytes, stream>>>(
-          images, first, last, plan, divisor_by_width(images), (1u << bits) - 1, reinterpret_cast<Counter*>(counts),
+          images, first, last, plan, Divisor(images.width), (1u << bits) - 1, reinterpret_cast<Counter*>(counts),
           workspace, status);
     });
     error = error == cudaSuccess ? cudaGetLastError() : error;

@@ -52,9 +52,6 @@ __device__ __forceinline__ int64_t offset_of(const Images& images, bool one_run,
   return row * images.row_stride + column * images.column_stride;
 }
 
-// Tells rows and columns of pixels; images without pixels have none to be told.
-inline Divisor divisor_by_width(const Images& images) { return Divisor(std::max<int64_t>(1, images.width)); }
-
 // Calls visit(red, green, blue, content) for the pixels begin <= i < end of an image, divided among `threads` threads;
 // without content its argument is 0. For vectors, begin is a multiple of 16 pixels.
 template <typename Stored, PixelLayout kLayout, typename Visit>

@@ -8,6 +8,7 @@ namespace {
 
 constexpr int kFitThreads = 128;
 constexpr int kFitWarps = kFitThreads / kWarpSize;
+constexpr int kFitBlocks = 4;  // that a multiprocessor holds at least: with this bound no kernel spills
 
 // Sums over one image or part: content * channel for the three channels, then content * content. Integers are added
 // up exactly, all others in float64.
@@ -31,7 +32,7 @@ __device__ void write_color(const double (&sums)[4], Real* color) {
 }
 
 template <typename Stored, PixelLayout kLayout>
-__global__ void __launch_bounds__(kFitThreads)
+__global__ void __launch_bounds__(kFitThreads, kFitBlocks)
     fit_kernel(Images images, const __grid_constant__ Images content, bool has_content, FitPlan plan, Divisor by_width,
                void* colors, double* workspace) {
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
@@ -103,7 +104,7 @@ const char* foreground_color_cuda(const Images& images, const Images* content, v
   with_stored_and_layout(images, content, [&](auto stored, auto layout) {
     using Stored = decltype(stored);
     fit_kernel<Stored, decltype(layout)::value><<<blocks, kFitThreads, 0, stream>>>(
-        images, content ? *content : Images{}, content != nullptr, plan, divisor_by_width(images), colors, workspace);
+        images, content ? *content : Images{}, content != nullptr, plan, Divisor(images.width), colors, workspace);
     if (plan.parts > 1) {
       finish_kernel<<<grid_for(ceil_div(images.count, kFitThreads)), kFitThreads, 0, stream>>>(
           workspace, images.count, plan.parts, static_cast<Color<Stored>*>(colors));

@@ -14,10 +14,10 @@ needs_compiler = pytest.mark.skipif(_COMPILER is None, reason="no C++ compiler o
 
 
 def counts_of(program: str, folder: Path) -> list[int]:
-    """The numbers that a C++ program prints, which may include what is in ``csrc/``; it has to exit with 0."""
+    """What numbers a C++ program prints; it may include files of ``csrc/`` and ``folder`` and has to exit with 0."""
     source, binary = folder / "plan.cpp", folder / "plan"
     source.write_text(program)
-    options = ["-std=c++17", "-O1", "-Wall", "-Werror", f"-I{ROOT / 'csrc'}"]
+    options = ["-std=c++17", "-O1", "-Wall", "-Werror", f"-I{ROOT / 'csrc'}", f"-I{folder}"]
     words = [str(_COMPILER), *options, str(source), "-o", str(binary)]
     built = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert built.returncode == 0, built.stderr

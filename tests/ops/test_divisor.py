@@ -30,6 +30,9 @@ void check(int64_t value, int64_t divisor) {
 }
 
 int main() {
+  if (Divisor(0).quotient(5) != 5) {
+    return 1;
+  }
   check(5, 1);
   check(INT64_MAX, 1);
   std::mt19937_64 numbers(1);
