@@ -175,16 +175,15 @@ __global__ void __launch_bounds__((kMaxThreads<L, kRoute>), (kMinBlocks<kRoute>)
       }
     }
   } else if (span.live) {
-    Real rstd[kPlanes];
 #pragma unroll
     for (int p = 0; p < kPlanes; ++p) {
-      rstd[p] = 1 / sqrt(moments.squares[p] / count + Real(a.eps));
-      affine.normalise(p, moments.mean[p], moments.rest[p], rstd[p]);
-    }
-    if (span.writes) {
-      store_run<kPlanes>(static_cast<Real*>(a.mean) + plane, moments.mean);
-      store_run<kPlanes>(rest_of_mean<Real>(a) + plane, moments.rest);
-      store_run<kPlanes>(static_cast<Real*>(a.rstd) + plane, rstd);
+      const Real rstd = 1 / sqrt(moments.squares[p] / count + Real(a.eps));
+      affine.normalise(p, moments.mean[p], moments.rest[p], rstd);
+      if (span.writes) {  // one at a time: registers are scarce
+        static_cast<Real*>(a.mean)[plane + p] = moments.mean[p];
+        rest_of_mean<Real>(a)[plane + p] = moments.rest[p];
+        static_cast<Real*>(a.rstd)[plane + p] = rstd;
+      }
     }
     auto* y = static_cast<typename L::Element*>(a.y);
     const Real slope = Real(a.slope);
