@@ -163,6 +163,9 @@ def _train(
             log.say(line)
         if start.manifest.get("data", trainer.fingerprint) != trainer.fingerprint:
             log.warn("the training images are not those that this run was begun with; it goes on with the new ones")
+        threads, before = torch.get_num_threads(), start.manifest.get("threads")
+        if before not in (None, threads) and trainer.device.type == "cpu":
+            log.warn(f"this run was trained with {before} threads, now with {threads}: from here on other last digits")
         if start.checkpoint:
             log.say(f"going on from {start.checkpoint}, step {trainer.step}")
         trainer.run_until(config.steps, log, stop)
@@ -365,6 +368,7 @@ class Trainer:
             **dict(zip(_COUNTERS, (self.step, self.skipped, self.skipped_in_a_row), strict=True)),
             "translator": self.translator.describe(),
             "data": self.fingerprint,
+            "threads": torch.get_num_threads(),
         }
         tensors = training_tensors(self.translator, self.averaged, self.stepper.optimizers)
         if not is_run(self.run):

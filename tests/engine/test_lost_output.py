@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from tiny import tiny_config
 
 import m2o_fast
@@ -71,3 +72,18 @@ def test_a_run_that_was_made_anew_is_still_its_own(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(Trainer, "batch", interfered)
     train(tiny_config("steps=4"), run, quiet=True)
     assert refused
+
+
+@pytest.mark.usefixtures("tiny_data")
+def test_going_on_with_another_number_of_threads_is_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    threads = torch.get_num_threads()
+    try:
+        train(tiny_config("steps=2", "threads=1"), tmp_path / "run", quiet=True)
+        train(tiny_config("steps=4", "threads=1"), tmp_path / "run", resume="auto", quiet=True)
+        assert capsys.readouterr().err == ""
+        train(tiny_config("steps=6", "threads=2"), tmp_path / "run", resume="auto", quiet=True)
+        assert "was trained with 1 threads, now with 2: from here on other last digits" in capsys.readouterr().err
+    finally:
+        torch.set_num_threads(threads)
