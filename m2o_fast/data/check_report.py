@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from m2o_fast.data.cache import Files, Report, named, silent
-from m2o_fast.data.images import about_range, opened, read_pixels
+from m2o_fast.data.images import about_range, largest_value, opened, read_pixels
 from m2o_fast.errors import UserError
 
 #: A domain with fewer images than this is warned of.
@@ -98,7 +98,7 @@ def _examine(path: Path) -> ImageFacts:
             oddities = _oddities(image, orientation)
         largest = int(read_pixels(path, 3, _SIDE).max())
         if about_range(largest):  # bright lines may have been averaged away
-            largest = int(read_pixels(path, 3, max(size)).max())
+            largest = largest_value(path)
     except UserError as error:
         return ImageFacts(path, problem=str(error))
     return ImageFacts(path, size[::-1] if orientation in (5, 6, 7, 8) else size, mode, oddities, largest)

@@ -72,6 +72,18 @@ def about_range(largest: int) -> str | None:
     )
 
 
+def largest_value(path: Path) -> int:
+    """The largest value of an image file in 8 bits, at the file's own size.
+
+    Raises:
+        UserError: As :func:`opened`.
+    """
+    with opened(path) as image:
+        if (deep := deep_values(image)) is not None:
+            return round(float(deep.max()) * 255)
+        return int(np.asarray(image.convert("RGB")).max())
+
+
 def is_gray(path: str | Path) -> bool | None:
     """Whether an image file holds gray levels alone, by its header or palette; ``None`` if it cannot be read."""
     try:

@@ -90,7 +90,8 @@ def splits_of(root: Path) -> dict[Split, Path]:
     """The splits that a data folder has, with their folders."""
     splits: tuple[Split, ...] = ("train", "test")
     there = {split: [root / name for name in FOLDERS[split] if (root / name).is_dir()] for split in splits}
-    return {split: folders[0] for split, folders in there.items() if folders}
+    # an empty val is no reason to leave a test aside
+    return {split: next(filter(domain_folders, folders), folders[0]) for split, folders in there.items() if folders}
 
 
 def about_test_folder(root: Path) -> str | None:
@@ -98,7 +99,8 @@ def about_test_folder(root: Path) -> str | None:
     usual, other = (root / name for name in FOLDERS["test"])
     if not other.is_dir():
         return None
-    return f"{other} is not used, {usual} serves for testing" if usual.is_dir() else f"{other} serves as {usual.name}"
+    taken = splits_of(root)["test"]
+    return f"{other} serves as {usual.name}" if taken == other else f"{other} is not used, {usual} serves for testing"
 
 
 def choose_split(splits: Mapping[Split, Path], wanted: Split, root: Path) -> Split:

@@ -27,6 +27,8 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 NETS, AVERAGED, OPTIMIZERS = "nets.safetensors", "ema.safetensors", "optimizers.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam
+#: what the manifest of a training checkpoint counts
+COUNTERS = ("step", "skipped", "skipped_in_a_row")
 _PREFIX = "step-"
 _LEFTOVER = ".writing-"
 
@@ -128,14 +130,29 @@ def _check_facts(manifest: Mapping[str, Any], path: Path) -> None:
     """Raises ``CheckpointError`` where a whole manifest, as anybody can seal one, does not hold what it has to."""
     step, described, files = (manifest.get(key) for key in ("step", "translator", "files"))
     named = _numbered(path.parent)
+    if not _are_files(files):
+        raise CheckpointError(f"{path} is damaged: 'files' must be an object of plain names with 'bytes' and 'sha256'")
     problems = {
         f"'step' must be a whole number from 0 on, got {step!r:.40}": type(step) is not int or step < 0,
-        "'translator' must be an object": not isinstance(described, dict),
-        "'files' must be an object of plain names with 'bytes' and 'sha256'": not _are_files(files),
+        "'translator' must be an object with 'domains', 'rules' and 'size'": not _is_described(described),
+        f"{', '.join(map(repr, COUNTERS))} must be whole numbers from 0 on": not _are_counted(manifest),
         f"its folder is named after step {named}, but it is of step {step!r:.40}": named not in (None, step),
     }
     if wrong := [problem for problem, is_so in problems.items() if is_so]:
         raise CheckpointError(f"{path} is damaged: {wrong[0]}")
+
+
+def _is_described(translator: Any) -> bool:
+    """Whether this can be what :meth:`Translator.describe` gave."""
+    parts = {"domains": list, "rules": dict, "size": dict}
+    return isinstance(translator, dict) and all(isinstance(translator.get(key), kind) for key, kind in parts.items())
+
+
+def _are_counted(manifest: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint that can be trained on says how training went."""
+    if OPTIMIZERS not in manifest["files"]:
+        return True
+    return all(type(manifest.get(key)) is int and manifest[key] >= 0 for key in COUNTERS)
 
 
 def _are_files(files: Any) -> bool:
@@ -257,7 +274,7 @@ def load_translator(folder: Path, manifest: Mapping[str, Any]) -> Translator:
     try:
         with torch.random.fork_rng(devices=[]):
             translator = create(manifest["translator"])
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / MANIFEST}: {error}") from None
     tensors = read_tensors(folder, AVERAGED)
     if NETS in manifest["files"]:

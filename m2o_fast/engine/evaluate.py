@@ -66,8 +66,8 @@ def evaluate_run(
         options: What to measure.
         checkpoint: Name of a checkpoint of the run; ``None``: its newest good one.
         data: Other data than the run's, such as ``"folder:DIR"``, of the same domains; the result is not kept then.
-        data_dir: Folder of the data set, in place of the run's. Where it holds other images than those that the run was
-            trained on, the result is not kept.
+        data_dir: Folder of the data set, in place of the run's. Where it holds other test images than those that the
+            run was begun with, the result is not kept.
         uni: With ``data`` of own folders: the uni-modal domains.
         device: Where to compute.
         quiet: Show no progress.
@@ -104,8 +104,8 @@ def evaluate_run(
         report = _report(subject, found, evaluation, options)
         if subject.kept:
             _keep(report, evaluation_file(Path(report["run"]), report["step"]), meter)
-        elif data_dir is not None:
-            meter.say(f"not written: {data_dir} holds other training images than those of {report['run']}")
+        elif subject.foreign:
+            meter.say(f"not written: {data_dir} holds other images than those that {report['run']} was begun with")
         return report
 
 
@@ -116,6 +116,7 @@ class _Subject:
     name: str
     step: int
     kept: bool  # whether the evaluation is the run's own
+    foreign: bool  # whether it is of other images in the place of the run's
     config: Config
     translator: Translator
     test: Dataset
@@ -150,11 +151,13 @@ def _open_subject(
     config = load_config(run / CONFIG if in_run else None, given)
     test = _open_data(config, "test", data_dir)
     _require_fit(translator, test, data or config.data.name)
-    own_data = in_run and data is None and is_own_data(run, manifest, config, data_dir)
+    of_run = in_run and data is None
+    own_data = of_run and is_own_data(run, manifest, config, data_dir)
     return _Subject(
         str(run if in_run else folder),
         manifest["step"],
         own_data,
+        of_run and not own_data,
         config,
         translator,
         test,

@@ -16,7 +16,7 @@ from m2o_fast.batch import Batch
 from m2o_fast.data import rows_of_share
 from m2o_fast.data.cache import Report, silent
 from m2o_fast.engine.checkpoint import (
-    CheckpointError,
+    COUNTERS,
     checkpoint_folder,
     load_training,
     newest_checkpoint,
@@ -38,7 +38,6 @@ from m2o_fast.engine.runs import (
     build_sampler,
     build_translator,
     choose_device,
-    is_run,
     next_run,
     open_split,
 )
@@ -47,12 +46,12 @@ from m2o_fast.engine.schema import Config
 from m2o_fast.engine.signals import StopRequest
 from m2o_fast.engine.start import (
     ANEW,
+    Claim,
     Start,
     as_kept,
     check_device,
     check_nets,
     check_settings,
-    claimed,
     find_start,
     remove_unused,
 )
@@ -63,7 +62,6 @@ from m2o_fast.files import replacing
 from m2o_fast.randomness import torch_generator
 
 SKIPS_IN_A_ROW = 10
-_COUNTERS = ("step", "skipped", "skipped_in_a_row")  # in a checkpoint's manifest
 
 
 @dataclass(frozen=True)
@@ -100,18 +98,18 @@ def train(
             not finite.
         Stopped: A signal came before the first step; nothing was written.
     """
-    with ExitStack() as outer, joined_processes() as processes, ExitStack() as claim:
+    with ExitStack() as outer, joined_processes() as processes, ExitStack() as cleanup:
         stop = stop or outer.enter_context(StopRequest(starting=True))
         if not processes.leads:
-            return _train(*_follow(processes), quiet, processes, stop, claim)
+            return _train(*_follow(processes), quiet, processes, stop)
         try:
             check_settings(config, processes)
             if run is None:
                 run = next_run(config)
-                claim.callback(remove_unused, run)
+                cleanup.callback(remove_unused, run)
             config = as_kept(config, run)
             start = find_start(config, run, resume)
-            claim.enter_context(claimed(run))
+            claim = cleanup.enter_context(Claim(run))
         except UserError as error:
             processes.tell({"error": str(error)})
             raise
@@ -132,16 +130,17 @@ def _follow(processes: Processes) -> tuple[Config, Path, Start]:
 
 @explains_out_of_memory
 def _train(
-    config: Config, run: Path, start: Start, quiet: bool, processes: Processes, stop: StopRequest, claim: ExitStack
+    config: Config,
+    run: Path,
+    start: Start,
+    quiet: bool,
+    processes: Processes,
+    stop: StopRequest,
+    claim: Claim | None = None,
 ) -> TrainResult:
     report = show if processes.leads and not quiet else silent
-
-    def make_folder_anew() -> None:
-        claim.enter_context(claimed(run))
-        _write_facts(config, run)
-
     with processes.at_once():
-        trainer = Trainer(config, run, start, processes, report, make_folder_anew)
+        trainer = Trainer(config, run, start, processes, report, claim)
     stop.begin(alone=processes.count == 1)
     log: Log = Log()
     if processes.leads:
@@ -197,7 +196,7 @@ class Trainer:
         start: Where to go on from.
         processes: Those that train this run together; each does an equal share of every batch.
         report: Called with a line of text while images are decoded.
-        make_folder_anew: Called where the run folder has gone.
+        claim: That of the process that writes the run folder.
     """
 
     def __init__(
@@ -207,9 +206,9 @@ class Trainer:
         start: Start = ANEW,
         processes: Processes | None = None,
         report: Report = silent,
-        make_folder_anew: Callable[[], None] = lambda: None,
+        claim: Claim | None = None,
     ) -> None:
-        self._make_folder_anew = make_folder_anew
+        self._claim = claim
         self.processes = processes or Processes()
         if config.threads is not None:
             torch.set_num_threads(config.threads)
@@ -237,13 +236,13 @@ class Trainer:
         self.samples = SampleGrid(held_out, self.translator, config.seed)
         self.watch = StyleWatch(held_out, self.translator, config)
         self.images = {domain.name: dataset.count(domain.name) for domain in dataset.domains}
-        self.fingerprint = dataset.fingerprint
+        self.fingerprint, self.test_fingerprint = dataset.fingerprint, held_out.fingerprint
         self.step = self.skipped = self.skipped_in_a_row = 0
         self._unread: list[tuple[int, torch.Tensor]] = []  # steps whose outcome the host has not looked at
         self._saved_at: int | None = None
         if start.checkpoint is not None:
             load_training(start.checkpoint, self.translator, self.averaged, self.stepper.optimizers)
-            self.step, self.skipped, self.skipped_in_a_row = (start.manifest[key] for key in _COUNTERS)
+            self.step, self.skipped, self.skipped_in_a_row = (start.manifest[key] for key in COUNTERS)
             self._saved_at = self.step if start.checkpoint == checkpoint_folder(run, self.step) else None
 
     def plan(self) -> Plan:
@@ -365,22 +364,19 @@ class Trainer:
         if self._saved_at == self.step or not self.processes.leads:
             return
         facts = {
-            **dict(zip(_COUNTERS, (self.step, self.skipped, self.skipped_in_a_row), strict=True)),
+            **dict(zip(COUNTERS, (self.step, self.skipped, self.skipped_in_a_row), strict=True)),
             "translator": self.translator.describe(),
             "data": self.fingerprint,
+            "test_data": self.test_fingerprint,
             "threads": torch.get_num_threads(),
         }
         tensors = training_tensors(self.translator, self.averaged, self.stepper.optimizers)
-        if not is_run(self.run):
-            log.warn(
-                f"{self.run} was removed or renamed while training; it is made anew, and earlier work is not in it"
-            )
-            self._make_folder_anew()
         try:
+            self._keep_folder(log)
             remove_leftovers(self.run)  # they take up room
             folder = write_checkpoint(checkpoint_folder(self.run, self.step), tensors, facts)
             read_manifest(folder)  # older ones go only when this one can be read
-        except (OSError, CheckpointError) as error:
+        except (OSError, UserError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
             message = f"step {self.step} could not be saved: {reason}; older checkpoints are kept"
             if last:
@@ -394,6 +390,12 @@ class Trainer:
             remove_old_checkpoints(self.run, self.config.keep_checkpoints, self.step)
         except OSError as error:
             log.warn(f"old checkpoints could not be removed: {error}")
+
+    def _keep_folder(self, log: Log) -> None:
+        """Makes the run folder anew where it has gone: with a checkpoint alone nothing could be done."""
+        if self._claim is not None and self._claim.renew():
+            log.warn(f"{self.run} was removed or renamed while training; it is made anew without what was in it")
+            _write_facts(self.config, self.run)
 
 
 @contextmanager

@@ -39,10 +39,8 @@ def show(line: str) -> None:
 
 def _silence_stdout() -> None:
     """Sends what is still to come nowhere. Python flushes stdout at its end, and would complain then."""
-    with suppress(OSError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+    with suppress(OSError), open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 class _Console(Console):

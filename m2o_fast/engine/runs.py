@@ -120,25 +120,26 @@ def open_split(config: Config, split: str, data_dir: str | None = None, report: 
 
 
 def is_own_data(run: Path, manifest: Mapping[str, Any], config: Config, data_dir: str | None) -> bool:
-    """Whether the data's folder holds the training images that a checkpoint of a run was trained on.
+    """Whether the data's folder holds the images that a run was begun with: its test images, which it is measured on.
 
     Args:
         run: The run.
-        manifest: Manifest of the checkpoint.
+        manifest: Manifest of a checkpoint of it; one of earlier versions knows the training images alone.
         config: Configuration of the run.
         data_dir: A folder that somebody named in place of the run's.
 
     Raises:
         UserError: It does not, and nobody named this folder.
     """
-    fingerprint = open_split(config, "train", data_dir).fingerprint
-    if manifest.get("data", fingerprint) == fingerprint:
+    split, key = ("test", "test_data") if "test_data" in manifest else ("train", "data")
+    fingerprint = open_split(config, split, data_dir).fingerprint
+    if manifest.get(key, fingerprint) == fingerprint:
         return True
     if data_dir is None:
         where = f" in {config.data.dir}" if config.data.dir else ""
         raise UserError(
-            f"{run} was trained on other images than the training images of {config.data.name!r}{where}; say with "
-            "--data-dir where its own are, or that others are meant"
+            f"the {split} images of {config.data.name!r}{where} are not those that {run} was begun with; name the "
+            "right folder with --data-dir (to measure on this one all the same, name it with --data-dir)"
         )
     return False
 

@@ -6,8 +6,8 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -107,24 +107,62 @@ def as_kept(config: Config, run: Path) -> Config:
     return config.model_copy(update={"loss": loss, "data": data})
 
 
-@contextmanager
-def claimed(run: Path) -> Iterator[None]:
-    """Makes the run folder if needed and keeps other processes from training in it at the same time."""
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        lock = open(run / LOCK, "a", opener=no_links)  # noqa: SIM115  (closed below, which also releases the lock)
-    except OSError as error:
-        raise _unwritable(run, error) from None
-    with lock:
-        _lock(lock, run, fcntl.LOCK_EX)
+class Claim:
+    """Keeps other processes from training in a run folder at the same time, within a ``with`` block; makes the folder.
+
+    Args:
+        run: The folder.
+
+    Raises:
+        UserError: Another process is training there, or the folder cannot be written.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self._run = run
+        self._lock: IO[Any] | None = None
+
+    def __enter__(self) -> Claim:
+        self._take()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock:
+            self._lock.close()  # which releases the lock
+        remove_unused(self._run)
+
+    def renew(self) -> bool:
+        """Claims the folder once more where it is not the one that was claimed, and says whether it was not."""
+        if self._is_held():
+            return False
+        self._take()
+        return True
+
+    def _is_held(self) -> bool:
         try:
-            yield
-        finally:
-            remove_unused(run)
+            return self._lock is not None and os.path.samestat(
+                os.fstat(self._lock.fileno()), os.lstat(self._run / LOCK)
+            )
+        except OSError:
+            return False
+
+    def _take(self) -> None:
+        try:
+            self._run.mkdir(parents=True, exist_ok=True)
+            lock = open(self._run / LOCK, "a", opener=no_links)  # noqa: SIM115  (closed at the end of the block)
+        except OSError as error:
+            raise _unwritable(self._run, error) from None
+        try:
+            _lock(lock, self._run, fcntl.LOCK_EX)
+        except UserError:
+            lock.close()
+            raise
+        if self._lock:
+            self._lock.close()
+        self._lock = lock
 
 
 def check_claim(run: Path) -> None:
-    """Raises the ``UserError`` that :func:`claimed` would raise, and touches nothing."""
+    """Raises the ``UserError`` that :class:`Claim` would raise, and touches nothing."""
     try:
         with open(run / LOCK, "rb", opener=no_links) as lock:
             _lock(lock, run, fcntl.LOCK_SH)

@@ -94,6 +94,8 @@ def _outputs(images: Images, out: Path, into_folder: bool) -> dict[Path, Path]:
         raise UserError(f"{out} is a file; for a folder of images, --out must be a folder")
     below = out.resolve().is_relative_to(images.folder.resolve()) and out.resolve() != images.folder.resolve()
     files = [file for file in images.paths if not (below and file.resolve().is_relative_to(out.resolve()))]
+    if not files:
+        raise UserError(f"all images of {images.folder} lie in {out}, where the results would go; choose another --out")
     places = [out / file.relative_to(images.folder) for file in files]
     # a.png and a.jpg must not end in the same file
     distinct = len({place.with_suffix("") for place in places}) == len(places)

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from m2o_fast.engine.config import load_config
-from m2o_fast.engine.start import claimed
+from m2o_fast.engine.start import Claim
 
 SMALL = ["--set", "model.max_width=8", "--set", "model.hidden_dim=16", "--set", "batch_size=4", "--device", "cpu"]
 
@@ -63,7 +63,7 @@ def test_dry_run_refuses_what_training_refuses_in_the_same_words(here, refused, 
         [*SMALL, "--resume", tmp_path / "nowhere"],
         ["--data", "mnist", "--data-dir", "nowhere"],
     ]
-    with claimed(taken):
+    with Claim(taken):
         before = sorted(tmp_path.rglob("*"))
         lines = []
         for words in attempts:

@@ -303,6 +303,7 @@ def test_a_folder_test_serves_where_there_is_no_val(tmp_path: Path) -> None:
     assert open_it(root, split="test", report=said.append).count("photo") == 4
     assert said[0] == f"{root / 'test'} is not used, {root / 'val'} serves for testing"
     shutil.rmtree(root / "val")
+    (root / "val").mkdir()  # an empty one is as good as none
     said.clear()
     with pytest.warns(RuntimeWarning, match="single image"):
         data = open_it(root, split="test", report=said.append)

@@ -156,6 +156,11 @@ def resealed(folder: Path, **changes: object) -> Path:
         ({"step": True}, "'step' must be a whole number"),
         ({"step": "7" * 10**6}, "'step' must be a whole number"),
         ({"translator": None}, "'translator' must be an object"),
+        ({"translator": {}}, "'translator' must be an object with 'domains', 'rules' and 'size'"),
+        (
+            {"files": {"optimizers.safetensors": {"bytes": 0, "sha256": "x"}}},
+            "'step', 'skipped', 'skipped_in_a_row' must",
+        ),
         ({"translator": [1]}, "'translator' must be an object"),
         ({"files": None}, "'files' must be an object"),
         ({"files": {"a": 3}}, "'files' must be an object"),

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from tiny import tiny_config
 import m2o_fast
 from m2o_fast.engine.checkpoint import list_checkpoints
 from m2o_fast.engine.loop import Trainer, train
+from m2o_fast.engine.start import Claim
+from m2o_fast.errors import UserError
 
 TINY = (
     *("model.base_width=4", "model.max_width=8", "model.hidden_dim=8", "model.style_dim=4", "model.latent_dim=4"),
@@ -64,7 +67,7 @@ def test_a_run_that_was_made_anew_is_still_its_own(tmp_path: Path, monkeypatch: 
         if step == 1:
             shutil.rmtree(run)
         elif step == 3:  # the folder is there again, since step 2 was saved
-            with pytest.raises(m2o_fast.errors.UserError, match="another process is training this run") as refusal:
+            with pytest.raises(UserError, match="another process is training this run") as refusal:
                 train(tiny_config("steps=5"), run, resume="auto", quiet=True)
             refused.append(refusal)
         return batch(self, step)
@@ -72,6 +75,50 @@ def test_a_run_that_was_made_anew_is_still_its_own(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(Trainer, "batch", interfered)
     train(tiny_config("steps=4"), run, quiet=True)
     assert refused
+
+
+@pytest.mark.usefixtures("tiny_data")
+def test_a_folder_that_cannot_be_made_for_a_while_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "runs" / "a"
+    batch = Trainer.batch
+
+    def interfered(self: Trainer, step: int):
+        if step == 1:
+            shutil.rmtree(run.parent)
+            run.parent.write_text("in the way")
+        elif step == 3:
+            run.parent.unlink()
+        return batch(self, step)
+
+    monkeypatch.setattr(Trainer, "batch", interfered)
+    assert train(tiny_config("steps=5"), run, quiet=True).exit_code == 0
+    assert "step 2 could not be saved: " in capsys.readouterr().err
+    assert [folder.name for folder in list_checkpoints(run)] == ["step-00000004", "step-00000005"]
+
+
+@pytest.mark.usefixtures("tiny_data")
+def test_the_folder_of_another_run_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run was renamed, and another one began under its name."""
+    run, other = tmp_path / "run", tmp_path / "other"
+    batch = Trainer.batch
+
+    def interfered(self: Trainer, step: int):
+        if step == 3 and not other.exists():
+            os.rename(run, other)
+            held.enter_context(Claim(run))
+            (run / "config.yaml").write_text("theirs")
+        return batch(self, step)
+
+    monkeypatch.setattr(Trainer, "batch", interfered)
+    with (
+        ExitStack() as held,
+        pytest.raises(UserError, match="step 5 could not be saved: .*another process is training"),
+    ):
+        train(tiny_config("steps=5"), run, quiet=True)
+    assert (run / "config.yaml").read_text() == "theirs" and list_checkpoints(run) == []
+    assert [folder.name for folder in list_checkpoints(other)] == ["step-00000002"]
 
 
 @pytest.mark.usefixtures("tiny_data")

@@ -89,6 +89,14 @@ def test_subfolders_are_kept_and_earlier_outputs_are_no_inputs(translator, folde
         assert found == ["a.png", "deep/a.png", "deep/er/a.png"]
 
 
+def test_a_folder_that_holds_nothing_but_outputs(translator, folder, tmp_path):
+    (folder / "only").mkdir()
+    for name in ("a.png", "b.jpg", "c.bmp"):
+        (folder / name).rename(folder / "only" / name)
+    with pytest.raises(UserError, match="all images of .* lie in .*only, where the results would go"):
+        translate_path(translator, folder, folder / "only", Request("color"))
+
+
 def test_the_seed_decides_the_look(translator, folder, tmp_path):
     for name, seed in (("default", None), ("zero", 0), ("one", 1), ("again", 1)):
         translate_path(translator, folder / "a.png", tmp_path / f"{name}.png", Request("color", seed=seed))
