@@ -83,48 +83,6 @@ def test_kernels_are_their_references(size: tuple[int, ...], vectors: None) -> N
         torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
 
 
-def summed(a: Tensor, b: Tensor) -> Tensor:
-    """The product of two matrices, one summand after the other."""
-    total = torch.zeros(a.shape[0], b.shape[1], dtype=a.dtype)
-    for column, row in zip(a.T, b, strict=True):
-        total += column[:, None] * row
-    return total
-
-
-def patches(x: Tensor) -> Tensor:
-    """``[N H W, 9 C]``: what each output of a convolution is a sum over."""
-    return F.unfold(x, 3, padding=1).transpose(1, 2).flatten(0, 1)
-
-
-def plain_sums(x: Tensor, weight: Tensor, grad: Tensor) -> list[Tensor]:
-    """Output and gradients by input and weight, of images with as many channels before as after."""
-
-    def to_image(y: Tensor) -> Tensor:
-        return y.unflatten(0, (x.shape[0], *x.shape[2:])).permute(0, 3, 1, 2)
-
-    turned = weight.flip(2, 3).transpose(0, 1)
-    return [
-        to_image(summed(patches(x), weight.flatten(1).T)),
-        to_image(summed(patches(grad), turned.flatten(1).T)),
-        summed(grad.transpose(0, 1).flatten(1), patches(x)).view(weight.shape),
-    ]
-
-
-def test_rounding_errors_stay_close_to_those_of_plain_sums(vectors: None) -> None:
-    """In float32, root mean square over the output: the points of interpolation decide.
-
-    Twice the error of a sum that is taken product by product, which is the same on every machine; torch's kernels sum
-    in parts, so in some of them it is half of that. With the points 0, +-1, +-2 it would be four times the error.
-    """
-    x, weight, _, grad = drawn(16, 16, 64, 64, torch.float32)
-    bias = torch.zeros(64)
-    ours, _ = both_ways(x, weight, bias, grad)
-    _, right = both_ways(*(tensor.double() for tensor in (x, weight, bias, grad)))
-    for mine, plain, truth in zip(ours, plain_sums(x, weight, grad), right, strict=True):
-        mine, plain = ((found.double() - truth).square().mean().sqrt() for found in (mine, plain))
-        assert mine < 3 * plain
-
-
 def layouts_of(x: Tensor) -> dict[str, Tensor]:
     """The same numbers, laid out in several ways."""
     n, c, h, w = x.shape
