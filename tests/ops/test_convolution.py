@@ -16,8 +16,10 @@ from m2o_fast.ops._library import output_format
 from m2o_fast.ops.convolution import conv_transpose2d
 
 compiled = pytest.mark.skipif(build_info() is None, reason="needs the native library")
-#: height, width, input and output channels: full tiles, cut ones, less than one; tiles for several parts, and channels
-WINOGRAD_SIZES = [(8, 8, 16, 32), (6, 9, 48, 16), (1, 1, 16, 16), (3, 17, 32, 48), (27, 75, 16, 16), (9, 10, 272, 16)]
+#: height, width, input and output channels: full tiles, cut ones, less than one, inner ones; tiles for several parts,
+#: and channels
+WINOGRAD_SIZES = [(8, 8, 16, 32), (6, 9, 48, 16), (1, 1, 16, 16), (3, 17, 32, 48), (12, 12, 16, 16), (27, 75, 16, 16)]
+WINOGRAD_SIZES += [(9, 10, 272, 16)]
 #: channels, out channels, kernel, stride, padding
 GEOMETRIES = [(16, 32, 3, 1, 1), (3, 5, 3, 1, 1), (4, 6, 4, 2, 1), (6, 4, 4, 1, 0), (5, 3, 1, 1, 0)]
 
