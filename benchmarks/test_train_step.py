@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import cache
 
 import pytest
-from train_step import CASES, ITERATIONS, Case, peak_bytes
+from train_step import CASES, ITERATIONS, PUBLISHED, Case, peak_bytes
 
 #: iteration -> what tables call it, if not by its own name
 NAMES = {"plain-fp32": "eager", "fast-fp32": "compiled", "convolutions-fp32": "bound"}
@@ -24,7 +24,9 @@ def expected_losses(case: Case) -> list[float]:
     return [float(oracle()) for _ in range(2)]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case", [*CASES, *(pytest.param(case, marks=pytest.mark.full) for case in PUBLISHED)], ids=lambda case: case.name
+)
 @pytest.mark.parametrize("implementation", ITERATIONS)
 def test_train_step(benchmark, measure, quick: bool, case: Case, implementation: str) -> None:
     name, _, precision = implementation.partition("-")
@@ -33,6 +35,6 @@ def test_train_step(benchmark, measure, quick: bool, case: Case, implementation:
     if name != "convolutions":
         for expected in expected_losses(case):
             assert float(iteration()) == pytest.approx(expected, rel=TOLERANCES[precision])
-        if not quick:
+        if not quick and case in CASES:
             benchmark.extra_info["peak_bytes"] = peak_bytes(implementation)
     measure(lambda turn: iteration(), NAMES.get(implementation, implementation))

@@ -59,6 +59,11 @@ else:
     CASES = [Case("gpu256", 256, 64, 512, 8), Case("gpu32", 32, 32, 128, 32)]
 
 
+#: The published widths (model.base_width: official), which are 512 channels from the first layer on. No GPU needs it:
+#: its case has as many channels.
+PUBLISHED = [Case("cpu32-published", 32, 512, 512, 4)] if DEVICE.type == "cpu" else []
+
+
 class Samples(NamedTuple):
     """Two domains, the first half of the batch from one, the second from the other, each to the other."""
 

@@ -26,6 +26,7 @@ py::dict build_info() {
   info["flags"] = M2O_CXX_FLAGS;
   info["build_type"] = M2O_BUILD_TYPE;
   info["simd"] = M2O_SIMD;
+  info["wide_simd"] = M2O_WIDE_SIMD;
   info["torch_built_against"] = M2O_TORCH_VERSION;
   info["torch_minimum"] =
       std::to_string(TORCH_TARGET_VERSION >> 56) + "." + std::to_string((TORCH_TARGET_VERSION >> 48) & 0xff);
@@ -38,7 +39,8 @@ py::dict build_info() {
 
 namespace m2o_fast {
 void register_histogram(py::module_& module);  // histogram_bindings.cpp
-}
+bool use_wide_vectors(bool wanted);            // winograd.cpp
+}  // namespace m2o_fast
 
 PYBIND11_MODULE(_C, m) {
   if (!m2o_fast::runs_here()) {
@@ -46,7 +48,10 @@ PYBIND11_MODULE(_C, m) {
   }
   m.doc() = "Native part of m2o_fast: CPU operators (registered on import) and facts about the build.";
   m.def("build_info", &build_info,
-        "Facts about this build: compiler, flags, build_type, simd, torch_built_against, torch_minimum,\n"
+        "Facts about this build: compiler, flags, build_type, simd, wide_simd (of products of\n"
+        "matrices, where the CPU has it), torch_built_against, torch_minimum,\n"
         "cuda_version and cuda_archs (both empty if m2o_fast/_cuda was not built along).");
+  m.def("_use_wide_vectors", &m2o_fast::use_wide_vectors, py::arg("wanted"),
+        "For tests: products of matrices use AVX-512 from now on if it is wanted and there; says whether they do.");
   m2o_fast::register_histogram(m);
 }

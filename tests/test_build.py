@@ -37,7 +37,7 @@ def test_build_info_says_what_was_built() -> None:
     assert re.match(r"(g\+\+|clang) \d+", info["compiler"])
     assert "-O3" in info["flags"] and "-fast-math" not in info["flags"] and "-march=native" not in info["flags"]
     assert info["build_type"] == "Release"
-    assert info["simd"] in ("x86-64-v3", "default")
+    assert (info["simd"], info["wide_simd"]) in (("x86-64-v3", "x86-64-v4"), ("default", ""))
     assert info["torch_minimum"] == "2.11"
     assert tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 11)
     assert re.match(r"\d+\.\d+", info["torch_built_against"])

@@ -1,6 +1,7 @@
 // Winograd's convolution and its derivatives on the CPU. The definitions are in m2o_fast/ops/winograd.py.
 #include <torch/csrc/stable/library.h>
 
+#include <atomic>
 #include <memory>
 #include <new>
 #include <optional>
@@ -11,47 +12,50 @@
 namespace m2o_fast {
 namespace {
 
-template <typename T>
-M2O_KERNEL void run_kernel(const WeightView<T>& weight, int64_t begin, int64_t end, T* frequencies) {
-  for (int64_t panel = begin; panel < end; ++panel) {
-    weight_to_frequencies(weight, panel, frequencies);
+std::atomic<bool> wide_vectors = has_wide_vectors();
+
+template <typename Body>
+M2O_KERNEL void run_narrow(const Body& body) {
+  body(std::integral_constant<int64_t, 32>{});
+}
+template <typename Body>
+M2O_WIDE_KERNEL void run_wide(const Body& body) {
+  body(std::integral_constant<int64_t, 64>{});
+}
+
+// Calls body, which must be inlined, with the number of bytes of a vector.
+template <typename Body>
+void with_vectors(bool wide, const Body& body) {
+  wide ? run_wide(body) : run_narrow(body);
+}
+
+// Numbers that nobody set, at the start of a line. A thread keeps the memory: handed back and taken again, every page
+// of it would cost a fault, which for small images is more than the products.
+class Scratch {
+ public:
+  template <typename T>
+  T* numbers_of(int64_t count) {
+    const size_t bytes = count * sizeof(T);
+    if (bytes > size_) {
+      memory_.reset();
+      size_ = 0;
+      memory_.reset(::operator new(bytes, kAlignment));
+      size_ = bytes;
+    }
+    return static_cast<T*>(memory_.get());
   }
-}
-template <typename T>
-M2O_KERNEL void run_convolve(const ConvolveProblem<T>& p, int64_t begin, int64_t end, int64_t most, T* in, T* out) {
-  convolve_tiles(p, begin, end, most, in, out);
-}
-template <typename T>
-M2O_KERNEL void run_inputs(const TileShape& shape, const T* x, int64_t panel, int64_t begin, int64_t end,
-                           const PanelShape& layout, T* to) {
-  to_frequencies<InputMap>(shape, x, panel, begin, end, layout, to);
-}
-template <typename T>
-M2O_KERNEL void run_gradients(const TileShape& shape, const T* grad, int64_t panel, int64_t begin, int64_t end,
-                              const PanelShape& layout, T* to) {
-  to_frequencies<OutputAdjointMap>(shape, grad, panel, begin, end, layout, to);
-}
-template <typename T>
-M2O_KERNEL void run_products(const T* gradients, const T* inputs, const PanelShape& in, int64_t tiles, bool add,
-                             T* sums) {
-  multiply_gradients(gradients, inputs, in, tiles, add, sums);
-}
-template <typename T>
-M2O_KERNEL void run_weight(const T* frequencies, int64_t step, int64_t in_channels, T* weight) {
-  weight_from_frequencies(frequencies, step, in_channels, weight);
-}
 
-constexpr std::align_val_t kLine{64};
-
-struct Release {
-  void operator()(void* memory) const { ::operator delete(memory, kLine); }
+ private:
+  static constexpr std::align_val_t kAlignment{kLine};
+  struct Release {
+    void operator()(void* memory) const { ::operator delete(memory, kAlignment); }
+  };
+  std::unique_ptr<void, Release> memory_;
+  size_t size_ = 0;
 };
 
-// Numbers that nobody set, at the start of a line.
-template <typename T>
-std::unique_ptr<T[], Release> numbers_of(int64_t count) {
-  return std::unique_ptr<T[], Release>(static_cast<T*>(::operator new(count * sizeof(T), kLine)));
-}
+// One is for what all threads read, the other for each thread's own.
+thread_local Scratch shared_scratch, own_scratch;
 
 // Calls body with a number of the type, which is float32 or float64.
 template <typename Body>
@@ -78,16 +82,25 @@ const T* numbers(const Tensor& x) {
 }
 
 // What the frequencies of inputs and outputs of the tiles at a time should take, in bytes, to stay in the second-level
-// cache or near it; and how many tiles there should be at least, for every time the weight's frequencies are read
+// cache or near it; and how many tiles there should be at least, for every time the weight's frequencies are made
 // again.
-constexpr int64_t kBufferBytes = int64_t{1} << 20, kLeastTiles = 48, kLeastTilesOfAThread = 24;
+constexpr int64_t kBufferBytes = int64_t{1} << 20, kLeastTiles = 64, kLeastTilesOfAThread = 24;
+// Panels of input channels of a product at a time: with the outputs of one product they stay in the first-level cache.
+constexpr int64_t kInPanels = 8;
 
-// Tiles at a time, a multiple of six. Their number decides nothing but speed.
-int64_t tiles_at_a_time(const TileShape& input, const TileShape& output, int64_t size, int64_t threads) {
-  const int64_t fitting = kBufferBytes / (kFrequencies * (input.channels + output.channels) * size);
-  const int64_t parts = ceil_div(input.tiles(), std::max(kLeastTiles, fitting));
-  const int64_t shared = std::min(ceil_div(parts, threads) * threads, ceil_div(input.tiles(), kLeastTilesOfAThread));
-  return ceil_div(ceil_div(input.tiles(), std::max(parts, shared)), kTileRows) * kTileRows;
+// How a convolution is cut into groups of tiles and blocks of output channels. It decides nothing but speed.
+struct Plan {
+  int64_t tiles, out_panels;
+  bool groups_side_by_side;  // on several threads; else the blocks
+};
+
+Plan plan_convolution(const TileShape& input, const TileShape& output, int64_t size, bool wide, int64_t threads) {
+  const int64_t out_panels = std::min<int64_t>(wide ? 2 : 1, output.panels());
+  const int64_t fitting = kBufferBytes / (kFrequencies * (input.channels + out_panels * kPanel) * size);
+  const int64_t groups = ceil_div(input.tiles(), std::max(kLeastTiles, fitting));
+  const int64_t spread = std::min(ceil_div(groups, threads) * threads, ceil_div(input.tiles(), kLeastTilesOfAThread));
+  const bool side_by_side = std::min(spread, threads) >= std::min(ceil_div(output.panels(), out_panels), threads);
+  return {ceil_div(input.tiles(), side_by_side ? std::max(groups, spread) : groups), out_panels, side_by_side};
 }
 
 Tensor winograd_convolve(Tensor x, Tensor weight, std::optional<Tensor> bias, bool transposed) {
@@ -102,44 +115,75 @@ Tensor winograd_convolve(Tensor x, Tensor weight, std::optional<Tensor> bias, bo
   output.channels = weight.size(transposed ? 1 : 0);
   require(!bias || (bias->dim() == 1 && bias->size(0) == output.channels && bias->scalar_type() == x.scalar_type()), op,
           "bias must be [output channels] in the dtype of x");
-  const Tensor image = in_format(x, format_of(input));
+  const Tensor image = in_format(x, format_of(input)), kernel = torch::stable::contiguous(weight);
   const Tensor added = bias ? torch::stable::contiguous(*bias) : weight;
   const std::array<int64_t, 4> sizes{output.batch, output.channels, output.height, output.width};
   const Tensor y = torch::stable::empty({sizes.data(), sizes.size()}, x.scalar_type(), std::nullopt, x.device(),
                                         std::nullopt, format_of(output));
   for_wide_type(op, x, [&](auto number) {
     using T = decltype(number);
-    const WeightView<T> plain{weight.size(0),   weight.size(1),   numbers<T>(weight), weight.stride(0),
-                              weight.stride(1), weight.stride(2), weight.stride(3)};
-    const WeightView<T> view = transposed ? plain.transposed() : plain;
-    const auto kernel = numbers_of<T>(kFrequencies * view.frequency());
-    torch::stable::parallel_for(0, output.panels(), 1,
-                                [&](int64_t begin, int64_t end) { run_kernel(view, begin, end, kernel.get()); });
     const ConvolveProblem<T> p{input,
                                output,
+                               {output.channels, input.channels, numbers<T>(kernel), transposed},
                                numbers<T>(image),
-                               kernel.get(),
                                bias ? numbers<T>(added) : nullptr,
-                               view.frequency(),
                                static_cast<T*>(y.mutable_data_ptr())};
     const int64_t tiles = input.tiles();
     if (tiles == 0) {
       return;
     }
-    const int64_t most = tiles_at_a_time(input, output, sizeof(T), torch::stable::get_num_threads());
-    torch::stable::parallel_for(0, ceil_div(tiles, most), 1, [&](int64_t begin, int64_t end) {
-      const auto in = numbers_of<T>(PanelShape{input.channels, most}.size());
-      const auto out = numbers_of<T>(PanelShape{output.channels, most}.size());
-      for (int64_t part = begin; part < end; ++part) {
-        run_convolve(p, part * most, std::min(part * most + most, tiles), most, in.get(), out.get());
+    const bool wide = wide_vectors;
+    const Plan plan = plan_convolution(input, output, sizeof(T), wide, torch::stable::get_num_threads());
+    const int64_t groups = ceil_div(tiles, plan.tiles), blocks = ceil_div(output.panels(), plan.out_panels);
+    const PanelShape in{input.channels, plan.tiles};
+    // Inside a loop that runs on several threads, the loops below run on one.
+    torch::stable::parallel_for(0, groups, plan.groups_side_by_side ? 1 : groups, [&](int64_t first, int64_t last) {
+      T* inputs = shared_scratch.numbers_of<T>(in.size());
+      for (int64_t group = first; group < last; ++group) {
+        const int64_t begin = group * plan.tiles, end = std::min(begin + plan.tiles, tiles);
+        const int64_t grain = grain_size((end - begin) * kFrequencies * kPanel);
+        torch::stable::parallel_for(0, input.panels(), grain, [&](int64_t from, int64_t to) {
+          with_vectors(wide, [&](auto bytes) M2O_INLINED {
+            using Vector = typename VectorOf<T, bytes>::Type;
+            for (int64_t panel = from; panel < to; ++panel) {
+              to_frequencies<InputMap, Vector>(input, p.x, panel, begin, end, in, inputs);
+            }
+          });
+        });
+        torch::stable::parallel_for(0, blocks, 1, [&](int64_t from, int64_t to) {
+          const int64_t size = BlockShape{plan.out_panels, kInPanels}.size();
+          T* weights = own_scratch.numbers_of<T>(size + PanelShape{plan.out_panels * kPanel, plan.tiles}.size());
+          with_vectors(wide, [&](auto bytes) M2O_INLINED {
+            using Vector = typename VectorOf<T, bytes>::Type;
+            for (int64_t block = from; block < to; ++block) {
+              const int64_t panel = block * plan.out_panels;
+              convolve_block<Vector>(p, panel, std::min(panel + plan.out_panels, output.panels()), kInPanels, begin,
+                                     end, inputs, in, weights, weights + size);
+            }
+          });
+        });
       }
     });
   });
   return y;
 }
 
-// The gradient by weight of winograd_convolve. Every sum is one thread's and goes from tile to tile, so the bits do not
-// depend on the number of threads.
+// What the gradient by weight keeps of both images at a time, in bytes; it decides where sums end and are added up, so
+// no thread has a say in it.
+constexpr int64_t kGradientBytes = int64_t{1} << 21;
+
+// Panels of output and of input channels of a block of the gradient: so that its sums stay in the second-level cache,
+// but every thread has a block.
+int64_t block_panels(const TileShape& input, const TileShape& output, bool wide, int64_t threads) {
+  int64_t panels = wide ? 4 : 2;
+  while (panels > 1 && ceil_div(input.panels(), panels) * ceil_div(output.panels(), panels) < threads) {
+    panels /= 2;
+  }
+  return panels;
+}
+
+// The gradient by weight of winograd_convolve. Every sum is one thread's and goes from tile to tile, in parts that do
+// not depend on the number of threads; so neither do the bits.
 Tensor winograd_by_weight(Tensor grad, Tensor x) {
   const char* op = "winograd_by_weight";
   const TileShape input = check_tiles(op, x), output = check_tiles(op, grad);
@@ -151,46 +195,57 @@ Tensor winograd_by_weight(Tensor grad, Tensor x) {
   const Tensor y = torch::stable::empty({sizes.data(), sizes.size()}, x.scalar_type(), std::nullopt, x.device());
   for_wide_type(op, x, [&](auto number) {
     using T = decltype(number);
-    const int64_t tiles = input.tiles(), channels = input.channels * output.channels, step = channels + kPanel;
+    const int64_t tiles = input.tiles();
     T* weight = static_cast<T*>(y.mutable_data_ptr());
     if (tiles == 0) {
       std::fill_n(weight, y.numel(), T{});
       return;
     }
-    const int64_t most = tiles_at_a_time(input, output, sizeof(T), 1);
+    const bool wide = wide_vectors;
+    const int64_t fitting = kGradientBytes / (kFrequencies * (input.channels + output.channels) * sizeof(T));
+    const int64_t most = ceil_div(tiles, ceil_div(tiles, std::max(kLeastTiles, fitting)));
+    const int64_t panels = block_panels(input, output, wide, torch::stable::get_num_threads());
+    const int64_t in_blocks = ceil_div(input.panels(), panels), out_blocks = ceil_div(output.panels(), panels);
     const PanelShape in{input.channels, most}, out{output.channels, most};
-    const auto inputs = numbers_of<T>(in.size()), gradients = numbers_of<T>(out.size());
-    const auto sums = numbers_of<T>(kFrequencies * step);
+    T* inputs = shared_scratch.numbers_of<T>(in.size() + out.size());
+    T* gradients = inputs + in.size();
     for (int64_t first = 0; first < tiles; first += most) {
       const int64_t last = std::min(first + most, tiles);
       torch::stable::parallel_for(0, input.panels() + output.panels(), 1, [&](int64_t begin, int64_t end) {
-        for (int64_t panel = begin; panel < end; ++panel) {
-          panel < input.panels()
-              ? run_inputs(input, numbers<T>(image), panel, first, last, in, inputs.get())
-              : run_gradients(output, numbers<T>(gradient), panel - input.panels(), first, last, out, gradients.get());
-        }
+        with_vectors(wide, [&](auto bytes) M2O_INLINED {
+          using Vector = typename VectorOf<T, bytes>::Type;
+          for (int64_t panel = begin; panel < end; ++panel) {
+            if (panel < input.panels()) {
+              to_frequencies<InputMap, Vector>(input, numbers<T>(image), panel, first, last, in, inputs);
+            } else {
+              to_frequencies<OutputAdjointMap, Vector>(output, numbers<T>(gradient), panel - input.panels(), first,
+                                                       last, out, gradients);
+            }
+          }
+        });
       });
-      torch::stable::parallel_for(0, kFrequencies * output.panels(), 1, [&](int64_t begin, int64_t end) {
-        for (int64_t item = begin; item < end; ++item) {
-          const int64_t frequency = item / output.panels(), panel = item % output.panels();
-          run_products(gradients.get() + frequency * out.frequency() + panel * out.panel(),
-                       inputs.get() + frequency * in.frequency(), in, last - first, first > 0,
-                       sums.get() + frequency * step + panel * kPanel * input.channels);
-        }
+      torch::stable::parallel_for(0, in_blocks * out_blocks, 1, [&](int64_t begin, int64_t end) {
+        T* sums = own_scratch.numbers_of<T>(SumsShape{panels, panels}.size());
+        with_vectors(wide, [&](auto bytes) M2O_INLINED {
+          using Vector = typename VectorOf<T, bytes>::Type;
+          for (int64_t item = begin; item < end; ++item) {
+            const int64_t from = item / in_blocks * panels, to = item % in_blocks * panels;
+            const SumsShape block{std::min(panels, output.panels() - from), std::min(panels, input.panels() - to)};
+            weight_gradient_block<Vector>(gradients + from * out.panel(), out, inputs + to * in.panel(), in,
+                                          last - first, block, first > 0, sums,
+                                          weight + (from * input.channels + to) * kPanel * 9);
+          }
+        });
       });
     }
-    torch::stable::parallel_for(0, output.channels, grain_size(kFrequencies * input.channels),
-                                [&](int64_t begin, int64_t end) {
-                                  for (int64_t channel = begin; channel < end; ++channel) {
-                                    run_weight(sums.get() + channel * input.channels, step, input.channels,
-                                               weight + channel * input.channels * 9);
-                                  }
-                                });
   });
   return y;
 }
 
 }  // namespace
+
+// Whether AVX-512 is used from now on: if it is wanted and there.
+bool use_wide_vectors(bool wanted) { return wide_vectors = wanted && has_wide_vectors(); }
 
 STABLE_TORCH_LIBRARY_IMPL(m2o_fast, CPU, m) {
   if (!runs_here()) {

@@ -1,145 +1,230 @@
-// Winograd's convolution F(4x4, 3x3) and its derivative by the weight, a product of matrices per frequency.
+// Winograd's convolution F(4x4, 3x3) and its derivative by the weight, a product of matrices per frequency. Every
+// function takes the type of the vectors that it is to compute with.
 #pragma once
 
 #include "winograd_tiles.h"
 
 namespace m2o_fast {
 
-// A weight [out, in, 3, 3] by its strides. The derivative by the input is a convolution as well, from outputs to inputs
-// with the kernel turned by 180 degrees: another view of the same weight.
+// A contiguous weight [out, in, 3, 3]. The derivative by the input is a convolution as well, from outputs to inputs
+// with the kernel turned by 180 degrees: `transposed`, it is one of [in, out, 3, 3], whose taps are read from the last.
 template <typename T>
-struct WeightView {
+struct Weight {
   int64_t out_channels, in_channels;
-  const T* numbers;
-  int64_t out_step, in_step, row_step, column_step;
-
-  WeightView transposed() const {
-    return {in_channels, out_channels, numbers + 2 * row_step + 2 * column_step, in_step, out_step,
-            -row_step,   -column_step};
-  }
-  // The frequencies are [36, out / 16, in, 16], with a line between as in PanelShape.
-  int64_t frequency() const { return out_channels * in_channels + kPanel; }
+  const T* taps;
+  bool transposed;
 };
 
-// One panel of output channels of the weight to frequencies.
-template <typename T>
-M2O_INLINE void weight_to_frequencies(const WeightView<T>& weight, int64_t panel, T* frequencies) {
-  using Vector = typename Simd<T>::Vector;
-  T* to = frequencies + panel * weight.in_channels * kPanel;
-  for (int64_t in = 0; in < weight.in_channels; ++in, to += kPanel) {
-    T taps[9 * kPanel];
-    for (int64_t lane = 0; lane < kPanel; ++lane) {
-      const T* from = weight.numbers + (panel * kPanel + lane) * weight.out_step + in * weight.in_step;
-      M2O_UNROLLED for (int64_t row = 0; row < 3; ++row) {
-        M2O_UNROLLED for (int64_t column = 0; column < 3; ++column) {
-          taps[(row * 3 + column) * kPanel + lane] = from[row * weight.row_step + column * weight.column_step];
-        }
-      }
+// A block of a weight in frequencies, [out / 16, in / 16, 36, 16 in, 16 out]. The numbers that are written one after
+// the other lie on few pages of memory, and with a line between as in PanelShape.
+struct BlockShape {
+  int64_t out_panels, in_panels;
+
+  static constexpr int64_t frequency() { return kPanel * kPanel + kPanel; }
+  static constexpr int64_t square() { return kFrequencies * frequency(); }
+  int64_t panel() const { return in_panels * square(); }
+  int64_t size() const { return out_panels * panel(); }
+};
+
+// A square of panels of the weight to frequencies.
+template <typename Vector, typename T>
+M2O_INLINE void weight_to_frequencies(const Weight<T>& weight, int64_t out_panel, int64_t in_panel, T* to) {
+  alignas(kLine) T taps[kPanel * 9 * kPanel];  // [in, 9, out]
+  const int64_t out = out_panel * kPanel, in = in_panel * kPanel;
+  if (weight.transposed) {
+    for (int64_t row = 0; row < kPanel; ++row) {
+      transpose(weight.taps + ((in + row) * weight.out_channels + out) * 9, 9, kPanel, 9, taps + row * 9 * kPanel,
+                kPanel);
     }
-    for (int64_t lane = 0; lane < kPanel; lane += kLanes<T>) {
+  } else {
+    transpose(weight.taps + (out * weight.in_channels + in) * 9, weight.in_channels * 9, kPanel, 9 * kPanel, taps,
+              kPanel);
+  }
+  const int64_t first = weight.transposed ? 8 * kPanel : 0, step = weight.transposed ? -kPanel : kPanel;
+  for (int64_t row = 0; row < kPanel; ++row, to += kPanel) {
+    for (int64_t lane = 0; lane < kPanel; lane += kLanesOf<Vector>) {
+      const T* from = taps + row * 9 * kPanel + first + lane;
       map_square<KernelMap<T>, Vector>(
-          [&](int row, int column) M2O_INLINED { return load(taps + (row * 3 + column) * kPanel + lane); },
+          [&](int row, int column) M2O_INLINED { return read_as<Vector>(from + (row * 3 + column) * step); },
           [&](int row, int column, Vector value)
-              M2O_INLINED { store(to + (row * kInputTile + column) * weight.frequency() + lane, value); });
+              M2O_INLINED { write_vector(to + (row * kInputTile + column) * BlockShape::frequency() + lane, value); });
     }
   }
 }
 
-// One output channel's gradient [in, 3, 3] from its frequencies [36, in], which lie `step` apart.
-template <typename T>
-M2O_INLINE void weight_from_frequencies(const T* frequencies, int64_t step, int64_t in_channels, T* weight) {
-  using Vector = typename Simd<T>::Vector;
-  for (int64_t in = 0; in < in_channels; in += kLanes<T>) {
-    Vector square[9];
+// Sixteen inputs' gradients [16, 3, 3] from their frequencies [36, 16], which lie `step` apart; added to what is there
+// if `add`.
+template <typename Vector, typename T>
+M2O_INLINE void weight_from_frequencies(const T* frequencies, int64_t step, bool add, T* weight) {
+  alignas(kLine) T square[9 * kPanel], taps[kPanel * 9];
+  for (int64_t lane = 0; lane < kPanel; lane += kLanesOf<Vector>) {
     map_square<KernelAdjointMap<T>, Vector>(
-        [&](int row, int column) M2O_INLINED { return load(frequencies + (row * kInputTile + column) * step + in); },
-        [&](int row, int column, Vector value) M2O_INLINED { square[row * 3 + column] = value; });
-    for (int64_t lane = 0; lane < kLanes<T>; ++lane, weight += 9) {
-      M2O_UNROLLED for (int64_t tap = 0; tap < 9; ++tap) { weight[tap] = square[tap][lane]; }
+        [&](int row, int column)
+            M2O_INLINED { return read_as<Vector>(frequencies + (row * kInputTile + column) * step + lane); },
+        [&](int row, int column, Vector value)
+            M2O_INLINED { write_vector(square + (row * 3 + column) * kPanel + lane, value); });
+  }
+  transpose(square, kPanel, 9, kPanel, add ? taps : weight, 9);
+  if (add) {
+    for (int64_t at = 0; at < kPanel * 9; at += kLanesOf<Vector>) {
+      write_vector(weight + at, read_as<Vector>(weight + at) + read_as<Vector>(taps + at));
     }
   }
 }
 
-// c [ROWS, 16] = the sum over runs and steps of a[run, step, row] * b[run, step, 16], added to what is there if `add`.
-// Twelve registers of sums. The order is that of the steps, however often a sum is put down and taken up again.
-template <typename T, int kRows, int kARow, int kAStep>
-M2O_INLINE void multiply_small(const T* a, int64_t runs, int64_t run_step, int64_t steps, const T* b, bool add, T* c,
-                               int64_t c_row) {
-  using Vector = typename Simd<T>::Vector;
-  for (int64_t half = 0; half < kPanel; half += 2 * kLanes<T>) {
-    Vector sums[kRows][2];
-    M2O_UNROLLED for (int row = 0; row < kRows; ++row) {
-      sums[row][0] = add ? load(c + row * c_row + half) : Vector{};
-      sums[row][1] = add ? load(c + row * c_row + half + kLanes<T>) : Vector{};
+// Where numbers of 16 channels each begin: those of a channel lie at `panel * step` and its place in the panel.
+template <typename T>
+struct Panels {
+  T* numbers;
+  int64_t step;
+  M2O_INLINE T* at(int64_t channel) const { return numbers + channel / kPanel * step + channel % kPanel; }
+};
+
+// c [kRows, kVectors] = the sum over runs and steps of a[run, step, row] * b[run, step], added to what is there if
+// `add`. The order is that of the steps, however often a sum is put down and taken up again.
+template <typename Vector, int kRows, int kVectors, int kARow, int kAStep, typename T>
+M2O_INLINE void multiply_small(const T* a, int64_t a_run, const T* const* b, int64_t b_run, int64_t run, int64_t steps,
+                               bool add, T* const* c, int64_t c_row) {
+  Vector sums[kRows][kVectors];
+  M2O_UNROLLED for (int row = 0; row < kRows; ++row) {
+    M2O_UNROLLED for (int at = 0; at < kVectors; ++at) {
+      sums[row][at] = add ? read_as<Vector>(c[at] + row * c_row) : Vector{};
     }
-    const T* right = b + half;
-    for (int64_t run = 0; run < runs; ++run) {
-      const T* left = a + run * run_step;
-      for (int64_t step = 0; step < steps; ++step, left += kAStep, right += kPanel) {
-        const Vector first = load(right), second = load(right + kLanes<T>);
-        M2O_UNROLLED for (int row = 0; row < kRows; ++row) {
-          const T factor = left[row * kARow];
-          sums[row][0] += first * factor;
-          sums[row][1] += second * factor;
-        }
+  }
+  for (int64_t done = 0, place = 0; done < steps; done += run, a += a_run, place += b_run) {
+    const T* left = a;
+    int64_t right = place;
+    for (int64_t count = std::min(run, steps - done); count > 0; --count, left += kAStep, right += kPanel) {
+      Vector factors[kVectors];
+      M2O_UNROLLED for (int at = 0; at < kVectors; ++at) { factors[at] = read_as<Vector>(b[at] + right); }
+      M2O_UNROLLED for (int row = 0; row < kRows; ++row) {
+        const T factor = left[row * kARow];
+        M2O_UNROLLED for (int at = 0; at < kVectors; ++at) { sums[row][at] += factors[at] * factor; }
       }
     }
-    M2O_UNROLLED for (int row = 0; row < kRows; ++row) {
-      store(c + row * c_row + half, sums[row][0]);
-      store(c + row * c_row + half + kLanes<T>, sums[row][1]);
+  }
+  M2O_UNROLLED for (int row = 0; row < kRows; ++row) {
+    M2O_UNROLLED for (int at = 0; at < kVectors; ++at) { write_vector(c[at] + row * c_row, sums[row][at]); }
+  }
+}
+
+// body(vectors, places of their b, places of their c) for the channels, two vectors at a time and one where one is
+// left.
+template <typename Vector, typename T, typename Body>
+M2O_INLINE void for_vector_pairs(int64_t channels, const Panels<const T>& b, const Panels<T>& c, const Body& body) {
+  constexpr int64_t lanes = kLanesOf<Vector>;
+  for (int64_t channel = 0; channel < channels; channel += 2 * lanes) {
+    const bool both = channel + lanes < channels;
+    const int64_t second = both ? channel + lanes : channel;
+    const T* from[] = {b.at(channel), b.at(second)};
+    T* to[] = {c.at(channel), c.at(second)};
+    if (both) {
+      body(std::integral_constant<int, 2>{}, from, to);
+    } else {
+      body(std::integral_constant<int, 1>{}, from, to);
     }
   }
 }
 
-inline constexpr int kTileRows = 6, kChannelRows = 4;  // of multiply_small; kPanel is a multiple of the latter
-// Panels of input channels of a product at a time: with 16 output channels they stay in the first-level cache.
-inline constexpr int64_t kChannelBlock = 16;
+// Rows of multiply_small whose sums, two vectors each, the registers hold: twelve of the 16 of AVX2, half of the 32 of
+// AVX-512, where more would not be faster. What is left of the tiles takes fewer.
+template <typename Vector>
+inline constexpr int kTileRows = sizeof(Vector) == 64 ? 8 : 6;
+template <typename Vector>
+inline constexpr int kLastTileRows = sizeof(Vector) == 64 ? 4 : 6;
+template <typename Vector>
+inline constexpr int kChannelRows = sizeof(Vector) == 64 ? 8 : 4;  // kPanel is a multiple
 
 template <typename T>
 struct ConvolveProblem {
   TileShape input, output;
-  const T *x, *kernel, *bias;  // the kernel in frequencies
-  int64_t kernel_frequency;
+  Weight<T> weight;
+  const T *x, *bias;
   T* y;
 };
 
-// The tiles from begin to end, at most so many. Rows between the last tile and the next multiple of six hold
-// whatever was in memory; what becomes of them is not used.
-template <typename T>
-M2O_INLINE void convolve_tiles(const ConvolveProblem<T>& p, int64_t begin, int64_t end, int64_t most, T* inputs,
+// products [tiles, out] (+)= inputs [tiles, in] * weight [in, out], a block of a frequency. Rows between the last tile
+// and the next multiple of kLastTileRows hold whatever was in memory; what becomes of them is not used.
+template <typename Vector, typename T>
+M2O_INLINE void multiply_block(const T* inputs, int64_t tiles, const PanelShape& in, const T* weight,
+                               const BlockShape& block, bool add, const PanelShape& out, T* products) {
+  constexpr int rows = kTileRows<Vector>, last = kLastTileRows<Vector>;
+  for_vector_pairs<Vector, T>(block.out_panels * kPanel, {weight, block.panel()}, {products, out.panel()},
+                              [&](auto vectors, const T* const* b, T* const* c) M2O_INLINED {
+                                constexpr int count = decltype(vectors)::value;
+                                const auto run = [&](auto rows, int64_t tile) M2O_INLINED {
+                                  T* to[] = {c[0] + out.at(tile), c[1] + out.at(tile)};
+                                  multiply_small<Vector, decltype(rows)::value, count, kPanel, 1>(
+                                      inputs + in.at(tile), in.panel(), b, BlockShape::square(), kPanel,
+                                      block.in_panels * kPanel, add, to, kPanel);
+                                };
+                                int64_t tile = 0;
+                                for (; tile + rows <= tiles; tile += rows) {
+                                  run(std::integral_constant<int, rows>{}, tile);
+                                }
+                                for (; tile < tiles; tile += last) {
+                                  run(std::integral_constant<int, last>{}, tile);
+                                }
+                              });
+}
+
+// Channels [out_begin, out_end) (in panels) of the tiles [begin, end), whose inputs are there in frequencies. The
+// weight's frequencies are made for this: a block at a time they stay in the second-level cache, and making them costs
+// less than fetching them from memory would.
+template <typename Vector, typename T>
+M2O_INLINE void convolve_block(const ConvolveProblem<T>& p, int64_t out_begin, int64_t out_end, int64_t in_block,
+                               int64_t begin, int64_t end, const T* inputs, const PanelShape& in, T* weights,
                                T* products) {
-  const PanelShape in{p.input.channels, most}, out{p.output.channels, most};
-  for (int64_t panel = 0; panel < p.input.panels(); ++panel) {
-    to_frequencies<InputMap>(p.input, p.x, panel, begin, end, in, inputs);
-  }
-  for (int64_t frequency = 0; frequency < kFrequencies; ++frequency) {
-    for (int64_t block = 0; block < p.input.panels(); block += kChannelBlock) {
-      const int64_t runs = std::min(kChannelBlock, p.input.panels() - block);
-      for (int64_t panel = 0; panel < p.output.panels(); ++panel) {
-        const T* kernel = p.kernel + frequency * p.kernel_frequency + (panel * in.channels + block * kPanel) * kPanel;
-        const T* a = inputs + frequency * in.frequency() + block * in.panel();
-        T* c = products + frequency * out.frequency() + panel * out.panel();
-        for (int64_t tile = 0; tile < end - begin; tile += kTileRows) {
-          multiply_small<T, kTileRows, kPanel, 1>(a + tile * kPanel, runs, in.panel(), kPanel, kernel, block > 0,
-                                                  c + tile * kPanel, kPanel);
-        }
+  const PanelShape out{(out_end - out_begin) * kPanel, in.tiles};
+  for (int64_t first = 0; first < p.input.panels(); first += in_block) {
+    const BlockShape block{out_end - out_begin, std::min(in_block, p.input.panels() - first)};
+    for (int64_t panel = 0; panel < block.out_panels; ++panel) {
+      for (int64_t at = 0; at < block.in_panels; ++at) {
+        weight_to_frequencies<Vector>(p.weight, out_begin + panel, first + at,
+                                      weights + panel * block.panel() + at * block.square());
       }
     }
+    for (int64_t frequency = 0; frequency < kFrequencies; ++frequency) {
+      multiply_block<Vector>(inputs + frequency * in.frequency() + first * in.panel(), end - begin, in,
+                             weights + frequency * block.frequency(), block, first > 0, out,
+                             products + frequency * out.frequency());
+    }
   }
-  for (int64_t panel = 0; panel < p.output.panels(); ++panel) {
-    to_image(p.output, products, out, p.bias, panel, begin, end, p.y);
+  for (int64_t panel = out_begin; panel < out_end; ++panel) {
+    to_image<Vector>(p.output, products + (panel - out_begin) * out.panel(), out, p.bias, panel, begin, end, p.y);
   }
 }
 
-// One panel of output channels at one frequency: sums [out, in] (+)= gradients [tiles, out] transposed times inputs
-// [tiles, in].
-template <typename T>
-M2O_INLINE void multiply_gradients(const T* gradients, const T* inputs, const PanelShape& in, int64_t tiles, bool add,
-                                   T* sums) {
-  for (int64_t panel = 0; panel < in.channels / kPanel; ++panel) {
-    for (int64_t row = 0; row < kPanel; row += kChannelRows) {
-      multiply_small<T, kChannelRows, 1, kPanel>(gradients + row, 1, 0, tiles, inputs + panel * in.panel(), add,
-                                                 sums + row * in.channels + panel * kPanel, in.channels);
+// The sums of a block of a weight's gradient, [36, out, in], with a line between as in PanelShape.
+struct SumsShape {
+  int64_t out_panels, in_panels;
+
+  int64_t row() const { return in_panels * kPanel; }
+  int64_t frequency() const { return out_panels * kPanel * row() + kPanel; }
+  int64_t size() const { return kFrequencies * frequency(); }
+};
+
+// The gradient by the weight of a block of its channels, from frequencies of gradients and inputs of `tiles` tiles
+// each.
+template <typename Vector, typename T>
+M2O_INLINE void weight_gradient_block(const T* gradients, const PanelShape& out, const T* inputs, const PanelShape& in,
+                                      int64_t tiles, const SumsShape& block, bool add, T* sums, T* weight) {
+  constexpr int rows = kChannelRows<Vector>;
+  for (int64_t frequency = 0; frequency < kFrequencies; ++frequency) {
+    for (int64_t channel = 0; channel < block.out_panels * kPanel; channel += rows) {
+      const T* a = Panels<const T>{gradients + frequency * out.frequency(), out.panel()}.at(channel);
+      for_vector_pairs<Vector, T>(block.row(), {inputs + frequency * in.frequency(), in.panel()},
+                                  {sums + frequency * block.frequency() + channel * block.row(), kPanel},
+                                  [&](auto vectors, const T* const* b, T* const* c) M2O_INLINED {
+                                    multiply_small<Vector, rows, decltype(vectors)::value, 1, kPanel>(
+                                        a, out.block(), b, in.block(), kTileBlock, tiles, false, c, block.row());
+                                  });
+    }
+  }
+  for (int64_t channel = 0; channel < block.out_panels * kPanel; ++channel) {
+    for (int64_t panel = 0; panel < block.in_panels; ++panel) {
+      weight_from_frequencies<Vector>(sums + channel * block.row() + panel * kPanel, block.frequency(), add,
+                                      weight + (channel * in.channels + panel * kPanel) * 9);
     }
   }
 }

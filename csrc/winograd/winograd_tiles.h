@@ -12,10 +12,26 @@ namespace m2o_fast {
 
 inline constexpr int64_t kOutputTile = 4, kInputTile = 6, kFrequencies = 36;
 inline constexpr double kWinogradA = 0.75, kWinogradB = 1.5;
-// Channels come in panels of so many: two vectors of float32, a line of the caches.
+// Channels come in panels of so many: in float32 a line of the caches, which is one vector of AVX-512 or two of AVX2.
 inline constexpr int64_t kPanel = 16;
+inline constexpr int64_t kLine = 64;  // bytes
 // So many tiles side by side are read or written at a time; their pixels stay in the first-level cache.
 inline constexpr int64_t kStripTiles = 8, kStripPixels = kStripTiles * kOutputTile + kInputTile - kOutputTile;
+
+// A vector of so many bytes, whatever width the other kernels have.
+template <typename T, int64_t kBytes>
+struct VectorOf {
+  using Type __attribute__((vector_size(kBytes))) = T;
+};
+template <typename Vector>
+using NumberOf = std::remove_cvref_t<decltype(Vector{}[0])>;
+template <typename Vector>
+inline constexpr int64_t kLanesOf = sizeof(Vector) / sizeof(NumberOf<Vector>);
+
+template <typename Vector>
+M2O_INLINE void write_vector(NumberOf<Vector>* to, Vector value) {
+  std::memcpy(to, &value, sizeof(value));
+}
 
 // Images [batch, channels, height, width] in tiles of 4x4, the last ones of a row or column may stand out. In memory a
 // pixel has its channels side by side (channels_last), or a channel its pixels.
@@ -34,26 +50,54 @@ struct TileShape {
   }
 };
 
-// The frequencies of so many tiles, [36, channels / 16, tiles, 16].
+// Tiles whose frequencies lie together: what is written one after the other is on few pages of memory, as many as a
+// processor finds at once. A multiple of the rows of a product, which are 6 or 8.
+inline constexpr int64_t kTileBlock = 24;
+
+// The frequencies of so many tiles, [channels / 16, tiles / 24, 36, 24 tiles, 16].
 struct PanelShape {
   int64_t channels, tiles;
 
-  int64_t panel() const { return tiles * kPanel; }
-  // A line more than is needed, for `tiles` is even: so the 36 numbers of a tile do not compete for the same places of
-  // a cache.
-  int64_t frequency() const { return channels * tiles + kPanel; }
-  int64_t size() const { return kFrequencies * frequency(); }
+  // A line more than is needed, for the number of tiles is even: so the 36 numbers of a tile do not compete for the
+  // same places of a cache.
+  static constexpr int64_t frequency() { return (kTileBlock + 1) * kPanel; }
+  static constexpr int64_t block() { return kFrequencies * frequency(); }
+  static constexpr int64_t at(int64_t tile) { return tile / kTileBlock * block() + tile % kTileBlock * kPanel; }
+  int64_t panel() const { return ceil_div(tiles, kTileBlock) * block(); }
+  int64_t size() const { return channels / kPanel * panel(); }
 };
 
 // Tiles of one row of tiles of one image.
 struct Strip {
-  int64_t first, tiles, image, top, left;
+  int64_t image, top, left, tiles;
+
+  // Whether these pixels and so many around them are all of the image.
+  M2O_INLINE bool is_inside(const TileShape& shape, int64_t border) const {
+    return top >= border && left >= border && top + kOutputTile + border <= shape.height &&
+           left + tiles * kOutputTile + border <= shape.width;
+  }
 };
 
-M2O_INLINE Strip strip_at(const TileShape& shape, int64_t tile, int64_t end) {
-  const int64_t column = tile % shape.columns(), line = tile / shape.columns();
-  const int64_t count = std::min({kStripTiles, shape.columns() - column, end - tile});
-  return {tile, count, line / shape.rows(), line % shape.rows() * kOutputTile, column * kOutputTile};
+// body(strip) for the tiles from begin to end. In channels_last a tile is a strip: a pixel's channels lie as they are
+// needed, so where all pixels are there they need not be copied, nor does a copy become cheaper with its width.
+template <typename Body>
+M2O_INLINE void for_strips(const TileShape& shape, int64_t begin, int64_t end, const Body& body) {
+  const int64_t most = shape.channels_last ? 1 : kStripTiles, line = begin / shape.columns();
+  Strip strip{line / shape.rows(), line % shape.rows() * kOutputTile, begin % shape.columns() * kOutputTile, 0};
+  for (int64_t tile = begin; tile < end; tile += strip.tiles) {
+    strip.tiles = std::min({most, ceil_div(shape.width - strip.left, kOutputTile), end - tile});
+    body(strip);
+    strip.left += strip.tiles * kOutputTile;
+    if (strip.left < shape.width) {
+      continue;
+    }
+    strip.left = 0;
+    strip.top += kOutputTile;
+    if (strip.top >= shape.height) {
+      strip.top = 0;
+      ++strip.image;
+    }
+  }
 }
 
 // --- linear maps, in one direction -----------------------------------------------------------------------------------
@@ -264,50 +308,64 @@ M2O_INLINE void write_strip(const TileShape& shape, const T* pixels, const Strip
 // --- tiles ----------------------------------------------------------------------------------------------------------
 
 // One panel of channels of the tiles from begin to end, `border` pixels before each tile's corner, to frequencies.
-template <template <typename> typename Map, typename T>
+template <template <typename> typename Map, typename Vector, typename T>
 M2O_INLINE void to_frequencies(const TileShape& shape, const T* image, int64_t panel, int64_t begin, int64_t end,
                                const PanelShape& layout, T* frequencies) {
-  using Vector = typename Simd<T>::Vector;
   constexpr int64_t border = (Map<T>::kFrom - kOutputTile) / 2;
-  T pixels[kInputTile * kStripPixels * kPanel];
-  T* to = frequencies + panel * layout.panel();
-  for (Strip strip; begin < end; begin += strip.tiles) {
-    strip = strip_at(shape, begin, end);
-    read_strip(shape, image, strip, panel, border, pixels);
-    for (int64_t tile = 0; tile < strip.tiles; ++tile, to += kPanel) {
-      for (int64_t channel = 0; channel < kPanel; channel += kLanes<T>) {
-        const T* corner = pixels + tile * kOutputTile * kPanel + channel;
+  alignas(kLine) T pixels[kInputTile * kStripPixels * kPanel];
+  int64_t done = 0;
+  for_strips(shape, begin, end, [&](const Strip& strip) M2O_INLINED {
+    const T* from = pixels;
+    int64_t row_step = kStripPixels * kPanel, pixel_step = kPanel;
+    if (shape.channels_last && strip.is_inside(shape, border)) {
+      row_step = shape.width * shape.channels, pixel_step = shape.channels;
+      from = image + shape.row_of(strip.image, panel, strip.top - border) + (strip.left - border) * pixel_step;
+    } else {
+      read_strip(shape, image, strip, panel, border, pixels);
+    }
+    for (int64_t tile = 0; tile < strip.tiles; ++tile, ++done) {
+      T* to = frequencies + panel * layout.panel() + layout.at(done);
+      for (int64_t channel = 0; channel < kPanel; channel += kLanesOf<Vector>) {
+        const T* corner = from + tile * kOutputTile * pixel_step + channel;
         map_square<Map<T>, Vector>(
-            [&](int row, int column) M2O_INLINED { return load(corner + (row * kStripPixels + column) * kPanel); },
+            [&](int row, int column)
+                M2O_INLINED { return read_as<Vector>(corner + row * row_step + column * pixel_step); },
             [&](int row, int column, Vector value)
-                M2O_INLINED { store(to + (row * kInputTile + column) * layout.frequency() + channel, value); });
+                M2O_INLINED { write_vector(to + (row * kInputTile + column) * layout.frequency() + channel, value); });
       }
     }
-  }
+  });
 }
 
-// Frequencies of one panel of channels to the image; bias [channels] or nullptr.
-template <typename T>
+// Frequencies of one panel of channels to the image; bias [channels] or nullptr. Of the frequencies, `panel` is the
+// first.
+template <typename Vector, typename T>
 M2O_INLINE void to_image(const TileShape& shape, const T* frequencies, const PanelShape& layout, const T* bias,
                          int64_t panel, int64_t begin, int64_t end, T* image) {
-  using Vector = typename Simd<T>::Vector;
-  T pixels[kOutputTile * kStripPixels * kPanel];
-  const T* from = frequencies + panel * layout.panel();
-  for (Strip strip; begin < end; begin += strip.tiles) {
-    strip = strip_at(shape, begin, end);
-    for (int64_t tile = 0; tile < strip.tiles; ++tile, from += kPanel) {
-      for (int64_t channel = 0; channel < kPanel; channel += kLanes<T>) {
-        T* corner = pixels + tile * kOutputTile * kPanel + channel;
-        const Vector added = bias ? load(bias + panel * kPanel + channel) : Vector{};
+  alignas(kLine) T pixels[kOutputTile * kStripPixels * kPanel];
+  int64_t done = 0;
+  for_strips(shape, begin, end, [&](const Strip& strip) M2O_INLINED {
+    const bool direct = shape.channels_last && strip.is_inside(shape, 0);
+    T* to = direct ? image + shape.row_of(strip.image, panel, strip.top) + strip.left * shape.channels : pixels;
+    const int64_t row_step = direct ? shape.width * shape.channels : kStripPixels * kPanel;
+    const int64_t pixel_step = direct ? shape.channels : kPanel;
+    for (int64_t tile = 0; tile < strip.tiles; ++tile, ++done) {
+      const T* from = frequencies + layout.at(done);
+      for (int64_t channel = 0; channel < kPanel; channel += kLanesOf<Vector>) {
+        T* corner = to + tile * kOutputTile * pixel_step + channel;
+        const Vector added = bias ? read_as<Vector>(bias + panel * kPanel + channel) : Vector{};
         map_square<OutputMap<T>, Vector>(
-            [&](int row, int column)
-                M2O_INLINED { return load(from + (row * kInputTile + column) * layout.frequency() + channel); },
+            [&](int row, int column) M2O_INLINED {
+              return read_as<Vector>(from + (row * kInputTile + column) * layout.frequency() + channel);
+            },
             [&](int row, int column, Vector value)
-                M2O_INLINED { store(corner + (row * kStripPixels + column) * kPanel, value + added); });
+                M2O_INLINED { write_vector(corner + row * row_step + column * pixel_step, value + added); });
       }
     }
-    write_strip(shape, pixels, strip, panel, image);
-  }
+    if (!direct) {
+      write_strip(shape, pixels, strip, panel, image);
+    }
+  });
 }
 
 }  // namespace m2o_fast

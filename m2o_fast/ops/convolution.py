@@ -117,6 +117,13 @@ def _is_exact(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     return not torch.is_autocast_enabled("cpu") and NATIVE_MISSING["cpu"] is None
 
 
+def computes_itself(x: Tensor, weight: Tensor) -> bool:
+    """Whether :func:`conv2d` of images like x may take Winograd's form, if their size and channels are such."""
+    if _needs_torchs(x, weight) or NATIVE_MISSING["cpu"] is not None:
+        return False
+    return is_widened(x, weight) or _is_exact(x, weight, None)
+
+
 def _takes_winograd(x: Tensor, weight: Tensor, geometry: _Geometry) -> bool:
     if weight.shape[2:] != (3, 3) or geometry != (1, 1) or NATIVE_MISSING["cpu"] is not None:
         return False

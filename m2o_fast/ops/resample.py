@@ -3,7 +3,8 @@
 A 3x3 convolution with zero padding 1 and a 2x2 resampling are one linear map, and that map is a 4x4 convolution with
 stride 2: 2.25 times fewer multiplications, and the full-resolution intermediate never exists. The folded kernel is
 linear in the weight, so gradients of any order are right. Only rounding differs. Whether folding pays is measured
-(:mod:`._choices`); under ``use_backend("reference")`` nothing is folded.
+(:mod:`._choices`): where a CPU takes Winograd's form, many channels are faster without. Under
+``use_backend("reference")`` nothing is folded.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from m2o_fast.ops._checks import wide
-from m2o_fast.ops._choices import folds
+from m2o_fast.ops._choices import folds, winograd_beats_folding
 from m2o_fast.ops._library import forced_backend
-from m2o_fast.ops.convolution import conv2d, conv_transpose2d
+from m2o_fast.ops.convolution import computes_itself, conv2d, conv_transpose2d
 
 
 def conv3x3_down2(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, fold: bool | None = None) -> Tensor:
@@ -36,7 +37,7 @@ def conv3x3_down2(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, fold
     _check("conv3x3_down2", x, weight)
     if x.shape[2] % 2 or x.shape[3] % 2:
         raise ValueError(f"conv3x3_down2: height and width must be even, got {list(x.shape)}")
-    if not _folds("conv3x3_down2", x, fold):
+    if not _folds("conv3x3_down2", x, weight, x.shape, fold):
         return F.avg_pool2d(conv2d(x, weight, bias, padding=1), 2)
     return conv2d(x, _spread(weight) * 0.25, bias, stride=2, padding=1)
 
@@ -57,16 +58,19 @@ def up2_conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, fold: 
         ValueError: A wrong shape.
     """
     _check("up2_conv3x3", x, weight)
-    if not _folds("up2_conv3x3", x, fold):
+    if not _folds("up2_conv3x3", x, weight, torch.Size((*x.shape[:2], 2 * x.shape[2], 2 * x.shape[3])), fold):
         return conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, bias, padding=1)
     folded = _spread(weight.flip(2, 3)).transpose(0, 1)
     return conv_transpose2d(x, folded, bias, stride=2, padding=1)
 
 
-def _folds(op: str, x: Tensor, wish: bool | None) -> bool:
+def _folds(op: str, x: Tensor, weight: Tensor, size: torch.Size, wish: bool | None) -> bool:
+    """``size``: that of the image at full resolution."""
     if wish is not None:
         return wish
-    return forced_backend() != "reference" and folds(op, x.device.type, x.dtype)
+    if forced_backend() == "reference" or not folds(op, x.device.type, x.dtype):
+        return False
+    return not (computes_itself(x, weight) and winograd_beats_folding(size, weight.shape[0]))
 
 
 def _spread(weight: Tensor) -> Tensor:

@@ -2,9 +2,9 @@
 
 A tile of 4x4 outputs depends on 6x6 inputs. Linear maps take inputs and kernel to 36 frequencies each, where the
 convolution is one product of matrices (channels by channels) per frequency; another map takes that to the outputs. It
-is exact algebra, other rounding: interpolation at 0, +-3/4, +-3/2 and infinity keeps the error about twice that of
-torch's convolution in float32 (with the usual 0, +-1, +-2 it is 4 times as large). The derivatives by input and by
-weight are the transposed maps, so they need as few multiplications. On a CPU, for channels in sixteens.
+is exact algebra, other rounding: interpolation at 0, +-3/4, +-3/2 and infinity keeps the error in float32 about twice
+that of a sum taken product by product (with the usual 0, +-1, +-2 it is 4 times as large). The derivatives by input and
+by weight are the transposed maps, so they need as few multiplications. On a CPU, for channels in sixteens.
 """
 
 from __future__ import annotations

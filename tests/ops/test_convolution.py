@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Iterator
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,8 +16,10 @@ from m2o_fast.ops._library import output_format
 from m2o_fast.ops.convolution import conv_transpose2d
 
 compiled = pytest.mark.skipif(build_info() is None, reason="needs the native library")
-#: height, width, input and output channels: full tiles, cut ones, less than one; tiles for several parts, and channels
-WINOGRAD_SIZES = [(8, 8, 16, 32), (6, 9, 48, 16), (1, 1, 16, 16), (3, 17, 32, 48), (27, 75, 16, 16), (9, 10, 272, 16)]
+#: height, width, input and output channels: full tiles, cut ones, less than one, inner ones; tiles for several parts,
+#: and channels
+WINOGRAD_SIZES = [(8, 8, 16, 32), (6, 9, 48, 16), (1, 1, 16, 16), (3, 17, 32, 48), (12, 12, 16, 16), (27, 75, 16, 16)]
+WINOGRAD_SIZES += [(9, 10, 272, 16)]
 #: channels, out channels, kernel, stride, padding
 GEOMETRIES = [(16, 32, 3, 1, 1), (3, 5, 3, 1, 1), (4, 6, 4, 2, 1), (6, 4, 4, 1, 0), (5, 3, 1, 1, 0)]
 
@@ -24,6 +29,19 @@ def any_tile_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """Winograd's form also where it does not pay, and our derivatives where they do not."""
     monkeypatch.setattr(convolution, "is_worth_a_call", lambda *shapes: True)
     monkeypatch.setattr(convolution, "winograd_pays", lambda shape, channels: shape[1] % 16 == channels % 16 == 0)
+
+
+@pytest.fixture(params=[True, False], ids=["widest vectors", "AVX2"])
+def vectors(request: pytest.FixtureRequest) -> Iterator[None]:
+    """All kernels that this processor can run, one after the other."""
+    if build_info() is None:
+        yield
+        return
+    native = importlib.import_module("m2o_fast._C")
+    if not native._use_wide_vectors(request.param) and request.param:
+        pytest.skip("this processor has no AVX-512")
+    yield
+    native._use_wide_vectors(True)
 
 
 @pytest.fixture
@@ -48,14 +66,14 @@ def both_ways(x: Tensor, weight: Tensor, bias: Tensor, grad: Tensor) -> tuple[li
 
 
 @pytest.mark.parametrize("size", WINOGRAD_SIZES, ids=str)
-def test_winograd_is_the_convolution(size: tuple[int, ...]) -> None:
+def test_winograd_is_the_convolution(size: tuple[int, ...], vectors: None) -> None:
     for ours, theirs in zip(*both_ways(*drawn(*size, torch.float64)), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-11)
 
 
 @compiled
 @pytest.mark.parametrize("size", WINOGRAD_SIZES, ids=str)
-def test_kernels_are_their_references(size: tuple[int, ...]) -> None:
+def test_kernels_are_their_references(size: tuple[int, ...], vectors: None) -> None:
     x, weight, bias, grad = drawn(*size, torch.float64)
     convolve, by_weight = torch.ops.m2o_fast.winograd_convolve.default, torch.ops.m2o_fast.winograd_by_weight.default
     for operator, reference, arguments in (
@@ -65,19 +83,6 @@ def test_kernels_are_their_references(size: tuple[int, ...]) -> None:
     ):
         torch.testing.assert_close(operator(*arguments), reference(*arguments), rtol=0, atol=1e-11)
         torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
-
-
-def test_rounding_errors_stay_close_to_those_of_torch() -> None:
-    """In float32, root mean square over the output: the points of interpolation decide; 0, +-1, +-2 fail this."""
-    exact = drawn(16, 16, 64, 64, torch.float64)
-    rounded = tuple(tensor.float() for tensor in exact)
-    _, right = both_ways(*(tensor.double() for tensor in rounded))
-    errors = [
-        [(value.double() - truth).square().mean().sqrt() for value, truth in zip(values, right, strict=True)]
-        for values in both_ways(*rounded)
-    ]
-    for ours, theirs in zip(*errors, strict=True):
-        assert ours < 3 * theirs
 
 
 def layouts_of(x: Tensor) -> dict[str, Tensor]:
@@ -98,7 +103,9 @@ def layouts_of(x: Tensor) -> dict[str, Tensor]:
 @compiled
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("size", WINOGRAD_SIZES, ids=str)
-def test_any_layout_gives_the_same_bits_in_the_format_of_its_image(size: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_any_layout_gives_the_same_bits_in_the_format_of_its_image(
+    size: tuple[int, ...], dtype: torch.dtype, vectors: None
+) -> None:
     x, weight, bias, grad = drawn(*size, dtype)
     everywhere = zip(layouts_of(x).items(), layouts_of(grad).values(), layouts_of(weight).values(), strict=True)
     expected = [winograd.convolve(x, weight, bias), winograd.by_input(grad, weight), winograd.by_weight(grad, x)]
@@ -113,7 +120,7 @@ def test_any_layout_gives_the_same_bits_in_the_format_of_its_image(size: tuple[i
 
 
 @compiled
-def test_expanded_images_and_weights() -> None:
+def test_expanded_images_and_weights(vectors: None) -> None:
     x, grad = torch.randn(1, 16, 1, 9, dtype=torch.float64), torch.randn(1, 1, 1, 1, dtype=torch.float64)
     x, grad, bias = x.expand(3, 16, 6, 9), grad.expand(3, 32, 6, 9), torch.zeros(32, dtype=torch.float64)
     weight = torch.randn(32, 1, 3, 1, dtype=torch.float64).expand(32, 16, 3, 3)
@@ -136,7 +143,9 @@ def test_formats_are_those_of_torchs_convolution(memory_format: torch.memory_for
 
 @compiled
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
-def test_bits_do_not_depend_on_the_number_of_threads(memory_format: torch.memory_format, any_tile_count: None) -> None:
+def test_bits_do_not_depend_on_the_number_of_threads(
+    memory_format: torch.memory_format, any_tile_count: None, vectors: None
+) -> None:
     """Nor do they change from run to run. Tiles enough for several parts, whose sizes depend on the threads."""
     x, weight = torch.randn(5, 48, 33, 30).contiguous(memory_format=memory_format), torch.randn(32, 48, 3, 3)
     bias, grad = torch.randn(32), torch.randn(5, 32, 33, 30).contiguous(memory_format=memory_format)
@@ -190,6 +199,7 @@ def test_winograd_runs_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("Winograd's form")
 
     monkeypatch.setattr(winograd, "convolve", never)
+    monkeypatch.setattr(_choices, "WINOGRAD_TILES", 16)
     weight = torch.randn(16, 16, 3, 3)
     conv2d(torch.randn(3, 16, 8, 8), weight, padding=1)  # 12 tiles
     conv2d(torch.randn(32, 16, 1, 8), weight, padding=1)  # a quarter of 64 tiles

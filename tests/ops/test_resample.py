@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from m2o_fast.ops import conv3x3_down2, up2_conv3x3, use_backend
+from m2o_fast.ops import _choices, build_info, conv3x3_down2, up2_conv3x3, use_backend
 
 
 def down(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -48,6 +48,22 @@ def test_fold_or_not(op, plain) -> None:
     with use_backend("reference"):
         assert torch.equal(op(x, weight, bias), plain(x, weight, bias))
         assert torch.equal(op(x, weight, bias, fold=True), folded)
+
+
+@pytest.mark.skipif(build_info() is None, reason="needs the native library")
+@pytest.mark.parametrize(("op", "size"), [(conv3x3_down2, 8), (up2_conv3x3, 4)])
+def test_many_channels_are_not_folded_where_winograds_form_is_taken(op, size, monkeypatch) -> None:
+    monkeypatch.setattr(_choices, "WINOGRAD_UNFOLDED", 32)
+    monkeypatch.setattr(_choices, "WINOGRAD_TILES", 16)
+
+    def is_folded(batch: int = 4, inputs: int = 32, outputs: int = 32, dtype: torch.dtype = torch.float32) -> bool:
+        x, weight = torch.randn(batch, inputs, size, size, dtype=dtype), torch.randn(outputs, inputs, 3, 3, dtype=dtype)
+        return torch.equal(op(x, weight), op(x, weight, fold=True))
+
+    assert not is_folded()
+    assert is_folded(batch=3) and is_folded(inputs=16) and is_folded(outputs=16)  # too few tiles, too few channels
+    monkeypatch.setattr(_choices, "WITHOUT_BFLOAT16", ())
+    assert is_folded(dtype=torch.bfloat16)  # torch's own, which is not Winograd's
 
 
 @pytest.mark.parametrize(("folded", "plain"), CASES)
