@@ -119,7 +119,8 @@ def _closure(source: Path) -> list[Path]:
 
 
 def _digest(words: list[str], files: list[Path]) -> str:
-    digest = hashlib.sha256("\0".join((*words, *_versions())).encode())
+    here = "\0".join((*words, *_versions())).replace(str(ROOT), "")  # the same wherever the project lies
+    digest = hashlib.sha256(here.encode())
     for path in (*files, HERE / "translate.py"):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:24]

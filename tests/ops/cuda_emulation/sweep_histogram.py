@@ -17,7 +17,7 @@ IMAGES = {
     "a whole number of vectors": (2, 16, 16),
     "a row is no whole number of vectors": (5, 33, 16),
     "a hash": (1, 48, 64),
-    "parts": (1, 96, 96),
+    "parts": (2, 96, 96),
 }
 #: layouts and elements by which they are moved from the start of their memory
 STORED = [(layout, offset) for layout in ("contiguous", "channels_last") for offset in (0, 1)]

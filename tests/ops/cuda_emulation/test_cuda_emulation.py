@@ -52,7 +52,7 @@ def run_sweep(family: str, *options: str, sanitizer: str = "address") -> None:
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE)]),
     }
     command = [sys.executable, "-m", "pytest", "-p", "emulated", "-p", "no:cacheprovider", "-p", "no:faulthandler"]
-    command += ["-v", "-s", "--tb=short", str(HERE / f"sweep_{family}.py"), *options]
+    command += ["-v", "-s", "--tb=short", "--maxfail=10", str(HERE / f"sweep_{family}.py"), *options]
     fixed_addresses = [setarch, "-R"] if (setarch := shutil.which("setarch")) and sanitizer == "thread" else []
     done = subprocess.run(
         [*fixed_addresses, *command],
