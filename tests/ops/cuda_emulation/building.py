@@ -31,7 +31,7 @@ RUNTIME = ("fibers.cpp", "grid.cpp", "runtime.cpp")
 #: sanitizer -> options of what it is to watch
 SANITIZERS = {
     "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-DEMULATION_ADDRESS"],
-    "thread": ["-fsanitize=thread", "-DEMULATION_THREAD"],
+    "thread": ["-fsanitize=thread", "--param=tsan-distinguish-volatile=1", "-DEMULATION_THREAD"],
 }
 _OPTIONS = ["-std=c++20", "-O1", "-g1", "-fPIC", "-march=x86-64-v3", "-ffp-contract=off", "-w"]
 _TORCH = Path(torch.__file__).parent

@@ -13,6 +13,8 @@ extern "C" void __ubsan_handle_out_of_bounds_abort(void* data, void* index);
 #elif defined(EMULATION_THREAD)
 #include <sanitizer/tsan_interface.h>
 extern "C" void __sanitizer_set_death_callback(void (*callback)());
+// Volatile reads are relaxed atomic ones on a GPU, so they are part of no race.
+extern "C" void __tsan_volatile_read4(void*) {}
 #endif
 
 namespace emulation {

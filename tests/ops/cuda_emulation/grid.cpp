@@ -27,6 +27,7 @@ constexpr unsigned kThreadsAtOnce = 512;  // a fiber costs the sanitizer a threa
 constexpr unsigned kThreadsAtOnce = 4096;
 #endif
 
+enum class Schedule { kForward, kBackward, kRandom };
 enum class State { kReady, kAtBlockBarrier, kAtClusterBarrier, kInShuffle, kDone };
 
 struct Block;
@@ -51,11 +52,6 @@ struct Cluster {
   std::vector<Block*> blocks;
 };
 
-struct Variable {
-  const void* key;
-  void* memory;
-};
-
 struct Block {
   Index index{};
   Cluster* cluster = nullptr;
@@ -63,13 +59,13 @@ struct Block {
   Place barrier;
   unsigned char* shared = nullptr;
   size_t shared_bytes = 0, static_bytes = 0;
-  Variable variables[kMostVariables] = {};
+  struct Variable {
+    const void* key;
+    void* memory;
+  } variables[kMostVariables] = {};
   std::vector<Warp> warps;
   std::vector<Thread*> threads;
 
-  Block() = default;
-  Block(const Block&) = delete;
-  Block& operator=(const Block&) = delete;
   ~Block() {
     free(shared);
     for (const Variable& variable : variables) {
@@ -77,8 +73,6 @@ struct Block {
     }
   }
 };
-
-enum class Schedule { kForward, kBackward, kRandom };
 
 std::vector<std::unique_ptr<Thread>> pool;
 Thread* current = nullptr;
@@ -243,7 +237,7 @@ void die(const char* words) {
   abort();
 }
 
-// Both as the sanitizers must not see it: what is handed over is no access of either thread to the other's memory.
+// Byte by byte: memcpy() would be watched.
 static void copy(void* to, const void* from, size_t bytes) {
   for (size_t i = 0; i < bytes; ++i) {
     static_cast<volatile unsigned char*>(to)[i] = static_cast<const unsigned char*>(from)[i];
@@ -266,15 +260,17 @@ void* dynamic_shared() { return current->block->shared; }
 
 void* static_shared(const void* key, size_t bytes) {
   Block& block = *current->block;
-  for (Variable& variable : block.variables) {
+  for (auto& variable : block.variables) {
     if (variable.key == nullptr) {
       variable = {key, poisoned_memory(bytes)};
       block.static_bytes += bytes;
       if (block.static_bytes + block.shared_bytes > std::max(kWithoutAsking, block.shared_bytes)) {
         die("more than 48 KB of shared memory");
       }
+      release(&variable);  // what allocating it has written is no race
     }
     if (variable.key == key) {
+      acquire(&variable);
       return variable.memory;
     }
   }
@@ -323,45 +319,38 @@ void wait_for_cluster(const Place& place) {
 }
 
 void exchange(unsigned mask, const void* mine, void* theirs, size_t bytes, int from, const Place& place) {
-  Thread& self = *current;
-  Block& block = *self.block;
-  Warp& warp = block.warps[self.number / kWarpSize];
-  const int lane = self.number % kWarpSize, first = self.number - lane;
-  self.place = place;
+  Block& block = *current->block;
+  Warp& warp = block.warps[current->number / kWarpSize];
+  const int lane = lane_number(), first = current->number - lane;
+  current->place = place;
   if (!(mask >> lane & 1) || from < 0 || from >= kWarpSize || !(mask >> from & 1)) {
     die("a shuffle by or from a lane outside its mask");
   }
   if (warp.arrived != 0 && warp.mask != mask) {
     die("lanes of a warp shuffle with different masks");
   }
-  const auto in_mask = [&](int other) { return mask >> other & 1; };
   for (int other = 0; other < kWarpSize; ++other) {
-    if (!in_mask(other)) {
-      continue;
-    }
-    if (first + other >= int(block.threads.size()) || block.threads[first + other]->state == State::kDone) {
-      die("a shuffle mask names a lane that does not exist or has ended");
-    }
-    const State state = block.threads[first + other]->state;
-    if (state == State::kAtBlockBarrier || state == State::kAtClusterBarrier) {
-      die("a shuffle mask names a lane that waits at a barrier");
+    const bool there = first + other < int(block.threads.size());
+    const State state = there ? block.threads[first + other]->state : State::kDone;
+    if ((mask >> other & 1) && state != State::kReady && state != State::kInShuffle) {
+      die("a shuffle mask names a lane that is not there, has ended or waits at a barrier");
     }
   }
   const unsigned turn = warp.turn;
   warp.mask = mask;
   copy(warp.handed[turn][lane], mine, bytes);
   warp.arrived |= 1u << lane;
-  self.state = State::kInShuffle;
+  current->state = State::kInShuffle;
   if (warp.arrived == mask) {
     warp.arrived = 0;
     warp.turn ^= 1;
     for (int other = 0; other < kWarpSize; ++other) {
-      if (in_mask(other)) {
+      if (mask >> other & 1) {
         make_ready(*block.threads[first + other]);
       }
     }
   }
-  pause(self.fiber);
+  pause(current->fiber);
   copy(theirs, warp.handed[turn][from], bytes);
 }
 
@@ -383,18 +372,17 @@ void* in_peer(const void* shared, unsigned rank, const Place& place) {
 }
 
 cudaError_t run_grid(const Launch& launch, const std::function<void()>& kernel) {
-  static const bool reports = (at_report(print_place), true);
-  static_cast<void>(reports);
+  [[maybe_unused]] static const bool reports = (at_report(print_place), true);
   const dim3 grid = launch.grid;
+  const unsigned most_cluster = current_device().most_cluster;
   const uint64_t threads = uint64_t(launch.block.x) * launch.block.y * launch.block.z;
   const uint64_t blocks = uint64_t(grid.x) * grid.y * grid.z;
-  const Device& device = current_device();
   cudaError_t error = cudaSuccess;
   if (blocks == 0 || threads == 0 || threads > 1024 || grid.x > 2147483647u || grid.y > 65535 || grid.z > 65535) {
     error = cudaErrorInvalidConfiguration;
   } else if (launch.shared_bytes > std::max(kWithoutAsking, most_shared_bytes(launch.kernel))) {
     error = cudaErrorInvalidValue;
-  } else if (launch.cluster > unsigned(device.most_cluster) || grid.x % launch.cluster != 0) {
+  } else if (launch.cluster > most_cluster || grid.x % launch.cluster != 0) {
     error = cudaErrorInvalidClusterSize;
   }
   if (error != cudaSuccess) {

@@ -100,28 +100,24 @@ constexpr Mistake kMistakes[] = {
 }  // namespace
 
 int main(int, char** arguments) {
-  for (const Mistake& mistake : kMistakes) {
-    if (std::string(mistake.name) != arguments[1]) {
-      continue;
-    }
-    auto* out = static_cast<int*>(calloc(kThreads, sizeof(int)));
-    cudaLaunchAttribute cluster{};
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim = {mistake.cluster, 1, 1};
-    cudaLaunchConfig_t config{};
-    config.gridDim = dim3(mistake.cluster);
-    config.blockDim = dim3(kThreads);
-    config.dynamicSmemBytes = mistake.shared_bytes;
-    config.attrs = &cluster;
-    config.numAttrs = 1;
-    const cudaError_t error = cudaLaunchKernelEx(&config, mistake.kernel, out);
-    int sum = 0;
-    for (unsigned i = 0; i < kThreads; ++i) {
-      sum += out[i];
-    }
-    printf("error %d, sum %d\n", static_cast<int>(error), sum);
-    free(out);
-    return 0;
+  const auto* mistake = std::find_if(std::begin(kMistakes), std::end(kMistakes),
+                                     [&](const Mistake& known) { return arguments[1] == std::string(known.name); });
+  auto* out = static_cast<int*>(calloc(kThreads, sizeof(int)));
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {mistake->cluster, 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(mistake->cluster);
+  config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = mistake->shared_bytes;
+  config.attrs = &cluster;
+  config.numAttrs = 1;
+  const cudaError_t error = cudaLaunchKernelEx(&config, mistake->kernel, out);
+  int sum = 0;
+  for (unsigned i = 0; i < kThreads; ++i) {
+    sum += out[i];
   }
-  return 2;
+  printf("error %d, sum %d\n", static_cast<int>(error), sum);
+  free(out);
+  return 0;
 }

@@ -79,11 +79,6 @@ cudaError_t cudaGetDevice(int* number) {
   return cudaSuccess;
 }
 
-cudaError_t cudaGetDeviceCount(int* count) {
-  *count = kDeviceCount;
-  return cudaSuccess;
-}
-
 cudaError_t cudaGetLastError() { return std::exchange(last_error, cudaSuccess); }
 
 const char* cudaGetErrorString(cudaError_t error) {

@@ -20,7 +20,7 @@ RUNTIMES = {"address": "libasan.so", "thread": "libtsan.so"}
 OPTIONS = {
     # Fresh memory is NaN, or a number out of range.
     "ASAN_OPTIONS": "detect_leaks=0:max_malloc_fill_size=1000000000:malloc_fill_byte=255",
-    "TSAN_OPTIONS": f"halt_on_error=1:report_signal_unsafe=0:suppressions={HERE / 'races.txt'}",
+    "TSAN_OPTIONS": "halt_on_error=1:report_signal_unsafe=0",
     "UBSAN_OPTIONS": "print_stacktrace=1",
 }
 
