@@ -80,7 +80,7 @@ const std::function<void()>* run_kernel = nullptr;
 const char* kernel_name = "";
 Schedule schedule = Schedule::kForward;
 std::mt19937 random_numbers{1};
-char begin_and_end;  // of grids: a token for the sanitizer
+char begin, end;  // of grids, for the sanitizer: two tokens, or the end of a thread would come before the next begins
 
 // Threads that can go on, a ring.
 constexpr unsigned kRing = 1 << 14;  // more than a cluster of 8 blocks has
@@ -151,9 +151,9 @@ void run_thread() {
   Thread& self = *current;
   begin_fiber(self.fiber);
   for (;;) {
-    acquire(&begin_and_end);
+    acquire(&begin);
     (*run_kernel)();
-    release(&begin_and_end);
+    release(&end);
     end_thread(self);
     pause(self.fiber);
   }
@@ -179,7 +179,7 @@ Thread& next_ready() {
 }
 
 void run_ready() {
-  release(&begin_and_end);
+  release(&begin);
   while (ready_begin != ready_end) {
     current = &next_ready();
     thread_index = current->index;
@@ -187,17 +187,17 @@ void run_ready() {
     resume(current->fiber);
     current = nullptr;
   }
-  acquire(&begin_and_end);
+  acquire(&end);
 }
 
-// The blocks begin <= i < end, whose threads are all alive together.
-void run_blocks(const Launch& launch, uint64_t begin, uint64_t end) {
+// The blocks first <= i < last, whose threads are all alive together.
+void run_blocks(const Launch& launch, uint64_t first, uint64_t last) {
   const dim3 grid = launch.grid, size = launch.block;
   std::vector<std::unique_ptr<Block>> blocks;
   std::vector<std::unique_ptr<Cluster>> clusters;
   size_t threads = 0;
-  for (uint64_t i = begin; i < end; ++i) {
-    if ((i - begin) % launch.cluster == 0) {
+  for (uint64_t i = first; i < last; ++i) {
+    if ((i - first) % launch.cluster == 0) {
       clusters.push_back(std::make_unique<Cluster>());
     }
     Block& block = *blocks.emplace_back(std::make_unique<Block>());
@@ -395,8 +395,8 @@ cudaError_t run_grid(const Launch& launch, const std::function<void()>& kernel) 
   kernel_name = "";
   run_kernel = &kernel;
   const uint64_t at_once = std::max<uint64_t>(1, kThreadsAtOnce / threads / launch.cluster) * launch.cluster;
-  for (uint64_t begin = 0; begin < blocks; begin += at_once) {
-    run_blocks(launch, begin, std::min(blocks, begin + at_once));
+  for (uint64_t first = 0; first < blocks; first += at_once) {
+    run_blocks(launch, first, std::min(blocks, first + at_once));
   }
   return cudaSuccess;
 }
