@@ -54,14 +54,9 @@ def run_sweep(family: str, *options: str, sanitizer: str = "address") -> None:
     command = [sys.executable, "-m", "pytest", "-p", "emulated", "-p", "no:cacheprovider", "-p", "no:faulthandler"]
     command += ["-v", "-s", "--tb=short", "--maxfail=10", str(HERE / f"sweep_{family}.py"), *options]
     fixed_addresses = [setarch, "-R"] if (setarch := shutil.which("setarch")) and sanitizer == "thread" else []
-    done = subprocess.run(
-        [*fixed_addresses, *command],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    command = [*fixed_addresses, *command]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    done = subprocess.run(command, cwd=ROOT, env=environment, text=True, timeout=3600, **streams)  # not for ever
     said = [line for line in done.stdout.splitlines() if not re.search(r" PASSED( +\[ *\d+%\])?$", line)]
     assert done.returncode == 0, "\n".join(["", *said[-150:]])
     assert re.search(r"\d+ passed", done.stdout), done.stdout
