@@ -38,7 +38,7 @@ lint: $(READY)  ## ruff, mypy, clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy m2o_fast
-	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*.* csrc/*/*)
+	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*.* csrc/*/* $(addprefix tests/ops/cuda_emulation/*.,cpp cu h))
 
 bench: $(READY)  ## the speed of every operation, with baselines, and of an iteration: benchmarks/results/, docs, README
 	mkdir -p build
