@@ -129,7 +129,7 @@ Tensor winograd_convolve(Tensor x, Tensor weight, std::optional<Tensor> bias, bo
                                bias ? numbers<T>(added) : nullptr,
                                static_cast<T*>(y.mutable_data_ptr())};
     const int64_t tiles = input.tiles();
-    if (tiles == 0) {
+    if (y.numel() == 0) {
       return;
     }
     const bool wide = wide_vectors;
@@ -197,7 +197,7 @@ Tensor winograd_by_weight(Tensor grad, Tensor x) {
     using T = decltype(number);
     const int64_t tiles = input.tiles();
     T* weight = static_cast<T*>(y.mutable_data_ptr());
-    if (tiles == 0) {
+    if (tiles == 0 || y.numel() == 0) {
       std::fill_n(weight, y.numel(), T{});
       return;
     }

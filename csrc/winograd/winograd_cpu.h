@@ -176,6 +176,9 @@ M2O_INLINE void convolve_block(const ConvolveProblem<T>& p, int64_t out_begin, i
                                int64_t begin, int64_t end, const T* inputs, const PanelShape& in, T* weights,
                                T* products) {
   const PanelShape out{(out_end - out_begin) * kPanel, in.tiles};
+  if (p.input.panels() == 0) {
+    std::fill_n(products, out.size(), T{});
+  }
   for (int64_t first = 0; first < p.input.panels(); first += in_block) {
     const BlockShape block{out_end - out_begin, std::min(in_block, p.input.panels() - first)};
     for (int64_t panel = 0; panel < block.out_panels; ++panel) {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import needs_native
 from torch import Tensor
 
 from m2o_fast.ops import _choices, conv2d, convolution
@@ -56,3 +57,17 @@ def test_stride_and_padding_are_numbers(geometry: dict) -> None:
     """Where torch would take more, the derivatives here would not."""
     with pytest.raises(TypeError, match=r"^conv2d: (stride|padding) must be one int for both directions, got"):
         conv2d(torch.randn(2, 3, 8, 8), torch.randn(4, 3, 3, 3), **geometry)
+
+
+@needs_native
+@pytest.mark.parametrize(("images", "inputs", "outputs"), [(4, 16, 0), (4, 0, 16), (4, 0, 0), (0, 16, 16)])
+def test_images_or_channels_that_are_not_there(images: int, inputs: int, outputs: int) -> None:
+    torch.ops.m2o_fast.winograd_convolve(
+        torch.ones(4, 16, 16, 16), torch.ones(16, 16, 3, 3), None, False
+    )  # dirty memory
+    x, weight, bias = torch.ones(images, inputs, 16, 16), torch.ones(outputs, inputs, 3, 3), torch.arange(outputs * 1.0)
+    y = torch.ops.m2o_fast.winograd_convolve(x, weight, bias, False)
+    assert torch.equal(y, bias[:, None, None].expand(images, outputs, 16, 16))
+    gradient = torch.ops.m2o_fast.winograd_by_weight(torch.ones(images, outputs, 16, 16), x)
+    assert torch.equal(gradient, torch.zeros(outputs, inputs, 3, 3))
+    assert conv2d(x, weight, bias, padding=1).shape == (images, outputs, 16, 16)

@@ -39,6 +39,10 @@ _LIBRARY = ["-shared", "-Wl,-Bsymbolic", "-Wl,--no-as-needed", f"-L{_TORCH / 'li
 _COMPILER = shutil.which("g++")
 
 
+class NotBuilt(RuntimeError):
+    """A compiler refused what it was given."""
+
+
 def cuda_headers() -> Path | None:
     """The folder of ``cuda_runtime.h``: beside nvcc, or where CUDA_HOME says."""
     nvcc = shutil.which("nvcc")
@@ -61,6 +65,8 @@ def missing() -> str | None:
         return "CUDA kernels are emulated on x86-64 Linux only"
     if _COMPILER is None:
         return "emulated CUDA kernels need g++ on PATH"
+    if "avx2" not in Path("/proc/cpuinfo").read_text():
+        return "CUDA kernels are emulated on a CPU with AVX2 only"
     return None if cuda_headers() else "emulated CUDA kernels need CUDA's headers: no nvcc on PATH, no CUDA_HOME"
 
 
@@ -171,5 +177,5 @@ def _run(command: list[str], target: Path) -> None:
     done = subprocess.run([*command, "-o", str(unfinished)], capture_output=True, text=True)
     if done.returncode:
         unfinished.unlink(missing_ok=True)
-        raise RuntimeError(f"{' '.join(command)}\n{done.stderr[-6000:]}")
+        raise NotBuilt(f"{' '.join(command)}\n{done.stderr[-6000:]}")
     unfinished.replace(target)

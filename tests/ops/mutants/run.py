@@ -91,7 +91,7 @@ def passes(copy: Path, tests: str) -> bool:
     done = subprocess.run(
         command, cwd=copy, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    if done.returncode > 1:
+    if done.returncode > 1 or "NotBuilt: " in done.stdout:  # what does not compile shows nothing
         raise SystemExit(f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}")
     return done.returncode == 0
 
