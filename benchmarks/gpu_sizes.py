@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import platform
 import re
 import statistics
@@ -24,7 +23,7 @@ from typing import Any
 
 import torch
 from conftest import DEVICE, ImageCase
-from publish import commit, row
+from publish import commit, row, write_record
 from test_adain import test_adain_act
 from test_modulate import test_chain
 from test_residual import test_leaky_relu_down2, test_residual_merge
@@ -143,7 +142,7 @@ def main() -> None:
             print(f"{measured.group}: {type(error).__name__}: {error}", flush=True)
             continue
         record["rows"].append(row(measured.group, measured.facts))
-        options.record.write_text(json.dumps(record, indent=1) + "\n")
+        write_record(options.record, record)
         print(
             f"{measured.group}, {measured.facts['implementation']}: {measured.facts['seconds'] * 1e6:.0f} us",
             flush=True,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import re
 import statistics
@@ -27,7 +28,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
-from publish import PLOTS, RESULTS, ROOT, commit, pyplot, replace_between
+from publish import PLOTS, RESULTS, ROOT, commit, pyplot, replace_between, write_record
 from torch.utils._python_dispatch import TorchDispatchMode
 from train_step import CASES, DEVICE, ITERATIONS, OPT_INS, WARM_UP, Case, is_convolution, peak_bytes, plain
 
@@ -41,6 +42,8 @@ KINDS = {
 ORDER = ("convolution", *KINDS, "other")
 #: iterations whose time is shared out
 SHARED = ("plain-fp32", "fast-fp32")
+#: iterations whose memory is measured, the columns of the page
+PEAKS = (*SHARED, "fast-bf16")
 #: sizes for --few
 FEW = Case("few", 32, 4, 8, 4)
 
@@ -160,14 +163,13 @@ class Recording:
             self.failed.append(name)
             self.runs.pop(name, None)
             print(f"{name} failed: {type(error).__name__}: {error}", flush=True)
-        self.path.write_text(json.dumps(self.record, indent=1) + "\n")
+        write_record(self.path, self.record)
 
 
 def measure(options: Options) -> list[str]:
     """Writes the record. Returns the names of the iterations that failed."""
     recording = Recording(options)
     record, runs = recording.record, recording.runs
-    warm_up = WARM_UP + 1 if DEVICE.type == "cuda" else 1  # graphs are recorded then
 
     def timer() -> float:
         if DEVICE.type == "cuda":
@@ -176,13 +178,14 @@ def measure(options: Options) -> list[str]:
 
     def make(name: str) -> None:
         runs[name] = (ITERATIONS | OPT_INS)[name](options.case)
+        for _ in range(WARM_UP + 1 if name.startswith("graphed") else 1):
+            runs[name]()
 
     def run_once(name: str) -> None:
         begin = timer()
         runs[name]()
-        if turn >= warm_up:
-            record["samples"].setdefault(name, []).append(timer() - begin)
-            record["seconds"][name] = statistics.median(record["samples"][name])
+        record["samples"].setdefault(name, []).append(timer() - begin)
+        record["seconds"][name] = statistics.median(record["samples"][name])
 
     def share(name: str) -> None:
         record["shares"][name] = shares(runs[name], timer, record["seconds"][name], 2)
@@ -192,16 +195,16 @@ def measure(options: Options) -> list[str]:
 
     for name in SHARED if options.case == FEW else ITERATIONS | OPT_INS:
         recording.attempt(name, make)
-    for turn in range(options.rounds + warm_up):
-        record["rounds"] = max(0, turn + 1 - warm_up)
+    for turn in range(options.rounds):
+        record["rounds"] = turn + 1
         for name in list(runs):
             recording.attempt(name, run_once)
     for name in SHARED:
         if name in runs:
             recording.attempt(name, share)
     if options.case == CASES[0]:  # train_step.py measures no other's memory
-        for name in ITERATIONS:
-            if name in runs and not name.startswith("convolutions"):
+        for name in PEAKS:
+            if name in runs:
                 recording.attempt(name, peak)
     return recording.failed
 
@@ -241,11 +244,11 @@ def processor() -> str:
 def write_page() -> None:
     """The plots, and the part of docs/performance.md between its marks, from the results that are there."""
     records = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("train-step-*.json"))]
-    records = [record for record in records if len(record["shares"]) == len(SHARED)]  # others were ended early
     lines = targets(records)
     for record in records:
         lines += section(record)
-        plot(record)
+        if record["shares"]:
+            plot(record)
     replace_between(ROOT / "docs" / "performance.md", "measured: made by make bench", "end of measured", lines)
 
 
@@ -263,13 +266,13 @@ def targets(records: list[dict[str, Any]]) -> list[str]:
 
 
 def reached(record: dict[str, Any], target: Target) -> str:
-    """What a machine reached of a target."""
+    """What a machine reached of a target; a dash where it was not measured."""
     aim = target.cpu if record["device"] == "cpu" else target.gpu
     if aim is None:
         return ""
     figures = record[target.figure]
-    if target.above not in figures:
-        return ""
+    if target.above not in figures or target.below not in figures:
+        return "-"
 
     def least(name: str) -> float:
         return min(figures[way] for way in (name, name.replace("fast", "graphed")) if way in figures)
@@ -285,33 +288,28 @@ def section(record: dict[str, Any]) -> list[str]:
     facts += f"; medians of {record['rounds']} turns, {record['clock']}."
     lines = [f"\n## {record['hardware']}\n", facts]
     lines += [record["note"]] if record["note"] else []
-    lines += [f"\n![shares](plots/iteration-{record['name']}.svg)\n"]
+    lines += [f"\n![shares](plots/iteration-{record['name']}.svg)\n"] if record["shares"] else [""]
     lines += ["| | plain, float32 | fast, float32 | share | fast, bfloat16 |", "|---|---|---|---|---|"]
-    plain_shares, fast_shares = record["shares"]["plain-fp32"], record["shares"]["fast-fp32"]
+    shares = [record["shares"].get(name, {}) for name in SHARED]
     for kind in ORDER:
-        share = fast_shares[kind] / sum(fast_shares.values())
-        lines.append(
-            f"| {kind} | {plain_shares[kind] * 1e3:.0f} ms | {fast_shares[kind] * 1e3:.0f} ms | {share:.0%} | |"
-        )
+        share = f"{shares[1][kind] / sum(shares[1].values()):.0%}" if shares[1] else "-"
+        lines.append(f"| {kind} | {in_ms(shares[0], kind)} | {in_ms(shares[1], kind)} | {share} | |")
     seconds, peak = record["seconds"], record["peak_bytes"]
-    lines += [
-        f"| **iteration** | {seconds['plain-fp32'] * 1e3:.0f} ms | {seconds['fast-fp32'] * 1e3:.0f} ms | "
-        f"| {seconds['fast-bf16'] * 1e3:.0f} ms |",
-        *graphed_line(seconds),
-        f"| convolutions alone | | {seconds['convolutions-fp32'] * 1e3:.0f} ms | | |",
-        *(f"| opt-in, other numbers: {name} | | {seconds[name] * 1e3:.0f} ms | | |" for name in OPT_INS),
-    ]
+    plain_time, fast_time, half_time = (in_ms(seconds, name) for name in PEAKS)
+    lines.append(f"| **iteration** | {plain_time} | {fast_time} | | {half_time} |")
+    if record["device"] == "cuda":
+        lines.append(f"| as a graph | | {in_ms(seconds, 'graphed-fp32')} | | {in_ms(seconds, 'graphed-bf16')} |")
+    lines.append(f"| convolutions alone | | {in_ms(seconds, 'convolutions-fp32')} | | |")
+    lines += [f"| opt-in, other numbers: {name} | | {in_ms(seconds, name)} | | |" for name in OPT_INS]
     if peak:
-        plain_peak, fast_peak, half_peak = (f"{peak[name] / 2**20:.0f} MiB" for name in (*SHARED, "fast-bf16"))
-        lines.append(f"| peak memory | {plain_peak} | {fast_peak} | | {half_peak} |")
+        peaks = (f"{peak[name] / 2**20:.0f} MiB" if name in peak else "-" for name in PEAKS)
+        lines.append("| peak memory | {} | {} | | {} |".format(*peaks))
     return lines
 
 
-def graphed_line(seconds: dict[str, float]) -> list[str]:
-    """The iteration as a CUDA graph, where there is one."""
-    if "graphed-fp32" not in seconds:
-        return []
-    return [f"| as a graph | | {seconds['graphed-fp32'] * 1e3:.0f} ms | | {seconds['graphed-bf16'] * 1e3:.0f} ms |"]
+def in_ms(seconds: dict[str, float], name: str) -> str:
+    """A dash where it was not measured."""
+    return f"{seconds[name] * 1e3:.0f} ms" if name in seconds else "-"
 
 
 def plot(record: dict[str, Any]) -> None:
@@ -323,7 +321,7 @@ def plot(record: dict[str, Any]) -> None:
         widths = [found[kind] * 1e3 for found in record["shares"].values()]
         axes.barh(list(begins), widths, 0.6, left=list(begins.values()), label=kind)
         begins = {name: begin + width for (name, begin), width in zip(begins.items(), widths, strict=True)}
-    bound = record["seconds"]["convolutions-fp32"] * 1e3
+    bound = record["seconds"].get("convolutions-fp32", math.nan) * 1e3
     axes.plot([bound, bound], [0.6, 1.4], "k--", linewidth=1, label="convolutions alone")
     axes.invert_yaxis()
     axes.set_xlabel(f"ms per iteration ({record['case']}, {record['hardware']}, {record['clock']})")
@@ -353,7 +351,6 @@ def main() -> None:
         if not options.few and (unknown := [name for name in options.case if name not in known]):
             parser.error(f"no case {', '.join(unknown)} on this device; there are {', '.join(known)}")
         clock = time.process_time if options.process_time else time.perf_counter
-        options.out.mkdir(exist_ok=True)
         for case in [FEW] if options.few else [known[name] for name in options.case]:
             rounds = 1 if options.few else options.rounds
             failed += measure(Options(case, rounds, clock, options.note, options.out))

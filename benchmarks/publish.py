@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 
 from comparison import Groups, duration, fastest
 
+from m2o_fast.files import replacing
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PLOTS = ROOT / "docs" / "plots"
@@ -91,8 +93,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.report is not None:
         record = condense(json.loads(options.report.read_text()), options.note)
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{record['name']}.json").write_text(json.dumps(record, indent=1) + "\n")
+        write_record(RESULTS / f"{record['name']}.json", record)
     records = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
     write_pages([record for record in records if "rows" in record])
 
@@ -128,6 +129,12 @@ def row(group: str, facts: dict[str, Any]) -> dict[str, Any]:
     kept = ("implementation", "seconds", "p20", "p80", "copy_share", "peak_bytes")
     return {"group": group} | {name: float(f"{facts[name]:.4g}") if name != "implementation" else facts[name]
                                for name in kept if name in facts}  # fmt: skip
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Whoever ends the process meanwhile finds the file as it was before."""
+    with replacing(path) as file:
+        file.write(f"{json.dumps(record, indent=1)}\n".encode())
 
 
 def commit() -> str:

@@ -1,6 +1,6 @@
 """One training iteration of StarGAN v2 as it is measured: the published one in plain torch, ours, its convolutions.
 
-    python benchmarks/train_step.py fast-fp32   # peak memory of its iterations in a process of its own, in bytes
+    python benchmarks/train_step.py fast-fp32   # peak memory of its iterations, in bytes
 
 All take the same nets, images and noise. `plain` is the oracle of tests/translators: the published order, eight encoder
 passes, nothing shared between the phases, no fused operation. `fast` is what `m2o-fast train` does, moving average
@@ -11,6 +11,7 @@ Behind each name stands its `--precision`.
 from __future__ import annotations
 
 import copy
+import gc
 import os
 import subprocess
 import sys
@@ -252,11 +253,13 @@ OPT_INS = {
 
 
 def peak_bytes(name: str) -> int:
-    """The most memory that a few iterations took beyond nets, averages and samples, in a process of its own.
+    """The most memory that a few iterations took beyond nets, averages and samples.
 
-    Activations, gradients, optimizer state and what the libraries set aside. On a CPU: growth of the resident set, with
-    an allocator that hands freed tensors back at once; on a GPU: of what torch allocated.
+    Activations, gradients and optimizer state. On a GPU: growth of what torch allocated. On a CPU: of the resident set,
+    libraries included, in a process of its own with an allocator that hands freed tensors back at once.
     """
+    if DEVICE.type == "cuda":
+        return _measure_peak(name)
     folder = Path(__file__).resolve().parent
     allocator = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_ARENA_MAX": "1"}
     path = os.pathsep.join(filter(None, [str(folder.parent), os.environ.get("PYTHONPATH")]))
@@ -273,6 +276,8 @@ def peak_bytes(name: str) -> int:
 def _measure_peak(name: str) -> int:
     run = ITERATIONS[name](CASES[0])
     if DEVICE.type == "cuda":
+        gc.collect()  # what earlier iterations left
+        torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         for _ in range(WARM_UP + 2):  # a graph and one replay of it included
             run()

@@ -29,6 +29,20 @@ for name, expected in lines.items():
     assert "\\n".join(expected) in page, f"docs/{name}.md is not what its results say"
 assert "matplotlib" not in sys.modules
 """
+TRUNCATED = """
+import copy, json, sys
+sys.path.insert(0, "benchmarks")
+import profile_step
+(path,) = profile_step.RESULTS.glob("train-step-amd-epyc-1-threads.json")
+whole = json.loads(path.read_text())
+for device in ("cpu", "cuda"):
+    record = copy.deepcopy(whole) | {"device": device}
+    for figures in ("peak_bytes", "shares", "seconds"):
+        while record[figures]:
+            record[figures].popitem()
+            lines = [*profile_step.targets([record])[2:], *profile_step.section(record)]
+    assert "| **iteration** | - | - | | - |" in lines and not any(" ms |" in line for line in lines), lines
+"""
 RUN = "import runpy; runpy.run_path('benchmarks/short_op_run.py', run_name='__main__')"
 
 
@@ -38,9 +52,21 @@ def test_short_run_of_all_operators() -> None:
     assert result.returncode == 0 and "all as the reference" in result.stdout, result.stdout + result.stderr
 
 
+def test_a_short_run_without_time_for_all_says_so() -> None:
+    result = run_python(f"import sys; sys.argv += ['--seconds', '0', '--few']; {RUN}", folder=ROOT)
+    assert result.returncode == 124, result.stdout + result.stderr
+    assert re.match(r"0 of [1-9]\d* calls on \w+ made, all as the reference\n", result.stdout)
+
+
 def test_pages_show_the_results_that_are_kept() -> None:
     """And measuring needs no matplotlib."""
     result = run_python(PAGES, folder=ROOT)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_what_a_run_did_not_come_to_is_a_dash_on_the_page() -> None:
+    """Figures are taken away one by one, the last that is measured first."""
+    result = run_python(TRUNCATED, folder=ROOT)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
