@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one command and less than ten minutes, on a CUDA machine without network:
+# Everything that needs a GPU, in one command that is limited to ten minutes, on a CUDA machine without network:
 #
 #     bash benchmarks/gpu_suite.sh [--dry-run] [FOLDER]        # default: build/gpu
 #
 # Needs nvcc, compute-sanitizer, cmake and ninja, and a python with torch (CUDA), triton, numpy, pybind11, pytest,
-# pytest-xdist, hypothesis and what m2o_fast itself imports. What of it is missing comes from wheels, if M2O_WHEELS names
-# a folder that holds them, with what they need. With a network, for Python 3.12:
+# pytest-xdist, hypothesis and what m2o_fast itself imports. What of it is missing comes from wheels, if M2O_WHEELS
+# names a folder that holds them, with what they need; they go before what the python has. With a network, for
+# Python 3.12:
 #
 #     pip download --only-binary=:all: --python-version 3.12 -d WHEELS \
 #       pydantic typer safetensors pyyaml pillow hypothesis
@@ -13,41 +14,43 @@
 # FOLDER then holds two files: summary.txt, how each part ended, and results.tar.gz, the log of every part and what it
 # measured, refreshed after each part. A part that is out of time is interrupted as by Ctrl-C, so that it can report;
 # what measures writes after each measurement. No part starts that M2O_SUITE_SECONDS (585) leaves no time for.
-# --dry-run starts every part with as little work as it can do and needs no GPU: a test of this script.
-# Afterwards, from the archive: copy gpu-sizes.json to benchmarks/results/NAME.json and train-step-*.json beside it, then
-# python benchmarks/publish.py and python benchmarks/profile_step.py --page (both need matplotlib).
+# --dry-run starts every part with as little work as it can do and needs no GPU: a test of this script. There, a part
+# may take M2O_DRY_SECONDS (600), as a busy machine takes its time.
+# Afterwards, from the archive: copy gpu-sizes.json to benchmarks/results/NAME.json and train-step-*.json beside it,
+# then python benchmarks/publish.py and python benchmarks/profile_step.py --page (both need matplotlib).
 set -uo pipefail
-cd "$(dirname "$0")/.."
-few=() collect=() op_tests=(tests/ops) least=0
+few=() collect=() dry_seconds=
 if [ "${1:-}" = --dry-run ]; then
-  few=(--few) collect=(--collect-only) op_tests=(tests/ops/test_residual.py tests/ops/test_residual_triton.py)
+  few=(--few) collect=(--collect-only -qq) dry_seconds="${M2O_DRY_SECONDS:-600}"
   export OMP_NUM_THREADS=1
-  least=600 # a busy machine may take its time
   shift
 fi
-mkdir -p "${1:-build/gpu}" build
-OUT="$(cd "${1:-build/gpu}" && pwd)"
-PARTS="$(mktemp -d "$PWD/build/gpu-suite-XXXXXX")"
+root="$(cd "$(dirname "$0")/.." && pwd)"
+OUT="$(realpath -m -- "${1:-$root/build/gpu}")"
+PARTS="$(mktemp -d -t gpu-suite-XXXXXX)"
 PACKAGES="$PARTS.packages"
-PYTHON="$(command -v "${PYTHON:-python3}")"
-export OUT PARTS PACKAGES PYTHON PYTHONUNBUFFERED=1 PYTHONPATH="$PWD:$PACKAGES"
+PYTHON="$(realpath -s -- "$(command -v "${PYTHON:-python3}")")" # a link of a virtual environment stays one
+[ -z "${M2O_WHEELS:-}" ] || M2O_WHEELS="$(realpath -m -- "$M2O_WHEELS")"
+cd "$root" && mkdir -p "$OUT" || exit
+export OUT PARTS PACKAGES PYTHON PYTHONUNBUFFERED=1 M2O_WHEELS
+export PATH="$PACKAGES/bin:$PATH" PYTHONPATH="$root:$PACKAGES${PYTHONPATH:+:$PYTHONPATH}"
 total="${M2O_SUITE_SECONDS:-585}" passed=0 unfinished=0 failed=0 job= watch=
 : >"$OUT/summary.txt"
 
 say() { echo "$*" | tee -a "$OUT/summary.txt"; }
 
 pack() {
-  cp "$OUT/summary.txt" "$PARTS"
-  tar -czf "$OUT/.results" -C "$PARTS" . && mv "$OUT/.results" "$OUT/results.tar.gz" # whole at any time
+  cp "$OUT/summary.txt" "$PARTS" &&
+    tar -czf "$OUT/.results" -C "$PARTS" . && mv "$OUT/.results" "$OUT/results.tar.gz" # whole at any time
 }
 
-# limited SECONDS COMMAND...: interrupts the command after so many seconds, once, and kills it 10 s later.
+# limited SECONDS COMMAND...: interrupts the command after so many seconds, once, and kills it 20 s later.
 limited() {
   local status
   set -m # a process group each
   "${@:2}" </dev/null &
   job=$!
-  (sleep "$1" && kill -INT "$job" && sleep 10 && kill -KILL -- "-$job") 2>/dev/null &
+  (sleep "$1" && kill -INT "$job" && sleep 20 && kill -KILL -- "-$job") 2>/dev/null &
   watch=$!
   wait "$job"
   status=$?
@@ -57,10 +60,9 @@ limited() {
 
 # part NAME SECONDS COMMAND...: runs it under a limit, keeps its output, notes how it ended.
 part() {
-  local name="$1" limit="$2" start=$SECONDS left status ended
+  local name="$1" limit="${dry_seconds:-$2}" start=$SECONDS left status ended counted
   shift 2
-  left=$((total - SECONDS - 12)) # 12: to end and to pack
-  [ "$limit" -ge "$least" ] || limit=$least
+  left=$((total - SECONDS - 24)) # 24: to end and to pack
   [ "$limit" -le "$left" ] || limit=$left
   if [ "$limit" -lt 5 ]; then
     unfinished=$((unfinished + 1))
@@ -71,12 +73,13 @@ part() {
   status=$?
   if [ "$status" -eq 0 ]; then
     ended="passed" passed=$((passed + 1))
-  elif [ $((SECONDS - start)) -ge "$limit" ]; then
+  elif [ "$status" -eq 124 ] || [ $((SECONDS - start)) -ge "$limit" ]; then # 124: it ended itself
     ended="out of time" unfinished=$((unfinished + 1))
   else
     ended="exit code $status" failed=$((failed + 1))
   fi
-  say "$name: $ended after $((SECONDS - start)) s of at most $limit s"
+  counted="$(grep -E '^[0-9]+ of [0-9]+ calls' "$PARTS/$name.log")"
+  say "$name: $ended after $((SECONDS - start)) s of at most $limit s${counted:+, $counted}"
   tail -n 3 "$PARTS/$name.log"
   pack
   return "$status"
@@ -84,24 +87,17 @@ part() {
 
 finish() {
   say "$passed passed, $unfinished out of time, $failed failed"
-  pack
-  rm -rf "$PARTS" "$PACKAGES"
+  rm -rf "$PACKAGES"
+  if pack; then rm -rf "$PARTS"; else failed=1 && echo "not packed, what there is lies in $PARTS" >&2; fi
   exit $((unfinished + failed > 0))
 }
 
-trap 'kill -KILL -- "-$job" "-$watch" 2>/dev/null; say "ended from outside"; failed=1; finish' INT TERM
+trap 'kill -KILL -- "-$job" "-$watch" 2>/dev/null; say "ended from outside"; failed=1; finish' HUP INT TERM
 
-# What M2O_WHEELS holds and this python lacks.
+# All that M2O_WHEELS holds: of what this python has, the version may be too old for the others.
 packages() {
-  local names missing
-  names=$(find "$M2O_WHEELS" -name '*.whl' -printf '%f\n' | sed 's/-.*//' | sort -u)
-  missing=$("$PYTHON" -c '
-import sys
-from importlib.metadata import distributions
-have = {found.name.lower().replace("-", "_").replace(".", "_") for found in distributions()}
-print(*(name for name in sys.argv[1:] if name.lower().replace(".", "_") not in have))' $names)
-  echo "missing: $missing"
-  [ -z "$missing" ] || "$PYTHON" -m pip install --no-index --no-deps --find-links "$M2O_WHEELS" --target "$PACKAGES" $missing
+  find "$M2O_WHEELS" -name '*.whl' -printf '%f\n' | sed 's/-.*//' | sort -u |
+    xargs "$PYTHON" -m pip install --no-index --no-deps --find-links "$M2O_WHEELS" --target "$PACKAGES"
 }
 
 versions() {
@@ -121,7 +117,7 @@ build() {
 }
 
 # The short run under a tool of compute-sanitizer: our kernels only, every tensor an allocation of its own. It ends by
-# itself before its limit, for an interrupted sanitizer does not report.
+# itself before its limit, for an interrupted sanitizer does not report; then its exit code is 124.
 sanitize() {
   PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$1" --kernel-name kernel_substring=m2o_fast \
     --error-exitcode 9 "$PYTHON" benchmarks/short_op_run.py --seconds "$((LIMIT * 2 / 3))" "${@:2}"
@@ -139,12 +135,13 @@ part versions 10 bash -c versions
 part build 120 bash -c build || finish
 export M2O_REQUIRE_EXT=1 # from here on nothing may fall back in silence
 part short_run 30 "$PYTHON" benchmarks/short_op_run.py "${few[@]}"
-tests op_tests 60 "(cuda or gpu) and not (triton or reference or plan)" "${op_tests[@]}"
+tests op_tests 60 "(compiled-cuda or gpu) and not triton" tests/ops # not what merely has cuda in its file's name
 part gpu_sizes 90 "$PYTHON" benchmarks/gpu_sizes.py "$PARTS/gpu-sizes.json" "${few[@]}"
 part memcheck 60 bash -c 'sanitize memcheck "$@"' - "${few[@]}"
-tests triton_tests 90 "triton and not cpu" "${op_tests[@]}"
+tests triton_tests 90 "triton and not cpu" tests/ops
 tests graphs 25 cuda_graphs_give tests/engine/test_graphs.py
 # every precision, as a graph and not
-part train_step 75 "$PYTHON" benchmarks/profile_step.py --case gpu32 gpu256 --rounds 3 --out "$PARTS" --no-page "${few[@]}"
+part train_step 75 "$PYTHON" benchmarks/profile_step.py --case gpu32 gpu256 --rounds 3 --out "$PARTS" --no-page \
+  "${few[@]}"
 part racecheck 600 bash -c 'sanitize racecheck "$@"' - "${few[@]}"
 finish
