@@ -25,7 +25,7 @@ TRITON = "3.6.0"  # that torch 2.11 asks for
 CUDART = "nvidia-cuda-runtime==13.0.96"
 #: Triton 3.6 interprets kernels with the numpy of its time: later ones make no number of an array with one element
 NUMPY = "numpy==2.3.5"
-TARGET_VERSION = "0x020b000000000000"
+TARGET_VERSION = re.findall(r"^set\(TORCH_TARGET_VERSION (\w+)\)", (ROOT / "CMakeLists.txt").read_text(), re.M)[0]
 #: CMake's; what they say is not looked at here
 FACTS = ("M2O_CXX_FLAGS", "M2O_BUILD_TYPE", "M2O_TORCH_VERSION", "M2O_CUDA_VERSION", "M2O_CUDA_ARCHS")
 
@@ -47,6 +47,15 @@ def pip(*words: str) -> None:
         raise Unreachable(errors[0].removeprefix("ERROR: ") if errors else "pip failed")
 
 
+def keep(made: Path, folder: Path) -> None:
+    """Renames what is whole to ``folder``, unless another process was first."""
+    try:
+        made.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+
+
 # --- headers ----------------------------------------------------------------------------------------------------------
 
 
@@ -65,7 +74,7 @@ def headers() -> Path:
             (wheel,) = Path(scratch).glob("torch-*.whl")
             with zipfile.ZipFile(wheel) as files:
                 files.extractall(scratch, [name for name in files.namelist() if name.startswith("torch/include/")])
-            Path(scratch, "torch").rename(folder)  # whole or not there
+            keep(Path(scratch, "torch"), folder)
     return folder / "include"
 
 
@@ -126,7 +135,7 @@ def environment(folder: Path) -> None:
         pip("install", "--no-deps", "--target", str(site), f"torch=={TORCH}", f"triton=={TRITON}", CUDART, NUMPY)
         if needed := missing_libraries(site / "torch" / "lib"):
             make_stand_in(site / "torch" / "lib", needed)
-        site.rename(folder)
+        keep(site, folder)
 
 
 def missing_libraries(libraries: Path) -> set[str]:

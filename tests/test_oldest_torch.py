@@ -37,6 +37,16 @@ def test_what_cannot_be_fetched_is_said(tmp_path: Path, monkeypatch, capsys) -> 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_of_two_processes_that_fetch_it_the_first_is_kept(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+        oldest_torch.keep(tmp_path / name, tmp_path / "kept")
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["first"]
+    with pytest.raises(FileNotFoundError):
+        oldest_torch.keep(tmp_path / "first", tmp_path / "other")
+
+
 def test_broken_code_is_found(tmp_path: Path) -> None:
     """With headers that hold nothing: torch's own are needed for all but the code that has no torch in it."""
     source = tmp_path / "broken_cuda.cpp"

@@ -17,7 +17,7 @@ def counts_of(program: str, folder: Path) -> list[int]:
     """What numbers a C++ program prints; it may include files of ``csrc/`` and ``folder`` and has to exit with 0."""
     source, binary = folder / "plan.cpp", folder / "plan"
     source.write_text(program)
-    options = ["-std=c++17", "-O1", "-Wall", "-Werror", f"-I{ROOT / 'csrc'}", f"-I{folder}"]
+    options = ["-std=c++17", "-O1", "-pthread", "-Wall", "-Werror", f"-I{ROOT / 'csrc'}", f"-I{folder}"]
     words = [str(_COMPILER), *options, str(source), "-o", str(binary)]
     built = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert built.returncode == 0, built.stderr
