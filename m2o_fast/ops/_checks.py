@@ -38,8 +38,9 @@ def as_number(op: str, name: str, value: object, least: float | None = None) -> 
 def check_images(op: str, name: str, tensor: object) -> None:
     """Raises TypeError for what is not a floating-point tensor, ValueError for what is not ``[N, C, H, W]``."""
     check_floating(op, name, tensor)
-    if tensor.dim() != 4:  # type: ignore[attr-defined]
-        raise ValueError(f"{op}: {name} must be [N, C, H, W], got shape {list(tensor.shape)}")  # type: ignore[attr-defined]
+    shape = list(tensor.shape)  # type: ignore[attr-defined]
+    if len(shape) != 4:
+        raise ValueError(f"{op}: {name} must be [N, C, H, W], got shape {shape}")
 
 
 def check_device(op: str, name: str, tensor: Tensor, x: Tensor) -> None:

@@ -75,7 +75,8 @@ def test_runs_stand_below_the_source_that_they_translate(make_run: MakeRun, repo
     made = [make_run(name, result(0.1, 0.5)) for name in ("one", "other", "again")]
     text = (made[1] / "config.yaml").read_text()
     (made[1] / "config.yaml").write_text(text.replace("seed: 777", "seed: 1"))  # colours its digits otherwise
-    words = [image["alt"].partition(": ")[0] for image in Page(report(*made)).images if "color → gray" in image["alt"]]
+    titles = [image["alt"] for image in Page(report(*made)).images]
+    words = [title.partition(": ")[0] for title in titles if "color → gray" in title]
     assert words == ["source", "one", "again", "source", "other"]
 
 
@@ -88,7 +89,8 @@ def test_the_best_mean_is_bold_whichever_way_is_better(runs: list[Path], report:
 def test_the_trade_off_has_what_any_of_the_runs_was_measured_by(make_run: MakeRun, report: Report) -> None:
     """Whichever comes last: one run has FID and the other direction, which the other two have not."""
     colors = {"color_recall": 0.5}
-    rich = {"color->gray": {"none": {"mse": 0.1, "psnr": 9.0}}, "gray->color": {"latent": {**colors, "fid_clean": 9.0}}}
+    to_color = {"latent": {**colors, "fid_clean": 9.0}}
+    rich = {"color->gray": {"none": {"mse": 0.1, "psnr": 9.0}}, "gray->color": to_color}
     poor = {"gray->color": {"latent": colors}}
     made = [
         make_run(name, evaluation(directions=directions, details={}))
