@@ -2,6 +2,7 @@
 ``pytest benchmarks`` measures and says."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -73,7 +74,9 @@ def test_what_a_run_did_not_come_to_is_a_dash_on_the_page() -> None:
 def benchmarks(*words: str) -> subprocess.CompletedProcess[str]:
     """``pytest benchmarks`` with more words."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    # as if no pytest had started it: a worker of several would not measure
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def test_the_table_sets_ours_against_each_baseline_and_keeps_what_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,15 +131,16 @@ def is_own_data(run: Path, manifest: Mapping[str, Any], config: Config, data_dir
     Raises:
         UserError: It does not, and nobody named this folder.
     """
+    if config.data.dir is None:  # data that is the same everywhere
+        return True
     split, key = ("test", "test_data") if "test_data" in manifest else ("train", "data")
     fingerprint = open_split(config, split, data_dir).fingerprint
     if manifest.get(key, fingerprint) == fingerprint:
         return True
     if data_dir is None:
-        where = f" in {config.data.dir}" if config.data.dir else ""
         raise UserError(
-            f"the {split} images of {config.data.name!r}{where} are not those that {run} was begun with; name the "
-            "right folder with --data-dir (to measure on this one all the same, name it with --data-dir)"
+            f"the {split} images of {config.data.name!r} in {config.data.dir} are not those that {run} was begun with; "
+            "name the right folder with --data-dir (to measure on this one all the same, name it with --data-dir)"
         )
     return False
 
