@@ -69,8 +69,14 @@ WINOGRAD_UNFOLDED = 128
 
 
 def winograd_beats_folding(shape: torch.Size, out_channels: int) -> bool:
-    """Whether a 3x3 convolution of ``[N, C, H, W]`` on a CPU and a resampling behind or before it are best in a row."""
-    return min(shape[1], out_channels) >= WINOGRAD_UNFOLDED and winograd_pays(shape, out_channels)
+    """Whether a 3x3 convolution of ``[N, C, H, W]`` on a CPU and a resampling behind or before it are best in a row.
+
+    The size of the batch has no say: what is kept for the backward pass depends on it, and a few images tell how much
+    memory many will take (m2o_fast/engine/memory.py).
+    """
+    return min(shape[1], out_channels) >= WINOGRAD_UNFOLDED and winograd_pays(
+        torch.Size((WINOGRAD_TILES, *shape[1:])), out_channels
+    )
 
 
 def feature_format(device: str) -> torch.memory_format:

@@ -26,6 +26,7 @@ from m2o_fast.engine import checkpoint
 from m2o_fast.engine.checkpoint import checkpoint_folder, list_checkpoints, newest_checkpoint
 from m2o_fast.engine.loop import Trainer, train
 from m2o_fast.engine.runlog import Log, RunLog
+from m2o_fast.engine.start import Start
 
 #: these touch no file
 PURE = {"fspath", "getpid", "urandom", "_path_splitroot"}
@@ -110,7 +111,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         train(config, run, quiet=True)
         found = newest_checkpoint(run)
         assert found is not None
-        trainer = Trainer(config, run, *found[:2])
+        trainer = Trainer(config, run, Start(*found[:2]))
         for _ in range(2):
             trainer.advance(Log())
         yield Scene(trainer)

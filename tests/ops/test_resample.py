@@ -60,8 +60,8 @@ def test_many_channels_are_not_folded_where_winograds_form_is_taken(op, size, mo
         x, weight = torch.randn(batch, inputs, size, size, dtype=dtype), torch.randn(outputs, inputs, 3, 3, dtype=dtype)
         return torch.equal(op(x, weight), op(x, weight, fold=True))
 
-    assert not is_folded()
-    assert is_folded(batch=3) and is_folded(inputs=16) and is_folded(outputs=16)  # too few tiles, too few channels
+    assert not is_folded() and not is_folded(batch=1)  # or the memory of a batch could not be told from a few images
+    assert is_folded(inputs=16) and is_folded(outputs=16)  # too few channels
     monkeypatch.setattr(_choices, "WITHOUT_BFLOAT16", ())
     assert is_folded(dtype=torch.bfloat16)  # torch's own, which is not Winograd's
 
