@@ -38,6 +38,7 @@ from m2o_fast.engine.runs import (
     build_sampler,
     build_translator,
     choose_device,
+    is_run,
     next_run,
     open_split,
 )
@@ -395,6 +396,7 @@ class Trainer:
         """Makes the run folder anew where it has gone: with a checkpoint alone nothing could be done."""
         if self._claim is not None and self._claim.renew():
             log.warn(f"{self.run} was removed or renamed while training; it is made anew without what was in it")
+        if self._claim is not None and not is_run(self.run):  # also where writing it failed the last time
             _write_facts(self.config, self.run)
 
 

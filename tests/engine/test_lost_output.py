@@ -14,6 +14,7 @@ import torch
 from tiny import tiny_config
 
 import m2o_fast
+from m2o_fast.engine import loop
 from m2o_fast.engine.checkpoint import list_checkpoints
 from m2o_fast.engine.loop import Trainer, train
 from m2o_fast.engine.start import Claim
@@ -96,6 +97,30 @@ def test_a_folder_that_cannot_be_made_for_a_while_is_a_warning(
     assert train(tiny_config("steps=5"), run, quiet=True).exit_code == 0
     assert "step 2 could not be saved: " in capsys.readouterr().err
     assert [folder.name for folder in list_checkpoints(run)] == ["step-00000004", "step-00000005"]
+
+
+@pytest.mark.usefixtures("tiny_data")
+def test_settings_that_could_not_be_written_are_written_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, batch, write_facts = tmp_path / "run", Trainer.batch, loop._write_facts
+
+    def interfered(self: Trainer, step: int):
+        if step == 1:
+            shutil.rmtree(run)
+            monkeypatch.setattr(loop, "_write_facts", full)
+        elif step == 3:
+            monkeypatch.setattr(loop, "_write_facts", write_facts)
+        return batch(self, step)
+
+    def full(*_: object) -> None:
+        raise UserError("no space left on device")
+
+    monkeypatch.setattr(Trainer, "batch", interfered)
+    assert train(tiny_config("steps=5"), run, quiet=True).exit_code == 0
+    assert "step 2 could not be saved: no space left on device" in capsys.readouterr().err
+    m2o_fast.load(run)
+    assert (run / "config.yaml").is_file()
 
 
 @pytest.mark.usefixtures("tiny_data")
