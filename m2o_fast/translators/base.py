@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from m2o_fast.batch import Batch
 from m2o_fast.m2o import Domain, ManyToOne
+from m2o_fast.nn.history import HistoryPool
 
 
 class Phase(NamedTuple):
@@ -33,10 +35,12 @@ class Iteration:
     Attributes:
         index: 0-based number of the iteration; schedules are pure functions of it.
         cache: Features and fakes that one phase leaves for the next, which computes what it does not find there.
+        pools: The history pools that :meth:`Translator.pools` declared.
     """
 
     index: int
     cache: dict[str, Any] = field(default_factory=dict)
+    pools: Mapping[str, HistoryPool] = field(default_factory=dict)
 
     def number(self, schedule: Callable[[int], float]) -> float | Tensor:
         """A schedule's value in this iteration: the only way in which an iteration's index may enter its losses.
@@ -52,21 +56,46 @@ class Translator(nn.Module, ABC):
     Attributes:
         domains: The domains as the networks see them (after :meth:`ManyToOne.resolve`).
         rules: The many-to-one rules in force.
-        image_size: Side length S of the square images, in pixels.
+        image_size: Side length S of the square images that it is trained with, in pixels.
+        multiple: Of a fully convolutional system: it translates images of any height and width that are multiples of
+            this; ``None``: S x S alone.
     """
 
     domains: tuple[Domain, ...]
     rules: ManyToOne
     image_size: int
+    multiple: int | None = None
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Everything needed to build these nets anew, as plain JSON values; ``"system"`` names the class."""
+        """Everything needed to build these nets anew, as plain JSON values.
+
+        ``"system"`` names the system, ``"domains"`` is a list with the fields of each, ``"rules"`` and ``"size"`` are
+        objects; what these three hold must be the same for a checkpoint to be trained on.
+        """
 
     @classmethod
     @abstractmethod
     def from_description(cls, description: Mapping[str, Any]) -> Translator:
         """The inverse of :meth:`describe`, with fresh weights."""
+
+    # --- what it learns ---
+
+    def directions(self) -> tuple[tuple[int, int], ...]:
+        """(source, target): what a batch is made of, in equal shares. Every ordered pair, unless a system says less."""
+        return tuple(product(range(len(self.domains)), repeat=2))
+
+    def paired_directions(self) -> tuple[tuple[int, int], ...]:
+        """The directions in which batches hold the true translation where it is known."""
+        return tuple((a, b) for a, b in self.directions() if a != b and self.rules.supervises(self.domains[b]))
+
+    def references(self) -> int:
+        """How many real images of its target domain each sample of a batch comes with: 0, 1 or 2 different ones."""
+        return 0
+
+    def has_style(self, target: str | int) -> bool:
+        """Whether a style steers translations into a domain; else there is one translation of each image."""
+        return self.rules.has_style(self.domain(target))
 
     # --- training: called by the engine ---
 
@@ -74,9 +103,20 @@ class Translator(nn.Module, ABC):
     def groups(self) -> dict[str, list[nn.Module]]:
         """Parameter groups by name; one optimizer each."""
 
-    @abstractmethod
     def averaged_groups(self) -> tuple[str, ...]:
-        """Groups of which an exponential moving average (EMA) is kept; sampling uses only that."""
+        """Groups of which an exponential moving average (EMA) is kept, which use takes in place of the trained weights.
+
+        Buffers of their nets are copied along. None: the trained nets themselves are used.
+        """
+        return ()
+
+    def pools(self) -> Mapping[str, HistoryPool]:
+        """Fresh history pools by name. The engine keeps them, and hands them over as :attr:`Iteration.pools`."""
+        return {}
+
+    def operators(self) -> tuple[str, ...]:
+        """The families of fused operations that training calls: ``"adain"``, ``"residual"``, ``"modulation"``."""
+        return ()
 
     @abstractmethod
     def phases(self, index: int) -> Sequence[Phase]:
@@ -90,9 +130,9 @@ class Translator(nn.Module, ABC):
         """Nets and names of their methods that ``torch.compile`` may take: what no loss differentiates twice."""
         return ()
 
-    @abstractmethod
     def noise(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Random numbers for ``count`` samples of a batch, each float32 ``[count, ...]``."""
+        """Random numbers for ``count`` samples of a batch, each float32 ``[count, ...]``: all that a loss may use."""
+        return {}
 
     @abstractmethod
     def loss(self, phase: str, batch: Batch, iteration: Iteration) -> tuple[Tensor, dict[str, Tensor]]:
@@ -128,11 +168,14 @@ class Translator(nn.Module, ABC):
 
     @abstractmethod
     def sample_style(self, count: int, target: str | int, generator: torch.Generator | None = None) -> Tensor:
-        """``count`` random styles of domain ``target``; exactly 0 for a uni-modal one."""
+        """``count`` random styles ``[count, style_dim]`` of domain ``target``; exactly 0 for one without style.
+
+        Of a system that has no styles at all, style_dim is 0.
+        """
 
     @abstractmethod
     def encode_style(self, x: Tensor, domain: str | int) -> Tensor:
-        """The style of each image; exactly 0 for a uni-modal domain."""
+        """The style of each image, ``[N, style_dim]``; exactly 0 for a domain without style."""
 
     # --- shared by all systems ---
 
@@ -154,11 +197,17 @@ class Translator(nn.Module, ABC):
     def _check_images(self, name: str, x: Tensor, k: int) -> None:
         """Raises ``ValueError`` where ``x``, an argument called ``name``, holds no images of domain number ``k``."""
         side, domain = self.image_size, self.domains[k]
-        if x.dim() != 4 or tuple(x.shape[1:]) != (domain.channels, side, side) or not x.shape[0]:
-            raise ValueError(
-                f"{name}: domain {domain.name!r} needs images [N >= 1, {domain.channels}, {side}, {side}], "
-                f"got {list(x.shape)}"
-            )
+        if x.dim() == 4 and x.shape[0] and x.shape[1] == domain.channels and self._takes(*x.shape[2:]):
+            return
+        sides = f"{side}, {side}" if self.multiple is None else f"H, W (multiples of {self.multiple})"
+        raise ValueError(
+            f"{name}: domain {domain.name!r} needs images [N >= 1, {domain.channels}, {sides}], got {list(x.shape)}"
+        )
+
+    def _takes(self, height: int, width: int) -> bool:
+        if self.multiple is None:
+            return height == width == self.image_size
+        return min(height, width) > 0 and height % self.multiple == width % self.multiple == 0
 
     def _placed(self, x: Tensor) -> Tensor:
         """``x`` on the device of the nets, so that a freshly read image can be translated on any."""

@@ -1,0 +1,198 @@
+"""What the settings of all systems have in common, and what a system tells of itself. No torch here.
+
+A system's folder holds one value :class:`SystemFacts`, called ``SYSTEM``, in its ``__init__.py``.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from m2o_fast.m2o import Domain, ManyToOne
+from m2o_fast.settings import Section, Weight
+
+if TYPE_CHECKING:
+    from m2o_fast.translators.base import Translator
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """How the parameters of one group are moved.
+
+    Attributes:
+        lr: Learning rate at the first step.
+        kind: ``"adam"`` (weight decay is added to the gradient), ``"adamw"`` (it is not) or ``"sgd"`` (no momentum).
+        betas: Decay rates of the two moments.
+        weight_decay: Of the parameters.
+        schedule: What the rate is multiplied with in an iteration, a pure function of its 0-based number;
+            ``None``: nothing, in all of them.
+    """
+
+    lr: float
+    kind: Literal["adam", "adamw", "sgd"] = "adam"
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    schedule: Callable[[int], float] | None = None
+
+
+def linear_decay(constant: int, decay: int) -> Callable[[int], float]:
+    """A schedule: 1 for ``constant`` iterations, then falling to 0 within ``decay`` more, as a straight line."""
+    return lambda index: max(0.0, 1.0 - max(0, index - constant) / decay)
+
+
+class Model(Section):
+    """Sizes and kinds of a system's networks."""
+
+
+class Loss(Section):
+    """Weights of a system's losses, each at least 0.
+
+    Attributes:
+        supervised: Supervised loss of the variants that learn from pairs; others have none.
+    """
+
+    supervised: Weight = 1.0
+
+
+class Optim(Section):
+    """Optimizers, schedules and, where there is one, the moving average."""
+
+    @abstractmethod
+    def optimizer(self, group: str) -> Optimizer:
+        """How a parameter group of the translator is moved."""
+
+    def average(self) -> float | None:
+        """Decay per step of the moving average of the weights; ``None``: there is none."""
+        return None
+
+
+class Settings(Section):
+    """The sections that a system adds to the configuration of a run. A subclass narrows their types.
+
+    Attributes:
+        model: Its networks.
+        loss: Its losses.
+        optim: Its optimizers.
+    """
+
+    model: Model
+    loss: Loss
+    optim: Optim
+
+    @abstractmethod
+    def description(self, domains: Sequence[Domain], rules: ManyToOne, image_size: int) -> dict[str, Any]:
+        """What :meth:`Translator.describe` gives for these settings, but for ``"system"``; plain JSON values.
+
+        Args:
+            domains: The domains as the networks see them.
+            rules: The many-to-one rules of the variant, with the supervised weight of these settings.
+            image_size: Side length S in pixels.
+        """
+
+    def check(self, image_size: int, rules: ManyToOne) -> None:
+        """Raises ``ValueError``, naming the key, where the settings do not go with each other, the size or the rules."""
+
+    def kept(self, steps: int) -> dict[str, int]:
+        """Dotted keys of what was left to the number of the run's steps, and their numbers: longer runs keep them."""
+        return {}
+
+    def widths(self, image_size: int) -> dict[str, int]:
+        """Dotted keys that make the nets smaller, and their numbers now; for the advice where memory is short."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Which side lengths of square images a system can be trained with.
+
+    Attributes:
+        smallest: The smallest one.
+        multiple: What all of them are a multiple of.
+        power_of_two: Whether they must be powers of two.
+    """
+
+    smallest: int
+    multiple: int = 1
+    power_of_two: bool = False
+
+    def problem(self, size: int) -> str | None:
+        """Why a side length cannot be taken; ``None``: it can."""
+        fits = not size & (size - 1) if self.power_of_two else size % self.multiple == 0
+        return None if fits and size >= self.smallest else f"the image size must be {self.rule}"
+
+    @property
+    def rule(self) -> str:
+        """In words: ``a power of two and at least 32 (32, 64, 128, 256, ...)``."""
+        if self.power_of_two:
+            shown = ", ".join(str(self.smallest << k) for k in range(4))
+            return f"a power of two and at least {self.smallest} ({shown}, ...)"
+        multiple = f"a multiple of {self.multiple} and " if self.multiple > 1 else ""
+        return f"{multiple}at least {self.smallest}"
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Which settings help when training goes wrong, in words that follow ``Try`` or ``Train anew with``.
+
+    Attributes:
+        not_finite: Losses are not finite.
+        no_style: Styles change nothing; empty where there is no style.
+        no_colors: All outputs have the same colours; empty where there is no style.
+    """
+
+    not_finite: str = "a lower optim.lr"
+    no_style: str = ""
+    no_colors: str = ""
+
+
+@dataclass(frozen=True)
+class SystemFacts:
+    """What a system tells of itself before torch is loaded.
+
+    Attributes:
+        name: Its folder, and what ``--system`` takes.
+        title: Its name in texts.
+        paper: Where it was published.
+        settings: The class of its settings.
+        translator: Name of its class in the folder's ``translator.py``.
+        variants: Variant -> many-to-one rules; the supervised weight is that of the settings where it is above 0.
+        sizes: What side lengths it takes.
+        refused: Variants that have no meaning -> why.
+        needs_pairs: Whether every variant learns from pairs; those with a supervised weight do anyhow.
+        two_domains: Whether it is for two domains and no more.
+        layouts: Other names of its published weights' layout, for ``m2o-fast convert``.
+        advice: What helps when training goes wrong.
+    """
+
+    name: str
+    title: str
+    paper: str
+    settings: type[Settings]
+    translator: str
+    variants: Mapping[str, ManyToOne]
+    sizes: Sizes
+    refused: Mapping[str, str] = field(default_factory=dict)
+    needs_pairs: bool = False
+    two_domains: bool = False
+    layouts: tuple[str, ...] = ()
+    advice: Advice = Advice()
+
+    def learns_from_pairs(self, variant: str) -> bool:
+        """Whether a variant cannot do without pairs."""
+        return self.needs_pairs or self.variants[variant].supervised_weight > 0
+
+    def load(self) -> type[Translator]:
+        """Its class; loads torch."""
+        loaded: type[Translator] = getattr(import_module(f"m2o_fast.translators.{self.name}.translator"), self.translator)
+        return loaded
+
+    @cached_property
+    def presets(self) -> Mapping[str, Path]:
+        """Name of a recipe -> its file in the folder."""
+        folder = Path(__file__).with_name(self.name) / "presets"
+        return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
