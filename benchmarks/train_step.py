@@ -28,9 +28,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from m2o_fast.batch import Batch
 from m2o_fast.engine.graphs import WARM_UP, CudaRecorder, GraphedStepper
 from m2o_fast.engine.precision import float32_products
-from m2o_fast.engine.schema import OptimConfig
+from m2o_fast.translators.starganv2.settings import Optim
 from m2o_fast.engine.step import Stepper
-from m2o_fast.translators.official import from_official
+from m2o_fast.translators.starganv2.published import from_official
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "translators"))
 import plain_networks as networks  # noqa: E402  (lie beside the tests)
@@ -143,7 +143,7 @@ def fast_stepper(case: Case, precision: str = "fp32", **settings: Any) -> tuple[
         reference2=by_target(samples.references2),
         noise={"latent": samples.latents[swapped], "latent2": samples.latents2[swapped]},
     )
-    return Stepper(translator, averaged, OptimConfig(lr=1e-4, mapping_lr=1e-6), precision=precision), batch
+    return Stepper(translator, averaged, Optim(lr=1e-4, mapping_lr=1e-6), precision=precision), batch
 
 
 def fast_iteration(case: Case, precision: str = "fp32", *, graphed: bool = False, **settings: Any) -> Iteration:

@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from m2o_fast import __version__
-from m2o_fast.cli import bench, convert, data, doctor, evaluate, report, sim_scale, train, translate
+from m2o_fast.cli import bench, convert, data, doctor, evaluate, report, sim_scale, systems, train, translate
 from m2o_fast.cli.texts import examples
 
 PROGRAM = "m2o-fast"
@@ -52,12 +52,13 @@ def _options(
         bool, typer.Option("--debug", help="On an error, print the whole traceback. Works after a command too.")
     ] = False,
 ) -> None:
-    """Train, evaluate and use many-to-one image translators (HMU, HMS and StarGAN v2; arXiv 2402.12531)."""
+    """Train, evaluate and use many-to-one image translators (arXiv 2402.12531)."""
 
 
 app.command("train", epilog=train.EXAMPLES)(train.train)
 app.command("eval", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command("report", epilog=report.EXAMPLES)(report.report)
+app.command("systems", epilog=systems.EXAMPLES)(systems.systems)
 app.command("translate", epilog=translate.EXAMPLES)(translate.translate)
 app.command("convert", epilog=convert.EXAMPLES)(convert.convert)
 app.add_typer(data.app, name="data")
@@ -111,5 +112,5 @@ def _explain(error: Exception) -> tuple[str, int]:
         return str(error), 2
     out_of_memory = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
     if out_of_memory or isinstance(error, MemoryError):
-        return "out of memory: lower batch_size, model.max_width or data.image_size", 2
+        return "out of memory: lower batch_size or data.image_size", 2
     return f"unexpected {type(error).__name__}: {error} (run again with --debug for the traceback)", 1

@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from m2o_fast.cli.options import Assignments, ConfigFile, Data, DataDir, Device, Preset, Uni, Variant, settings_from
+from m2o_fast.cli.options import (
+    Assignments,
+    ConfigFile,
+    Data,
+    DataDir,
+    Device,
+    Preset,
+    System,
+    Uni,
+    Variant,
+    settings_from,
+)
 from m2o_fast.cli.texts import examples
 
 EXAMPLES = examples(
@@ -26,6 +37,7 @@ def _bench() -> None:
 
 @app.command(epilog=EXAMPLES)
 def train(
+    system: System = None,
     variant: Variant = None,
     data: Data = None,
     data_dir: DataDir = None,
@@ -44,7 +56,14 @@ def train(
     """
     from m2o_fast.engine.pace import bench_training, pace_line
 
-    options = {"variant": variant, "data.name": data, "data.dir": data_dir, "data.uni": uni or None, "device": device}
+    options = {
+        "system": system,
+        "variant": variant,
+        "data.name": data,
+        "data.dir": data_dir,
+        "data.uni": uni or None,
+        "device": device,
+    }
     measured = bench_training(
         settings_from(config, assignments, options, preset), steps, report=lambda line: typer.echo(line, err=True)
     )

@@ -8,23 +8,24 @@ from typing import Annotated
 import typer
 
 from m2o_fast.cli.texts import examples
+from m2o_fast.translators import NAMES
 
 EXAMPLES = examples(
-    ("m2o-fast convert stargan-v2 nets_ema.ckpt --out afhq --domains cat,dog,wild", "convert"),
+    (f"m2o-fast convert {NAMES[0]} nets_ema.ckpt --out afhq --domains cat,dog,wild", "convert"),
     ("m2o-fast translate cat.png --run afhq --from cat --to dog --out dog.png", "then use"),
 )
 
 
 def convert(
-    layout: Annotated[str, typer.Argument(metavar="stargan-v2", help="What the file holds.")],
+    layout: Annotated[str, typer.Argument(metavar="SYSTEM", help="Whose layout it has; m2o-fast systems lists them.")],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Checkpoint written by torch.save; never executed.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; must not exist.")],
     domains: Annotated[
         str | None,
-        typer.Option(metavar="A,B,...", help="Names of the domains, in order. [dim]\\[default: domain0,...][/dim]"),
+        typer.Option(metavar="A,B,...", help="Names of the domains, in order."),
     ] = None,
 ) -> None:
-    """Turn published StarGAN v2 weights into a checkpoint for translate.
+    """Turn published weights into a checkpoint for translate.
 
     Sizes and the number of domains are read off the weights. Only tensors
     are loaded: a file that holds anything that could run is refused.

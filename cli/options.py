@@ -8,14 +8,29 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from m2o_fast.m2o import PLAIN, VARIANTS
+from m2o_fast.translators import DEFAULT, EXAMPLE_SETTING
+
 if TYPE_CHECKING:
     from m2o_fast.engine.config import Config
 
 WHAT, HOW = "What to train", "How to train"
 
+System = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help=f"Base model; m2o-fast systems lists them. [dim]\\[default: {DEFAULT[0]}][/dim]",
+        rich_help_panel=WHAT,
+    ),
+]
 Variant = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="hms, hmu or starganv2. [dim]\\[default: hms][/dim]", rich_help_panel=WHAT),
+    typer.Option(
+        metavar="NAME",
+        help=f"Rules on it: {', '.join(VARIANTS)}. [dim]\\[default: {DEFAULT[1]}; with --system: {PLAIN}][/dim]",
+        rich_help_panel=WHAT,
+    ),
 ]
 Data = Annotated[
     str | None,
@@ -62,7 +77,7 @@ Assignments = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Any setting, such as optim.lr=2e-4; wins over everything; may be repeated. "
+        help=f"Any setting, such as {EXAMPLE_SETTING}; wins over everything; may be repeated. "
         "[dim]m2o-fast train --dry-run lists the keys.[/dim]",
         rich_help_panel=HOW,
     ),

@@ -19,11 +19,13 @@ from m2o_fast.cli.options import (
     Device,
     NoCache,
     Preset,
+    System,
     Uni,
     Variant,
     settings_from,
 )
 from m2o_fast.cli.texts import examples
+from m2o_fast.translators import EXAMPLE_SETTING
 
 if TYPE_CHECKING:
     from m2o_fast.engine.config import Config
@@ -33,13 +35,14 @@ _WHERE = "Where, and going on"
 EXAMPLES = examples(
     ("m2o-fast train", "HMS on real 8x8 digits, no download"),
     ("m2o-fast train --variant hmu --data mnist", "HMU on MNIST (see m2o-fast data fetch)"),
-    ("m2o-fast train --set optim.lr=2e-4 --dry-run > my.yaml", "what would run, and how long; keep it"),
+    (f"m2o-fast train --set {EXAMPLE_SETTING} --dry-run > my.yaml", "what would run, and how long; keep it"),
     ("m2o-fast train --run runs/a --resume auto", "go on after a stop"),
     ("m2o-fast train --config runs/a/config.yaml", "the same run once more"),
 )
 
 
 def train(
+    system: System = None,
     variant: Variant = None,
     data: Data = None,
     data_dir: DataDir = None,
@@ -72,9 +75,7 @@ def train(
     ] = False,
     compile_nets: Annotated[
         bool,
-        typer.Option(
-            "--compile", help="torch.compile the nets that R1 does not touch; takes minutes.", rich_help_panel=HOW
-        ),
+        typer.Option("--compile", help="torch.compile the nets that allow it; takes minutes.", rich_help_panel=HOW),
     ] = False,
     seed: Annotated[
         int | None, typer.Option(metavar="N", help="Seed of everything random.", rich_help_panel=HOW)
@@ -86,7 +87,7 @@ def train(
             "--run",
             "--run-dir",  # torchrun takes --run for one of its own options
             metavar="DIR",
-            help="Folder of this run. [dim]\\[default: runs/<variant>-<data>-<next free number>][/dim]",
+            help="Folder of this run. [dim]\\[default: runs/<name>-<data>-<next free number>][/dim]",
             rich_help_panel=_WHERE,
         ),
     ] = None,
@@ -138,6 +139,7 @@ def train(
     if resume == "auto" and run is None:
         raise UserError("--resume auto needs --run DIR: the folder of the run to go on with")
     options = {
+        "system": system,
         "variant": variant,
         "data.name": data,
         "data.dir": data_dir,

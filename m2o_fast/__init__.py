@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from m2o_fast.engine.evaluation.options import Options as EvaluationOptions
     from m2o_fast.engine.runs import load_translator as load
     from m2o_fast.m2o import Domain, ManyToOne
-    from m2o_fast.translators.official import from_official
-    from m2o_fast.translators.starganv2 import StarGANv2
+    from m2o_fast.translators import from_official
+    from m2o_fast.translators.starganv2.translator import StarGANv2
 
 if not os.path.isdir(os.path.join(__path__[0], "cli")):
     __path__.append(os.path.dirname(__path__[0]))  # a source tree: the command line lies beside this package
@@ -30,10 +30,10 @@ _EXPORTS: dict[str, tuple[str, str]] = {
     "Domain": ("m2o_fast.m2o", "Domain"),
     "EvaluationOptions": ("m2o_fast.engine.evaluation.options", "Options"),
     "ManyToOne": ("m2o_fast.m2o", "ManyToOne"),
-    "StarGANv2": ("m2o_fast.translators.starganv2", "StarGANv2"),
+    "StarGANv2": ("m2o_fast.translators.starganv2.translator", "StarGANv2"),
     "evaluate_images": ("m2o_fast.engine.evaluate_images", "evaluate_images"),
     "evaluate_run": ("m2o_fast.engine.evaluate", "evaluate_run"),
-    "from_official": ("m2o_fast.translators.official", "from_official"),
+    "from_official": ("m2o_fast.translators", "from_official"),
     "load": ("m2o_fast.engine.runs", "load_translator"),
     "read_image": ("m2o_fast.data.images", "read_image"),
     "save_image": ("m2o_fast.data.images", "save_image"),

@@ -25,6 +25,7 @@ class Batch:
         to_target: int64 ``[N]``: row i of the target order is row ``to_target[i]`` of the source order.
         target_counts: Per domain, the number of samples whose target it is; sums to N.
         reference: Per domain k, float ``[target_counts[k], c_k, S, S]``: a real image of each sample's target domain.
+            Empty tuple: the translator asked for none.
         reference2: The same, a second and different draw.
         paired: Per domain k, float ``[target_counts[k], c_k, S, S]`` in target order: the true translation where
             ``has_pair`` is set, anything finite elsewhere. Empty tuple: no pairs in this batch.

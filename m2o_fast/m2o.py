@@ -127,9 +127,11 @@ class ManyToOne:
         return tuple(replace(domain, channels=widest) for domain in domains)
 
 
-#: name of a variant -> its rules. Variants are configurations of one code path, never copies.
+#: the base model as published; the rules without pairs; the rules with pairs
+PLAIN, UNPAIRED, PAIRED = "plain", "hmu", "hms"
+#: name of a variant -> its rules, where a system has none of its own. Variants are values of one code path, no copies.
 VARIANTS: dict[str, ManyToOne] = {
-    "starganv2": ManyToOne.symmetric(),
-    "hmu": ManyToOne(),
-    "hms": ManyToOne(supervised_weight=1.0),
+    PLAIN: ManyToOne.symmetric(),
+    UNPAIRED: ManyToOne(),
+    PAIRED: ManyToOne(supervised_weight=1.0),
 }

@@ -24,7 +24,7 @@ COLOR, GRAY = Domain("color", 3), Domain("gray", 1, multimodal=False)
 
 def test_rules_by_variant() -> None:
     for name, style, diversity, supervised in (
-        ("starganv2", (True, True), (True, True), (False, False)),
+        ("plain", (True, True), (True, True), (False, False)),
         ("hmu", (True, False), (True, False), (False, False)),
         ("hms", (True, False), (True, False), (False, True)),
     ):

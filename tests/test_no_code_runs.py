@@ -153,7 +153,7 @@ def evil(request: pytest.FixtureRequest, owned: Path, tmp_path: Path) -> bytes:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("m2o_fast.engine.runs.open_dataset", tiny_digits)
+    monkeypatch.setattr("m2o_fast.engine.build.open_dataset", tiny_digits)
     train(tiny_config("steps=1"), tmp_path / "run", quiet=True)
     return tmp_path / "run"
 

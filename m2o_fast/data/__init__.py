@@ -1,79 +1,34 @@
-"""Data sets, training batches, image files."""
+"""Data sets, training batches, image files.
+
+What is named here is imported on first use (PEP 562): settings are read without torch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Literal
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from m2o_fast.data.ade20k import load_ade20k
-from m2o_fast.data.augment import Augment
-from m2o_fast.data.cache import Files, Report, silent
-from m2o_fast.data.colorize import ColorizedDigits, ColorLaw
-from m2o_fast.data.dataset import Dataset
-from m2o_fast.data.digits import load_digits
-from m2o_fast.data.folder import load_folder
-from m2o_fast.data.mnist import load_mnist
-from m2o_fast.data.sampler import BatchSampler, rows_of_share
-from m2o_fast.errors import UserError
+if TYPE_CHECKING:
+    from m2o_fast.data.augment import Augment
+    from m2o_fast.data.colorize import ColorizedDigits
+    from m2o_fast.data.dataset import Dataset
+    from m2o_fast.data.opening import open_dataset
+    from m2o_fast.data.sampler import BatchSampler, rows_of_share
 
-__all__ = ["DATASETS", "Augment", "BatchSampler", "ColorizedDigits", "Dataset", "open_dataset", "rows_of_share"]
+#: exported name -> module that defines it
+_EXPORTS = {
+    "Augment": "augment",
+    "BatchSampler": "sampler",
+    "ColorizedDigits": "colorize",
+    "Dataset": "dataset",
+    "open_dataset": "opening",
+    "rows_of_share": "sampler",
+}
 
-#: The names that :func:`open_dataset` knows.
-DATASETS = ("digits", "mnist", "ade20k", "folder")
-
-_SMALLEST = 8
+__all__ = ["Augment", "BatchSampler", "ColorizedDigits", "Dataset", "open_dataset", "rows_of_share"]
 
 
-def open_dataset(
-    name: str,
-    *,
-    split: Literal["train", "test"],
-    data_dir: str | Path | None = None,
-    image_size: int = 32,
-    color_law: ColorLaw = "rgb",
-    seed: int = 777,
-    pair_fraction: float = 1.0,
-    uni: Sequence[str] = (),
-    labels: Literal["palette", "onehot"] = "palette",
-    cache: bool = True,
-    max_unreadable: float = 0.01,
-    report: Report = silent,
-) -> Dataset:
-    """One split of a data set.
-
-    Args:
-        name: ``"digits"``: the 1797 real digits of scikit-learn, no download. ``"mnist"``: the 70,000 of MNIST.
-            ``"ade20k"``: scenes and their label maps. ``"folder"``: own images, a folder per domain (docs/data.md).
-        split: ``"train"`` or ``"test"``. Of ade20k and own folders, ``"test"`` is the validation split; where a split
-            is missing, the other one is taken, with a warning.
-        data_dir: Folder of the data set. MNIST: else the folder named by ``M2O_DATA_DIR``, else where
-            `m2o-fast data fetch mnist` puts it. ``digits`` needs none.
-        image_size: Side length S, a power of two: at least 8 for digits, at least 32 for MNIST.
-        color_law: Distribution of the digits' colours, see :func:`m2o_fast.data.colorize.draw_colors`.
-        seed: Seed of the colours and of the choice of pairs.
-        pair_fraction: Share of the pairs that count as known.
-        uni: Names of the uni-modal domains of own folders.
-        labels: How label maps become images.
-        cache: Whether decoded images are kept in the cache folder.
-        max_unreadable: Share of a domain's image files that may be unreadable.
-        report: Called with a line of text for what takes long.
-
-    Raises:
-        UserError: For an unknown name or split, an unusable size, a damaged file or a folder that does not hold the
-            data set; the message says what was found where, and what to do.
-    """
-    if name not in DATASETS:
-        raise UserError(f"unknown data set {name!r}; choose from {', '.join(DATASETS)}")
-    if split not in ("train", "test"):
-        raise UserError(f"unknown split {split!r}; choose from train, test")
-    if image_size < _SMALLEST or image_size & (image_size - 1):
-        raise UserError(f"image_size must be a power of two and at least {_SMALLEST}, got {image_size}")
-    if name in ("ade20k", "folder"):
-        if data_dir is None:
-            raise UserError(f"data set {name!r} needs its folder: --data {name}:DIR")
-        root = Path(data_dir).expanduser()
-        files = Files(root, split, image_size, seed, pair_fraction, cache, max_unreadable, report)
-        return load_folder(files, uni) if name == "folder" else load_ade20k(files, labels)
-    content, digits = load_digits(split, image_size) if name == "digits" else load_mnist(split, image_size, data_dir)
-    return ColorizedDigits(content, digits, split=split, color_law=color_law, seed=seed, pair_fraction=pair_fraction)
+def __getattr__(name: str) -> object:
+    if name in _EXPORTS:
+        return getattr(import_module(f"m2o_fast.data.{_EXPORTS[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -29,6 +29,7 @@ from m2o_fast.data.label_maps import read_class_numbers
 from m2o_fast.errors import UserError
 from m2o_fast.files import composed
 from m2o_fast.labels import palette
+from m2o_fast.m2o import PAIRED
 
 _THREADS = 8
 _COUNTED_SIZE = 256  # classes of fewer pixels than this resolves are not counted as present
@@ -63,7 +64,7 @@ def check_ade20k(root: Path, max_unreadable: float, report: Report = silent) -> 
         notes += odd
     advice: list[str] = []
     if not problems:
-        words = ["m2o-fast", "train", "--variant", "hms", "--data", f"ade20k:{root}", *share_option(max_unreadable)]
+        words = ["m2o-fast", "train", "--variant", PAIRED, "--data", f"ade20k:{root}", *share_option(max_unreadable)]
         facts["command"] = shlex.join(words)
         advice.append(facts["command"])
     total = counted(sum(len(split.pairs()) for split in there), "pair")

@@ -25,6 +25,7 @@ from m2o_fast.data.folder import ambiguous
 from m2o_fast.data.images import is_gray, opened, read_pixels
 from m2o_fast.data.layout import Images, about_test_folder, is_hidden, list_domains, splits_of
 from m2o_fast.errors import UserError
+from m2o_fast.m2o import PAIRED, UNPAIRED
 
 _LOOKED_AT = 16  # images of a domain whose colours are counted
 _FEW_COLORS = 256
@@ -219,7 +220,7 @@ def _command(root: Path, found: _Found, guess: _Guess, max_unreadable: float) ->
     domains = _trained_on(found)
     uni = set().union(*(domains[name].by_key() for name in guess.domains))
     paired = any(uni & domain.by_key().keys() for name, domain in domains.items() if name not in guess.domains)
-    words = ["m2o-fast", "train", "--variant", "hms" if paired else "hmu", "--data", f"folder:{root}"]
+    words = ["m2o-fast", "train", "--variant", PAIRED if paired else UNPAIRED, "--data", f"folder:{root}"]
     words += [word for name in guess.domains for word in ("--uni", name)]
     sides = [min(fact.size) for domain in domains.values() for fact in domain.readable()]
     size = max(_SMALLEST_SIZE, 1 << (int(np.median(sides)).bit_length() - 1))

@@ -61,39 +61,46 @@ class _Plan:
     target_draws: np.ndarray
 
 
-def _plan(first: int, count: int, domains: int) -> _Plan:
+Directions = Sequence[tuple[int, int]]
+
+
+def _plan(first: int, count: int, directions: Directions) -> _Plan:
     samples = np.arange(first, first + count, dtype=np.int64)
-    cycle, place = np.divmod(samples, domains * domains)
-    sources, targets = np.divmod(place, domains)
-    # In one cycle of K^2 samples the pairs come in the order (0, 0), (0, 1), ..., so a domain is the source of K
-    # samples in a row and the target of every K-th: before `place`, its source came up `targets` times and its target
-    # `sources` times.
-    return _Plan(samples, sources, targets, cycle * domains + targets, cycle * domains + sources)
+    cycle, place = np.divmod(samples, len(directions))
+    sources, targets = np.array(directions, dtype=np.int64).T
+    source_draws, target_draws = (_draws(cycle, place, domains) for domains in (sources, targets))
+    return _Plan(samples, sources[place], targets[place], source_draws, target_draws)
 
 
-def rows_of_share(step: int, batch_size: int, domains: int, share: int, shares: int) -> Tensor:
+def _draws(cycle: np.ndarray, place: np.ndarray, domains: np.ndarray) -> np.ndarray:
+    """How often the domain of each sample came up before it: in whole cycles, and in its own."""
+    equal = domains[:, None] == domains[None, :]
+    return cycle * equal.sum(1)[place] + np.tril(equal, -1).sum(1)[place]
+
+
+def rows_of_share(step: int, batch_size: int, directions: Directions, share: int, shares: int) -> Tensor:
     """The rows of a batch's target order that belong to one of its equal shares, in that share's own target order.
 
     Args:
         step: Training step.
         batch_size: N of the whole batch, a multiple of ``shares``.
-        domains: K, the number of domains.
+        directions: (source, target) of the samples of a cycle.
         share: Number of the share.
         shares: How many there are.
 
     Returns:
         int64 ``[N / shares]``.
     """
-    order = np.argsort(_plan(step * batch_size, batch_size, domains).targets, kind="stable")
+    order = np.argsort(_plan(step * batch_size, batch_size, directions).targets, kind="stable")
     return torch.from_numpy(np.flatnonzero(order // (batch_size // shares) == share))
 
 
 class BatchSampler:
     """Draws the batch of any training step.
 
-    Sample number ``j = step * batch_size + i`` translates from ``s`` to ``t`` with ``(s, t) = divmod(j % K^2, K)``:
-    every ordered pair of domains, a domain with itself included, has the same share (exactly so if K^2 divides the
-    batch size; then the counts per domain are the same in every step). Images are drawn without replacement: each
+    Sample number ``j = step * batch_size + i`` translates from ``s`` to ``t`` with ``(s, t) = directions[j % D]``: each
+    of the D directions has the same share (exactly so if D divides the batch size; then the counts per domain are the
+    same in every step). Images are drawn without replacement: each
     role (source, reference, second reference) goes through each domain in an order of its own that is shuffled anew
     in every epoch. The epoch is also what the data set takes its colours from. The second reference is never the
     same image as the first, unless the domain has one image only.
@@ -109,7 +116,9 @@ class BatchSampler:
         batch_size: int,
         seed: int,
         *,
-        pairs: bool,
+        directions: Directions | None = None,
+        pairs: Directions | None = (),
+        references: int = 2,
         augment: Augment | None = None,
     ) -> None:
         """Prepare to draw; no image is touched yet.
@@ -120,7 +129,10 @@ class BatchSampler:
                 same order, where a 1-channel domain may have more channels; its channel is then repeated.
             batch_size: N, at least 1.
             seed: Seed of all orders and augmentations.
-            pairs: Whether to hand over the pairs that the data set knows.
+            directions: (source, target) of the samples, by index; ``None``: every ordered pair of domains, each with
+                itself included.
+            pairs: Those of them in which the true translations that the data set knows are handed over; ``None``: all.
+            references: How many real images of its target domain come with each sample: 0, 1 or 2.
             augment: Crops and flips; a source image and its pair get the same ones. ``None``: none.
 
         Raises:
@@ -142,7 +154,11 @@ class BatchSampler:
         self.domains = tuple(domains)
         self.batch_size = batch_size
         self.seed = seed
-        self.pairs = pairs
+        numbers = range(len(self.domains))
+        self.directions = tuple((a, b) for a in numbers for b in numbers) if directions is None else tuple(directions)
+        between = [(a, b) for a, b in self.directions if a != b]
+        self.pairs = frozenset(between if pairs is None else pairs)
+        self.references = references
         self.augment = augment if augment is not None and augment.enabled else None
         self._counts = [dataset.count(k) for k in range(len(self.domains))]
 
@@ -150,18 +166,20 @@ class BatchSampler:
         """The batch of a step, counted from 0, on the CPU in float32; its ``noise`` is empty."""
         if step < 0:
             raise ValueError(f"step must not be negative, got {step}")
-        plan = _plan(step * self.batch_size, self.batch_size, len(self.domains))
+        plan = _plan(step * self.batch_size, self.batch_size, self.directions)
         source_order = np.argsort(plan.sources, kind="stable")
         target_order = np.argsort(plan.targets, kind="stable")
         place_in_source = np.empty(self.batch_size, dtype=np.int64)
         place_in_source[source_order] = np.arange(self.batch_size)
         paired, has_pair = self._pairs(plan, target_order) if self.pairs else ((), None)
+        roles = (_REFERENCE, _REFERENCE2)[: self.references]
+        references = [self._images(role, plan.samples, plan.targets, plan.target_draws) for role in roles]
         return Batch(
             source=self._images(_SOURCE, plan.samples, plan.sources, plan.source_draws),
             to_target=torch.from_numpy(place_in_source[target_order]),
             target_counts=tuple(np.bincount(plan.targets, minlength=len(self.domains)).tolist()),
-            reference=self._images(_REFERENCE, plan.samples, plan.targets, plan.target_draws),
-            reference2=self._images(_REFERENCE2, plan.samples, plan.targets, plan.target_draws),
+            reference=references[0] if references else (),
+            reference2=references[1] if len(references) > 1 else (),
             paired=paired,
             has_pair=has_pair,
         )
@@ -194,7 +212,7 @@ class BatchSampler:
             rows = target_order[plan.targets[target_order] == target]
             paired = torch.zeros(len(rows), domain.channels, size, size)
             known = torch.zeros(len(rows), dtype=torch.bool)
-            for source in set(plan.sources[rows].tolist()) - {target}:
+            for source in sorted({s for s in plan.sources[rows].tolist() if (s, target) in self.pairs}):
                 chosen = plan.sources[rows] == source
                 numbers, _ = self._numbers(_SOURCE, source, plan.source_draws[rows[chosen]])
                 if (found := self.dataset.pair(source, target, numbers)) is not None:

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,15 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from m2o_fast.errors import UserError
+from m2o_fast.nn.history import HistoryPool
 from m2o_fast.nn.misfits import misfits
-from m2o_fast.translators import Translator, create
+from m2o_fast.translators import create
+from m2o_fast.translators.base import Translator
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 NETS, AVERAGED, OPTIMIZERS = "nets.safetensors", "ema.safetensors", "optimizers.safetensors"
+POOLS = "pools.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam
 #: what the manifest of a training checkpoint counts
 COUNTERS = ("step", "skipped", "skipped_in_a_row")
@@ -278,19 +282,37 @@ def load_translator(folder: Path, manifest: Mapping[str, Any]) -> Translator:
         raise CheckpointError(f"{folder / MANIFEST}: {error}") from None
     tensors = read_tensors(folder, AVERAGED)
     if NETS in manifest["files"]:
-        nets = read_tensors(folder, NETS)
-        tensors = {name: tensors.get(name, tensor) for name, tensor in nets.items()}
+        tensors = read_tensors(folder, NETS) | tensors
     load_weights(translator, tensors, folder)
     return translator.eval().requires_grad_(False)
 
 
-def training_tensors(
-    translator: Translator, averaged: Translator, optimizers: Mapping[str, torch.optim.Optimizer]
-) -> dict[str, dict[str, Tensor]]:
+@dataclass(frozen=True)
+class Training:
+    """Everything that training changes.
+
+    Attributes:
+        translator: The nets that are trained.
+        averaged: Those that hold the moving average; the same ones where there is none.
+        optimizers: By parameter group.
+        pools: History pools by name.
+    """
+
+    translator: Translator
+    averaged: Translator
+    optimizers: Mapping[str, torch.optim.Optimizer]
+    pools: Mapping[str, HistoryPool] = field(default_factory=dict)
+
+
+def training_tensors(training: Training) -> dict[str, dict[str, Tensor]]:
     """Everything that training needs to go on, by file and name."""
-    keep = tuple(f"{group}." for group in averaged.averaged_groups())
-    average = {name: tensor for name, tensor in averaged.state_dict().items() if name.startswith(keep)}
-    return {NETS: translator.state_dict(), AVERAGED: average, OPTIMIZERS: _optimizer_tensors(translator, optimizers)}
+    keep = tuple(f"{group}." for group in training.averaged.averaged_groups())
+    tensors = {
+        NETS: training.translator.state_dict(),
+        AVERAGED: {name: tensor for name, tensor in training.averaged.state_dict().items() if name.startswith(keep)},
+        OPTIMIZERS: _optimizer_tensors(training.translator, training.optimizers),
+    }
+    return tensors | ({POOLS: _pool_tensors(training.pools)} if training.pools else {})
 
 
 def _optimizer_tensors(translator: Translator, optimizers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
@@ -300,16 +322,23 @@ def _optimizer_tensors(translator: Translator, optimizers: Mapping[str, torch.op
         for optimizer in optimizers.values()
         for parameter, state in optimizer.state.items()
         for key, value in state.items()
+        if value is not None
     }
 
 
-def load_training(
-    folder: Path, translator: Translator, averaged: Translator, optimizers: Mapping[str, torch.optim.Optimizer]
-) -> None:
+def _pool_tensors(pools: Mapping[str, HistoryPool]) -> dict[str, Tensor]:
+    parts = {name: {"images": pool.images, "filled": pool.filled} for name, pool in pools.items()}
+    return {f"{name}/{key}": tensor for name, tensors in parts.items() for key, tensor in tensors.items()}
+
+
+def load_training(folder: Path, training: Training) -> None:
     """Puts the state that :func:`training_tensors` gave back in place."""
+    translator = training.translator
     nets, average = read_tensors(folder, NETS), read_tensors(folder, AVERAGED)
     load_weights(translator, nets, folder / NETS)
-    load_weights(averaged, {**nets, **average}, folder / AVERAGED)
+    if training.averaged is not translator:
+        load_weights(training.averaged, {**nets, **average}, folder / AVERAGED)
+    _load_pools(folder, training.pools)
     saved: dict[str, dict[str, Tensor]] = {}
     for name, tensor in read_tensors(folder, OPTIMIZERS).items():
         parameter, _, key = name.partition("/")
@@ -317,7 +346,7 @@ def load_training(
     names = {parameter: name for name, parameter in translator.named_parameters()}
     if unknown := sorted(saved.keys() - set(names.values())):
         raise CheckpointError(f"{folder / OPTIMIZERS}: state of unknown parameters: {', '.join(unknown[:5])}")
-    for optimizer in optimizers.values():
+    for optimizer in training.optimizers.values():
         parameters = {names[parameter]: parameter for parameter in optimizer.param_groups[0]["params"]}
         states = {name: saved[name] for name in parameters if name in saved}
         if problems := _misfit_states(parameters, states):
@@ -325,6 +354,16 @@ def load_training(
         for name, state in states.items():
             device = parameters[name].device
             optimizer.state[parameters[name]] = {key: value.to(device) for key, value in state.items()}
+
+
+def _load_pools(folder: Path, pools: Mapping[str, HistoryPool]) -> None:
+    if not pools:
+        return
+    wanted, saved = _pool_tensors(pools), read_tensors(folder, POOLS)
+    if problems := misfits(wanted, saved):
+        raise CheckpointError(f"{folder / POOLS} does not fit the history pools: {problems}")
+    for name, tensor in wanted.items():
+        tensor.copy_(saved[name])
 
 
 def _misfit_states(parameters: Mapping[str, Tensor], states: Mapping[str, Mapping[str, Tensor]]) -> list[str]:

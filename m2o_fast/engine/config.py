@@ -1,41 +1,41 @@
 """How a run gets its configuration: defaults, presets, files and options are laid over each other.
 
-From weak to strong: the defaults of the schema, the preset of the data set (``presets/<data.name>.yaml``), a YAML
-file, the options of the command line, ``--set KEY=VALUE``. A dumped configuration holds every key, so that it alone
-decides when it is loaded again, whatever the defaults and presets have become by then.
+From weak to strong: the defaults of the schema, the preset of the data set (``presets/<data.name>.yaml``), that of the
+system for this data, a YAML file, the options of the command line, ``--set KEY=VALUE``. A dumped configuration holds
+every key, so that it alone decides when it is loaded again, whatever the defaults and presets have become by then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from m2o_fast.engine.schema import Config, DataConfig, LossConfig, ModelConfig, OptimConfig, nearest
+from m2o_fast.engine.schema import Config, config_class
 from m2o_fast.engine.yaml12 import dump_yaml, parse_yaml
 from m2o_fast.errors import UserError
+from m2o_fast.m2o import PLAIN
+from m2o_fast.settings import nearest
+from m2o_fast.translators import DEFAULT, EXAMPLE_SETTING, NAMES, system
 
 __all__ = [
-    "KEYS",
-    "PRESETS",
     "Config",
     "ConfigError",
-    "DataConfig",
-    "LossConfig",
-    "ModelConfig",
-    "OptimConfig",
     "differences",
     "dump_config",
     "flatten",
+    "keys",
     "load_config",
+    "presets",
 ]
 
+#: recipes for data: image size, augmentation, pace; those of a system stand in its folder
 _PRESETS = Path(__file__).with_name("presets")
-#: recipes that a configuration can start from
-PRESETS = tuple(sorted(path.stem for path in _PRESETS.glob("*.yaml")))
 _PRESET_OF = {"ade20k": "ade20k-hms"}
+Layer = tuple[Mapping[Any, Any], str]
 
 
 class ConfigError(UserError):
@@ -53,20 +53,35 @@ def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield prefix + name
 
 
-#: every key that a configuration has, dotted: ``"steps"``, ``"optim.lr"``, ...
-KEYS = tuple(_fields(Config))
-_SECTIONS = frozenset(key.partition(".")[0] for key in KEYS if "." in key)
+@cache
+def keys(name: str) -> tuple[str, ...]:
+    """Every key that the configuration of a system has, dotted: ``"steps"``, ``"optim.lr"``, ..."""
+    return tuple(_fields(config_class(name)))
+
+
+def presets(name: str) -> tuple[str, ...]:
+    """The recipes that a configuration of a system can start from."""
+    return tuple(sorted({*_data_presets(), *system(name).presets}))
+
+
+def _data_presets() -> dict[str, Path]:
+    return {path.stem: path for path in _PRESETS.glob("*.yaml")}
 
 
 def flatten(config: Config) -> dict[str, Any]:
     """The values of a configuration by dotted key, in the order of the schema."""
-    return {key: _get(config, key) for key in KEYS}
+    return {key: _get(config, key) for key in keys(config.system)}
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """The dotted keys in which two configurations differ, with the old and the new value."""
+    """The dotted keys in which two configurations differ, with the old and the new value.
+
+    Those of another system differ in everything, so the system alone is named.
+    """
+    if old.system != new.system:
+        return {"system": (old.system, new.system)}
     before, after = flatten(old), flatten(new)
-    return {key: (before[key], after[key]) for key in KEYS if before[key] != after[key]}
+    return {key: (before[key], after[key]) for key in before if before[key] != after[key]}
 
 
 def _get(config: Config, key: str) -> Any:
@@ -76,38 +91,83 @@ def _get(config: Config, key: str) -> Any:
     return value
 
 
-def _unknown(key: str, source: str) -> ConfigError:
+def _unknown(key: str, source: str, name: str) -> ConfigError:
     # Somebody who writes "lr" means "optim.lr": try the last part alone before resemblance of the whole key.
-    last = key.rpartition(".")[2]
-    same = [known for known in KEYS if known.rpartition(".")[2] == last]
-    hint = f"; nearest: {same[0]!r}" if same else nearest(key, KEYS)
-    return ConfigError(f"unknown key {key!r} in {source}{hint or '; the keys are: ' + ', '.join(KEYS)}")
+    known, last = keys(name), key.rpartition(".")[2]
+    if owners := [other for other in NAMES if other != name and key in keys(other)]:
+        return ConfigError(f"unknown key {key!r} in {source}: system {name!r} has none; {', '.join(owners)} has one")
+    same = [found for found in known if found.rpartition(".")[2] == last]
+    hint = f"; nearest: {same[0]!r}" if same else nearest(key, known)
+    return ConfigError(f"unknown key {key!r} in {source}{hint or '; the keys are: ' + ', '.join(known)}")
 
 
-def _leaves(tree: Mapping[Any, Any], source: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(tree: Mapping[Any, Any], source: str, system: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    known = keys(system)
     for name, value in tree.items():
         key = f"{prefix}{name}"
-        if key in KEYS:
+        inside = [found for found in known if found.startswith(f"{key}.")]
+        if key in known:
             yield key, value
-        elif key not in _SECTIONS:
-            raise _unknown(key, source)
+        elif not inside or prefix:
+            raise _unknown(key, source, system)
         elif isinstance(value, Mapping):
-            yield from _leaves(value, source, f"{key}.")
+            yield from _leaves(value, source, system, f"{key}.")
         elif value is not None:  # an empty section is a mapping that was left out
-            inside = [known for known in KEYS if known.startswith(f"{key}.")]
             raise ConfigError(f"{key!r} in {source} is a section, not a value; set one of {', '.join(inside)}")
+
+
+# --- which system ---
+
+
+def _choose_system(layers: Sequence[Layer]) -> tuple[str, Any]:
+    """System and variant, which is not checked yet; the later layer wins. The name of a system in the place of a variant is the system, plain.
+
+    Raises:
+        ConfigError: An unknown system, or one over the configuration of another.
+    """
+    chosen: tuple[str, Layer] | None = None
+    variants: list[Any] = []
+    for tree, source in layers:
+        name, rules = tree.get("system"), tree.get("variant")
+        if rules in NAMES:
+            if name not in (None, rules):
+                raise ConfigError(f"variant {rules!r} in {source} is a system, but system is {name!r}; leave one out")
+            name, rules = rules, PLAIN
+        if name is not None:
+            _require_system(name, source)
+            if chosen is not None and chosen[0] != name:
+                raise _other_system(name, source, *chosen)
+            chosen = name, (tree, source)
+        variants += [rules] if "variant" in tree else []
+    name, usual = DEFAULT if chosen is None else (chosen[0], PLAIN)
+    return name, variants[-1] if variants else usual
+
+
+def _require_system(name: Any, source: str) -> None:
+    if name not in NAMES:
+        hint = f"unknown system{nearest(str(name), NAMES)} (systems: {', '.join(NAMES)})"
+        raise ConfigError(f"system = {_short(repr(name))} in {source}: {hint}")
+
+
+def _other_system(name: str, source: str, before: str, layer: Layer) -> ConfigError:
+    foreign = [key for key, _ in _leaves(*layer, before) if key not in (*keys(name), "system", "variant")]
+    what = f"; {', '.join(foreign)} do not fit" if foreign else ""
+    return ConfigError(
+        f"{source} ask for system {name!r}, but {layer[1]} is a configuration of {before!r}{what}; leave out one"
+    )
 
 
 class _Layers:
     """Values by dotted key, each with the place it came from; a later layer wins."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._name = name
         self.values: dict[str, Any] = {}
         self.sources: dict[str, str] = {}
 
     def add(self, tree: Mapping[Any, Any], source: str) -> None:
         seen = set()
-        for key, value in _leaves(tree, source):
+        for key, value in _leaves(tree, source, self._name):
             if key in seen:
                 raise ConfigError(f"{key!r} is given twice in {source}")
             seen.add(key)
@@ -139,8 +199,11 @@ class _Layers:
         problems: dict[str, list[str]] = {}
         for detail in error.errors():
             path = [str(part) for part in detail["loc"]]
-            key = next((known for n in (2, 1) if (known := ".".join(path[:n])) in KEYS), "")
+            key = next((known for n in (2, 1) if (known := ".".join(path[:n])) in keys(self._name)), "")
             reason = _reworded(detail["msg"])
+            named, colon, rest = reason.partition(": ")
+            if not key and colon and named in keys(self._name):  # what a check of several values says of one
+                key, reason = named, rest
             if reason not in problems.setdefault(key, []):
                 problems[key].append(reason)
         return ConfigError("; ".join(self._at(key) + " or ".join(reasons) for key, reasons in problems.items()))
@@ -182,33 +245,38 @@ def load_config(
         file: A YAML file with any of the keys, nested (``optim: {lr: 1e-3}``) or dotted (``optim.lr: 1e-3``).
         overrides: Values by dotted key.
         assignments: ``"key=value"`` texts; the value is read as YAML.
-        preset: One of :data:`PRESETS`; ``None``: that of the data set.
+        preset: One of :func:`presets`; ``None``: that of the data set.
 
     Raises:
         ConfigError: Unknown key, wrong value, contradictory values, or a file that cannot be read; every problem is
             named with its place.
     """
-    layers: list[tuple[Mapping[Any, Any], str]] = []
+    layers: list[Layer] = []
     if file is not None:
         layers.append((_read_yaml(Path(file)), str(file)))
     layers.append((dict(overrides or {}), "the options"))
     layers.extend(_assignment(text) for text in assignments)
 
-    given = _Layers()
+    name, variant = _choose_system(layers)
+    given = _Layers(name)
     for tree, source in layers:
         given.add(tree, source)
 
-    merged = _Layers()
-    if preset is not None and preset not in PRESETS:
-        raise ConfigError(f"unknown preset {preset!r}{nearest(preset, PRESETS)} (presets: {', '.join(PRESETS)})")
-    data = given.values.get("data.name", DataConfig().name)
+    merged = _Layers(name)
+    if preset is not None and preset not in presets(name):
+        raise ConfigError(
+            f"unknown preset {preset!r}{nearest(preset, presets(name))} (presets: {', '.join(presets(name))})"
+        )
+    config = config_class(name)
+    data = given.values.get("data.name", config.model_fields["data"].default.name)
     chosen = preset or _PRESET_OF.get(data, data)
-    if chosen in PRESETS:  # an unknown data set is reported with all other wrong values
-        merged.add(_read_yaml(_PRESETS / f"{chosen}.yaml"), f"preset {chosen}.yaml")
-    merged.values |= given.values
+    for recipes in (_data_presets(), system(name).presets):
+        if chosen in recipes:  # an unknown data set is reported with all other wrong values
+            merged.add(_read_yaml(recipes[chosen]), f"preset {chosen}.yaml")
+    merged.values |= given.values | {"system": name, "variant": variant}
     merged.sources |= given.sources
     try:
-        return Config.model_validate(merged.nested())
+        return config.model_validate(merged.nested())
     except ValidationError as error:
         raise merged.explain(error) from None
 
@@ -221,7 +289,7 @@ def dump_config(config: Config) -> str:
 def _assignment(text: str) -> tuple[dict[str, Any], str]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"--set {_short(text)!r}: expected KEY=VALUE, such as --set optim.lr=2e-4")
+        raise ConfigError(f"--set {_short(text)!r}: expected KEY=VALUE, such as --set {EXAMPLE_SETTING}")
     try:
         return {key.strip(): parse_yaml(value)}, "--set"
     except ValueError as error:

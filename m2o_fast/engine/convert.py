@@ -10,32 +10,27 @@ from typing import Any
 import torch
 
 from m2o_fast.engine.checkpoint import save_translator
-from m2o_fast.engine.schema import nearest
 from m2o_fast.errors import UserError
-from m2o_fast.translators import Translator
-from m2o_fast.translators.official import from_official
-
-#: what :func:`convert_checkpoint` can read
-LAYOUTS = ("stargan-v2",)
+from m2o_fast.translators import published
+from m2o_fast.translators.base import Translator
 
 
 def convert_checkpoint(layout: str, file: Path, out: Path, domains: Sequence[str] | None = None) -> Translator:
     """Reads published weights and writes them as a folder that :func:`m2o_fast.load` takes.
 
     Args:
-        layout: ``"stargan-v2"``: a dict ``generator``, ``mapping_network``, ``style_encoder`` and optionally
-            ``discriminator``, each a state dict, written by ``torch.save``.
-        file: The file. Nothing in it is executed: it may hold tensors and plain containers only.
+        layout: The system whose published layout the weights have, or another name of that layout.
+        file: A dict of state dicts by net name, written by ``torch.save``. Nothing in it is executed: it may hold
+            tensors and plain containers only.
         out: The folder to write; must not exist.
-        domains: Names of the domains in the order of the weights; ``None``: ``domain0``, ``domain1``, ...
+        domains: Names of the domains in the order of the weights; ``None``: those that the layout gives them.
 
     Raises:
         UserError: An unknown layout, a file that is damaged or holds anything but weights, weights that do not fit
             together, or a folder that exists.
     """
-    if layout not in LAYOUTS:
-        raise UserError(f"unknown layout {layout!r}{nearest(layout, LAYOUTS)} (layouts: {', '.join(LAYOUTS)})")
-    translator = from_official(read_weights(file), domains)
+    layout_of = published(layout)
+    translator: Translator = layout_of.from_official(read_weights(file), domains=domains)
     save_translator(translator, out)
     return translator
 

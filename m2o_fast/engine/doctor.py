@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from m2o_fast.data.mnist import cache_directory
+from m2o_fast.engine.device import cpu_model
 from m2o_fast.version import __version__
 
 if TYPE_CHECKING:  # importing it loads the native library, whose trouble must become a finding
@@ -80,15 +81,6 @@ def _devices(problems: list[str]) -> list[dict[str, Any]]:
             "and is CUDA_VISIBLE_DEVICES right?"
         )
     return [cpu, *(_cuda_device(index) for index in range(torch.cuda.device_count()))]
-
-
-def cpu_model() -> str:
-    """Name of this machine's processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _cuda_device(index: int) -> dict[str, Any]:

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 
 from m2o_fast.data import Dataset
+from m2o_fast.engine.build import is_own_data, named_domains, open_split
 from m2o_fast.engine.checkpoint import MANIFEST, load_translator, read_manifest
 from m2o_fast.engine.config import load_config
+from m2o_fast.engine.device import choose_device
 from m2o_fast.engine.evaluation.extractor import MISSING, features_protocol, open_features
 from m2o_fast.engine.evaluation.options import BINS, BITS, SEED, Options
 from m2o_fast.engine.evaluation.progress import Meter
@@ -31,21 +33,12 @@ from m2o_fast.engine.evaluation.report import (
 )
 from m2o_fast.engine.evaluation.translations import Evaluation, Found
 from m2o_fast.engine.processes import joined_processes
-from m2o_fast.engine.runs import (
-    CONFIG,
-    choose_device,
-    find_checkpoint,
-    is_own_data,
-    is_run,
-    named_domains,
-    open_split,
-    warn_of_damage,
-)
+from m2o_fast.engine.runs import CONFIG, find_checkpoint, is_run, warn_of_damage
 from m2o_fast.engine.schema import Config
 from m2o_fast.errors import UserError
 from m2o_fast.metrics.diversity import Lpips, open_lpips
 from m2o_fast.metrics.features import Extractor
-from m2o_fast.translators import Translator
+from m2o_fast.translators.base import Translator
 
 
 def evaluate_run(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from m2o_fast.engine.device import choose_device
 from m2o_fast.engine.evaluation.extractor import NO_REAL, features_protocol, open_features
 from m2o_fast.engine.evaluation.images import FolderImages, Images, open_images, paired, require_one_size
 from m2o_fast.engine.evaluation.measures import Features, Measure, Outputs, TrueImages, Value, merge
@@ -18,7 +19,6 @@ from m2o_fast.engine.evaluation.progress import Meter
 from m2o_fast.engine.evaluation.real import real_features
 from m2o_fast.engine.evaluation.report import FORMAT, finite
 from m2o_fast.engine.processes import Processes, joined_processes
-from m2o_fast.engine.runs import choose_device
 from m2o_fast.errors import UserError
 from m2o_fast.metrics import Extractor
 

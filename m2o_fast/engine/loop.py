@@ -15,8 +15,10 @@ import torch
 from m2o_fast.batch import Batch
 from m2o_fast.data import rows_of_share
 from m2o_fast.data.cache import Report, silent
+from m2o_fast.engine.build import build_sampler, build_translator, open_split
 from m2o_fast.engine.checkpoint import (
     COUNTERS,
+    Training,
     checkpoint_folder,
     load_training,
     newest_checkpoint,
@@ -27,29 +29,23 @@ from m2o_fast.engine.checkpoint import (
     write_checkpoint,
 )
 from m2o_fast.engine.config import dump_config
+from m2o_fast.engine.device import choose_device
 from m2o_fast.engine.graphs import WARM_UP, CudaRecorder, GraphedStepper
 from m2o_fast.engine.memory import explains_out_of_memory
 from m2o_fast.engine.plan import Plan, make_plan
 from m2o_fast.engine.precision import float32_products
 from m2o_fast.engine.processes import Processes, joined_processes
 from m2o_fast.engine.runlog import Log, RunLog, environment, show
-from m2o_fast.engine.runs import (
-    CONFIG,
-    build_sampler,
-    build_translator,
-    choose_device,
-    is_run,
-    next_run,
-    open_split,
-)
-from m2o_fast.engine.samples import SampleGrid
-from m2o_fast.engine.schema import Config
+from m2o_fast.engine.runs import CONFIG, is_run, next_run
+from m2o_fast.engine.samples import SampleGrid, in_evaluation
+from m2o_fast.engine.schema import Config, config_class
 from m2o_fast.engine.signals import StopRequest
 from m2o_fast.engine.start import (
     ANEW,
     Claim,
     Start,
     as_kept,
+    check_batch_norm,
     check_device,
     check_nets,
     check_settings,
@@ -126,7 +122,7 @@ def _follow(processes: Processes) -> tuple[Config, Path, Start]:
         raise SystemExit(2)
     checkpoint = Path(heard["checkpoint"]) if heard["checkpoint"] else None
     start = Start(checkpoint, read_manifest(checkpoint)) if checkpoint else ANEW
-    return Config.model_validate(heard["config"]), Path(heard["run"]), start
+    return config_class(heard["config"]["system"]).model_validate(heard["config"]), Path(heard["run"]), start
 
 
 @explains_out_of_memory
@@ -218,10 +214,14 @@ class Trainer:
         check_device(config, self.device, self.processes)
         dataset = open_split(config, "train", report=report)
         self.translator = build_translator(config, dataset.domains).to(self.device)
+        check_batch_norm(self.translator, config, self.processes)
         if start.checkpoint is not None:
             check_nets(self.translator.describe(), start.checkpoint, start.manifest)
-        self.averaged = copy.deepcopy(self.translator).eval().requires_grad_(False)
-        self.stepper = Stepper(self.translator, self.averaged, config.optim, self.processes, config.precision)
+        self.averaged = self.translator  # what samples are drawn with
+        if self.translator.averaged_groups():
+            self.averaged = copy.deepcopy(self.translator).eval().requires_grad_(False)
+        optim = config.filled().optim
+        self.stepper = Stepper(self.translator, self.averaged, optim, self.processes, config.precision)
         self._advance: Callable[[Sequence[Batch], int], StepResult] = self.stepper
         #: first steps that take longer than the others
         self.warm_up = 1
@@ -232,7 +232,7 @@ class Trainer:
             compile_nets(self.translator)
         self._shares = self.processes.count * config.accumulate
         share = config.model_copy(update={"batch_size": config.batch_size // self._shares})
-        self.sampler = build_sampler(share, dataset, self.translator.domains)
+        self.sampler = build_sampler(share, dataset, self.translator)
         held_out = open_split(config, "test", report=report)
         self.samples = SampleGrid(held_out, self.translator, config.seed)
         self.watch = StyleWatch(held_out, self.translator, config)
@@ -242,7 +242,7 @@ class Trainer:
         self._unread: list[tuple[int, torch.Tensor]] = []  # steps whose outcome the host has not looked at
         self._saved_at: int | None = None
         if start.checkpoint is not None:
-            load_training(start.checkpoint, self.translator, self.averaged, self.stepper.optimizers)
+            load_training(start.checkpoint, self._training())
             self.step, self.skipped, self.skipped_in_a_row = (start.manifest[key] for key in COUNTERS)
             self._saved_at = self.step if start.checkpoint == checkpoint_folder(run, self.step) else None
 
@@ -304,13 +304,14 @@ class Trainer:
         The whole batch is a pure function of the seed and the step, whatever the number of processes and parts.
         """
         noise = self.translator.noise(self.config.batch_size, torch_generator(self.config.seed, "noise", step))
-        first = self.processes.rank * self.config.accumulate
-        return [self._part(step, share, noise) for share in range(first, first + self.config.accumulate)]
+        # The first parts of all processes come before their second ones: a history pool sees the samples in order.
+        shares = range(self.processes.rank, self._shares, self.processes.count)
+        return [self._part(step, share, noise) for share in shares]
 
     def _part(self, step: int, share: int, noise: Mapping[str, torch.Tensor]) -> Batch:
         batch = self.sampler(step * self._shares + share)
         if self._shares > 1:
-            rows = rows_of_share(step, self.config.batch_size, len(self.translator.domains), share, self._shares)
+            rows = rows_of_share(step, self.config.batch_size, self.sampler.directions, share, self._shares)
             noise = {name: numbers[rows] for name, numbers in noise.items()}
         batch = replace(batch, noise=noise)
         return (batch.pin_memory() if self.device.type == "cuda" else batch).to(self.device)
@@ -344,14 +345,15 @@ class Trainer:
         kept = f"the last checkpoint is {found[0]}" if found else "there is no checkpoint yet"
         raise UserError(
             f"{SKIPS_IN_A_ROW} steps in a row had a loss that is not finite (phase {phase}; seed {self.config.seed} "
-            f"and step {step} determine the batch); {kept}. Train anew with a lower optim.lr, or a higher loss.r1"
+            f"and step {step} determine the batch); {kept}. Train anew with {self.config.facts.advice.not_finite}"
         )
 
     def _save_samples(self, log: Log) -> None:
         if not self.processes.leads:
             return
         with _going_on(log):
-            directions = self.samples.translate(self.averaged)
+            with in_evaluation(self.averaged):
+                directions = self.samples.translate(self.averaged)
             picture = self.samples.draw(self.averaged, directions)
             with replacing(self.run / "samples" / f"step-{self.step:08d}.png") as file:
                 picture.save(file, format="PNG")
@@ -371,7 +373,7 @@ class Trainer:
             "test_data": self.test_fingerprint,
             "threads": torch.get_num_threads(),
         }
-        tensors = training_tensors(self.translator, self.averaged, self.stepper.optimizers)
+        tensors = training_tensors(self._training())
         try:
             self._keep_folder(log)
             remove_leftovers(self.run)  # they take up room
@@ -391,6 +393,10 @@ class Trainer:
             remove_old_checkpoints(self.run, self.config.keep_checkpoints, self.step)
         except OSError as error:
             log.warn(f"old checkpoints could not be removed: {error}")
+
+    def _training(self) -> Training:
+        """What a checkpoint holds."""
+        return Training(self.translator, self.averaged, self.stepper.optimizers, self.stepper.pools)
 
     def _keep_folder(self, log: Log) -> None:
         """Makes the run folder anew where it has gone: with a checkpoint alone nothing could be done."""

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,8 +26,7 @@ from m2o_fast.engine.checkpoint import list_checkpoints
 from m2o_fast.engine.precision import autocast
 from m2o_fast.engine.schema import Config
 from m2o_fast.errors import UserError
-from m2o_fast.translators import Translator
-from m2o_fast.translators.base import Iteration
+from m2o_fast.translators.base import Iteration, Translator
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Memory:
     """Bytes of one process, beside torch itself.
 
     Attributes:
-        weights: Parameters and buffers of all nets.
+        weights: Parameters and buffers of all nets, and history pools.
         gradients: Their gradients.
         moments: Adam's two moments and step counts.
         averages: The copy of the nets that holds the moving average.
@@ -59,17 +58,17 @@ def estimate_memory(translator: Translator, averaged: Translator, images: int, p
 
     Args:
         translator: The nets on their device; not changed.
-        averaged: The copy for the moving average.
+        averaged: The copy for the moving average; ``translator`` itself where there is none.
         images: Source images that go through the nets at once.
         precision: Number format of the run.
     """
     parameters = list(translator.parameters())
     size = _bytes(parameters)
     return Memory(
-        weights=size + _bytes(translator.buffers()),
+        weights=size + _bytes(translator.buffers()) + _bytes(pool.images for pool in translator.pools().values()),
         gradients=size,
         moments=2 * size + 4 * len(parameters),
-        averages=_bytes(averaged.parameters()) + _bytes(averaged.buffers()),
+        averages=0 if averaged is translator else _bytes(averaged.parameters()) + _bytes(averaged.buffers()),
         activations=_activations(translator, images, precision),
     )
 
@@ -87,29 +86,37 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
 
 
 def blank_batch(translator: Translator, size: int) -> Batch:
-    """``size`` black images on the translator's device, dealt out to the domains as sources and as targets.
+    """``size`` black images on the translator's device, dealt out to the directions that it learns.
 
-    Where they do not come out even, multi-modal domains have one more: as targets they need more memory.
+    Every domain has its turn as source and as target before one comes again; multi-modal targets first, as they need
+    more memory.
     """
     domains, side = translator.domains, translator.image_size
     parameter = next(translator.parameters())
-    order = sorted(range(len(domains)), key=lambda k: not domains[k].multimodal)
-    counts = [len(range(order.index(k), size, len(domains))) for k in range(len(domains))]
+    order = sorted(
+        translator.directions(),
+        key=lambda way: ((way[1] - way[0] - 1) % len(domains), not domains[way[1]].multimodal),
+    )
+    dealt = [order[k % len(order)] for k in range(size)]
+    by_source = sorted(range(size), key=lambda row: dealt[row][0])
+    by_target = sorted(range(size), key=lambda row: dealt[row][1])
+    sources, targets = ([sum(way[end] == k for way in dealt) for k in range(len(domains))] for end in (0, 1))
 
-    def images() -> tuple[Tensor, ...]:
+    def images(counts: list[int]) -> tuple[Tensor, ...]:
         return tuple(
             parameter.new_full((count, domain.channels, side, side), -1)
             for count, domain in zip(counts, domains, strict=True)
         )
 
-    known = translator.rules.supervised_weight > 0
+    known = bool(translator.paired_directions())
+    references = [images(targets) for _ in range(translator.references())]
     return Batch(
-        source=images(),
-        to_target=torch.arange(size).flip(0),
-        target_counts=tuple(counts),
-        reference=images(),
-        reference2=images(),
-        paired=images() if known else (),
+        source=images(sources),
+        to_target=torch.tensor([by_source.index(row) for row in by_target], dtype=torch.int64),
+        target_counts=tuple(targets),
+        reference=references[0] if references else (),
+        reference2=references[1] if len(references) > 1 else (),
+        paired=images(targets) if known else (),
         has_pair=torch.ones(size, dtype=torch.bool) if known else None,
         noise=translator.noise(size, torch.Generator().manual_seed(0)),
     ).to(parameter.device, parameter.dtype)
@@ -118,11 +125,15 @@ def blank_batch(translator: Translator, size: int) -> Batch:
 def saved_bytes(translator: Translator, batch: Batch, precision: str = "fp32") -> int:
     """The most that autograd keeps for backward passes at one time of an iteration, weights and images left out."""
     held = _Held([*translator.parameters(), *batch.source, *batch.reference, *batch.reference2, *batch.paired])
-    iteration = Iteration(0)
+    like = next(translator.parameters())
+    iteration = Iteration(0, pools={name: pool.to(like) for name, pool in translator.pools().items()})
+    buffers = [(buffer, buffer.clone()) for buffer in translator.buffers()]
     with saved_tensors_hooks(held.pack, lambda kept: kept.tensor):
         for phase in translator.phases(0):
             with autocast(precision, batch.to_target.device):
                 translator.loss(phase.name, batch, iteration)
+    for buffer, before in buffers:  # statistics of blank images
+        buffer.copy_(before)
     return held.peak
 
 
@@ -210,12 +221,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _what_helps(config: Config) -> str:
-    sizes: dict[str, Any] = {
-        "batch_size": config.batch_size,
-        "model.base_width": config.base_width,
-        "model.max_width": config.model.max_width,
-        "data.image_size": config.data.image_size,
-    }
+    side = config.data.image_size
+    sizes = {"batch_size": config.batch_size, **config.settings.widths(side), "data.image_size": side}
     lower = "lower " + " or ".join(f"{key} (now {value})" for key, value in sizes.items())
     parts = _more_parts(config)
     return f"raise accumulate (now {config.accumulate}), which trains the same, or {lower}" if parts else lower

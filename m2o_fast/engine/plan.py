@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
-from m2o_fast.engine.doctor import cpu_model
+from m2o_fast.data.settings import IN_FOLDERS
+from m2o_fast.engine.device import cpu_model
 from m2o_fast.engine.memory import Memory, estimate_memory, free_memory
 from m2o_fast.engine.precision import precision_note
 from m2o_fast.engine.processes import Processes
-from m2o_fast.engine.schema import IN_FOLDERS, Config
+from m2o_fast.engine.schema import Config
 from m2o_fast.engine.step import group_sizes
 from m2o_fast.errors import UserError
 from m2o_fast.ops import backends
 from m2o_fast.ops._library import forced_backend
-from m2o_fast.translators import Translator
+from m2o_fast.translators.base import Translator
 
 #: family -> the operations of it that training calls
 _FAMILIES = {
@@ -32,7 +34,9 @@ class Plan:
     """What is about to run.
 
     Attributes:
-        variant: Name of the system.
+        system: Name of the base model.
+        variant: Name of the many-to-one rules on it.
+        name: Both in one word.
         data: Name of the data set, ``name:folder`` where it needs one.
         images: Domain -> training images.
         steps: Training iterations.
@@ -52,7 +56,9 @@ class Plan:
         free: Bytes that are free on the device; ``None`` if unknown.
     """
 
+    system: str
     variant: str
+    name: str
     data: str
     images: dict[str, int]
     steps: int
@@ -84,7 +90,7 @@ class Plan:
         images = self.batch_size // (self.processes * self.accumulate)
         each = " each" if self.processes > 1 else ""
         return [
-            f"{self.variant} on {self.data}: {self._images()}, {self.steps} steps; "
+            f"{self.name} on {self.data}: {self._images()}, {self.steps} steps; "
             f"batch {self.batch_size} = {' x '.join(shares)} x {images}",
             f"device: {self.device} ({self.model}), {_counted(self.threads, 'thread', 'threads')}{each}, "
             f"{self._format()}",
@@ -136,7 +142,9 @@ def make_plan(
     """
     device = next(translator.parameters()).device
     return Plan(
+        system=config.system,
         variant=config.variant,
+        name=config.name,
         data=f"{config.data.name}:{config.data.dir}" if config.data.name in IN_FOLDERS else config.data.name,
         images=images,
         steps=config.steps,
@@ -150,7 +158,7 @@ def make_plan(
         cuda_graphs=config.cuda_graphs,
         compile=config.compile,
         note=precision_note(config.precision, device, compiled=config.compile),
-        kernels=kernels_in_use(device.type, modulation=config.model.style_op == "demod"),
+        kernels=kernels_in_use(device.type, translator.operators()),
         parameters=dict(group_sizes(translator)),
         memory=estimate_memory(
             translator, averaged, config.batch_size // (processes.count * config.accumulate), config.precision
@@ -159,7 +167,7 @@ def make_plan(
     )
 
 
-def kernels_in_use(device: str, *, modulation: bool) -> dict[str, dict[str, str]]:
+def kernels_in_use(device: str, families: Sequence[str]) -> dict[str, dict[str, str]]:
     """Operator family -> ``backend`` and ``why``, for the families that training on this type of device calls.
 
     Raises:
@@ -167,9 +175,8 @@ def kernels_in_use(device: str, *, modulation: bool) -> dict[str, dict[str, str]
     """
     found = backends()
     used: dict[str, dict[str, str]] = {}
-    for family, ops in _FAMILIES.items():
-        if family == "modulation" and not modulation:
-            continue
+    for family in families:
+        ops = _FAMILIES[family]
         for op in ops:
             if not found[op][device]["available"].get(found[op][device]["chosen"], False):
                 raise UserError(f"{op} on {device}: {found[op][device]['why']}")

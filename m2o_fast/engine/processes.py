@@ -125,6 +125,24 @@ class Processes:
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view_as(tensor))
 
+    def gather(self, rows: Tensor) -> tuple[Tensor, slice]:
+        """The rows of all processes, in the order of their numbers, and which of them this one brought along.
+
+        Args:
+            rows: ``[n, ...]``, n of any size in each process, the rest the same in all.
+        """
+        sizes = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(self.count)]
+        with self._together():
+            dist.all_gather(sizes, torch.tensor([len(rows)], device=rows.device))
+            counts = torch.cat(sizes).tolist()
+            padded = rows.new_zeros((max(counts), *rows.shape[1:]))
+            padded[: len(rows)] = rows
+            received = [torch.empty_like(padded) for _ in counts]
+            dist.all_gather(received, padded)
+        parts = [part[:count] for part, count in zip(received, counts, strict=True)]
+        start = sum(counts[: self.rank])
+        return torch.cat(parts), slice(start, start + len(rows))
+
     @contextmanager
     def _together(self) -> Iterator[None]:
         """What needs all processes; when one of them has ended, the others hear of it here."""

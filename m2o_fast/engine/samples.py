@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from PIL import Image
@@ -12,7 +13,7 @@ from m2o_fast.data.dataset import Dataset
 from m2o_fast.data.images import image_grid, labelled_rows, to_pillow
 from m2o_fast.labels import pictures
 from m2o_fast.randomness import torch_generator
-from m2o_fast.translators import Translator
+from m2o_fast.translators.base import Translator
 
 COLUMNS = 8
 STYLES = 4
@@ -23,10 +24,25 @@ OF_SOURCE = ("source", "reconstruction")
 _SMALLEST_TILE = 64  # pixels; smaller images are enlarged, to be looked at
 
 
-def shown_directions(domains: int) -> list[tuple[int, int]]:
-    """(source, target): all ordered pairs of different domains, or, if they are many, one for each of some targets."""
-    pairs = [(a, b) for a in range(domains) for b in range(domains) if a != b]
-    return pairs if len(pairs) <= DIRECTIONS else [((b - 1) % domains, b) for b in range(min(domains, DIRECTIONS))]
+def shown_directions(translator: Translator) -> list[tuple[int, int]]:
+    """(source, target): what is learned between different domains, or, of many, one for each of some targets."""
+    pairs = [(a, b) for a, b in translator.directions() if a != b]
+    if len(pairs) <= DIRECTIONS:
+        return pairs
+    domains = len(translator.domains)
+    first = {b: min((a for a, to in pairs if to == b), key=lambda a: (b - 1 - a) % domains) for _, b in pairs}
+    return [(first[b], b) for b in sorted(first)[:DIRECTIONS]]
+
+
+@contextmanager
+def in_evaluation(translator: Translator) -> Iterator[None]:
+    """Nets that are being trained are used as they will be: no dropout, batch norm with what it has learned."""
+    training = translator.training
+    translator.eval()
+    try:
+        yield
+    finally:
+        translator.train(training)
 
 
 class SampleGrid:
@@ -47,7 +63,7 @@ class SampleGrid:
 
     def translate(self, translator: Translator) -> dict[tuple[int, int], dict[str, Tensor]]:
         """The rows of the directions shown, by (source, target)."""
-        return {(a, b): self.rows(translator, a, b) for a, b in shown_directions(len(translator.domains))}
+        return {(a, b): self.rows(translator, a, b) for a, b in shown_directions(translator)}
 
     def draw(self, translator: Translator, directions: Mapping[tuple[int, int], dict[str, Tensor]]) -> Image.Image:
         """One picture of what :meth:`translate` gave: labelled rows, direction by direction."""
@@ -68,13 +84,13 @@ class SampleGrid:
         """The rows of one direction by label, each float ``[columns, C, S, S]`` in about [-1, 1].
 
         ``source``; for a target with styles ``latent 1``, ... (one style a row), ``reference`` and ``guided by it``,
-        else ``output``; ``reconstruction`` of the source from the last translation.
+        else ``output``; ``reconstruction`` of the source from the last translation, where the way back was learned.
         """
         device = next(translator.parameters()).device
         x, reference = self._images[source].to(device), self._images[target].to(device)
         reference = reference[torch.arange(len(x), device=device) % len(reference)]  # there may be fewer, or more
         rows = {"source": x}
-        if translator.rules.has_style(translator.domains[target]):
+        if translator.has_style(target):
             styles = translator.sample_style(STYLES, target, torch_generator(self._seed, "samples", target))
             for i in range(STYLES):
                 rows[f"latent {i + 1}"] = translator.translate(x, source, target, style=styles[i : i + 1])
@@ -82,6 +98,7 @@ class SampleGrid:
             last = rows["guided by it"] = translator.translate(x, source, target, reference=reference)
         else:
             last = rows["output"] = translator.translate(x, source, target)
-        style = translator.encode_style(x, source)
-        rows["reconstruction"] = translator.translate(last, target, source, style=style)
+        if (target, source) in translator.directions():
+            style = translator.encode_style(x, source)
+            rows["reconstruction"] = translator.translate(last, target, source, style=style)
         return rows

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from m2o_fast.engine.runs import build_translator, open_split
+from m2o_fast.engine.build import build_translator, open_split
 from m2o_fast.engine.schema import Config
 from m2o_fast.engine.step import group_sizes
 from m2o_fast.errors import UserError

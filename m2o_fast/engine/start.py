@@ -14,17 +14,21 @@ from typing import IO, Any
 
 import torch
 
+from m2o_fast.engine.build import named_domains
 from m2o_fast.engine.checkpoint import OPTIMIZERS, checkpoint_folder, list_checkpoints, newest_checkpoint
-from m2o_fast.engine.config import differences, load_config
+from m2o_fast.engine.config import differences, flatten, load_config
+from m2o_fast.engine.device import choose_device
 from m2o_fast.engine.graphs import check_cuda_graphs
 from m2o_fast.engine.precision import check_precision
 from m2o_fast.engine.processes import Processes
-from m2o_fast.engine.runs import CONFIG, choose_device, find_checkpoint, is_run, named_domains
+from m2o_fast.engine.runs import CONFIG, find_checkpoint, is_run
 from m2o_fast.engine.schema import Config
 from m2o_fast.engine.tensorboard import require_tensorboard
 from m2o_fast.errors import UserError
 from m2o_fast.files import no_links
 from m2o_fast.m2o import Domain
+from m2o_fast.nn.batch_norm import BatchNorm2d
+from m2o_fast.translators.base import Translator
 
 #: keys that may change when a run goes on: they say how long and where, not what is trained
 FREE_KEYS = frozenset(
@@ -92,19 +96,35 @@ def check_shares(config: Config, processes: Processes) -> None:
         )
 
 
+def check_batch_norm(translator: Translator, config: Config, processes: Processes) -> None:
+    """Raises ``UserError`` where batch norm would not see the whole batch at once."""
+    if not any(isinstance(net, BatchNorm2d) for net in translator.modules()):
+        return
+    if config.accumulate > 1:
+        raise UserError(
+            f"accumulate {config.accumulate}: {config.name} has batch norm, whose statistics are those of the whole "
+            "batch; leave --accumulate out"
+        )
+    ways, images = len(translator.directions()), config.batch_size // processes.count
+    if processes.count > 1 and images % ways:
+        raise UserError(
+            f"batch_size {config.batch_size}: {config.name} has batch norm, so each of {processes.count} processes "
+            f"needs as many images of each direction; use a multiple of {ways * processes.count}"
+        )
+
+
 def as_kept(config: Config, run: Path) -> Config:
     """``config`` as a run keeps it, whatever is asked of it later and from wherever.
 
-    The diversity schedule is a number, so that adding steps does not stretch it; the folder of the data is absolute, so
-    that another one of its name is not mistaken for it.
+    What was left to the number of steps, as the end of a schedule, is a number, so that adding steps does not stretch
+    it; the folder of the data is absolute, so that another one of its name is not mistaken for it.
     """
-    loss, data = config.loss, config.data
-    if loss.diversity_steps is None:
-        steps = load_config(run / CONFIG).diversity_steps if is_run(run) else config.diversity_steps
-        loss = loss.model_copy(update={"diversity_steps": steps})
-    if data.dir is not None:
-        data = data.model_copy(update={"dir": os.path.abspath(data.dir)})
-    return config.model_copy(update={"loss": loss, "data": data})
+    begun = load_config(run / CONFIG) if is_run(run) else config
+    left = {key for key, value in flatten(config).items() if value is None}
+    values: dict[str, Any] = {key: number for key, number in begun.settings.kept(begun.steps).items() if key in left}
+    if config.data.dir is not None:
+        values["data.dir"] = os.path.abspath(config.data.dir)
+    return config.with_values(values)
 
 
 class Claim:
@@ -239,6 +259,9 @@ def _refuse_changes(config: Config, run: Path) -> None:
 def check_nets(wanted: Mapping[str, Any], checkpoint: Path, manifest: Mapping[str, Any]) -> None:
     """Raises ``UserError`` where a checkpoint holds other nets than those that :meth:`Translator.describe` told of."""
     saved = manifest["translator"]
+    if saved.get("system") != wanted["system"]:
+        found, asked = saved.get("system"), wanted["system"]
+        raise UserError(f"{checkpoint} holds nets of system {found!r}, but the settings are of {asked!r}")
     changed = [
         f"{part}.{key}: {saved[part].get(key)!r} -> {value!r}"
         for part in ("size", "rules")

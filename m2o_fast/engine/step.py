@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -12,9 +13,10 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from m2o_fast.batch import Batch
 from m2o_fast.engine.precision import autocast
 from m2o_fast.engine.processes import Processes
-from m2o_fast.engine.schema import OptimConfig
-from m2o_fast.translators import Translator
-from m2o_fast.translators.base import Iteration, Phase
+from m2o_fast.nn.batch_norm import BatchNorm2d
+from m2o_fast.nn.history import HistoryPool
+from m2o_fast.translators.base import Iteration, Phase, Translator
+from m2o_fast.translators.settings import Optim, Optimizer
 
 
 class StepResult(NamedTuple):
@@ -36,7 +38,7 @@ class Stepper:
     Args:
         translator: The nets, already on their device.
         averaged: A copy that holds the exponential moving average of the groups that have one.
-        config: Learning rates, betas, weight decay, decay of the average.
+        config: Says how each group is moved, and the decay of the average.
         processes: Those that train together; gradients are averaged over them once per phase.
         precision: ``"fp32"``, ``"tf32"`` or ``"bf16"`` (:mod:`m2o_fast.engine.precision`).
     """
@@ -45,7 +47,7 @@ class Stepper:
         self,
         translator: Translator,
         averaged: Translator,
-        config: OptimConfig,
+        config: Optim,
         processes: Processes | None = None,
         precision: str = "fp32",
     ) -> None:
@@ -53,23 +55,19 @@ class Stepper:
         self.processes = processes or Processes()
         self.precision = precision
         self.parameters = {name: _parameters(nets) for name, nets in translator.groups().items()}
-        self.optimizers = {
-            # Weight decay is added to the gradient, as published; AdamW would decouple it.
-            name: torch.optim.Adam(
-                parameters,
-                lr=config.learning_rate(name),
-                betas=config.betas,
-                eps=1e-8,
-                weight_decay=config.weight_decay,
-                fused=True,
-                capturable=parameters[0].device.type == "cuda",
-            )
-            for name, parameters in self.parameters.items()
-        }
+        chosen = {name: config.optimizer(name) for name in self.parameters}
+        self.optimizers = {name: _made(chosen[name], parameters) for name, parameters in self.parameters.items()}
+        self._rates = [
+            _Rate(of.lr, of.schedule, self.optimizers[name]) for name, of in chosen.items() if of.schedule is not None
+        ]
+        self.pools = {name: self._shared(pool) for name, pool in translator.pools().items()}
         groups = averaged.averaged_groups()
         self._averages = [p for name in groups for p in _parameters(averaged.groups()[name])]
         self._sources = [p for name in groups for p in self.parameters[name]]
-        self._average = get_ema_multi_avg_fn(config.ema)
+        self._average = get_ema_multi_avg_fn(config.average() or 0.0)
+        self._buffers = list(translator.buffers())
+        self._copies = list(zip(_buffers(averaged, groups), _buffers(translator, groups), strict=True))
+        self._norms = [net for net in translator.modules() if isinstance(net, BatchNorm2d)]
 
     def __call__(
         self, parts: Sequence[Batch], index: int, iteration_of: Callable[[int], Iteration] = Iteration
@@ -77,30 +75,65 @@ class Stepper:
         """Runs iteration ``index`` on a batch, given as one or more parts of equal size.
 
         With several parts, gradients add up within each phase before its one optimizer step, and no part keeps a
-        graph from one phase to the next: memory is that of one part, the numbers are those of the whole batch.
+        graph from one phase to the next, but what it puts into :attr:`Iteration.kept`: memory is that of one part, the
+        numbers are those of the whole batch.
         ``iteration_of`` makes what the phases share.
         """
         losses: dict[str, Tensor] = {}
         device = parts[0].to_target.device
         failed = torch.zeros((), dtype=torch.int64, device=device)
-        shared = iteration_of(index)
+        shared = self._iteration(index, iteration_of, {})
+        kept: list[dict[str, Tensor]] = [{} for _ in parts]
+        for rate in self._rates:
+            rate.set(shared)
+        before = [buffer.clone() for buffer in self._buffers]
         for number, phase in enumerate(self.translator.phases(index), start=1):
             chosen = [parameter for group in phase.groups for parameter in self.parameters[group]]
             for parameter in chosen:
                 parameter.grad = None
             loss = torch.zeros((), device=device)
-            for part in parts:
-                iteration = shared if len(parts) == 1 else iteration_of(index)
-                with autocast(self.precision, device):
-                    value, logged = self.translator.loss(phase.name, part, iteration)
-                (value / len(parts)).backward(inputs=chosen)
+            for part, of_part in zip(parts, kept, strict=True):
+                iteration = shared if len(parts) == 1 else self._iteration(index, iteration_of, of_part)
+                with self._norms_together():
+                    with autocast(self.precision, device):
+                        value, logged = self.translator.loss(phase.name, part, iteration)
+                    (value / len(parts)).backward(inputs=chosen)
                 loss = loss + value.detach() / len(parts)
                 for name, tensor in logged.items():
                     key = f"{phase.name}/{name}"
                     losses[key] = losses.get(key, 0) + tensor / len(parts)
             failed = self._descend(phase, number, loss, failed)
-        self._average(self._averages, self._sources, 0)
+        for buffer, old in zip(self._buffers, before, strict=True):  # statistics of a step that failed are none
+            buffer.copy_(torch.where(failed > 0, old, buffer))
+        if self._averages:
+            self._average(self._averages, self._sources, 0)
+        for to, of in self._copies:
+            to.copy_(of)
         return StepResult(losses, failed)
+
+    def _iteration(self, index: int, iteration_of: Callable[[int], Iteration], kept: dict[str, Tensor]) -> Iteration:
+        iteration = iteration_of(index)
+        iteration.pools, iteration.kept = self.pools, kept
+        return iteration
+
+    @contextmanager
+    def _norms_together(self) -> Iterator[None]:
+        """Batch norms have the statistics of all processes."""
+        together = self._norms if self.processes.count > 1 else []
+        for norm in together:
+            norm.average, norm.shares = self.processes.average, self.processes.count
+        try:
+            yield
+        finally:
+            for norm in together:
+                norm.average, norm.shares = None, 1
+
+    def _shared(self, pool: HistoryPool) -> HistoryPool:
+        """A pool on the device of the nets, of all processes together."""
+        pool.to(next(self.translator.parameters()))
+        if self.processes.count > 1:
+            pool.gather = self.processes.gather
+        return pool
 
     def _descend(self, phase: Phase, number: int, loss: Tensor, failed: Tensor) -> Tensor:
         """One step of the optimizers of a phase, unless it or one before it failed; returns what has failed now."""
@@ -129,8 +162,45 @@ class Stepper:
         return loss, [group for group, flag in zip(groups, flags.tolist(), strict=True) if flag]
 
 
+def _made(of: Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    like = parameters[0]
+    # A rate that changes lies in a tensor: a recorded step reads it from there, with the bits of one that is not.
+    lr = of.lr if of.schedule is None else like.new_full((), of.lr, dtype=torch.float32)
+    if of.kind == "sgd":
+        return torch.optim.SGD(parameters, lr=lr, weight_decay=of.weight_decay, fused=True)
+    # Adam adds weight decay to the gradient, as published; AdamW decouples it.
+    make = torch.optim.AdamW if of.kind == "adamw" else torch.optim.Adam
+    return make(
+        parameters,
+        lr=lr,
+        betas=of.betas,
+        eps=1e-8,
+        weight_decay=of.weight_decay,
+        fused=True,
+        capturable=like.device.type == "cuda",
+    )
+
+
+class _Rate(NamedTuple):
+    """A learning rate that follows a schedule."""
+
+    start: float
+    schedule: Callable[[int], float]
+    optimizer: torch.optim.Optimizer
+
+    def set(self, iteration: Iteration) -> None:
+        """Puts the rate of an iteration in place."""
+        value = iteration.number(lambda index: self.start * self.schedule(index))
+        for group in self.optimizer.param_groups:
+            group["lr"].copy_(value) if isinstance(value, Tensor) else group["lr"].fill_(value)
+
+
 def _parameters(nets: Iterable[nn.Module]) -> list[nn.Parameter]:
     return [parameter for net in nets for parameter in net.parameters()]
+
+
+def _buffers(translator: Translator, groups: Sequence[str]) -> list[Tensor]:
+    return [buffer for name in groups for net in translator.groups()[name] for buffer in net.buffers()]
 
 
 def _fill_missing(parameters: list[nn.Parameter]) -> None:

@@ -16,7 +16,7 @@ from m2o_fast.errors import UserError
 from m2o_fast.labels import draw_labels, pictures
 from m2o_fast.m2o import Domain
 from m2o_fast.randomness import torch_generator
-from m2o_fast.translators import Translator
+from m2o_fast.translators.base import Translator
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _keep_inputs(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
 
 def _style(translator: Translator, target: Domain, request: Request) -> Tensor:
     """The styles to use, one per row."""
-    has_style = translator.rules.has_style(target)
+    has_style = translator.has_style(target.name)
     if not has_style and (request.reference is not None or request.styles is not None):
         raise UserError(
             f"images of domain {target.name!r} have no style: there is one translation, whatever the style; "

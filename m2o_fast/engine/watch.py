@@ -20,7 +20,7 @@ from torch import Tensor
 
 from m2o_fast.data.dataset import Dataset
 from m2o_fast.engine.schema import Config
-from m2o_fast.translators import Translator
+from m2o_fast.translators.base import Translator
 
 STYLE_FLOOR, COLOR_FLOOR = 0.05, 0.1
 _REAL_IMAGES = 64
@@ -42,11 +42,11 @@ class StyleWatch:
         self._names = [domain.name for domain in translator.domains]
         self._real: dict[int, tuple[float, float]] = {}
         for k, domain in enumerate(translator.domains):
-            if domain.multimodal and translator.rules.has_style(domain):
+            if domain.multimodal and translator.has_style(k):
                 images = dataset.images(k, range(min(_REAL_IMAGES, dataset.count(k)))) * 2 - 1
                 images = images.expand(-1, domain.channels, -1, -1)
                 self._real[k] = _difference(images, images.roll(1, 0)), color_spread(images)
-        self._from = first_alarm(config)
+        self._from, self._advice = first_alarm(config), config.facts.advice
         self._sounding: set[str] = set()
 
     def measure(self, directions: Directions) -> dict[str, float]:
@@ -70,31 +70,28 @@ class StyleWatch:
             return []
         found = {}
         for name in dict.fromkeys(key.partition("/")[0] for key in values):
-            complaint = _complaint(values.get(f"{name}/style_effect"), values.get(f"{name}/color_spread"))
+            complaint = self._complaint(values.get(f"{name}/style_effect"), values.get(f"{name}/color_spread"))
             if complaint:
                 found[name] = f"step {step}: {name.replace('->', ' -> ')} {complaint}; {_ADVICE}"
         new = [message for name, message in found.items() if name not in self._sounding]
         self._sounding = set(found)
         return new
 
+    def _complaint(self, effect: float | None, spread: float | None) -> str | None:
+        if effect is not None and effect < STYLE_FLOOR:
+            return (
+                f"ignores its style: two styles of one source differ by {effect:.1%} of what two real images do. Try "
+                f"{self._advice.no_style}"
+            )
+        if spread is not None and spread < COLOR_FLOOR:
+            return f"has lost its colours: they spread {spread:.1%} as far as real ones. Try {self._advice.no_colors}"
+        return None
+
 
 def first_alarm(config: Config) -> int:
-    """The first step at which the alarm may sound: the average has forgotten 95 % of the first weights by then."""
-    return max(round(3 / (1 - config.optim.ema)), config.steps // 10)
-
-
-def _complaint(effect: float | None, spread: float | None) -> str | None:
-    if effect is not None and effect < STYLE_FLOOR:
-        return (
-            f"ignores its style: two styles of one source differ by {effect:.1%} of what two real images do. Try a "
-            "higher loss.diversity or a longer loss.diversity_steps"
-        )
-    if spread is not None and spread < COLOR_FLOOR:
-        return (
-            f"has lost its colours: they spread {spread:.1%} as far as real ones. Try a lower loss.style, a longer "
-            "loss.diversity_steps or a lower optim.mapping_lr"
-        )
-    return None
+    """The first step at which the alarm may sound: an average has forgotten 95 % of the first weights by then."""
+    decay = config.optim.average() or 0.0
+    return max(round(3 / (1 - decay)), config.steps // 10)
 
 
 def _difference(a: Tensor, b: Tensor) -> float:

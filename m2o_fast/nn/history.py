@@ -1,4 +1,7 @@
-"""A history of generated images, which a discriminator learns from beside the newest ones (arXiv 1612.07828, 1703.10593)."""
+"""A history of generated images, from which a discriminator learns beside the newest ones.
+
+Source: arXiv 1612.07828, section 2.3; in this form arXiv 1703.10593.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,9 @@ def _alone(rows: Tensor) -> tuple[Tensor, slice]:
 class HistoryPool:
     """Images of earlier steps. While it fills, it keeps every image and gives it back.
 
-    Afterwards each image is, with probability one half, exchanged for a random one of the pool. Which ones is a function
-    of numbers that the caller draws; processes that train together put all their images into the pool that each of
-    them has. An image that is not finite is not kept. Nothing waits for the device.
+    Afterwards each image is, with probability one half, exchanged for a random one of the pool. Which ones is a
+    function of numbers that the caller draws; processes that train together put all their images into the pool that
+    each of them has. An image that is not finite is not kept. Nothing waits for the device.
 
     Args:
         capacity: How many images it holds.
@@ -35,6 +38,11 @@ class HistoryPool:
         self.images = torch.zeros((capacity, *shape))
         self.filled = torch.zeros((), dtype=torch.int64)
         self.gather: Callable[[Tensor], tuple[Tensor, slice]] = _alone
+
+    def to(self, like: Tensor) -> HistoryPool:
+        """Moves it to the device and the dtype of a tensor, in place."""
+        self.images, self.filled = self.images.to(like), self.filled.to(like.device)
+        return self
 
     @torch.no_grad()
     def __call__(self, images: Tensor, numbers: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from m2o_fast.engine.runs import choose_device, require_run
+from m2o_fast.engine.device import choose_device
+from m2o_fast.engine.runs import require_run
 from m2o_fast.errors import UserError
 from m2o_fast.files import replacing
 from m2o_fast.report.compare import compare_page

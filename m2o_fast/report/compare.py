@@ -16,7 +16,7 @@ from m2o_fast.report.evaluation import Evaluation, Row, direction_title, is_fini
 from m2o_fast.report.measures import HEADLINE, measure
 from m2o_fast.report.page import Pictures, Sources, leading, measure_tables, newest_sample, open_painter, render
 from m2o_fast.report.pictures import Figure, Strip
-from m2o_fast.report.record import NAMES, Record
+from m2o_fast.report.record import Record
 
 #: settings that tell runs of one group apart: the seed, and what changes no number
 _WITHIN_GROUP = (FREE_KEYS - {"steps"}) | {"seed", "data.cache"}
@@ -84,7 +84,7 @@ def grouped(records: Sequence[Record]) -> list[Group]:
 
 
 def _variant(record: Record) -> str:
-    return NAMES.get(record.config.variant, record.config.variant) if record.config else record.name
+    return record.config.title if record.config else record.name
 
 
 def _recipe(record: Record) -> tuple[str, ...]:

@@ -14,15 +14,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from m2o_fast.engine.build import is_own_data, open_split
 from m2o_fast.engine.checkpoint import checkpoint_folder, load_translator, read_manifest
-from m2o_fast.engine.runs import find_checkpoint, is_own_data, open_split
+from m2o_fast.engine.runs import find_checkpoint
+from m2o_fast.engine.samples import DIRECTIONS
 from m2o_fast.engine.step import group_sizes
 from m2o_fast.errors import UserError
 from m2o_fast.labels import MOST_CLASSES, palette
 from m2o_fast.report.curves import direction_maps, group_size, loss_charts, sample_charts, speed_charts
 from m2o_fast.report.evaluation import Evaluation, Row, direction_title, is_finite
 from m2o_fast.report.measures import HEADLINE, duration, measure, show, show_spread
-from m2o_fast.report.pictures import DIRECTIONS, Figure, Painter, Strip, sample_picture
+from m2o_fast.report.pictures import Figure, Painter, Strip, sample_picture
 from m2o_fast.report.record import Record, config_yaml, repeat_command
 from m2o_fast.report.svg import Bar, bar_chart, color_cells
 from m2o_fast.version import __version__

@@ -14,19 +14,17 @@ from torch import Tensor
 
 from m2o_fast.data import Dataset
 from m2o_fast.data.images import image_grid, to_pillow
-from m2o_fast.engine.samples import OF_SOURCE, SampleGrid
+from m2o_fast.engine.samples import DIRECTIONS, OF_SOURCE, SampleGrid
 from m2o_fast.labels import pictures
 from m2o_fast.m2o import Domain
 from m2o_fast.randomness import torch_generator
 from m2o_fast.report.evaluation import Evaluation, direction_title
 from m2o_fast.report.measures import measure
-from m2o_fast.translators import Translator
+from m2o_fast.translators.base import Translator
 
 CONTENTS = 4
 STYLES = 7
 WORST = 16
-#: directions that are shown; with many domains there are more than anybody looks at
-DIRECTIONS = 12
 _TILE = 96  # pixels; larger images are shrunk, to keep the page small
 _AT_ONCE = 16  # images in one pass through the nets
 _WIDEST = 900  # pixels of a sample picture
@@ -80,13 +78,14 @@ class Painter:
     @property
     def count(self) -> int:
         """The number of all directions."""
-        domains = len(self._translator.domains)
-        return domains * (domains - 1)
+        return len(self._ways())
 
     def directions(self) -> list[tuple[int, int]]:
         """Those that are shown, (source, target)."""
-        domains = range(len(self._translator.domains))
-        return [(a, b) for a in domains for b in domains if a != b][:DIRECTIONS]
+        return self._ways()[:DIRECTIONS]
+
+    def _ways(self) -> list[tuple[int, int]]:
+        return sorted((a, b) for a, b in self._translator.directions() if a != b)
 
     def name(self, direction: tuple[int, int]) -> str:
         """``"color->gray"``."""
@@ -141,8 +140,7 @@ class Painter:
     # --- helpers ---
 
     def _with_style(self) -> list[tuple[int, int]]:
-        domains, rules = self._translator.domains, self._translator.rules
-        return [pair for pair in self.directions() if rules.has_style(domains[pair[1]])]
+        return [pair for pair in self.directions() if self._translator.has_style(pair[1])]
 
     def _random_styles(self, target: int, count: int) -> Tensor:
         generator = torch_generator(self._style_seed, "report", target)

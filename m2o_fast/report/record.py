@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from m2o_fast.engine.checkpoint import list_checkpoints
-from m2o_fast.engine.config import PRESETS, Config, differences, dump_config, load_config
+from m2o_fast.engine.config import Config, differences, dump_config, flatten, load_config, presets
 from m2o_fast.engine.runlog import METRICS, SAMPLES, TIMINGS
 from m2o_fast.engine.runs import CONFIG
 from m2o_fast.engine.watch import COLOR_FLOOR, STYLE_FLOOR, first_alarm
 from m2o_fast.errors import UserError
 from m2o_fast.report.evaluation import Evaluation, newest_evaluation
 from m2o_fast.report.svg import drawable
+from m2o_fast.translators import DEFAULT
 
-NAMES = {"starganv2": "StarGAN v2", "hmu": "HMU", "hms": "HMS"}
 _FLOORS = {"style_effect": STYLE_FLOOR, "color_spread": COLOR_FLOOR}
 #: settings that have an option of their own, in the order of the command line
-_OPTIONS = ("variant", "data.name", "data.dir", "preset", "steps", "batch_size", "seed", "precision")
+_OPTIONS = ("system", "variant", "data.name", "data.dir", "preset", "steps", "batch_size", "seed", "precision")
 _RENAMED = {"data.name": "data", "data.dir": "data-dir"}
 
 Line = dict[str, float]
@@ -63,7 +63,7 @@ class Record:
         """Variant and data set, as far as they are known."""
         if self.config is None:
             return self.name
-        return f"{NAMES.get(self.config.variant, self.config.variant)} on {self.config.data.name}"
+        return f"{self.config.title} on {self.config.data.name}"
 
     @property
     def quoted(self) -> str:
@@ -202,13 +202,18 @@ def _alarms(record: Record) -> list[str]:
 
 def repeat_command(config: Config) -> str:
     """The command line that trains with these settings once more, into a new run; empty if there is none."""
-    named = {"variant": config.variant, "data.name": config.data.name, "data.dir": config.data.dir}
+    named = {
+        "system": None if config.system == DEFAULT[0] else config.system,
+        "variant": config.variant,
+        "data.name": config.data.name,
+        "data.dir": config.data.dir,
+    }
     shown = {key: value for key, value in named.items() if value is not None} | {"steps": config.steps}
-    presets = [preset for preset in (None, *PRESETS) if _fits(shown, preset)]
-    if not presets:  # settings that only go together
+    fitting = [preset for preset in (None, *presets(config.system)) if _fits(shown, preset)]
+    if not fitting:  # settings that only go together
         return ""
-    left = {preset: _left_to_set(config, shown, preset) for preset in presets}
-    preset = min(presets, key=lambda preset: len(left[preset]))  # of equal ones the first: none, if that will do
+    left = {preset: _left_to_set(config, shown, preset) for preset in fitting}
+    preset = min(fitting, key=lambda preset: len(left[preset]))  # of equal ones the first: none, if that will do
     given = {**shown, "preset": preset, "seed": config.seed, **left[preset]}
     words = ["m2o-fast", "train"]
     for key in _OPTIONS:
@@ -232,9 +237,10 @@ def _fits(shown: dict[str, Any], preset: str | None) -> bool:
 def _left_to_set(config: Config, shown: dict[str, Any], preset: str | None) -> dict[str, Any]:
     """What has to be set by dotted key, beside the defaults, a preset and ``shown``."""
     plain = load_config(overrides=shown, preset=preset)
-    if plain.loss.diversity_steps is None and config.loss.diversity_steps == config.steps:  # nothing was said about it
-        config = config.model_copy(update={"loss": config.loss.model_copy(update={"diversity_steps": None})})
-    return {key: new for key, (_, new) in differences(plain, config).items()}
+    said, before = flatten(config), flatten(plain)
+    kept = plain.settings.kept(config.steps)
+    unsaid = {key: None for key, number in kept.items() if before[key] is None and said[key] == number}
+    return {key: new for key, (_, new) in differences(plain, config.with_values(unsaid)).items()}
 
 
 def config_yaml(record: Record) -> str:

@@ -1,15 +1,56 @@
-"""The systems, one file each, all behind :class:`m2o_fast.translators.base.Translator`."""
+"""The systems, a folder each, all behind :class:`Translator`.
+
+Neither torch nor pydantic is imported before one is asked for: help pages name them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from m2o_fast.translators.base import Translator
-from m2o_fast.translators.starganv2 import StarGANv2
+from m2o_fast.errors import UserError
+from m2o_fast.m2o import PAIRED, PLAIN
 
-#: "system" of a description -> its class
-SYSTEMS: dict[str, type[Translator]] = {"starganv2": StarGANv2}
+if TYPE_CHECKING:
+    from m2o_fast.translators.base import Translator
+    from m2o_fast.translators.settings import SystemFacts
+
+#: the systems, by the names of their folders; the first one is meant where none is named
+NAMES = ("starganv2",)
+#: what is trained where neither system nor variant is named
+DEFAULT = (NAMES[0], PAIRED)
+#: a setting that all systems have, as an example of how one is given
+EXAMPLE_SETTING = "optim.lr=2e-4"
+
+
+@cache
+def system(name: str) -> SystemFacts:
+    """What a system tells of itself.
+
+    Raises:
+        ValueError: There is none of this name.
+    """
+    if name not in NAMES:
+        raise ValueError(f"unknown system {name!r}; the systems are {', '.join(NAMES)}")
+    facts: SystemFacts = import_module(f"m2o_fast.translators.{name}").SYSTEM
+    return facts
+
+
+def short_name(name: str, variant: str) -> str:
+    """``hms`` for the default system, whose variants have names of their own, else ``system-variant`` or ``system``."""
+    if variant == PLAIN:
+        return name
+    return variant if name == NAMES[0] else f"{name}-{variant}"
+
+
+def full_name(name: str, variant: str) -> str:
+    """The same for people: ``HMS``, ``StarGAN v2``, ``CycleGAN-HMS``."""
+    full = system(name).title
+    if variant == PLAIN:
+        return full
+    return variant.upper() if name == NAMES[0] else f"{full}-{variant.upper()}"
 
 
 def create(description: Mapping[str, Any]) -> Translator:
@@ -18,13 +59,53 @@ def create(description: Mapping[str, Any]) -> Translator:
     Raises:
         ValueError: An unknown system, or a description that lacks something.
     """
+    from pydantic import ValidationError
+
     name = description.get("system")
-    if name not in SYSTEMS:
-        raise ValueError(f"unknown system {name!r}; the systems are {', '.join(SYSTEMS)}")
+    if not isinstance(name, str):
+        raise ValueError(f"unknown system {name!r}; the systems are {', '.join(NAMES)}")
+    chosen = system(name).load()
     try:
-        return SYSTEMS[name].from_description(description)
+        return chosen.from_description(description)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise ValueError(f"the description of the {name} translator does not fit: {wrong}") from None
     except (KeyError, TypeError) as error:
         raise ValueError(f"the description of the {name} translator does not fit: {error}") from error
 
 
-__all__ = ["SYSTEMS", "StarGANv2", "Translator", "create"]
+def from_official(
+    layout: str | Mapping[str, Any], state_dicts: Mapping[str, Any] | Sequence[str] | None = None, **settings: Any
+) -> Translator:
+    """A translator with published weights, in evaluation mode.
+
+    Args:
+        layout: The system whose layout the weights have. State dicts alone are those of the default system, and its
+            names of domains may follow them.
+        state_dicts: Net name -> state dict in the published layout.
+        settings: What shapes cannot tell, as the system's ``published.py`` says; ``domains``: their names.
+
+    Raises:
+        UserError: An unknown layout, or weights that do not fit it.
+    """
+    if not isinstance(layout, str):
+        if state_dicts is not None:
+            settings = {"domains": state_dicts, **settings}
+        layout, state_dicts = NAMES[0], layout
+    translator: Translator = published(layout).from_official(state_dicts, **settings)
+    return translator
+
+
+def layouts() -> dict[str, str]:
+    """Names of layouts of published weights -> their systems."""
+    return {layout: name for name in NAMES for layout in (name, *system(name).layouts)}
+
+
+def published(layout: str) -> Any:
+    """The module ``published.py`` of the system whose published weights have a layout."""
+    known = layouts()
+    if layout not in known:
+        from m2o_fast.settings import nearest  # costs pydantic, which help pages do without
+
+        raise UserError(f"unknown layout {layout!r}{nearest(layout, known)} (layouts: {', '.join(known)})")
+    return import_module(f"m2o_fast.translators.{known[layout]}.published")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -35,11 +34,14 @@ class Iteration:
     Attributes:
         index: 0-based number of the iteration; schedules are pure functions of it.
         cache: Features and fakes that one phase leaves for the next, which computes what it does not find there.
+        kept: Tensors without a graph that a later phase must find as they are, such as fakes of weights that have moved
+            since. A batch that is worked through in parts has one for each part, while its cache is emptied.
         pools: The history pools that :meth:`Translator.pools` declared.
     """
 
     index: int
     cache: dict[str, Any] = field(default_factory=dict)
+    kept: dict[str, Tensor] = field(default_factory=dict)
     pools: Mapping[str, HistoryPool] = field(default_factory=dict)
 
     def number(self, schedule: Callable[[int], float]) -> float | Tensor:
@@ -83,7 +85,8 @@ class Translator(nn.Module, ABC):
 
     def directions(self) -> tuple[tuple[int, int], ...]:
         """(source, target): what a batch is made of, in equal shares. Every ordered pair, unless a system says less."""
-        return tuple(product(range(len(self.domains)), repeat=2))
+        domains = range(len(self.domains))
+        return tuple((a, b) for a in domains for b in domains)
 
     def paired_directions(self) -> tuple[tuple[int, int], ...]:
         """The directions in which batches hold the true translation where it is known."""

@@ -95,7 +95,7 @@ class Settings(Section):
         """
 
     def check(self, image_size: int, rules: ManyToOne) -> None:
-        """Raises ``ValueError``, naming the key, where the settings do not go with each other, the size or the rules."""
+        """Raises ``ValueError`` of ``KEY: REASON`` where settings do not go with each other, the size or the rules."""
 
     def kept(self, steps: int) -> dict[str, int]:
         """Dotted keys of what was left to the number of the run's steps, and their numbers: longer runs keep them."""
@@ -188,7 +188,8 @@ class SystemFacts:
 
     def load(self) -> type[Translator]:
         """Its class; loads torch."""
-        loaded: type[Translator] = getattr(import_module(f"m2o_fast.translators.{self.name}.translator"), self.translator)
+        module = import_module(f"m2o_fast.translators.{self.name}.translator")
+        loaded: type[Translator] = getattr(module, self.translator)
         return loaded
 
     @cached_property

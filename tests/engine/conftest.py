@@ -15,7 +15,7 @@ from m2o_fast.engine.loop import train
 @pytest.fixture
 def tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs see a data set of six images."""
-    monkeypatch.setattr("m2o_fast.engine.runs.open_dataset", tiny_digits)
+    monkeypatch.setattr("m2o_fast.engine.build.open_dataset", tiny_digits)
 
 
 @pytest.fixture(scope="session")

@@ -64,8 +64,8 @@ def _run(
     import torch
     from tiny import tiny_digits
 
-    import m2o_fast.engine.runs as runs
+    import m2o_fast.engine.build as build
 
     torch.set_num_threads(1)
-    runs.open_dataset = tiny_digits  # type: ignore[assignment]
+    build.open_dataset = tiny_digits  # type: ignore[assignment]
     sys.exit(target(*arguments))

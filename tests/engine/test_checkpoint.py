@@ -26,15 +26,16 @@ from m2o_fast.engine.loop import train
 from m2o_fast.engine.runs import next_run
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain, ManyToOne
-from m2o_fast.translators import StarGANv2, create
-from m2o_fast.translators.starganv2_nets import StarGANv2Size
+from m2o_fast.translators import create
+from m2o_fast.translators.starganv2.translator import StarGANv2
+from m2o_fast.translators.starganv2.settings import Size
 
 pytestmark = pytest.mark.usefixtures("tiny_data")
 
 
 @pytest.fixture
 def translator() -> StarGANv2:
-    size = StarGANv2Size(32, 4, 8, 4, 4, 8)
+    size = Size(image_size=32, base_width=4, max_width=8, style_dim=4, latent_dim=4, hidden_dim=8)
     return StarGANv2([Domain("color"), Domain("gray", 1, multimodal=False)], ManyToOne(), size).eval()
 
 

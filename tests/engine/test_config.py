@@ -9,19 +9,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2o_fast.engine import config as config_module
-from m2o_fast.engine.config import KEYS, Config, ConfigError, differences, dump_config, flatten, load_config
-from m2o_fast.engine.schema import DATASETS
+from m2o_fast.data.settings import DATASETS
+from m2o_fast.engine.config import ConfigError, differences, dump_config, flatten, keys, load_config
+from m2o_fast.engine.schema import config_class
+from m2o_fast.translators import DEFAULT, system
 from m2o_fast.engine.yaml12 import dump_yaml, parse_yaml
 
 
 @pytest.fixture
 def presets(tmp_path, monkeypatch):
-    """A folder of presets for this test, empty at first."""
+    """A folder of presets for this test, empty at first; the system has none."""
     folder = tmp_path / "presets"
     folder.mkdir()
     for name in DATASETS:
         (folder / f"{name}.yaml").write_text("")
     monkeypatch.setattr(config_module, "_PRESETS", folder)
+    monkeypatch.setitem(vars(system(DEFAULT[0])), "presets", {})
     return folder
 
 
@@ -42,12 +45,12 @@ def message_of(file=None, overrides=None, assignments=()) -> str:
 
 
 def test_each_layer_wins_over_the_one_below(presets, tmp_path):
-    keys = ["optim.lr", "optim.mapping_lr", "optim.ema", "optim.weight_decay"]
+    names = ["optim.lr", "optim.mapping_lr", "optim.ema", "optim.weight_decay"]
     write(presets / "digits.yaml", "optim: {lr: 0.1, mapping_lr: 0.1, ema: 0.1, weight_decay: 0.1}")
     file = write(tmp_path / "c.yaml", "optim:\n  mapping_lr: 0.2\n  ema: 0.2\n  weight_decay: 0.2\n")
     config = load_config(file, {"optim.ema": 0.3, "optim.weight_decay": 0.3}, ["optim.weight_decay=0.4"])
-    assert [flatten(config)[key] for key in keys] == [0.1, 0.2, 0.3, 0.4]
-    assert config.optim.betas == Config().optim.betas
+    assert [flatten(config)[key] for key in names] == [0.1, 0.2, 0.3, 0.4]
+    assert config.optim.betas == config_class(DEFAULT[0])().optim.betas
 
 
 def test_the_preset_follows_the_data_set_wherever_it_is_chosen(presets, tmp_path):
@@ -68,11 +71,11 @@ def test_a_dumped_configuration_does_not_change_with_the_presets(presets, tmp_pa
 
 
 def test_a_dump_holds_every_key(tmp_path):
-    assert set(flatten(load_config())) == set(KEYS)
+    assert set(flatten(load_config())) == set(keys(DEFAULT[0]))
     tree = parse_yaml(dump_config(load_config()))
     written = {f"{name}.{inner}" for name, section in tree.items() if isinstance(section, dict) for inner in section}
     written |= {name for name, section in tree.items() if not isinstance(section, dict)}
-    assert written == set(KEYS)
+    assert written == set(keys(DEFAULT[0]))
 
 
 @pytest.mark.parametrize("folder", ["no", "2e-4", "null", "0777", "a b: #c", "~x", "1:30", "ü", "12"])
@@ -115,8 +118,8 @@ def test_a_configuration_cannot_be_changed_in_place():
         ("model.mapping_lr=3", "nearest: 'optim.mapping_lr'"),
         ("step=3", "nearest: 'steps'"),
         ("optim.lr.x=3", "nearest: 'optim.lr'"),
-        ("zzz=3", "the keys are: variant, data.name"),
-        ("variant=hsm", "nearest: 'hms' (variants: starganv2, hmu, hms)"),
+        ("zzz=3", "the keys are: system, variant, data.name"),
+        ("variant=hsm", "nearest: 'hms' (variants: plain, hmu, hms)"),
         ("variant=stargan", "nearest: 'starganv2'"),
         ("data.name=minst", "nearest: 'mnist' (data sets: digits, mnist, ade20k, folder)"),
         ("data.color_law=hvs", "must be 'rgb' or 'hue'"),
@@ -229,14 +232,18 @@ def test_the_rules_follow_variant_and_supervised_weight():
     assert load_config(assignments=["variant=starganv2"]).rules.domain_layers is None
 
 
+def base_width(config) -> int:
+    return config.settings.base_width(config.data.image_size)
+
+
 def test_widths_and_diversity_steps_as_numbers():
-    assert load_config(assignments=["model.base_width=null", "model.max_width=64"]).base_width == 64
-    assert load_config(assignments=["model.base_width=null", "model.max_width=4096"]).base_width == 512
-    assert load_config(assignments=["model.base_width=official", "model.max_width=512"]).base_width == 512
-    assert load_config(assignments=["model.base_width=null", "data.image_size=1024"]).base_width == 16
-    assert load_config(assignments=["model.base_width=24"]).base_width == 24
-    assert load_config(assignments=["steps=40", "loss.diversity_steps=null"]).diversity_steps == 40
-    assert load_config(assignments=["steps=40", "loss.diversity_steps=10"]).diversity_steps == 10
+    assert base_width(load_config(assignments=["model.base_width=null", "model.max_width=64"])) == 64
+    assert base_width(load_config(assignments=["model.base_width=null", "model.max_width=4096"])) == 512
+    assert base_width(load_config(assignments=["model.base_width=official", "model.max_width=512"])) == 512
+    assert base_width(load_config(assignments=["model.base_width=null", "data.image_size=1024"])) == 16
+    assert base_width(load_config(assignments=["model.base_width=24"])) == 24
+    assert load_config(assignments=["steps=40", "loss.diversity_steps=null"]).filled().loss.diversity_steps == 40
+    assert load_config(assignments=["steps=40", "loss.diversity_steps=10"]).filled().loss.diversity_steps == 10
 
 
 # --- files and assignments that are none ---
@@ -301,12 +308,6 @@ def test_any_text_is_read_or_refused(text):
         load_config(assignments=[text, f"steps={text}"])
     except ConfigError as error:
         assert str(error)
-
-
-def test_every_data_set_can_be_opened():
-    from m2o_fast.data import DATASETS as OPENED
-
-    assert DATASETS == OPENED
 
 
 def test_digits_take_no_folder():

@@ -17,11 +17,12 @@ from m2o_fast.engine.evaluation.options import Options
 from m2o_fast.engine.evaluation.styles import LatentStyles
 from m2o_fast.engine.evaluation.translations import Evaluation
 from m2o_fast.engine.loop import train
-from m2o_fast.engine.runs import load_translator, open_split
+from m2o_fast.engine.build import open_split
+from m2o_fast.engine.runs import load_translator
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain
 from m2o_fast.metrics.diversity import Lpips
-from m2o_fast.translators import StarGANv2
+from m2o_fast.translators.starganv2.translator import StarGANv2
 
 COLORS = {"color_recall", "color_recall_ceiling", "coverage", "unique_colors", "content_mse"}
 FEATURES = {"fid_clean", "kid_mean", "kid_std", "precision", "recall"}
@@ -41,7 +42,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         from tiny import tiny_digits
 
-        patch.setattr("m2o_fast.engine.runs.open_dataset", tiny_digits)
+        patch.setattr("m2o_fast.engine.build.open_dataset", tiny_digits)
         train(tiny_config("steps=2"), folder, quiet=True)
     return folder
 
@@ -234,7 +235,7 @@ def test_data_of_other_domains_are_refused(run: Path, monkeypatch: pytest.Monkey
 
     content = torch.zeros(4, 1, 32, 32, dtype=torch.uint8)
     monkeypatch.setattr(
-        "m2o_fast.engine.runs.open_dataset",
+        "m2o_fast.engine.build.open_dataset",
         lambda name, *, split, **_: Others(content, torch.zeros(4, dtype=torch.int64), split=split),
     )
     with pytest.raises(UserError) as refusal:

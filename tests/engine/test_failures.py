@@ -15,7 +15,7 @@ from tiny import contents, tiny_config
 
 from m2o_fast.cli import main
 from m2o_fast.data import Dataset
-from m2o_fast.engine import checkpoint, loop, runs
+from m2o_fast.engine import build, checkpoint, loop
 from m2o_fast.engine.checkpoint import list_checkpoints
 from m2o_fast.engine.config import dump_config
 from m2o_fast.engine.loop import Trainer, train
@@ -23,7 +23,7 @@ from m2o_fast.engine.processes import Processes, joined_processes
 from m2o_fast.engine.runlog import Log
 from m2o_fast.engine.signals import StopRequest
 from m2o_fast.errors import UserError
-from m2o_fast.translators import StarGANv2
+from m2o_fast.translators.starganv2.translator import StarGANv2
 
 pytestmark = pytest.mark.usefixtures("tiny_data")
 
@@ -97,13 +97,13 @@ def signalled_while_saving(run: Path) -> int:
 
 
 def signalled_while_opening(run: Path) -> int:
-    runs.open_dataset = lambda *_, **__: os.kill(os.getpid(), signal.SIGUSR1)  # type: ignore[assignment]
+    build.open_dataset = lambda *_, **__: os.kill(os.getpid(), signal.SIGUSR1)  # type: ignore[assignment]
     return training(run)
 
 
 def opening(run: Path, message: str, problem: str, *more: str) -> int:
     """Opens data that is warned of, or that is not there."""
-    open_dataset = runs.open_dataset
+    open_dataset = build.open_dataset
 
     def opened(*arguments: Any, **options: Any) -> Dataset:
         warnings.warn(message, RuntimeWarning, stacklevel=2)
@@ -111,7 +111,7 @@ def opening(run: Path, message: str, problem: str, *more: str) -> int:
             raise UserError(problem)
         return open_dataset(*arguments, **options)
 
-    runs.open_dataset = opened
+    build.open_dataset = opened
     return main(["train", "--run", str(run), "--steps", "1", "--batch-size", "4", "--device", "cpu", *more])
 
 

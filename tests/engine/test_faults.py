@@ -105,7 +105,7 @@ class Scene:
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("m2o_fast.engine.runs.open_dataset", tiny_digits)
+        patch.setattr("m2o_fast.engine.build.open_dataset", tiny_digits)
         config = tiny_config("steps=4", "keep_checkpoints=2")
         run = tmp_path_factory.mktemp("faults") / "run"
         train(config, run, quiet=True)

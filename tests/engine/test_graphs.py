@@ -22,14 +22,14 @@ from m2o_fast.engine.graphs import WARM_UP, CudaRecorder, GraphedStepper, Record
 from m2o_fast.engine.loop import Trainer, train
 from m2o_fast.engine.processes import Processes
 from m2o_fast.engine.runlog import Log
-from m2o_fast.engine.schema import OptimConfig
+from m2o_fast.translators.starganv2.settings import Optim
 from m2o_fast.engine.step import Stepper, StepResult, compile_nets
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import VARIANTS, Domain
 from m2o_fast.randomness import torch_generator
 from m2o_fast.translators.base import Iteration
-from m2o_fast.translators.starganv2 import StarGANv2
-from m2o_fast.translators.starganv2_loss import StarGANv2Loss
+from m2o_fast.translators.starganv2.translator import StarGANv2
+from m2o_fast.translators.starganv2.settings import Weights
 
 DOMAINS = (Domain("color", 3), Domain("gray", 1, multimodal=False))
 STEPS = 8
@@ -42,12 +42,12 @@ class Setup:
         self, variant: str, device: str = "cpu", batch_size: int = 4, precision: str = "fp32", **weights: Any
     ) -> None:
         torch.manual_seed(0)
-        loss = StarGANv2Loss(diversity=1.3, diversity_steps=6, **weights)
+        loss = Weights(diversity=1.3, diversity_steps=6, **weights)
         self.translator = StarGANv2(DOMAINS, VARIANTS[variant], SIZE, loss).to(device)
         self.averaged = copy.deepcopy(self.translator).requires_grad_(False)
-        self.stepper = Stepper(self.translator, self.averaged, OptimConfig(lr=1e-3, ema=0.9), precision=precision)
+        self.stepper = Stepper(self.translator, self.averaged, Optim(lr=1e-3, ema=0.9), precision=precision)
         dataset = tiny_digits("digits", split="train", seed=0, pair_fraction=1.0)
-        pairs = VARIANTS[variant].supervised_weight > 0
+        pairs = self.translator.paired_directions()
         self.sampler = BatchSampler(dataset, self.translator.domains, batch_size, seed=0, pairs=pairs)
         self.device = device
 
@@ -83,7 +83,7 @@ def assert_graphed_is_eager(recorder: Recorder, parts: int = 1, **settings: Any)
 
 
 CASES = {
-    "starganv2": {"variant": "starganv2"},
+    "plain": {"variant": "plain"},
     "hmu": {"variant": "hmu"},
     "hms": {"variant": "hms"},
     "two parts": {"variant": "hms", "parts": 2},

@@ -17,14 +17,14 @@ from m2o_fast.data.label_maps import read_label_map
 from m2o_fast.engine.checkpoint import load_translator, newest_checkpoint
 from m2o_fast.engine.config import load_config
 from m2o_fast.engine.loop import Trainer, train
-from m2o_fast.engine.runs import open_split
+from m2o_fast.engine.build import open_split
 from m2o_fast.engine.samples import SampleGrid
 from m2o_fast.engine.translate import Request, translate_path
 from m2o_fast.errors import UserError
 from m2o_fast.labels import draw_labels, palette, read_labels
 from m2o_fast.m2o import Domain, ManyToOne
-from m2o_fast.translators.starganv2 import StarGANv2
-from m2o_fast.translators.starganv2_nets import StarGANv2Size
+from m2o_fast.translators.starganv2.translator import StarGANv2
+from m2o_fast.translators.starganv2.settings import Size
 
 SIZE = 32
 COLORS = {tuple(color) for color in palette(151).tolist()}
@@ -47,7 +47,7 @@ def translator_of(kind: str) -> StarGANv2:
         Domain("labels", 3 if kind == "palette" else 151, multimodal=False, kind=kind, classes=151),
     )
     torch.manual_seed(0)
-    size = StarGANv2Size(image_size=SIZE, base_width=4, max_width=8, style_dim=4, latent_dim=4, hidden_dim=8)
+    size = Size(image_size=SIZE, base_width=4, max_width=8, style_dim=4, latent_dim=4, hidden_dim=8)
     return StarGANv2(domains, ManyToOne(), size, discriminator=False).eval().requires_grad_(False)
 
 

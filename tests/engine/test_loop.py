@@ -23,7 +23,7 @@ from m2o_fast.engine.loop import Trainer, train
 from m2o_fast.engine.pace import dry_run
 from m2o_fast.engine.samples import DIRECTIONS, shown_directions
 from m2o_fast.errors import UserError
-from m2o_fast.translators import StarGANv2
+from m2o_fast.translators.starganv2.translator import StarGANv2
 
 pytestmark = pytest.mark.usefixtures("tiny_data")
 Trained = Callable[[Path, int], Path]
@@ -82,7 +82,7 @@ def test_each_split_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         opened.append(split)
         return tiny_digits(*arguments, split=split, **options)
 
-    monkeypatch.setattr("m2o_fast.engine.runs.open_dataset", counted)
+    monkeypatch.setattr("m2o_fast.engine.build.open_dataset", counted)
     for step in (1, 2):
         train(tiny_config(f"steps={step}"), tmp_path / "run", "auto", quiet=True)
         assert opened == ["train", "test"]

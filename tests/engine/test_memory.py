@@ -23,7 +23,7 @@ from m2o_fast.engine.memory import (
 from m2o_fast.engine.runlog import Log
 from m2o_fast.engine.schema import Config
 from m2o_fast.errors import UserError
-from m2o_fast.translators import StarGANv2
+from m2o_fast.translators.starganv2.translator import StarGANv2
 
 pytestmark = pytest.mark.usefixtures("tiny_data")
 

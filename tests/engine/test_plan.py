@@ -203,7 +203,7 @@ def test_a_dry_run_says_what_would_go_wrong(monkeypatch: pytest.MonkeyPatch) -> 
     def fail(*_: object, **__: object) -> None:
         raise UserError("no data here")
 
-    monkeypatch.setattr("m2o_fast.engine.runs.open_dataset", fail)
+    monkeypatch.setattr("m2o_fast.engine.build.open_dataset", fail)
     assert dry_run(tiny_config()) == {"settings": tiny_config().model_dump(mode="json"), "problem": "no data here"}
 
 

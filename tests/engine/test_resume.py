@@ -38,7 +38,7 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """A configuration and the files of its run without a stop."""
     config, run = config_of(request.param), tmp_path_factory.mktemp("whole") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("m2o_fast.engine.runs.open_dataset", tiny_digits)
+        patch.setattr("m2o_fast.engine.build.open_dataset", tiny_digits)
         assert train(config, run, quiet=True).exit_code == 0
     return config, contents(run)
 

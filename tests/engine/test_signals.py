@@ -55,7 +55,7 @@ def test_a_signal_before_the_first_step_leaves_nothing_behind(
 ) -> None:
     """While images are decoded, which may take minutes: neither a folder of a given name nor one of the next number."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("m2o_fast.engine.runs.open_dataset", lambda *_, **__: send(number))
+    monkeypatch.setattr("m2o_fast.engine.build.open_dataset", lambda *_, **__: send(number))
     for run in (tmp_path / "run", None):
         with pytest.raises(
             Stopped, match=f"stopped by {number.name} before the first step; the same command"
@@ -75,7 +75,7 @@ def test_a_signal_before_the_first_step_of_a_run_that_goes_on_changes_nothing(
     train(tiny_config("steps=2"), run, quiet=True)
     before = contents(run)
     with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr("m2o_fast.engine.runs.open_dataset", lambda *_, **__: send(signal.SIGUSR1))
+        patch.setattr("m2o_fast.engine.build.open_dataset", lambda *_, **__: send(signal.SIGUSR1))
         train(tiny_config("steps=4"), run, "auto", quiet=True)
     assert contents(run) == before
     assert train(tiny_config("steps=4"), run, "auto", quiet=True).step == 4
@@ -92,15 +92,15 @@ def test_a_signal_that_somebody_swallowed_stops_the_run_before_its_first_step(
         return tiny_digits(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr("m2o_fast.engine.runs.open_dataset", swallowing)
+        patch.setattr("m2o_fast.engine.build.open_dataset", swallowing)
         result = train(tiny_config("steps=2"), tmp_path / "run", quiet=True)
     assert (result.step, result.exit_code) == (0, 75)
-    monkeypatch.setattr("m2o_fast.engine.runs.open_dataset", tiny_digits)
+    monkeypatch.setattr("m2o_fast.engine.build.open_dataset", tiny_digits)
     assert train(tiny_config("steps=2"), tmp_path / "run", "auto", quiet=True).step == 2
 
 
 @pytest.mark.parametrize(("number", "code"), CODES)
-@pytest.mark.parametrize("place", ["m2o_fast.engine.config.load_config", "m2o_fast.engine.runs.open_dataset"])
+@pytest.mark.parametrize("place", ["m2o_fast.engine.config.load_config", "m2o_fast.engine.build.open_dataset"])
 def test_the_command_says_so_in_one_line(
     place: str,
     number: signal.Signals,

@@ -15,11 +15,11 @@ import json, os, re, sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 import torch
-import m2o_fast.engine.runs as runs
+import m2o_fast.engine.build as build
 from m2o_fast.engine.loop import Trainer, train
 from tiny import tiny_config, tiny_digits
 
-runs.open_dataset = tiny_digits
+build.open_dataset = tiny_digits
 torch.set_num_threads(1)
 batch, seen = Trainer.batch, []
 

@@ -12,15 +12,15 @@ from m2o_fast.engine.translate import Request, translate_path
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain, ManyToOne
 from m2o_fast.randomness import torch_generator
-from m2o_fast.translators.starganv2 import StarGANv2
-from m2o_fast.translators.starganv2_nets import StarGANv2Size
+from m2o_fast.translators.starganv2.translator import StarGANv2
+from m2o_fast.translators.starganv2.settings import Size
 
 SIZE = 32
 DOMAINS = (Domain("color", 3), Domain("gray", 1, multimodal=False))
 
 
 def build(domains=DOMAINS, rules=None) -> StarGANv2:
-    size = StarGANv2Size(image_size=SIZE, base_width=4, max_width=8, style_dim=4, latent_dim=4, hidden_dim=8)
+    size = Size(image_size=SIZE, base_width=4, max_width=8, style_dim=4, latent_dim=4, hidden_dim=8)
     torch.manual_seed(0)
     return StarGANv2(domains, rules or ManyToOne(), size, discriminator=False).eval().requires_grad_(False)
 

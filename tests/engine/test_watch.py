@@ -12,7 +12,7 @@ from tiny import IMAGES, contents, tiny_config, tiny_digits
 from m2o_fast.engine.loop import Trainer, train
 from m2o_fast.engine.watch import StyleWatch, color_spread, first_alarm
 from m2o_fast.m2o import ManyToOne
-from m2o_fast.translators import StarGANv2
+from m2o_fast.translators.starganv2.translator import StarGANv2
 
 EFFECT, SPREAD = "gray->color/style_effect", "gray->color/color_spread"
 

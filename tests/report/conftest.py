@@ -14,7 +14,7 @@ from tiny import tiny_config, tiny_digits
 from m2o_fast.engine.loop import train
 from m2o_fast.report import write_report
 
-DATA = "m2o_fast.engine.runs.open_dataset"
+DATA = "m2o_fast.engine.build.open_dataset"
 
 
 @pytest.fixture(autouse=True)

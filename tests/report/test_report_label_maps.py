@@ -27,7 +27,7 @@ COLORS = {tuple(color) for color in palette(151).tolist()}
 def test_label_maps_are_shown_in_their_colours(
     tmp_path: Path, report: Callable[..., str], monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr("m2o_fast.engine.runs.open_dataset", open_dataset)
+    monkeypatch.setattr("m2o_fast.engine.build.open_dataset", open_dataset)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     settings = (f"data.name=ade20k:{write_ade20k(tmp_path / 'ade')}", f"data.labels={kind}", "data.image_size=32")
     run = tmp_path / "run"

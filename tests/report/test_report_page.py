@@ -174,7 +174,7 @@ def test_data_that_is_not_there_costs_the_pictures_only(
     def missing(*_: object, **__: object) -> None:
         raise UserError("train-images-idx3-ubyte is missing; see m2o-fast data fetch")
 
-    monkeypatch.setattr("m2o_fast.engine.runs.open_dataset", missing)
+    monkeypatch.setattr("m2o_fast.engine.build.open_dataset", missing)
     text = Page(report(make_run("first", evaluation()))).text
     assert "no pictures were made: train-images-idx3-ubyte is missing" in text and "Color Recall" in text
 

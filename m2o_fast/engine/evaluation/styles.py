@@ -10,7 +10,7 @@ from torch import Tensor
 from m2o_fast.data import Dataset
 from m2o_fast.engine.evaluation.options import SEED
 from m2o_fast.randomness import torch_generator
-from m2o_fast.translators import Translator
+from m2o_fast.translators.base import Translator
 
 _BLOCK = 1000  # styles drawn at a time, whatever the batch size
 
@@ -97,16 +97,23 @@ class ReferenceStyles(Styles):
 class MadeUpStyles(Styles):
     """For targets without style: the zero style and a random one, to see that it changes nothing.
 
+    Of a system that has no styles at all there is one translation.
+
     Args:
         translator: Knows the length of a style.
         target: Index of the target domain.
+
+    Attributes:
+        count: M, 2 or 1.
     """
 
     def __init__(self, translator: Translator, target: int) -> None:
         generator = torch_generator(SEED, "no style", target)
         none = translator.sample_style(1, target, generator)
-        self._pair = torch.stack([none, torch.randn(none.shape, generator=generator).to(none)], dim=1)
+        made_up = [none, torch.randn(none.shape, generator=generator).to(none)]
+        self.count = 2 if none.numel() else 1
+        self._styles = torch.stack(made_up[: self.count], dim=1)
 
     def rows(self, numbers: range) -> Tensor:
-        """See :meth:`Styles.rows`; M is 2."""
-        return self._pair.expand(len(numbers), -1, -1)
+        """See :meth:`Styles.rows`."""
+        return self._styles.expand(len(numbers), -1, -1)

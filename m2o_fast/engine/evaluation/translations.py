@@ -34,7 +34,7 @@ from m2o_fast.metrics import ColorStatistics, FeatureBank
 from m2o_fast.metrics.diversity import Lpips
 from m2o_fast.metrics.features import Extractor
 from m2o_fast.randomness import torch_generator
-from m2o_fast.translators import Translator
+from m2o_fast.translators.base import Translator
 
 
 @dataclass
@@ -118,16 +118,14 @@ class Evaluation:
     @torch.inference_mode()
     def run(self) -> Found:
         """The measures of every direction; whole in the leading process only."""
-        domains = range(len(self._translator.domains))
-        pairs = [(source, target) for target in domains for source in domains if source != target]
+        pairs = [(source, target) for source, target in self._translator.directions() if source != target]
         self._meter.expect(sum(self._translations(*pair) for pair in pairs))
         found = Found()
-        for target in domains:  # real images and references of a target are looked at once
-            real = self._real(target)
+        for target in sorted({target for _, target in pairs}):
+            real = self._real(target)  # real images and references of a target are looked at once
             references = self._references(target)
-            for source in domains:
-                if source != target:
-                    self._direction(source, target, real, references, found)
+            for source in sorted(a for a, b in pairs if b == target):
+                self._direction(source, target, real, references, found)
         found.sort([self._name(*pair) for pair in sorted(pairs)])
         return found
 
@@ -158,15 +156,14 @@ class Evaluation:
 
     def _translations(self, source: int, target: int) -> int:
         """How many images this process makes in one direction."""
-        guidances = len(self._options.guidances) if self._has_style(target) else 1
+        guidances = len(self._options.guidances) if self._translator.has_style(target) else 1
         return len(self._processes.share(len(self.sources(source)))) * self._drawn(target) * guidances
 
     def _drawn(self, target: int) -> int:
         """Translations of each source; of a uni-modal target the second one shows whether the style changes it."""
+        if not self._translator.has_style(target):
+            return MadeUpStyles(self._translator, target).count
         return self._options.outputs_per_source if self._translator.domains[target].multimodal else 2
-
-    def _has_style(self, target: int) -> bool:
-        return self._translator.rules.has_style(self._translator.domains[target])
 
     def _name(self, source: int, target: int) -> str:
         return f"{self._translator.domains[source].name}->{self._translator.domains[target].name}"
@@ -212,14 +209,14 @@ class Evaluation:
 
     def _styles(self, source: int, target: int, references: Styles | None) -> dict[str, Styles]:
         """Guidance -> styles."""
-        if not self._has_style(target):
+        if not self._translator.has_style(target):
             return {NO_STYLE: MadeUpStyles(self._translator, target)}
         latent = LatentStyles(self._translator, source, target, self._drawn(target))
         known = {"latent": latent, "reference": references}
         return {guidance: styles for guidance in self._options.guidances if (styles := known[guidance]) is not None}
 
     def _references(self, target: int) -> Styles | None:
-        if not self._has_style(target) or "reference" not in self._options.guidances:
+        if not self._translator.has_style(target) or "reference" not in self._options.guidances:
             return None
         return ReferenceStyles(self._translator, self._test, target, self._drawn(target), self._batch)
 
@@ -232,12 +229,13 @@ class Evaluation:
                 measures.append(TrueImages(truth))
             else:
                 measures.append(TrueLabels(domain, self._test.class_names, truth))
-            measures.append(StyleIndependence())
+            if self._drawn(target) > 1:
+                measures.append(StyleIndependence())
         elif real.colors is not None:
             measures.append(Colors(self._content, *real.colors))
         if real.features is not None and self._extractor is not None:
             measures.append(Features(self._extractor, real.features, self._options.fid, self._batch))
-        if self._lpips is not None and domain.multimodal and self._options.outputs_per_source > 1:
+        if self._lpips is not None and domain.multimodal and self._drawn(target) > 1:
             measures.append(Diversity(self._lpips))
         return measures
 

@@ -32,9 +32,9 @@ from torch import Tensor
 
 from m2o_fast.m2o import VARIANTS, Domain, ManyToOne
 from m2o_fast.translators.base import Iteration, Translator
-from m2o_fast.translators.official import from_official
-from m2o_fast.translators.starganv2 import PHASES, StarGANv2
-from m2o_fast.translators.starganv2_nets import StarGANv2Size
+from m2o_fast.translators.starganv2.published import from_official
+from m2o_fast.translators.starganv2.translator import PHASES, StarGANv2
+from m2o_fast.translators.starganv2.settings import Size
 
 # --- training, step by step ---
 
@@ -79,7 +79,9 @@ def test_iteration_is_the_published_one() -> None:
 )
 def test_iteration_is_the_naive_many_to_one_one(domains: list[Domain], variant: str, style_op: str) -> None:
     """Losses and weights of two iterations against one sample at a time with explicit modulated weights."""
-    size = StarGANv2Size(32, 4, 8, 8, 6, 16, style_op)
+    size = Size(
+        image_size=32, base_width=4, max_width=8, style_dim=8, latent_dim=6, hidden_dim=16, style_op=style_op
+    )
     plain_domains = tuple(
         PlainDomain(domain.channels, domain.multimodal, one_hot=domain.kind == "onehot") for domain in domains
     )
@@ -240,10 +242,10 @@ def test_wrong_input_is_worded(call, message: str) -> None:
 @pytest.mark.parametrize("size", [{"image_size": 48}, {"image_size": 16}, {"style_op": "film"}, {"max_width": 0}])
 def test_impossible_sizes_are_refused(size: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(size))):
-        StarGANv2Size(**size)
+        Size(**size)
 
 
-@pytest.mark.parametrize("variant", ["starganv2", "hmu"])
+@pytest.mark.parametrize("variant", ["plain", "hmu"])
 def test_many_translations_are_those_made_one_by_one(variant: str) -> None:
     """To the bit, for targets with and without style, for styles of each image and for those of all."""
     torch.manual_seed(0)

@@ -12,9 +12,9 @@ from starganv2_cases import (
 )
 
 from m2o_fast.m2o import Domain, ManyToOne
-from m2o_fast.translators.official import from_official
-from m2o_fast.translators.starganv2 import StarGANv2
-from m2o_fast.translators.starganv2_nets import StarGANv2Size
+from m2o_fast.translators.starganv2.published import from_official
+from m2o_fast.translators.starganv2.translator import StarGANv2
+from m2o_fast.translators.starganv2.settings import Size
 
 
 def test_functions_are_the_published_networks() -> None:
@@ -80,7 +80,7 @@ def test_misfitting_published_weights_are_listed() -> None:
     ],
 )
 def test_parameter_counts_of_the_published_nets(image_size: int, max_width: int, expected: tuple[int, ...]) -> None:
-    size = StarGANv2Size(image_size, base_width=2**14 // image_size, max_width=max_width)
+    size = Size(image_size=image_size, base_width=2**14 // image_size, max_width=max_width)
     with torch.device("meta"):
         translator = StarGANv2([Domain("a"), Domain("b")], ManyToOne.symmetric(), size)
     counts = [sum(p.numel() for p in net.parameters()) for net in translator.children()]

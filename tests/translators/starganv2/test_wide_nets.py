@@ -21,7 +21,7 @@ from starganv2_cases import (
 
 from m2o_fast.m2o import Domain
 from m2o_fast.ops import _choices, build_info, winograd
-from m2o_fast.translators.official import from_official
+from m2o_fast.translators.starganv2.published import from_official
 
 
 @pytest.mark.skipif(build_info() is None, reason="needs the native library")

@@ -31,14 +31,8 @@ from m2o_fast.m2o import Domain, ManyToOne
 from m2o_fast.nn.freezing import frozen
 from m2o_fast.nn.permutation import inverse, permuted
 from m2o_fast.translators.base import Iteration, Phase, Translator, schedule_to_zero
-from m2o_fast.translators.starganv2_loss import StarGANv2Loss
-from m2o_fast.translators.starganv2_nets import (
-    Discriminator,
-    Generator,
-    MappingNetwork,
-    StarGANv2Size,
-    StyleEncoder,
-)
+from m2o_fast.translators.starganv2.nets import Discriminator, Generator, MappingNetwork, StyleEncoder
+from m2o_fast.translators.starganv2.settings import Size, Weights
 
 PHASES = (
     Phase("discriminator_latent", ("discriminator",)),
@@ -71,17 +65,17 @@ class StarGANv2(Translator):
     def __init__(
         self,
         domains: Sequence[Domain],
-        rules: ManyToOne | None = None,
-        size: StarGANv2Size | None = None,
-        weights: StarGANv2Loss | None = None,
+        rules: ManyToOne,
+        size: Size,
+        weights: Weights | None = None,
         *,
         discriminator: bool = True,
     ) -> None:
         super().__init__()
-        self.rules = rules or ManyToOne()
+        self.rules = rules
         self.domains = self.rules.resolve(domains)
-        self.size = size or StarGANv2Size()
-        self.weights = weights or StarGANv2Loss()
+        self.size = size
+        self.weights = weights or Weights()
         self.image_size = self.size.image_size
         self.styled = [k for k, domain in enumerate(self.domains) if self.rules.has_style(domain)]
         self.diverse = [k for k, domain in enumerate(self.domains) if self.rules.rewards_diversity(domain)]
@@ -97,8 +91,8 @@ class StarGANv2(Translator):
             "system": "starganv2",
             "domains": [asdict(domain) for domain in self.domains],
             "rules": asdict(self.rules),
-            "size": asdict(self.size),
-            "weights": asdict(self.weights),
+            "size": self.size.model_dump(),
+            "weights": self.weights.model_dump(exclude={"supervised"}),
             "discriminator": self.discriminator is not None,
         }
 
@@ -108,12 +102,20 @@ class StarGANv2(Translator):
         return cls(
             [Domain(**domain) for domain in description["domains"]],
             ManyToOne(**description["rules"]),
-            StarGANv2Size(**description["size"]),
-            StarGANv2Loss(**description["weights"]),
+            Size(**description["size"]),
+            Weights(**description["weights"]),
             discriminator=description["discriminator"],
         )
 
     # --- training ---
+
+    def references(self) -> int:
+        """Two, whose translations are to differ."""
+        return 2
+
+    def operators(self) -> tuple[str, ...]:
+        """Modulation where styles demodulate."""
+        return ("adain", "residual", *["modulation"] * (self.size.style_op == "demod"))
 
     def groups(self) -> dict[str, list[nn.Module]]:
         """One group, and so one Adam, per net."""

@@ -16,8 +16,8 @@ from torch import Tensor
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain, ManyToOne
 from m2o_fast.nn.misfits import misfits
-from m2o_fast.translators.starganv2 import StarGANv2
-from m2o_fast.translators.starganv2_nets import StarGANv2Size
+from m2o_fast.translators.starganv2.settings import Size
+from m2o_fast.translators.starganv2.translator import StarGANv2
 
 StateDict = Mapping[str, Tensor]
 
@@ -105,7 +105,7 @@ def _blocks(net: StateDict, stem: str) -> list[str]:
     return [key for key in net if re.fullmatch(rf"{stem}\.\d+\.conv1\.weight", key)]
 
 
-def _read_size(nets: Mapping[str, dict[str, Tensor]]) -> tuple[StarGANv2Size, int]:
+def _read_size(nets: Mapping[str, dict[str, Tensor]]) -> tuple[Size, int]:
     generator, mapping, encoder = nets["generator"], nets["mapping_network"], nets["style_encoder"]
     blocks = len(_blocks(encoder, "shared"))
     domains = 1 + max((int(key.split(".")[1]) for key in encoder if re.match(r"unshared\.\d+\.", key)), default=-1)
@@ -114,7 +114,7 @@ def _read_size(nets: Mapping[str, dict[str, Tensor]]) -> tuple[StarGANv2Size, in
             "style_encoder: no residual blocks (shared.1.conv1.weight, ...) or no heads (unshared.0.weight)"
         )
     last = f"shared.{blocks}.conv2.weight"
-    size = StarGANv2Size(
+    size = Size(
         image_size=4 * 2**blocks,
         base_width=_dimension(generator, "generator", "from_rgb.weight", 0),
         # Wider limits than any width reached would build the same nets.

@@ -26,15 +26,15 @@ from starganv2_cases import (
 from torch import Tensor
 
 from m2o_fast.engine.config import load_config
-from m2o_fast.engine.runs import build_translator
+from m2o_fast.engine.build import build_translator
 from m2o_fast.m2o import Domain, ManyToOne
-from m2o_fast.translators.official import from_official
-from m2o_fast.translators.starganv2 import StarGANv2
-from m2o_fast.translators.starganv2_loss import StarGANv2Loss
+from m2o_fast.translators.starganv2.published import from_official
+from m2o_fast.translators.starganv2.translator import StarGANv2
+from m2o_fast.translators.starganv2.settings import Weights
 
 DOMAINS = [Domain(name) for name in "ab"]
-LAZY = replace(WEIGHTS, r1_every=2)
-MERGED = replace(WEIGHTS, merge_discriminator_steps=True)
+LAZY = WEIGHTS.model_copy(update={"r1_every": 2})
+MERGED = WEIGHTS.model_copy(update={"merge_discriminator_steps": True})
 
 
 def drawn() -> tuple[list, tuple[Tensor, ...]]:
@@ -120,5 +120,5 @@ def test_description_from_before_these_settings_still_loads() -> None:
 
 
 def test_penalty_every_zeroth_iteration_is_refused() -> None:
-    with pytest.raises(ValueError, match="r1_every must be at least 1, got 0"):
-        StarGANv2Loss(r1_every=0)
+    with pytest.raises(ValueError, match="r1_every\n.*greater than or equal to 1"):
+        Weights(r1_every=0)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,45 +16,7 @@ from m2o_fast.losses import at_least_float32
 from m2o_fast.m2o import Domain, ManyToOne
 from m2o_fast.nn.blocks import AdaINResBlock, ModulatedResBlock, ResBlock, conv, leaky_relu, linear
 from m2o_fast.nn.stems import InputStem, OutputStem
-
-
-@dataclass(frozen=True)
-class StarGANv2Size:
-    """Widths of the nets.
-
-    Attributes:
-        image_size: Side length S in pixels, a power of two, at least 32.
-        base_width: Channels C0 at full resolution; the official value is 2^14 / S.
-        max_width: Upper bound M of the channels that double with every halving of the image.
-        style_dim: Length of a style vector.
-        latent_dim: Length of a latent vector z.
-        hidden_dim: Width of the mapping network.
-        style_op: How the style steers the decoder: adaptive instance norm or weight demodulation.
-    """
-
-    image_size: int = 256
-    base_width: int = 64
-    max_width: int = 512
-    style_dim: int = 64
-    latent_dim: int = 16
-    hidden_dim: int = 512
-    style_op: str = "adain"
-
-    def __post_init__(self) -> None:
-        if self.image_size < 32 or self.image_size & (self.image_size - 1):
-            raise ValueError(f"image_size must be a power of two and at least 32, got {self.image_size}")
-        if self.style_op not in ("adain", "demod"):
-            raise ValueError(f"style_op must be 'adain' or 'demod', got {self.style_op!r}")
-        for name in ("base_width", "max_width", "style_dim", "latent_dim", "hidden_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-
-    def widths(self, halvings: int) -> list[int]:
-        """Channels before the first and after each of ``halvings`` halvings of the image."""
-        widths = [self.base_width]
-        for _ in range(halvings):
-            widths.append(min(2 * widths[-1], self.max_width))
-        return widths
+from m2o_fast.translators.starganv2.settings import Size
 
 
 class Generator(nn.Module):
@@ -67,7 +28,7 @@ class Generator(nn.Module):
         rules: The many-to-one rules.
     """
 
-    def __init__(self, size: StarGANv2Size, domains: Sequence[Domain], rules: ManyToOne) -> None:
+    def __init__(self, size: Size, domains: Sequence[Domain], rules: ManyToOne) -> None:
         super().__init__()
         shared = rules.domain_layers is None
         widths = size.widths(int(math.log2(size.image_size)) - 4)
@@ -133,7 +94,7 @@ class Generator(nn.Module):
 class MappingNetwork(nn.Module):
     """Latent z to the style of a domain: a shared perceptron, then one head for each domain that has a style."""
 
-    def __init__(self, size: StarGANv2Size, domains: Sequence[Domain], rules: ManyToOne) -> None:
+    def __init__(self, size: Size, domains: Sequence[Domain], rules: ManyToOne) -> None:
         super().__init__()
         hidden = size.hidden_dim
         self.shared = _perceptron([size.latent_dim] + [hidden] * 4, last_relu=True)
@@ -162,7 +123,7 @@ def _perceptron(widths: Sequence[int], *, last_relu: bool) -> nn.Sequential:
 class _ImageToVector(nn.Module):
     """What style encoder and discriminator share: stems, residual blocks down to 4x4, one vector per image."""
 
-    def __init__(self, size: StarGANv2Size, domains: dict[int, Domain], rules: ManyToOne) -> None:
+    def __init__(self, size: Size, domains: dict[int, Domain], rules: ManyToOne) -> None:
         super().__init__()
         widths = size.widths(int(math.log2(size.image_size)) - 2)
         self.width = widths[-1]
@@ -183,7 +144,7 @@ class _ImageToVector(nn.Module):
 class StyleEncoder(_ImageToVector):
     """Image to the style of its domain; stems and heads only for domains that have a style."""
 
-    def __init__(self, size: StarGANv2Size, domains: Sequence[Domain], rules: ManyToOne) -> None:
+    def __init__(self, size: Size, domains: Sequence[Domain], rules: ManyToOne) -> None:
         styled = {k: domain for k, domain in enumerate(domains) if rules.has_style(domain)}
         super().__init__(size, styled, rules)
         self.heads = nn.ModuleDict({str(k): linear(self.width, size.style_dim) for k in styled})
@@ -198,7 +159,7 @@ class StyleEncoder(_ImageToVector):
 class Discriminator(_ImageToVector):
     """Image to the logit of being a real image of its domain."""
 
-    def __init__(self, size: StarGANv2Size, domains: Sequence[Domain], rules: ManyToOne) -> None:
+    def __init__(self, size: Size, domains: Sequence[Domain], rules: ManyToOne) -> None:
         super().__init__(size, dict(enumerate(domains)), rules)
         self.head = conv(self.width, len(domains), 1)
 

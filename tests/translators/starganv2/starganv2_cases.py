@@ -13,15 +13,15 @@ from plain_starganv2 import Hyper
 from torch import Tensor
 
 from m2o_fast.batch import Batch
-from m2o_fast.engine.schema import OptimConfig
+from m2o_fast.translators.starganv2.settings import Optim
 from m2o_fast.engine.step import Stepper
 from m2o_fast.labels import draw_labels
 from m2o_fast.m2o import Domain
-from m2o_fast.translators.starganv2 import StarGANv2
-from m2o_fast.translators.starganv2_loss import StarGANv2Loss
-from m2o_fast.translators.starganv2_nets import StarGANv2Size
+from m2o_fast.translators.starganv2.translator import StarGANv2
+from m2o_fast.translators.starganv2.settings import Weights
+from m2o_fast.translators.starganv2.settings import Size
 
-SIZE = StarGANv2Size(image_size=32, base_width=4, max_width=8, style_dim=8, latent_dim=6, hidden_dim=16)
+SIZE = Size(image_size=32, base_width=4, max_width=8, style_dim=8, latent_dim=6, hidden_dim=16)
 COLOR, GRAY = Domain("color", 3), Domain("gray", 1, multimodal=False)
 EDGES = Domain("edges", 2, multimodal=False)
 LABELS, SKETCHES = Domain("labels", 5, multimodal=False, kind="onehot"), Domain("sketches", 4, kind="onehot")
@@ -31,7 +31,7 @@ HYPER = Hyper(
     lr=1e-3, mapping_lr=3e-4, eps=1e-6, lambda_reg=0.7, lambda_sty=0.9, lambda_ds=1.3, lambda_cyc=1.1, lambda_sup=0.8,
     ds_iter=5, ema_decay=0.9,
 )  # fmt: skip
-WEIGHTS = StarGANv2Loss(r1=0.7, style=0.9, cycle=1.1, diversity=1.3, diversity_steps=5)
+WEIGHTS = Weights(r1=0.7, style=0.9, cycle=1.1, diversity=1.3, diversity_steps=5)
 LOSSES = {
     "discriminator_latent": ("d_latent", {"real": "real", "fake": "fake", "r1": "r1"}),
     "discriminator_reference": ("d_reference", {"real": "real", "fake": "fake", "r1": "r1"}),
@@ -99,7 +99,7 @@ def _image(sample: Sample, key: str) -> Tensor:
 def stepper_for(translator: StarGANv2) -> tuple[Stepper, StarGANv2]:
     translator.requires_grad_(True)
     averaged = copy.deepcopy(translator).requires_grad_(False)
-    config = OptimConfig(lr=HYPER.lr, mapping_lr=HYPER.mapping_lr, betas=HYPER.betas, ema=HYPER.ema_decay)
+    config = Optim(lr=HYPER.lr, mapping_lr=HYPER.mapping_lr, betas=HYPER.betas, ema=HYPER.ema_decay)
     stepper = Stepper(translator, averaged, config)
     for optimizer in stepper.optimizers.values():
         optimizer.param_groups[0]["eps"] = HYPER.eps

@@ -1,0 +1,163 @@
+"""What StarGAN v2 and its variants can be told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator
+
+from m2o_fast.m2o import Domain, ManyToOne
+from m2o_fast.settings import Count, Decay, Rate, Weight
+from m2o_fast.translators import settings
+from m2o_fast.translators.settings import Optimizer, Sizes
+
+SIZES = Sizes(smallest=32, power_of_two=True)
+
+
+class Model(settings.Model):
+    """Sizes of the networks.
+
+    Attributes:
+        base_width: Channels after the first layer; ``"official"``: 2^14 / image_size, as published; ``None``: the
+            same, but at most ``max_width``.
+        max_width: Upper limit of the channels of every layer (512 as published).
+        style_dim: Length of a style vector.
+        latent_dim: Length of the latent vectors that the mapping network turns into styles.
+        hidden_dim: Width of the mapping network.
+        style_op: How a style acts on features: ``"adain"`` or ``"demod"`` (weight demodulation).
+    """
+
+    base_width: Count | Literal["official"] | None = None
+    max_width: Count = 64
+    style_dim: Count = 64
+    latent_dim: Count = 16
+    hidden_dim: Count = 512
+    style_op: Literal["adain", "demod"] = "adain"
+
+
+def _takes(size: int) -> int:
+    if problem := SIZES.problem(size):
+        raise ValueError(problem)
+    return size
+
+
+class Size(Model):
+    """The settings of the networks in numbers.
+
+    Attributes:
+        image_size: Side length S in pixels, a power of two, at least 32.
+        base_width: Channels C0 at full resolution.
+    """
+
+    image_size: Annotated[int, AfterValidator(_takes)]
+    base_width: Count
+
+    def widths(self, halvings: int) -> list[int]:
+        """Channels before the first and after each of ``halvings`` halvings of the image."""
+        widths = [self.base_width]
+        for _ in range(halvings):
+            widths.append(min(2 * widths[-1], self.max_width))
+        return widths
+
+
+class Loss(settings.Loss):
+    """Weights of the losses, each at least 0; the adversarial loss has weight 1.
+
+    Attributes:
+        r1: R1 penalty of the discriminator.
+        style: Style reconstruction.
+        cycle: Cycle consistency.
+        diversity: Diversity at the first step; it falls linearly to 0.
+        diversity_steps: Steps until it is 0; ``None``: all steps of the run.
+        supervised: Supervised loss of HMS; the other variants have none.
+        r1_every: **Changes the numbers.** 1 takes the R1 penalty in every step, as published; k only in every k-th,
+            with k times its weight (lazy regularization, arXiv 1912.04958, section 3.1, where k is 16).
+        merge_discriminator_steps: **Changes the numbers.** False trains the discriminator twice per iteration, as
+            published, with latent-guided and with reference-guided fakes; true once, on the mean of both losses.
+    """
+
+    r1: Weight = 1.0
+    style: Weight = 1.0
+    cycle: Weight = 1.0
+    diversity: Weight = 1.0
+    diversity_steps: Count | None = None
+    supervised: Weight = 1.0
+    r1_every: Count = 1
+    merge_discriminator_steps: bool = False
+
+
+class Weights(Loss):
+    """The weights of the losses in numbers; that of the supervised loss belongs to :class:`ManyToOne`.
+
+    Attributes:
+        diversity_steps: Steps until the diversity weight is 0.
+    """
+
+    diversity_steps: Count = 100_000
+
+
+class Optim(settings.Optim):
+    """Adam, and the moving average of the weights.
+
+    Attributes:
+        lr: Learning rate of generator, style encoder and discriminator.
+        mapping_lr: Learning rate of the mapping network.
+        betas: Decay rates of Adam's two moments, each in [0, 1).
+        weight_decay: L2 weight decay, added to the gradient.
+        ema: Decay per step of the moving average that sampling uses, in [0, 1).
+    """
+
+    lr: Rate = 1e-3
+    mapping_lr: Rate = 1e-5
+    betas: tuple[Decay, Decay] = (0.0, 0.99)
+    weight_decay: Weight = 1e-4
+    ema: Decay = 0.995
+
+    def optimizer(self, group: str) -> Optimizer:
+        """Adam for every net."""
+        rate = self.mapping_lr if group == "mapping_network" else self.lr
+        return Optimizer(rate, betas=self.betas, weight_decay=self.weight_decay)
+
+    def average(self) -> float | None:
+        """The decay of the moving average."""
+        return self.ema
+
+
+class StarGANv2Settings(settings.Settings):
+    """All of them."""
+
+    model: Model = Model()
+    loss: Loss = Loss()
+    optim: Optim = Optim()
+
+    def description(self, domains: Sequence[Domain], rules: ManyToOne, image_size: int) -> dict[str, Any]:
+        """See :meth:`m2o_fast.translators.settings.Settings.description`."""
+        size = {**self.model.model_dump(), "image_size": image_size, "base_width": self.base_width(image_size)}
+        return {
+            "domains": [asdict(domain) for domain in domains],
+            "rules": asdict(rules),
+            "size": size,
+            "weights": self.loss.model_dump(exclude={"supervised"}),
+            "discriminator": True,
+        }
+
+    def kept(self, steps: int) -> dict[str, int]:
+        """The steps within which the diversity weight falls to 0."""
+        return {"loss.diversity_steps": self.loss.diversity_steps or steps}
+
+    def widths(self, image_size: int) -> dict[str, int]:
+        """The two widths."""
+        return {"model.base_width": self.base_width(image_size), "model.max_width": self.model.max_width}
+
+    def base_width(self, image_size: int) -> int:
+        """Channels after the first layer, as a number."""
+        published = max(1, 2**14 // image_size)
+        match self.model.base_width:
+            case "official":
+                return published
+            case None:
+                return min(published, self.model.max_width)
+            case width:
+                return width
