@@ -28,9 +28,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from m2o_fast.batch import Batch
 from m2o_fast.engine.graphs import WARM_UP, CudaRecorder, GraphedStepper
 from m2o_fast.engine.precision import float32_products
-from m2o_fast.translators.starganv2.settings import Optim
 from m2o_fast.engine.step import Stepper
 from m2o_fast.translators.starganv2.published import from_official
+from m2o_fast.translators.starganv2.settings import Optim
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "translators"))
 import plain_networks as networks  # noqa: E402  (lie beside the tests)

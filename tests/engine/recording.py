@@ -36,7 +36,9 @@ class _Recording(TorchDispatchMode):
         kwargs = kwargs or {}
         if _needs_the_host(func, args):
             raise CannotBeRecordedError(f"{func.name()} needs the host")
-        for written in _written(func, args, kwargs):
+        # What a batch norm writes beside its result, its schema does not say.
+        unsaid = _tensors(args[3:5]) if func is torch.ops.aten.native_batch_norm.default else []
+        for written in [*_written(func, args, kwargs), *unsaid]:
             self._keep(written)
         result = func(*args, **kwargs)
         made = [] if _is_view(func) or _written(func, args, kwargs) else _tensors(result)

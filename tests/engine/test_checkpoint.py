@@ -27,8 +27,8 @@ from m2o_fast.engine.runs import next_run
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain, ManyToOne
 from m2o_fast.translators import create
-from m2o_fast.translators.starganv2.translator import StarGANv2
 from m2o_fast.translators.starganv2.settings import Size
+from m2o_fast.translators.starganv2.translator import StarGANv2
 
 pytestmark = pytest.mark.usefixtures("tiny_data")
 

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m2o_fast.engine import config as config_module
 from m2o_fast.data.settings import DATASETS
+from m2o_fast.engine import config as config_module
 from m2o_fast.engine.config import ConfigError, differences, dump_config, flatten, keys, load_config
 from m2o_fast.engine.schema import config_class
-from m2o_fast.translators import DEFAULT, system
 from m2o_fast.engine.yaml12 import dump_yaml, parse_yaml
+from m2o_fast.translators import DEFAULT, system
 
 
 @pytest.fixture

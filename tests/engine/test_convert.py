@@ -60,8 +60,8 @@ def test_files_without_state_dicts(file, content):
 def test_missing_file_and_unknown_layout(file, tmp_path):
     with pytest.raises(UserError, match="no such file"):
         convert_checkpoint("stargan-v2", file, tmp_path / "out")
-    with pytest.raises(UserError, match="unknown layout 'starganv2'; nearest: 'stargan-v2'"):
-        convert_checkpoint("starganv2", file, tmp_path / "out")
+    with pytest.raises(UserError, match="unknown layout 'starganv3'; nearest: 'starganv2'"):
+        convert_checkpoint("starganv3", file, tmp_path / "out")
     torch.save({"generator": {"w": torch.zeros(1)}}, file)
     with pytest.raises(UserError, match="missing nets: mapping_network, style_encoder"):
         convert_checkpoint("stargan-v2", file, tmp_path / "out")

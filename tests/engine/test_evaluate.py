@@ -12,12 +12,12 @@ from forked import together
 from tiny import IMAGES, tiny_config
 
 from m2o_fast.data import ColorizedDigits
+from m2o_fast.engine.build import open_split
 from m2o_fast.engine.evaluate import evaluate_run
 from m2o_fast.engine.evaluation.options import Options
 from m2o_fast.engine.evaluation.styles import LatentStyles
 from m2o_fast.engine.evaluation.translations import Evaluation
 from m2o_fast.engine.loop import train
-from m2o_fast.engine.build import open_split
 from m2o_fast.engine.runs import load_translator
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain

@@ -22,14 +22,13 @@ from m2o_fast.engine.graphs import WARM_UP, CudaRecorder, GraphedStepper, Record
 from m2o_fast.engine.loop import Trainer, train
 from m2o_fast.engine.processes import Processes
 from m2o_fast.engine.runlog import Log
-from m2o_fast.translators.starganv2.settings import Optim
 from m2o_fast.engine.step import Stepper, StepResult, compile_nets
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import VARIANTS, Domain
 from m2o_fast.randomness import torch_generator
 from m2o_fast.translators.base import Iteration
+from m2o_fast.translators.starganv2.settings import Optim, Weights
 from m2o_fast.translators.starganv2.translator import StarGANv2
-from m2o_fast.translators.starganv2.settings import Weights
 
 DOMAINS = (Domain("color", 3), Domain("gray", 1, multimodal=False))
 STEPS = 8

@@ -14,17 +14,17 @@ from tiny import contents, stop_at, tiny_config
 
 from m2o_fast.data.images import read_image
 from m2o_fast.data.label_maps import read_label_map
+from m2o_fast.engine.build import open_split
 from m2o_fast.engine.checkpoint import load_translator, newest_checkpoint
 from m2o_fast.engine.config import load_config
 from m2o_fast.engine.loop import Trainer, train
-from m2o_fast.engine.build import open_split
 from m2o_fast.engine.samples import SampleGrid
 from m2o_fast.engine.translate import Request, translate_path
 from m2o_fast.errors import UserError
 from m2o_fast.labels import draw_labels, palette, read_labels
 from m2o_fast.m2o import Domain, ManyToOne
-from m2o_fast.translators.starganv2.translator import StarGANv2
 from m2o_fast.translators.starganv2.settings import Size
+from m2o_fast.translators.starganv2.translator import StarGANv2
 
 SIZE = 32
 COLORS = {tuple(color) for color in palette(151).tolist()}

@@ -108,9 +108,7 @@ def iterations(out: Path, assignments: list[str], count: int) -> int:
     ways=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, unique=True),
     shares=st.integers(1, 4), size=st.integers(1, 12), step=st.integers(0, 10_000),
 )  # fmt: skip
-def test_shares_have_the_rows_of_their_samples(
-    ways: list[tuple[int, int]], shares: int, size: int, step: int
-) -> None:
+def test_shares_have_the_rows_of_their_samples(ways: list[tuple[int, int]], shares: int, size: int, step: int) -> None:
     batch_size = size * shares
     targets = _plan(step * batch_size, batch_size, ways).targets
     whole = sorted(range(batch_size), key=lambda sample: targets[sample])  # sorted keeps the order of equals

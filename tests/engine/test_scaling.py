@@ -10,9 +10,9 @@ import pytest
 import torch
 from tiny import tiny_config
 
+from m2o_fast.engine.build import build_translator, open_split
 from m2o_fast.engine.memory import blank_batch
 from m2o_fast.engine.processes import Processes
-from m2o_fast.engine.build import build_translator, open_split
 from m2o_fast.engine.scaling import Network, Step, message_sizes, simulate, strong_scaling, weak_scaling
 from m2o_fast.engine.step import Stepper
 from m2o_fast.errors import UserError

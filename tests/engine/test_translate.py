@@ -12,8 +12,8 @@ from m2o_fast.engine.translate import Request, translate_path
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain, ManyToOne
 from m2o_fast.randomness import torch_generator
-from m2o_fast.translators.starganv2.translator import StarGANv2
 from m2o_fast.translators.starganv2.settings import Size
+from m2o_fast.translators.starganv2.translator import StarGANv2
 
 SIZE = 32
 DOMAINS = (Domain("color", 3), Domain("gray", 1, multimodal=False))

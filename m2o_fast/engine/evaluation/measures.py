@@ -288,17 +288,25 @@ class Colors(Measure):
         content: Image numbers of the source domain -> content ``[n, 1, S, S]``.
         real: Colours of as many real images; filled before :meth:`values` is called.
         real_other: The same of other real images.
+        repeats: How often each translation counts. One that no style changes is all that there is of its source, however
+            often it is asked for, and recall depends on the number of images.
     """
 
-    def __init__(self, content: Callable[[Tensor], Tensor], real: ColorStatistics, real_other: ColorStatistics) -> None:
-        self._content, self._real, self._real_other = content, real, real_other
+    def __init__(
+        self,
+        content: Callable[[Tensor], Tensor],
+        real: ColorStatistics,
+        real_other: ColorStatistics,
+        repeats: int = 1,
+    ) -> None:
+        self._content, self._real, self._real_other, self._repeats = content, real, real_other, repeats
         self._generated = ColorStatistics(BINS, BITS)
 
     def update(self, outputs: Outputs) -> None:
         """Adds translations."""
-        images = outputs.images.flatten(0, 1)
+        images = outputs.images.flatten(0, 1).repeat_interleave(self._repeats, dim=0)
         content = self._content(outputs.indices).to(images.device)
-        self._generated.update(images, content.repeat_interleave(outputs.images.shape[1], dim=0))
+        self._generated.update(images, content.repeat_interleave(outputs.images.shape[1] * self._repeats, dim=0))
 
     def state(self) -> dict[str, Tensor]:
         """See :meth:`Measure.state`."""

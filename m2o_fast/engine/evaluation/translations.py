@@ -232,7 +232,8 @@ class Evaluation:
             if self._drawn(target) > 1:
                 measures.append(StyleIndependence())
         elif real.colors is not None:
-            measures.append(Colors(self._content, *real.colors))
+            repeats = 1 if self._translator.has_style(target) else self._options.outputs_per_source
+            measures.append(Colors(self._content, *real.colors, repeats=repeats))
         if real.features is not None and self._extractor is not None:
             measures.append(Features(self._extractor, real.features, self._options.fid, self._batch))
         if self._lpips is not None and domain.multimodal and self._drawn(target) > 1:

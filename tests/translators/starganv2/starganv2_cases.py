@@ -13,13 +13,11 @@ from plain_starganv2 import Hyper
 from torch import Tensor
 
 from m2o_fast.batch import Batch
-from m2o_fast.translators.starganv2.settings import Optim
 from m2o_fast.engine.step import Stepper
 from m2o_fast.labels import draw_labels
 from m2o_fast.m2o import Domain
+from m2o_fast.translators.starganv2.settings import Optim, Size, Weights
 from m2o_fast.translators.starganv2.translator import StarGANv2
-from m2o_fast.translators.starganv2.settings import Weights
-from m2o_fast.translators.starganv2.settings import Size
 
 SIZE = Size(image_size=32, base_width=4, max_width=8, style_dim=8, latent_dim=6, hidden_dim=16)
 COLOR, GRAY = Domain("color", 3), Domain("gray", 1, multimodal=False)

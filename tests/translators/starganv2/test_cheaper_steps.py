@@ -25,12 +25,12 @@ from starganv2_cases import (
 )
 from torch import Tensor
 
-from m2o_fast.engine.config import load_config
 from m2o_fast.engine.build import build_translator
+from m2o_fast.engine.config import load_config
 from m2o_fast.m2o import Domain, ManyToOne
 from m2o_fast.translators.starganv2.published import from_official
-from m2o_fast.translators.starganv2.translator import StarGANv2
 from m2o_fast.translators.starganv2.settings import Weights
+from m2o_fast.translators.starganv2.translator import StarGANv2
 
 DOMAINS = [Domain(name) for name in "ab"]
 LAZY = WEIGHTS.model_copy(update={"r1_every": 2})

@@ -13,8 +13,8 @@ from starganv2_cases import (
 
 from m2o_fast.m2o import Domain, ManyToOne
 from m2o_fast.translators.starganv2.published import from_official
-from m2o_fast.translators.starganv2.translator import StarGANv2
 from m2o_fast.translators.starganv2.settings import Size
+from m2o_fast.translators.starganv2.translator import StarGANv2
 
 
 def test_functions_are_the_published_networks() -> None:

@@ -33,8 +33,8 @@ from torch import Tensor
 from m2o_fast.m2o import VARIANTS, Domain, ManyToOne
 from m2o_fast.translators.base import Iteration, Translator
 from m2o_fast.translators.starganv2.published import from_official
-from m2o_fast.translators.starganv2.translator import PHASES, StarGANv2
 from m2o_fast.translators.starganv2.settings import Size
+from m2o_fast.translators.starganv2.translator import PHASES, StarGANv2
 
 # --- training, step by step ---
 
@@ -79,9 +79,7 @@ def test_iteration_is_the_published_one() -> None:
 )
 def test_iteration_is_the_naive_many_to_one_one(domains: list[Domain], variant: str, style_op: str) -> None:
     """Losses and weights of two iterations against one sample at a time with explicit modulated weights."""
-    size = Size(
-        image_size=32, base_width=4, max_width=8, style_dim=8, latent_dim=6, hidden_dim=16, style_op=style_op
-    )
+    size = Size(image_size=32, base_width=4, max_width=8, style_dim=8, latent_dim=6, hidden_dim=16, style_op=style_op)
     plain_domains = tuple(
         PlainDomain(domain.channels, domain.multimodal, one_hot=domain.kind == "onehot") for domain in domains
     )

@@ -1,0 +1,214 @@
+"""A system that uses what the published ones do not, or not yet: all of the contract in a hundred lines.
+
+Two domains, a net for each way, no style; batch norm, dropout, history pools, a schedule that ends with the run, another
+optimizer for each group, pairs in both directions, and an average only where it is asked for.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from m2o_fast import translators
+from m2o_fast.batch import Batch
+from m2o_fast.engine import config as config_module
+from m2o_fast.engine import schema
+from m2o_fast.m2o import Domain, ManyToOne
+from m2o_fast.nn.batch_norm import BatchNorm2d
+from m2o_fast.nn.freezing import frozen
+from m2o_fast.nn.history import HistoryPool
+from m2o_fast.nn.permutation import inverse
+from m2o_fast.settings import Count, Rate, Weight
+from m2o_fast.translators import settings
+from m2o_fast.translators.base import Iteration, Phase, Translator
+from m2o_fast.translators.settings import Optimizer, Sizes, SystemFacts, linear_decay
+
+PLAIN = ManyToOne(zero_style=False, diversity_on_multimodal_only=False)
+
+
+class Model(settings.Model):
+    """Width, and what the nets have."""
+
+    width: Count = 4
+    batch_norm: bool = True
+    average: bool = False
+
+
+class Loss(settings.Loss):
+    """The supervised one is for both directions."""
+
+    supervised: Weight = 3.0
+
+
+class Optim(settings.Optim):
+    """Rates that fall to 0 with the last step."""
+
+    lr: Rate = 0.02
+    decay_steps: Count | None = None
+
+    def optimizer(self, group: str) -> Optimizer:
+        assert self.decay_steps is not None
+        falling = linear_decay(2, self.decay_steps)
+        if group == "generators":
+            return Optimizer(self.lr, "adamw", (0.5, 0.9), 0.1, falling)
+        return Optimizer(self.lr, "sgd", schedule=falling)
+
+    def average(self) -> float:
+        return 0.8
+
+
+class ToySettings(settings.Settings):
+    """All of them."""
+
+    model: Model = Model()
+    loss: Loss = Loss()
+    optim: Optim = Optim()
+
+    def description(self, domains: Sequence[Domain], rules: ManyToOne, image_size: int) -> dict[str, Any]:
+        size = {**self.model.model_dump(), "image_size": image_size}
+        return {"domains": [asdict(domain) for domain in domains], "rules": asdict(rules), "size": size}
+
+    def kept(self, steps: int) -> dict[str, int]:
+        return {"optim.decay_steps": self.optim.decay_steps or steps}
+
+    def widths(self, image_size: int) -> dict[str, int]:
+        return {"model.width": self.model.width}
+
+
+SYSTEM = SystemFacts(
+    name="toy",
+    title="Toy",
+    paper="none",
+    settings=ToySettings,
+    translator="Toy",
+    variants={"plain": PLAIN, "hms": ManyToOne(supervised_weight=1.0)},
+    sizes=Sizes(smallest=16, multiple=4),
+    refused={"hmu": "toys need to be held by the hand"},
+    two_domains=True,
+)
+
+
+class Toy(Translator):
+    """A convolution each way, and one that judges each domain."""
+
+    multiple = 1
+
+    def __init__(self, description: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.rules = ManyToOne(**description["rules"])
+        self.domains = self.rules.resolve([Domain(**domain) for domain in description["domains"]])
+        self.size = description["size"]
+        self.image_size = self.size["image_size"]
+        channels = [domain.channels for domain in self.domains]
+        self.generators = nn.ModuleList([self._generator(channels[a], channels[b]) for a, b in self.directions()])
+        self.discriminators = nn.ModuleList([nn.Conv2d(count, 1, 4, 4) for count in channels])
+
+    def _generator(self, a: int, b: int) -> nn.Sequential:
+        width = self.size["width"]
+        norm = BatchNorm2d(width) if self.size["batch_norm"] else nn.Identity()
+        return nn.Sequential(nn.Conv2d(a, width, 3, 1, 1), norm, nn.ReLU(), nn.Conv2d(width, b, 3, 1, 1), nn.Tanh())
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "system": "toy",
+            "domains": [asdict(domain) for domain in self.domains],
+            "rules": asdict(self.rules),
+            "size": self.size,
+        }
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any]) -> Toy:
+        return cls(description)
+
+    def directions(self) -> tuple[tuple[int, int], ...]:
+        return ((0, 1), (1, 0))
+
+    def paired_directions(self) -> tuple[tuple[int, int], ...]:
+        return self.directions() if self.rules.supervised_weight else ()
+
+    def has_style(self, target: str | int) -> bool:
+        return False
+
+    def groups(self) -> dict[str, list[nn.Module]]:
+        return {"generators": [self.generators], "discriminators": [self.discriminators]}
+
+    def averaged_groups(self) -> tuple[str, ...]:
+        return ("generators",) if self.size["average"] else ()
+
+    def pools(self) -> Mapping[str, HistoryPool]:
+        side = self.image_size
+        return {domain.name: HistoryPool(5, (domain.channels, side, side)) for domain in self.domains}
+
+    def phases(self, index: int) -> Sequence[Phase]:
+        return (Phase("generators", ("generators",)), Phase("discriminators", ("discriminators",)))
+
+    def noise(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        side = self.image_size
+        return {
+            "dropout": torch.rand((count, 1, side, side), generator=generator),
+            "pool": torch.rand((count, 2), generator=generator),
+        }
+
+    def loss(self, phase: str, batch: Batch, iteration: Iteration) -> tuple[Tensor, dict[str, Tensor]]:
+        if phase == "generators":
+            return self._generators_loss(batch, iteration)
+        numbers = batch.noise["pool"].split(list(batch.target_counts))
+        parts = {"fake": batch.source[0].new_zeros(()), "real": batch.source[0].new_zeros(())}
+        for k, domain in enumerate(self.domains):
+            seen = iteration.pools[domain.name](iteration.kept[domain.name], numbers[k])
+            parts["fake"] = parts["fake"] + self.discriminators[k](seen).square().mean((1, 2, 3)).sum() / batch.size
+            judged = (self.discriminators[k](batch.source[k]) - 1).square()
+            parts["real"] = parts["real"] + judged.mean((1, 2, 3)).sum() / batch.size
+        return parts["fake"] + parts["real"], {name: value.detach() for name, value in parts.items()}
+
+    def _generators_loss(self, batch: Batch, iteration: Iteration) -> tuple[Tensor, dict[str, Tensor]]:
+        masks = batch.noise["dropout"][inverse(batch.to_target)].split(list(batch.source_counts))
+        total = batch.source[0].new_zeros(())
+        known = batch.has_pair.split(list(batch.target_counts)) if batch.has_pair is not None else ()
+        for (source, target), net in zip(self.directions(), self.generators, strict=True):
+            fake = net(batch.source[source] * (masks[source] >= 0.3))
+            iteration.kept[self.domains[target].name] = fake.detach()
+            with frozen(self.discriminators[target]):
+                judged = (self.discriminators[target](fake) - 1).square()
+            total = total + judged.mean((1, 2, 3)).sum() / batch.size
+            if batch.paired:
+                errors = (fake - batch.paired[target]).abs().mean((1, 2, 3))
+                total = total + self.rules.supervised_weight * (errors * known[target]).sum() / batch.size
+        total = total * iteration.number(lambda index: 1 + index / 8)
+        return total, {"total": total.detach()}
+
+    def translate(
+        self,
+        x: Tensor,
+        source: str | int,
+        target: str | int,
+        *,
+        style: Tensor | None = None,
+        reference: Tensor | None = None,
+    ) -> Tensor:
+        a = self.domain_index(source)
+        self._check_images("x", x, a)
+        return self.generators[a](self._placed(x))
+
+    def sample_style(self, count: int, target: str | int, generator: torch.Generator | None = None) -> Tensor:
+        return torch.zeros(count, 0)
+
+    def encode_style(self, x: Tensor, domain: str | int) -> Tensor:
+        return torch.zeros(len(x), 0)
+
+
+def install(patch: pytest.MonkeyPatch) -> None:
+    """Lets the package know the system, as if it had a folder there."""
+    module, inside = ModuleType("toy"), ModuleType("translator")
+    module.SYSTEM, inside.Toy = SYSTEM, Toy  # type: ignore[attr-defined]
+    patch.setitem(sys.modules, "m2o_fast.translators.toy", module)
+    patch.setitem(sys.modules, "m2o_fast.translators.toy.translator", inside)
+    for where in (translators, config_module, schema):
+        patch.setattr(where, "NAMES", (*(name for name in where.NAMES if name != "toy"), "toy"))
