@@ -120,7 +120,9 @@ def _leaves(tree: Mapping[Any, Any], source: str, system: str, prefix: str = "")
 
 
 def _choose_system(layers: Sequence[Layer]) -> tuple[str, Any]:
-    """System and variant, which is not checked yet; the later layer wins. The name of a system in the place of a variant is the system, plain.
+    """System and variant, which is not checked yet; the later layer wins.
+
+    The name of a system in the place of a variant is the system, plain.
 
     Raises:
         ConfigError: An unknown system, or one over the configuration of another.

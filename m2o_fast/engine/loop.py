@@ -305,7 +305,7 @@ class Trainer:
         """
         noise = self.translator.noise(self.config.batch_size, torch_generator(self.config.seed, "noise", step))
         # The first parts of all processes come before their second ones: a history pool sees the samples in order.
-        shares = range(self.processes.rank, self._shares, self.processes.count)
+        shares = (self.processes.rank + part * self.processes.count for part in range(self.config.accumulate))
         return [self._part(step, share, noise) for share in shares]
 
     def _part(self, step: int, share: int, noise: Mapping[str, torch.Tensor]) -> Batch:

@@ -88,16 +88,16 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
 def blank_batch(translator: Translator, size: int) -> Batch:
     """``size`` black images on the translator's device, dealt out to the directions that it learns.
 
-    Every domain has its turn as source and as target before one comes again; multi-modal targets first, as they need
-    more memory.
+    Every domain has its turn as source and as target before one comes again; where they do not come out even, the last
+    ones go between multi-modal domains, which need more memory.
     """
     domains, side = translator.domains, translator.image_size
     parameter = next(translator.parameters())
-    order = sorted(
-        translator.directions(),
-        key=lambda way: ((way[1] - way[0] - 1) % len(domains), not domains[way[1]].multimodal),
-    )
-    dealt = [order[k % len(order)] for k in range(size)]
+    ways = translator.directions()
+    in_turn = sorted(ways, key=lambda way: (way[1] - way[0] - 1) % len(domains))
+    hungriest = sorted(ways, key=lambda way: -sum(domains[k].multimodal for k in way))
+    rest = size % len(domains)
+    dealt = [in_turn[k % len(ways)] for k in range(size - rest)] + [hungriest[k % len(ways)] for k in range(rest)]
     by_source = sorted(range(size), key=lambda row: dealt[row][0])
     by_target = sorted(range(size), key=lambda row: dealt[row][1])
     sources, targets = ([sum(way[end] == k for way in dealt) for k in range(len(domains))] for end in (0, 1))
@@ -125,8 +125,8 @@ def blank_batch(translator: Translator, size: int) -> Batch:
 def saved_bytes(translator: Translator, batch: Batch, precision: str = "fp32") -> int:
     """The most that autograd keeps for backward passes at one time of an iteration, weights and images left out."""
     held = _Held([*translator.parameters(), *batch.source, *batch.reference, *batch.reference2, *batch.paired])
-    like = next(translator.parameters())
-    iteration = Iteration(0, pools={name: pool.to(like) for name, pool in translator.pools().items()})
+    pools = {name: pool.to(batch.source[0]) for name, pool in translator.pools().items()}
+    iteration = Iteration(0, pools=pools)
     buffers = [(buffer, buffer.clone()) for buffer in translator.buffers()]
     with saved_tensors_hooks(held.pack, lambda kept: kept.tensor):
         for phase in translator.phases(0):

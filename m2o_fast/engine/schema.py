@@ -171,5 +171,5 @@ def config_class(name: str) -> type[Config]:
 
     usual = DEFAULT[1] if name == DEFAULT[0] else PLAIN
     narrowed: dict[str, Any] = {key: (field.annotation, field.default) for key, field in fields.items()}
-    variant = (Annotated[str, AfterValidator(known_variant)], usual)
+    variant: Any = (Annotated[str, AfterValidator(known_variant)], usual)
     return create_model("Config", __base__=Config, **narrowed, system=(str, name), variant=variant)

@@ -11,6 +11,7 @@ import signal
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -374,11 +375,17 @@ def test_progress_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert lines[-1].endswith(f"m2o-fast eval {tmp_path / 'run'}")
 
 
+def translator_of(domains: int) -> Any:
+    """Of so many domains, between all of which it translates."""
+    ways = tuple((a, b) for a in range(domains) for b in range(domains))
+    return SimpleNamespace(domains=range(domains), directions=lambda: ways)
+
+
 def test_sample_grids_of_many_domains_show_some_directions_into_each() -> None:
-    assert shown_directions(2) == [(0, 1), (1, 0)]
-    assert len(shown_directions(4)) == DIRECTIONS
-    assert shown_directions(5) == [(4, 0), (0, 1), (1, 2), (2, 3), (3, 4)]
-    assert len(shown_directions(21)) == DIRECTIONS
+    assert shown_directions(translator_of(2)) == [(0, 1), (1, 0)]
+    assert len(shown_directions(translator_of(4))) == DIRECTIONS
+    assert shown_directions(translator_of(5)) == [(4, 0), (0, 1), (1, 2), (2, 3), (3, 4)]
+    assert len(shown_directions(translator_of(21))) == DIRECTIONS
 
 
 def test_a_start_that_fails_leaves_no_folder(tmp_path, monkeypatch) -> None:

@@ -114,6 +114,9 @@ def test_the_estimate_leaves_everything_as_it_was(tmp_path: Path) -> None:
 
 def test_a_tensor_that_is_saved_twice_counts_once_and_goes_when_dropped() -> None:
     class Twice(torch.nn.Module):
+        def pools(self):
+            return {}
+
         def phases(self, index):
             return [type("Phase", (), {"name": "only"})] * 2
 

@@ -1,7 +1,7 @@
 """A run folder of version 0.1, before there were several systems: it loads, translates, is measured and goes on.
 
-It was made by ``m2o-fast train --variant hms --steps 6`` with tiny nets. ``expected.json`` holds what that version measured
-on it (16 sources, 2 outputs each), and the losses of its next two steps.
+It was made by ``m2o-fast train --variant hms --steps 6`` with tiny nets. ``expected.json`` holds what that version
+measured on it (16 sources, 2 outputs each), and the losses of its next two steps.
 """
 
 from __future__ import annotations

@@ -56,12 +56,15 @@ def test_too_little_memory_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert Trainer(tiny_config(), tmp_path).plan().lines()[-1].endswith("activations)")
 
 
+ALWAYS = ("adain", "residual")
+
+
 def test_kernels_and_why() -> None:
     with use_backend("reference"):
-        used = plan_module.kernels_in_use("cpu", modulation=False)
+        used = plan_module.kernels_in_use("cpu", ALWAYS)
     assert set(used) == {"adain", "residual"}
     assert used["adain"] == {"backend": "reference (plain torch)", "why": "because use_backend demands it"}
-    assert set(plan_module.kernels_in_use("cpu", modulation=True)) == {"adain", "residual", "modulation"}
+    assert set(plan_module.kernels_in_use("cpu", (*ALWAYS, "modulation"))) == {"adain", "residual", "modulation"}
 
 
 def test_kernels_where_the_native_library_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +75,7 @@ def test_kernels_where_the_native_library_is_missing(monkeypatch: pytest.MonkeyP
     }
     monkeypatch.setattr(plan_module, "forced_backend", lambda: None)
     monkeypatch.setattr(plan_module, "backends", lambda: dict.fromkeys(sum(FAMILIES, ()), {"cpu": facts}))
-    used = plan_module.kernels_in_use("cpu", modulation=False)
+    used = plan_module.kernels_in_use("cpu", ALWAYS)
     expected = {"backend": "reference (plain torch)", "why": "because of compiled: m2o_fast._C was not built"}
     assert used == {"adain": expected, "residual": expected}
 
@@ -81,14 +84,14 @@ def test_a_demand_that_cannot_be_met_is_an_error_of_the_user(monkeypatch: pytest
     facts = {"chosen": "triton", "available": {"triton": False}, "why": "demanded, but not available: no triton"}
     monkeypatch.setattr(plan_module, "backends", lambda: dict.fromkeys(sum(FAMILIES, ()), {"cpu": facts}))
     with pytest.raises(UserError, match="adain_act on cpu: demanded, but not available: no triton"):
-        plan_module.kernels_in_use("cpu", modulation=False)
+        plan_module.kernels_in_use("cpu", ALWAYS)
 
 
 FAMILIES = list(plan_module._FAMILIES.values())
 
 
 def test_kernels_demanded_by_the_environment() -> None:
-    code = "from m2o_fast.engine.plan import kernels_in_use; print(kernels_in_use('cpu', modulation=False)['adain'])"
+    code = "from m2o_fast.engine.plan import kernels_in_use; print(kernels_in_use('cpu', ['adain'])['adain'])"
     environment = {**os.environ, "M2O_BACKEND": "reference"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=ROOT)
     assert "because M2O_BACKEND=reference" in done.stdout, done.stderr

@@ -141,7 +141,7 @@ def state(trainer: Trainer) -> dict[str, Tensor]:
 
 
 def iterations(out: Path, words: list[str], more: list[str]) -> int:
-    """Some iterations in float64; the leading process leaves what training changed and the losses of the whole batch."""
+    """Some iterations in float64; the leading process leaves what training changed, and the losses."""
     with pytest.MonkeyPatch.context() as patch, joined_processes() as processes:
         toy.install(patch)
         # Adam makes a step of full length of a gradient that is 0 but for rounding, as of a bias before a norm.
@@ -199,7 +199,7 @@ def test_recorded_steps_have_the_bits_of_others(words: list[str], tmp_path: Path
 
 @pytest.mark.parametrize("words", CASES)
 def test_a_step_that_fails_changes_nothing(words: list[str], tmp_path: Path) -> None:
-    """Not even the statistics of norms and the pools; and telling the memory that a run takes changes nothing either."""
+    """Not even the statistics of norms and the pools; nor does it to estimate the memory that a run takes."""
     trainer = Trainer(small_config(words), tmp_path)
     trainer.advance(Log())
     before = {name: tensor.clone() for name, tensor in state(trainer).items()}

@@ -1,7 +1,7 @@
 """A system that uses what the published ones do not, or not yet: all of the contract in a hundred lines.
 
-Two domains, a net for each way, no style; batch norm, dropout, history pools, a schedule that ends with the run, another
-optimizer for each group, pairs in both directions, and an average only where it is asked for.
+Two domains, a net for each way, no style; batch norm, dropout, history pools, a schedule that ends with the run,
+another optimizer for each group, pairs in both directions, and an average only where it is asked for.
 """
 
 from __future__ import annotations

@@ -168,4 +168,4 @@ def test_output_files_are_checked_before_anything_is_made(runs: list[Path], tmp_
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="cannot write the report"):
         write_report(runs[:1], tmp_path / "file" / "page.html", "cpu")
-    assert json.loads((runs[0] / "env.json").read_text()) and settings.read_text().startswith("variant: hms")
+    assert json.loads((runs[0] / "env.json").read_text()) and settings.read_text().startswith("system: starganv2")

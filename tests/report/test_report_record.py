@@ -158,6 +158,6 @@ def test_the_command_gives_the_same_settings(config: Config) -> None:
         else:
             overrides[names.get(option, option[2:].replace("-", "_"))] = value
     again = load_config(overrides=overrides, assignments=assignments, preset=overrides.pop("preset", None))
-    assert again.diversity_steps == config.diversity_steps
+    assert again.filled().loss.diversity_steps == config.filled().loss.diversity_steps
     same = {"loss": config.loss.model_copy(update={"diversity_steps": again.loss.diversity_steps})}
     assert again == config.model_copy(update=same)

@@ -288,8 +288,8 @@ class Colors(Measure):
         content: Image numbers of the source domain -> content ``[n, 1, S, S]``.
         real: Colours of as many real images; filled before :meth:`values` is called.
         real_other: The same of other real images.
-        repeats: How often each translation counts. One that no style changes is all that there is of its source, however
-            often it is asked for, and recall depends on the number of images.
+        repeats: How often each translation counts. One that no style changes is all that there is of its source,
+            however often it is asked for, and recall depends on the number of images.
     """
 
     def __init__(
