@@ -2,10 +2,10 @@
 
     python benchmarks/train_step.py fast-fp32   # peak memory of its iterations, in bytes
 
-All take the same nets, images and noise. `plain` is the oracle of tests/translators: the published order, eight encoder
-passes, nothing shared between the phases, no fused operation. `fast` is what `m2o-fast train` does, moving average
-included, `graphed` the same with `--cuda-graphs`. `convolutions` is what bounds `fast`: :func:`convolutions_alone`.
-Behind each name stands its `--precision`.
+All take the same nets, images and noise. `plain` is the oracle of tests/translators/starganv2: the published order,
+eight encoder passes, nothing shared between the phases, no fused operation. `fast` is what `m2o-fast train` does, with the
+moving average, `graphed` the same with `--cuda-graphs`. `convolutions` is what bounds `fast`:
+:func:`convolutions_alone`. Behind each name stands its `--precision`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +31,7 @@ from m2o_fast.engine.step import Stepper
 from m2o_fast.translators.starganv2.published import from_official
 from m2o_fast.translators.starganv2.settings import Optim
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "translators"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "translators" / "starganv2"))
 import plain_networks as networks  # noqa: E402  (lie beside the tests)
 import plain_starganv2 as plain  # noqa: E402
 
@@ -126,7 +125,7 @@ def fast_stepper(case: Case, precision: str = "fp32", **settings: Any) -> tuple[
         {name: net.state_dict() for name, net in (keys | {"discriminator": nets.discriminator}).items()}
     )
     translator.to(DEVICE).requires_grad_(True)
-    translator.weights = replace(translator.weights, **settings)
+    translator.weights = translator.weights.model_copy(update=settings)
     averaged = copy.deepcopy(translator).requires_grad_(False)
     half = case.batch // 2
     # target order: the second half of the batch goes to domain 0
