@@ -3,8 +3,8 @@
     python benchmarks/train_step.py fast-fp32   # peak memory of its iterations, in bytes
 
 All take the same nets, images and noise. `plain` is the oracle of tests/translators/starganv2: the published order,
-eight encoder passes, nothing shared between the phases, no fused operation. `fast` is what `m2o-fast train` does, with the
-moving average, `graphed` the same with `--cuda-graphs`. `convolutions` is what bounds `fast`:
+eight encoder passes, nothing shared between the phases, no fused operation. `fast` is what `m2o-fast train` does, with
+the moving average, `graphed` the same with `--cuda-graphs`. `convolutions` is what bounds `fast`:
 :func:`convolutions_alone`. Behind each name stands its `--precision`.
 """
 
