@@ -34,7 +34,7 @@ def r1_penalty(logits: Tensor, images: Sequence[Tensor]) -> Tensor:
     return 0.5 * torch.stack([gradient.square().sum() for gradient in gradients]).sum() / logits.shape[0]
 
 
-def absolute_error(outputs: Sequence[Tensor], targets: Sequence[Tensor], batch_size: int) -> Tensor:
+def absolute_error(outputs: Sequence[Tensor], targets: Sequence[Tensor], batch_size: float) -> Tensor:
     """Sum over samples of the mean absolute error per sample, divided by ``batch_size``.
 
     Args:
@@ -46,7 +46,7 @@ def absolute_error(outputs: Sequence[Tensor], targets: Sequence[Tensor], batch_s
 
 
 def reconstruction_error(
-    outputs: Sequence[Tensor], images: Sequence[Tensor], one_hot: Sequence[bool], batch_size: int
+    outputs: Sequence[Tensor], images: Sequence[Tensor], one_hot: Sequence[bool], batch_size: float
 ) -> Tensor:
     """As :func:`absolute_error`, with the cross-entropy in its place where label maps are one-hot.
 
@@ -66,7 +66,9 @@ def reconstruction_error(
     return torch.stack(sums).sum() / batch_size
 
 
-def masked_reconstruction_error(output: Tensor, image: Tensor, mask: Tensor, batch_size: int, one_hot: bool) -> Tensor:
+def masked_reconstruction_error(
+    output: Tensor, image: Tensor, mask: Tensor, batch_size: float, one_hot: bool
+) -> Tensor:
     """As :func:`reconstruction_error` for one domain, counting only samples whose ``mask`` (bool ``[n]``) is set."""
     per_sample = _pixel_errors(output, image, one_hot).flatten(1).mean(dim=1)
     return (per_sample * mask.to(per_sample.dtype)).sum() / batch_size
@@ -83,3 +85,33 @@ def _pixel_errors(output: Tensor, image: Tensor, one_hot: bool) -> Tensor:
 def at_least_float32(numbers: Tensor) -> Tensor:
     """The same numbers, in float32 if they come in bfloat16 or float16."""
     return numbers.float() if numbers.dtype in (torch.bfloat16, torch.float16) else numbers
+
+
+def least_squares(scores: Sequence[Tensor], *, real: bool, batch_size: float) -> Tensor:
+    """Squared distance of discriminator scores to 1 for real, to 0 for fake images (arXiv 1611.04076).
+
+    Args:
+        scores: Maps of scores ``[n_i, 1, h, w]``, for example of each direction of a batch.
+        real: What the discriminator, or with fake images the generator, wants them to be.
+        batch_size: What the sum over samples of the means over their maps is divided by.
+    """
+    return _weighted_means([(score - float(real)).square() for score in map(at_least_float32, scores)], batch_size)
+
+
+def patch_cross_entropy(
+    scores: Sequence[Tensor], *, real: bool, batch_size: float, masks: Sequence[Tensor] | None = None
+) -> Tensor:
+    """As :func:`least_squares`, with the binary cross-entropy of scores that are logits.
+
+    ``masks``, bool ``[n_i]``, say which samples count; ``None``: all.
+    """
+    logits = [at_least_float32(score) for score in scores]
+    return _weighted_means([F.softplus(-score if real else score) for score in logits], batch_size, masks)
+
+
+def _weighted_means(values: Sequence[Tensor], batch_size: float, masks: Sequence[Tensor] | None = None) -> Tensor:
+    """Sum over samples of the mean of each one's numbers, divided by ``batch_size``."""
+    means = [value.flatten(1).mean(dim=1) for value in values]
+    if masks is not None:
+        means = [mean * mask.to(mean.dtype) for mean, mask in zip(means, masks, strict=True)]
+    return torch.cat(means).sum() / batch_size

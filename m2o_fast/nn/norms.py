@@ -1,0 +1,117 @@
+"""Convolutions, and norms by name with the activation behind them, as the nets of pix2pix and CycleGAN take them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from m2o_fast.nn.batch_norm import BatchNorm2d
+from m2o_fast.ops import adain_act, conv2d, instance_norm_act
+from m2o_fast.ops.convolution import conv_transpose2d
+
+Norm = Literal["batch", "instance", "none"]
+
+#: slopes of the activation below 0
+RELU, LINEAR = 0.0, 1.0
+
+
+class NormAct(nn.Module):
+    """A norm and LeakyReLU: float ``[N, C, H, W]`` to the same shape.
+
+    Args:
+        norm: ``"batch"``, ``"instance"`` (without affine map and running statistics) or ``"none"``.
+        channels: C.
+        slope: Of the activation below 0: 0 makes it ReLU, 1 switches it off.
+    """
+
+    def __init__(self, norm: Norm, channels: int, slope: float) -> None:
+        super().__init__()
+        self.norm, self.slope = norm, slope
+        self.batch = BatchNorm2d(channels) if norm == "batch" else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Float ``[N, C, H, W]`` to the same shape."""
+        if self.norm == "instance":
+            return instance_norm_act(x, slope=self.slope)
+        return activate(x if self.batch is None else self.batch(x), self.slope)
+
+
+class StyledNormAct(nn.Module):
+    """Adaptive instance norm, then LeakyReLU: ``(1 + gamma) * IN(x) + beta`` with ``gamma, beta = fc(style)``."""
+
+    def __init__(self, style_dim: int, channels: int, slope: float) -> None:
+        super().__init__()
+        self.slope = slope
+        self.fc = nn.Linear(style_dim, 2 * channels)
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        """Float ``[N, C, H, W]`` and style ``[N, style_dim]`` to the shape of ``x``."""
+        gamma, beta = self.fc(style).chunk(2, dim=1)
+        return adain_act(x, gamma, beta, slope=self.slope)
+
+
+def activate(x: Tensor, slope: float) -> Tensor:
+    """LeakyReLU, ReLU where ``slope`` is 0, nothing where it is 1."""
+    if slope == LINEAR:
+        return x
+    return F.relu(x) if slope == RELU else F.leaky_relu(x, slope)
+
+
+def has_bias(norm: Norm) -> bool:
+    """Whether a convolution in front of the norm has a bias in the published nets: with instance norm alone."""
+    return norm == "instance"
+
+
+class Conv2d(nn.Conv2d):
+    """``nn.Conv2d`` over :func:`m2o_fast.ops.conv2d`.
+
+    Attributes:
+        normed: Whether an instance norm follows, which takes any constant away: the bias is left out then. It stays
+            among the parameters, as it is among the published ones.
+    """
+
+    normed: bool = False
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Float ``[N, in_channels, H, W]`` to ``[N, out_channels, H', W']``."""
+        bias = None if self.normed else self.bias
+        return conv2d(input, self.weight, bias, stride=self.stride[0], padding=int(self.padding[0]))
+
+
+class ConvTranspose2d(nn.ConvTranspose2d):
+    """``nn.ConvTranspose2d``; ``normed`` as for :class:`Conv2d`."""
+
+    normed: bool = False
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Float ``[N, in_channels, H, W]`` to ``[N, out_channels, H', W']``."""
+        bias = None if self.normed else self.bias
+        stride, padding, more = self.stride[0], int(self.padding[0]), self.output_padding[0]
+        if not more:
+            return conv_transpose2d(input, self.weight, bias, stride=stride, padding=padding)
+        return F.conv_transpose2d(input, self.weight, bias, stride, padding, more)
+
+
+def conv(a: int, b: int, kernel: int, stride: int = 1, padding: int = 0, *, norm: Norm) -> Conv2d:
+    """A convolution from a to b channels in front of a norm."""
+    layer = Conv2d(a, b, kernel, stride, padding, bias=has_bias(norm))
+    layer.normed = norm == "instance"
+    return layer
+
+
+def conv_transpose(a: int, b: int, kernel: int, *, more: int = 0, norm: Norm) -> ConvTranspose2d:
+    """A transposed convolution of stride 2 and padding 1 from a to b channels in front of a norm."""
+    layer = ConvTranspose2d(a, b, kernel, 2, 1, more, bias=has_bias(norm))
+    layer.normed = norm == "instance"
+    return layer
+
+
+def init_normal_(net: nn.Module, std: float = 0.02) -> None:
+    """Weights of convolutions and linear layers normal around 0, of batch norms around 1; biases 0."""
+    for module in net.modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm2d)):
+            nn.init.normal_(module.weight, mean=float(isinstance(module, nn.BatchNorm2d)), std=std)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

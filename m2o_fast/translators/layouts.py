@@ -1,0 +1,135 @@
+"""What the layouts of published weights have in common: state dicts by net, names by their prefixes, kinds of norms."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from m2o_fast.errors import UserError
+from m2o_fast.m2o import Domain
+from m2o_fast.nn.misfits import misfits
+from m2o_fast.nn.norms import Norm
+
+StateDict = Mapping[str, Tensor]
+#: prefix of our names -> the published one
+Prefixes = Mapping[str, str]
+
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+_KINDS = ("weight", "bias", *_STATISTICS)  # in the order of torch's state dicts
+
+
+def checked_nets(state_dicts: Any, known: Sequence[str]) -> dict[str, dict[str, Tensor]]:
+    """State dicts by net, without the prefix ``module.`` and without statistics that nothing uses.
+
+    Raises:
+        UserError: It holds anything else, or nothing.
+    """
+    if not isinstance(state_dicts, Mapping) or not state_dicts:
+        raise UserError(f"expected state dicts by net ({', '.join(known)}), got {type(state_dicts).__name__}")
+    if unknown := [str(name) for name in state_dicts if name not in known]:
+        raise UserError(f"unknown nets: {', '.join(unknown)[:200]} (nets: {', '.join(known)})")
+    nets = {}
+    for name, net in state_dicts.items():
+        if not isinstance(net, Mapping) or not net or not all(isinstance(value, Tensor) for value in net.values()):
+            raise UserError(f"{name} is not a state dict (names to tensors)")
+        nets[name] = _without_unused({key.removeprefix("module."): tensor for key, tensor in net.items()}, name)
+    return nets
+
+
+def _without_unused(net: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Old torch kept running statistics of instance norms, which have no weights here and used them never."""
+    norms = {key.removesuffix(".running_mean") for key in net if key.endswith(".running_mean")}
+    unused = {norm for norm in norms if f"{norm}.weight" not in net}
+    if unused:
+        warnings.warn(
+            f"{name}: running statistics of {len(unused)} instance norms are left out; nothing uses them",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    return {key: tensor for key, tensor in net.items() if key.rpartition(".")[0] not in unused}
+
+
+def dimension(net: StateDict, name: str, key: str, axis: int) -> int:
+    """A size that is read off a weight. Raises ``UserError`` where it is missing."""
+    if key not in net or net[key].dim() != 4:
+        raise UserError(f"{name}: missing {key}, from which sizes are read")
+    return net[key].shape[axis]
+
+
+def norm_of(net: StateDict, name: str, convolution: str, norm: str) -> Norm:
+    """The norm behind a convolution: published nets have a bias in front of instance norms alone."""
+    if f"{norm}.weight" in net:
+        if f"{norm}.running_mean" not in net:
+            raise UserError(f"{name}: {norm}.weight is that of an instance norm; those that learn a scale are unknown")
+        return "batch"
+    return "instance" if f"{convolution}.bias" in net else "none"
+
+
+def the_only(values: Mapping[str, Any], what: str) -> Any:
+    """What all nets have in common. Raises ``UserError`` where they differ."""
+    if len(set(values.values())) > 1:
+        listed = ", ".join(f"{value} in {name}" for name, value in values.items())
+        raise UserError(f"the nets do not belong together: {what} is {listed}")
+    return next(iter(values.values()))
+
+
+def domains_of(names: Sequence[str] | None, channels: Sequence[int]) -> list[Domain]:
+    """Multi-modal domains, called A and B where they have no names."""
+    names = ("A", "B") if names is None else tuple(names)
+    if len(names) != 2:
+        raise UserError(f"the weights have 2 domains, but {len(names)} names were given: {', '.join(names)}")
+    try:
+        return [Domain(name, count) for name, count in zip(names, channels, strict=True)]
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+def patch_discriminator_prefixes(layers: int) -> dict[str, str]:
+    """Those of a :class:`~m2o_fast.nn.patch_discriminator.PatchDiscriminator`."""
+    if not layers:
+        return {"convs.0.": "net.0.", "convs.1.": "net.2.", "norms.0.batch.": "net.3.", "convs.2.": "net.5."}
+    prefixes = {"convs.0.": "model.0."}
+    for k in range(1, layers + 2):
+        prefixes |= {f"convs.{k}.": f"model.{3 * k - 1}.", f"norms.{k - 1}.batch.": f"model.{3 * k}."}
+    return prefixes
+
+
+def patch_discriminator_layers(net: StateDict, name: str) -> int:
+    """Convolutions of stride 2; 0 where single pixels are judged."""
+    if "net.0.weight" in net:
+        return 0
+    last = max((int(found[1]) for key in net if (found := re.fullmatch(r"model\.(\d+)\.weight", key))), default=0)
+    if last < 5 or (last + 1) % 3:
+        raise UserError(f"{name}: expected a patch discriminator (model.0.weight, model.2.weight, model.5.weight, ...)")
+    return (last + 1) // 3 - 1
+
+
+def load(net: nn.Module, prefixes: Prefixes, given: StateDict, name: str) -> None:
+    """Puts published weights into a net. Raises ``UserError`` where they do not fit."""
+    names = {key: _published(key, prefixes) for key in net.state_dict()}
+    if problems := misfits({names[key]: tensor for key, tensor in net.state_dict().items()}, given):
+        raise UserError(f"{name}: the weights do not fit: {problems}")
+    net.load_state_dict({key: given[published] for key, published in names.items()})
+
+
+def saved(net: nn.Module, prefixes: Prefixes) -> dict[str, Tensor]:
+    """The published state dict of a net, in the published order; the reverse of :func:`load`."""
+    named = {_published(key, prefixes): tensor for key, tensor in net.state_dict().items()}
+    return {key: named[key] for key in sorted(named, key=_place)}
+
+
+def _published(name: str, prefixes: Prefixes) -> str:
+    ours, published = next(pair for pair in prefixes.items() if name.startswith(pair[0]))
+    return published + name[len(ours) :]
+
+
+def _place(key: str) -> list[int]:
+    """Layers by their numbers, then kinds of tensors."""
+    return [int(part) if part.isdigit() else (_KINDS.index(part) if part in _KINDS else -1) for part in key.split(".")]
