@@ -94,9 +94,11 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         return F.conv_transpose2d(input, self.weight, bias, stride, padding, more)
 
 
-def conv(a: int, b: int, kernel: int, stride: int = 1, padding: int = 0, *, norm: Norm) -> Conv2d:
+def conv(
+    a: int, b: int, kernel: int, stride: int = 1, padding: int = 0, *, norm: Norm, kind: type[Conv2d] = Conv2d
+) -> Conv2d:
     """A convolution from a to b channels in front of a norm."""
-    layer = Conv2d(a, b, kernel, stride, padding, bias=has_bias(norm))
+    layer = kind(a, b, kernel, stride, padding, bias=has_bias(norm))
     layer.normed = norm == "instance"
     return layer
 

@@ -19,6 +19,7 @@ from m2o_fast.nn.norms import (
     init_normal_,
 )
 from m2o_fast.ops._choices import feature_format
+from m2o_fast.ops.reflected import reflected_conv3x3
 
 
 class ResNetGenerator(nn.Module):
@@ -72,6 +73,14 @@ class ResNetGenerator(nn.Module):
             return self.head(_reflected(at_least_float32(x), 3))
 
 
+class ReflectedConv3x3(Conv2d):
+    """A convolution of 3x3 over borders that are reflected."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Float ``[N, in_channels, H, W]`` to ``[N, out_channels, H, W]``."""
+        return reflected_conv3x3(input, self.weight, None if self.normed else self.bias)
+
+
 class ReflectedResBlock(nn.Module):
     """``x + norm(conv(ReLU(norm(conv(x)))))``, convolutions of 3x3 over borders that are reflected.
 
@@ -83,15 +92,15 @@ class ReflectedResBlock(nn.Module):
 
     def __init__(self, channels: int, norm: Norm, style_dim: int = 0) -> None:
         super().__init__()
-        self.conv1 = conv(channels, channels, 3, norm=norm)
+        self.conv1 = conv(channels, channels, 3, norm=norm, kind=ReflectedConv3x3)
         self.norm1 = norm_act(norm, channels, RELU, style_dim)
-        self.conv2 = conv(channels, channels, 3, norm=norm)
+        self.conv2 = conv(channels, channels, 3, norm=norm, kind=ReflectedConv3x3)
         self.norm2 = norm_act(norm, channels, LINEAR, style_dim)
 
     def forward(self, x: Tensor, style: Tensor | None = None) -> Tensor:
         """Float ``[N, channels, H, W]`` and style ``[N, style_dim]`` to the shape of ``x``."""
-        y = normalised(self.norm1, self.conv1(_reflected(x, 1)), style)
-        return x + normalised(self.norm2, self.conv2(_reflected(y, 1)), style)
+        y = normalised(self.norm1, self.conv1(x), style)
+        return x + normalised(self.norm2, self.conv2(y), style)
 
 
 def norm_act(norm: Norm, channels: int, slope: float, style_dim: int) -> nn.Module:

@@ -13,11 +13,11 @@ from typing import Any
 from torch import Tensor
 
 from m2o_fast.errors import UserError
-from m2o_fast.translators import layouts
+from m2o_fast.translators import state_dicts as layouts
 from m2o_fast.translators.cyclegan import SYSTEM
 from m2o_fast.translators.cyclegan.settings import CycleGANSettings, Size
 from m2o_fast.translators.cyclegan.translator import CycleGAN
-from m2o_fast.translators.layouts import StateDict, dimension
+from m2o_fast.translators.state_dicts import StateDict, dimension
 
 NETS = ("G_A", "G_B", "D_A", "D_B")
 #: Index of the domain that a net makes images of, or judges.

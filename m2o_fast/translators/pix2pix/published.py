@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from m2o_fast.errors import UserError
-from m2o_fast.translators import layouts
-from m2o_fast.translators.layouts import StateDict, dimension
+from m2o_fast.translators import state_dicts as layouts
+from m2o_fast.translators.state_dicts import StateDict, dimension
 from m2o_fast.translators.pix2pix import SYSTEM
 from m2o_fast.translators.pix2pix.settings import Pix2PixSettings, Size
 from m2o_fast.translators.pix2pix.translator import Pix2Pix

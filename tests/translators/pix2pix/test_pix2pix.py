@@ -15,7 +15,7 @@ from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain, ManyToOne
 from m2o_fast.nn.patch_discriminator import PatchDiscriminator
 from m2o_fast.nn.unet import UNet
-from m2o_fast.translators import layouts
+from m2o_fast.translators import state_dicts as layouts
 from m2o_fast.translators.base import Iteration
 from m2o_fast.translators.pix2pix import SYSTEM
 from m2o_fast.translators.pix2pix.published import from_official, published_net, to_official
