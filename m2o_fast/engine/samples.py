@@ -83,8 +83,9 @@ class SampleGrid:
     def rows(self, translator: Translator, source: int, target: int) -> dict[str, Tensor]:
         """The rows of one direction by label, each float ``[columns, C, S, S]`` in about [-1, 1].
 
-        ``source``; for a target with styles ``latent 1``, ... (one style a row), ``reference`` and ``guided by it``,
-        else ``output``; ``reconstruction`` of the source from the last translation, where the way back was learned.
+        ``source``; for a target with styles ``latent 1``, ... (one style a row), where they can be read off images
+        ``reference`` and ``guided by it``, else ``output``; ``reconstruction`` of the source from the last translation,
+        where the way back was learned and the style it needs is known.
         """
         device = next(translator.parameters()).device
         x, reference = self._images[source].to(device), self._images[target].to(device)
@@ -93,12 +94,14 @@ class SampleGrid:
         if translator.has_style(target):
             styles = translator.sample_style(STYLES, target, torch_generator(self._seed, "samples", target))
             for i in range(STYLES):
-                rows[f"latent {i + 1}"] = translator.translate(x, source, target, style=styles[i : i + 1])
-            rows["reference"] = reference
-            last = rows["guided by it"] = translator.translate(x, source, target, reference=reference)
+                last = rows[f"latent {i + 1}"] = translator.translate(x, source, target, style=styles[i : i + 1])
+            if translator.reads_style(target):
+                rows["reference"] = reference
+                last = rows["guided by it"] = translator.translate(x, source, target, reference=reference)
         else:
             last = rows["output"] = translator.translate(x, source, target)
-        if (target, source) in translator.directions():
+        known = translator.reads_style(source) or not translator.has_style(source)
+        if known and (target, source) in translator.directions():
             style = translator.encode_style(x, source)
             rows["reconstruction"] = translator.translate(last, target, source, style=style)
         return rows

@@ -124,6 +124,11 @@ def _style(translator: Translator, target: Domain, request: Request) -> Tensor:
         return torch.cat([translator.sample_style(1, target.name, generator) for generator in generators])
     if request.seed is not None or request.styles is not None:
         raise UserError("--reference gives the style; leave --seed and --styles out")
+    if not translator.reads_style(target.name):
+        raise UserError(
+            f"no style can be read off images of domain {target.name!r}: this translator was trained without a style "
+            "encoder; leave --reference out"
+        )
     reference = _read(request.reference, target, translator.image_size)
     return translator.encode_style(reference.to(_device(translator)), target.name)
 

@@ -100,6 +100,13 @@ class Translator(nn.Module, ABC):
         """Whether a style steers translations into a domain; else there is one translation of each image."""
         return self.rules.has_style(self.domain(target))
 
+    def reads_style(self, domain: str | int) -> bool:
+        """Whether :meth:`encode_style` finds the style of an image, so that an image can guide a translation.
+
+        Where a domain has a style, unless a system says no.
+        """
+        return self.has_style(domain)
+
     # --- training: called by the engine ---
 
     @abstractmethod

@@ -33,10 +33,14 @@ from m2o_fast.report import write_report
 from m2o_fast.translators import NAMES, system
 
 #: what makes nets small beside their widths
-SMALLER = {"starganv2": ["model.hidden_dim=8", "model.style_dim=4", "model.latent_dim=4"]}
+SMALLER = {
+    "starganv2": ["model.hidden_dim=8", "model.style_dim=4", "model.latent_dim=4"],
+    "cyclegan": ["model.blocks=1", "model.pool=5"],
+}
 #: of a system with options, more of its kinds
 MORE = {
     "toy": [["model.batch_norm=false"], ["model.average=true"]],
+    "cyclegan": [["model.style=noise"]],
 }
 FACTS = {name: system(name) for name in NAMES} | {"toy": toy.SYSTEM}
 #: every system with its last variant and in every kind; all other combinations take long
@@ -127,7 +131,8 @@ def test_it_is_measured_and_reported(whole: tuple[Config, Path]) -> None:
     ways = sorted((a, b) for a, b in translator.directions() if a != b)
     assert list(found["directions"]) == [f"{names[a]}->{names[b]}" for a, b in ways]
     for (_, b), guidances in zip(ways, found["directions"].values(), strict=True):
-        assert set(guidances) == ({"latent", "reference"} if translator.has_style(b) else {"none"})
+        wanted = {"latent"} | ({"reference"} if translator.reads_style(b) else set())
+        assert set(guidances) == (wanted if translator.has_style(b) else {"none"})
     page = write_report([run], device="cpu").read_text()
     assert config.title in page
     for a, b in ways:

@@ -156,7 +156,9 @@ class Evaluation:
 
     def _translations(self, source: int, target: int) -> int:
         """How many images this process makes in one direction."""
-        guidances = len(self._options.guidances) if self._translator.has_style(target) else 1
+        guidances = 1
+        if self._translator.has_style(target):
+            guidances = sum(g == "latent" or self._translator.reads_style(target) for g in self._options.guidances)
         return len(self._processes.share(len(self.sources(source)))) * self._drawn(target) * guidances
 
     def _drawn(self, target: int) -> int:
@@ -216,7 +218,7 @@ class Evaluation:
         return {guidance: styles for guidance in self._options.guidances if (styles := known[guidance]) is not None}
 
     def _references(self, target: int) -> Styles | None:
-        if not self._translator.has_style(target) or "reference" not in self._options.guidances:
+        if not self._translator.reads_style(target) or "reference" not in self._options.guidances:
             return None
         return ReferenceStyles(self._translator, self._test, target, self._drawn(target), self._batch)
 

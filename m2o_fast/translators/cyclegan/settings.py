@@ -123,6 +123,7 @@ class CycleGANSettings(settings.Settings):
             "rules": asdict(rules),
             "size": self.sizes(image_size),
             "weights": self.loss.model_dump(exclude={"supervised"}, exclude_none=True),
+            "generators": [True, True],
             "discriminators": [True, True],
         }
 

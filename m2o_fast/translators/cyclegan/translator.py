@@ -106,6 +106,10 @@ class CycleGAN(Translator):
         """Multi-modal domains have one, unless the system is plain."""
         return self.rules.zero_style and self.rules.has_style(self.domain(target))
 
+    def reads_style(self, domain: str | int) -> bool:
+        """With a style encoder, those that have a style."""
+        return str(self.domain_index(domain)) in self.style_encoders
+
     # --- training ---
 
     def groups(self) -> dict[str, list[nn.Module]]:
@@ -157,7 +161,8 @@ class CycleGAN(Translator):
             self._restore(k, x[k], fakes[k], cycled)
         if self.size.norm == "batch":
             identical = {k: self._generator(k)(x[1 - k]) for k in x if self._keeps(k) and 1 - k in x}
-        iteration.cache["fakes"] = {k: fake.detach() for k, fake in fakes.items()}
+        for k, fake in fakes.items():  # discriminators see what was made before the generators' step
+            iteration.kept[self.domains[k].name] = fake.detach()
         with frozen(self.discriminators):
             scores = [self._discriminator(k)(fake) for k, fake in fakes.items()]
         parts = {"adversarial": least_squares(scores, real=True, batch_size=share)}
@@ -240,16 +245,14 @@ class CycleGAN(Translator):
         return reconstruction_error([*compared, none], [*(images[k] for k in outputs), none], [*one_hot, False], share)
 
     def _discriminators_loss(self, batch: Batch, iteration: Iteration) -> tuple[Tensor, dict[str, Tensor]]:
-        x, share = _sources(batch), batch.size / 2
-        fakes = iteration.cache.pop("fakes", None)
-        fakes = self._made(x, self._drawn(batch, "latent")) if fakes is None else fakes
+        share = batch.size / 2
         numbers = batch.noise["pool"].split(list(batch.target_counts))
         real, fake = [], []
         for k in _TARGETS:
-            shown = fakes.get(k, batch.source[k][:0])
-            if pool := iteration.pools.get(self.domains[k].name):
-                shown = pool(shown, numbers[k])
-            images = batch.source[k]
+            images, name = batch.source[k], self.domains[k].name
+            shown = iteration.kept.get(name, images[:0])
+            if name in iteration.pools:
+                shown = iteration.pools[name](shown, numbers[k])
             if self.size.norm == "batch" or not images.shape[0] or not shown.shape[0]:
                 real += [self._discriminator(k)(images)] if images.shape[0] else []
                 fake += [self._discriminator(k)(shown)] if shown.shape[0] else []
@@ -262,10 +265,6 @@ class CycleGAN(Translator):
             "fake": least_squares(fake, real=False, batch_size=share),
         }
         return 0.5 * (parts["real"] + parts["fake"]), _detached(parts)
-
-    @torch.no_grad()
-    def _made(self, x: _ByTarget, style: _ByTarget) -> _ByTarget:
-        return {k: as_image(self._generator(k)(part, style.get(k)), self.domains[k]) for k, part in x.items()}
 
     def _drawn(self, batch: Batch, name: str) -> _ByTarget:
         """Random styles by target domain that has them."""

@@ -129,6 +129,10 @@ class Pix2Pix(Translator):
         """Multi-modal domains have one, unless the system is plain."""
         return self.rules.zero_style and self.rules.has_style(self.domain(target))
 
+    def reads_style(self, domain: str | int) -> bool:
+        """There is no style encoder."""
+        return False
+
     # --- training ---
 
     def groups(self) -> dict[str, list[nn.Module]]:
