@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from m2o_fast.engine.evaluation.options import Options as EvaluationOptions
     from m2o_fast.engine.runs import load_translator as load
     from m2o_fast.m2o import Domain, ManyToOne
-    from m2o_fast.translators import from_official
+    from m2o_fast.translators import from_official, to_official
     from m2o_fast.translators.starganv2.translator import StarGANv2
 
 if not os.path.isdir(os.path.join(__path__[0], "cli")):
@@ -37,6 +37,7 @@ _EXPORTS: dict[str, tuple[str, str]] = {
     "load": ("m2o_fast.engine.runs", "load_translator"),
     "read_image": ("m2o_fast.data.images", "read_image"),
     "save_image": ("m2o_fast.data.images", "save_image"),
+    "to_official": ("m2o_fast.translators", "to_official"),
 }
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "load",
     "read_image",
     "save_image",
+    "to_official",
 ]
 
 

@@ -4,35 +4,75 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from m2o_fast.engine.checkpoint import save_translator
+from m2o_fast.engine.runs import load_translator
 from m2o_fast.errors import UserError
-from m2o_fast.translators import published
+from m2o_fast.translators import published, to_official
 from m2o_fast.translators.base import Translator
 
 
-def convert_checkpoint(layout: str, file: Path, out: Path, domains: Sequence[str] | None = None) -> Translator:
+def convert_checkpoint(
+    layout: str, files: Path | Mapping[str, Path], out: Path, domains: Sequence[str] | None = None, **settings: Any
+) -> Translator:
     """Reads published weights and writes them as a folder that :func:`m2o_fast.load` takes.
 
     Args:
         layout: The system whose published layout the weights have, or another name of that layout.
-        file: A dict of state dicts by net name, written by ``torch.save``. Nothing in it is executed: it may hold
-            tensors and plain containers only.
+        files: Net name -> file with its state dict, or one file with a dict of state dicts by net name, all written by
+            ``torch.save``. Nothing in them is executed: they may hold tensors and plain containers only.
         out: The folder to write; must not exist.
         domains: Names of the domains in the order of the weights; ``None``: those that the layout gives them.
+        settings: What shapes cannot tell, as ``from_official`` of the system's ``published.py`` has it.
 
     Raises:
-        UserError: An unknown layout, a file that is damaged or holds anything but weights, weights that do not fit
-            together, or a folder that exists.
+        UserError: An unknown layout or setting, a file that is damaged or holds anything but weights, weights that do
+            not fit together, or a folder that exists.
     """
     layout_of = published(layout)
-    translator: Translator = layout_of.from_official(read_weights(file), domains=domains)
+    known = list(signature(layout_of.from_official).parameters)
+    if unknown := [name for name in settings if name not in known]:
+        raise UserError(f"the layout {layout!r} tells {unknown[0]} by itself; leave it out")
+    if isinstance(files, Path):
+        weights = read_weights(files)
+    else:
+        weights = {net: read_weights(file) for net, file in files.items()}
+    translator: Translator = layout_of.from_official(weights, domains=domains, **settings)
     save_translator(translator, out)
     return translator
+
+
+def write_published(run: Path, out: Path, layout: str | None = None) -> list[Path]:
+    """Writes the nets of a run or checkpoint as the files that were published.
+
+    Args:
+        run: A folder that :func:`m2o_fast.load` takes.
+        out: The folder to write; must not exist.
+        layout: What the run must be one of; ``None``: any system.
+
+    Returns:
+        The files.
+
+    Raises:
+        UserError: There is nothing to load, no published layout for these nets, or a folder that exists.
+    """
+    translator = load_translator(run, device="cpu")
+    system = translator.describe()["system"]
+    if layout is not None and published(layout) is not published(system):
+        raise UserError(f"{run} is a run of system {system!r}, not {layout!r}")
+    nets, name = to_official(translator), published(system).FILE
+    if out.exists():
+        raise UserError(f"{out} exists already; choose another folder or remove it")
+    out.mkdir(parents=True)
+    contents = {name.format(net=net): net_of for net, net_of in nets.items()} if "{net}" in name else {name: nets}
+    for file, content in contents.items():
+        torch.save(content, out / file)
+    return [out / file for file in contents]
 
 
 def read_weights(file: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A 3x3 convolution over reflected borders, on a CPU in Winograd's form.
 
-Borders of zeros cost Winograd's kernels nothing, and reflected ones would have to be copied around the image first. What
-differs are the outputs along the border: they lack what the row or column beyond it would have given. That is four
+Borders of zeros cost Winograd's kernels nothing, and reflected ones would have to be copied around the image first.
+What differs are the outputs along the border: they lack what the row or column beyond it would have given. That is four
 products of matrices, one for each side, and so are its derivatives.
 """
 

@@ -14,6 +14,8 @@ from m2o_fast.errors import UserError
 from m2o_fast.m2o import PAIRED, PLAIN
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from m2o_fast.translators.base import Translator
     from m2o_fast.translators.settings import SystemFacts
 
@@ -94,6 +96,16 @@ def from_official(
         layout, state_dicts = NAMES[0], layout
     translator: Translator = published(layout).from_official(state_dicts, **settings)
     return translator
+
+
+def to_official(translator: Translator) -> dict[str, dict[str, Tensor]]:
+    """The reverse of :func:`from_official`: the published state dicts of a translator's nets, by net name.
+
+    Raises:
+        UserError: Its nets have parts for which there is no published layout.
+    """
+    found: dict[str, dict[str, Tensor]] = published(translator.describe()["system"]).to_official(translator)
+    return found
 
 
 def layouts() -> dict[str, str]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from m2o_fast.engine.checkpoint import load_translator, read_manifest
-from m2o_fast.engine.convert import convert_checkpoint, read_weights
+from m2o_fast.engine.convert import convert_checkpoint, read_weights, write_published
 from m2o_fast.errors import UserError
 
 
@@ -115,3 +115,58 @@ def test_names_must_fit_the_weights(published, file, tmp_path):
     with pytest.raises(ValueError, match="domain name"):
         convert_checkpoint("stargan-v2", file, tmp_path / "out", ["a", ""])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_per_net_and_the_published_files_again(tmp_path):
+    """Key by key; nets that are not given are left out."""
+    from m2o_fast.m2o import Domain
+    from m2o_fast.translators.cyclegan import SYSTEM
+    from m2o_fast.translators.cyclegan.published import from_official, to_official
+    from m2o_fast.translators.cyclegan.settings import CycleGANSettings
+    from m2o_fast.translators.cyclegan.translator import CycleGAN
+
+    settings = CycleGANSettings.model_validate({"model": {"width": 2, "blocks": 1, "discriminator_width": 2}})
+    domains = [Domain("A", 3), Domain("B", 1)]
+    description = settings.description(domains, SYSTEM.variants["plain"], 32)
+    weights = to_official(CycleGAN.from_description({**description, "weights": {}}))
+    files = {}
+    for net in ("G_A", "D_A"):
+        files[net] = tmp_path / f"{net}.pth"
+        torch.save(weights[net], files[net])
+    translator = convert_checkpoint("cyclegan", files, tmp_path / "run", ["photo", "map"], image_size=48)
+    assert translator.image_size == 48 and [domain.name for domain in translator.domains] == ["photo", "map"]
+    written = write_published(tmp_path / "run", tmp_path / "again", "cyclegan")
+    assert [file.name for file in written] == ["latest_net_G_A.pth", "latest_net_D_A.pth"]
+    for file, net in zip(written, files, strict=True):
+        again = torch.load(file, weights_only=True)
+        assert list(again) == list(weights[net])
+        assert all(torch.equal(again[key], tensor) for key, tensor in weights[net].items())
+    assert from_official({"G_A": torch.load(written[0], weights_only=True)}).directions() == ((0, 1),)
+    with pytest.raises(UserError, match="exists already"):
+        write_published(tmp_path / "run", tmp_path / "again")
+    with pytest.raises(UserError, match="is a run of system 'cyclegan', not 'pix2pix'"):
+        write_published(tmp_path / "run", tmp_path / "other", "pix2pix")
+    with pytest.raises(UserError, match="the layout 'stargan-v2' tells image_size by itself"):
+        convert_checkpoint("stargan-v2", files["G_A"], tmp_path / "x", image_size=48)
+
+
+def test_stargan_v2_goes_back_to_its_published_file(tmp_path):
+    given = {name: net.state_dict() for name, net in _small_published().items()}
+    torch.save(given, tmp_path / "nets_ema.ckpt")
+    convert_checkpoint("stargan-v2", tmp_path / "nets_ema.ckpt", tmp_path / "run")
+    (written,) = write_published(tmp_path / "run", tmp_path / "again", "stargan-v2")
+    again = torch.load(written, weights_only=True)
+    assert written.name == "nets_ema.ckpt" and again.keys() == given.keys()
+    for net, tensors in given.items():
+        assert again[net].keys() == tensors.keys()
+        assert all(torch.equal(again[net][key], tensor) for key, tensor in tensors.items())
+
+
+def _small_published():
+    widths = {"max_width": 8, "base_width": 4}
+    return {
+        "generator": plain.Generator(32, **widths),
+        "mapping_network": plain.MappingNetwork(),
+        "style_encoder": plain.StyleEncoder(32, **widths),
+        "discriminator": plain.Discriminator(32, **widths),
+    }

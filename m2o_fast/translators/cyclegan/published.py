@@ -20,6 +20,8 @@ from m2o_fast.translators.cyclegan.translator import CycleGAN
 from m2o_fast.translators.state_dicts import StateDict, dimension
 
 NETS = ("G_A", "G_B", "D_A", "D_B")
+#: Name of the file of a net; each holds one state dict.
+FILE = "latest_net_{net}.pth"
 #: Index of the domain that a net makes images of, or judges.
 _TARGETS = {"G_A": 1, "G_B": 0, "D_A": 1, "D_B": 0}
 

@@ -13,12 +13,14 @@ from torch import Tensor
 
 from m2o_fast.errors import UserError
 from m2o_fast.translators import state_dicts as layouts
-from m2o_fast.translators.state_dicts import StateDict, dimension
 from m2o_fast.translators.pix2pix import SYSTEM
 from m2o_fast.translators.pix2pix.settings import Pix2PixSettings, Size
 from m2o_fast.translators.pix2pix.translator import Pix2Pix
+from m2o_fast.translators.state_dicts import StateDict, dimension
 
 NETS = ("G", "D", "G_BA", "D_BA")
+#: Name of the file of a net; each holds one state dict.
+FILE = "latest_net_{net}.pth"
 #: Index of the domain that a net makes images of, or judges.
 _TARGETS = {"G": 1, "D": 1, "G_BA": 0, "D_BA": 0}
 

@@ -22,6 +22,8 @@ from m2o_fast.translators.starganv2.translator import StarGANv2
 StateDict = Mapping[str, Tensor]
 
 NETS = ("generator", "mapping_network", "style_encoder", "discriminator")
+#: Name of the file that holds the state dicts of all nets.
+FILE = "nets_ema.ckpt"
 _OPTIONAL = ("discriminator",)
 
 # Our name -> the published one, by prefix. In the style encoder and the discriminator the published nets count stem,
@@ -71,6 +73,25 @@ def from_official(state_dicts: Mapping[str, StateDict], domains: Sequence[str] |
     _refuse_misfits({own[name]: tensor for name, tensor in translator.state_dict().items()}, given)
     translator.to(next(iter(given.values())).dtype).load_state_dict({name: given[own[name]] for name in own})
     return translator.eval().requires_grad_(False)
+
+
+def to_official(translator: StarGANv2) -> dict[str, dict[str, Tensor]]:
+    """The published state dicts of a translator's nets, by net name; the reverse of :func:`from_official`.
+
+    Raises:
+        UserError: It has layers of its own for each domain, or another decoder.
+    """
+    if translator.rules != ManyToOne.symmetric() or translator.size.style_op != "adain":
+        raise UserError(
+            "there is no published layout for these nets: it has no first and last layers per domain, no domain without "
+            "style and no weight demodulation; train with --variant plain"
+        )
+    blocks = int(math.log2(translator.size.image_size)) - 2
+    nets: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in translator.state_dict().items():
+        net, _, key = _published_name(name, blocks).partition(".")
+        nets.setdefault(net, {})[key] = tensor
+    return nets
 
 
 def _checked_nets(state_dicts: Mapping[str, StateDict]) -> dict[str, dict[str, Tensor]]:
