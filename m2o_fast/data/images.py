@@ -29,7 +29,7 @@ _GAP, _LABEL_WIDTH = 2, 150  # pixels
 _DIM = 64  # of 255
 
 
-def read_image(path: str | Path, channels: int, size: int) -> Tensor:
+def read_image(path: str | Path, channels: int, size: int | None) -> Tensor:
     """One image file as the networks take it.
 
     - Of an animation the first frame; turned as its EXIF orientation says; colour profiles are ignored.
@@ -43,10 +43,10 @@ def read_image(path: str | Path, channels: int, size: int) -> Tensor:
     Args:
         path: A PNG, JPEG, WebP, BMP, GIF, TIFF or PBM/PGM/PPM file.
         channels: 1 or 3.
-        size: Side length S of the result in pixels.
+        size: Side length S of the result in pixels; ``None``: height and width stay.
 
     Returns:
-        float32 ``[1, channels, S, S]`` in [-1, 1].
+        float32 ``[1, channels, S, S]``, or ``[1, channels, H, W]``, in [-1, 1].
 
     Raises:
         UserError: If the file is missing, empty, damaged, not an image or too large; the message names it.
@@ -97,15 +97,15 @@ def is_gray(path: str | Path) -> bool | None:
         return None
 
 
-def _read_values(path: Path, channels: int, size: int) -> np.ndarray:
-    """float32 ``[1 or channels, S, S]`` in [0, 1]."""
+def _read_values(path: Path, channels: int, size: int | None) -> np.ndarray:
+    """float32 ``[1 or channels, S, S]``, or of the image's own size, in [0, 1]."""
     if channels not in _MODES:
         raise ValueError(f"channels must be 1 or 3, got {channels}")
     with opened(path) as image:
         values = _values(image, channels, size)
     if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
         raise UserError(f"{path}: the values of a floating-point image must be in [0, 1]; convert it")
-    return values.reshape(size, size, -1).transpose(2, 0, 1)
+    return values.reshape(*values.shape[:2], -1).transpose(2, 0, 1)
 
 
 @contextmanager
@@ -144,7 +144,7 @@ def _check_is_file(path: Path) -> None:
         raise UserError(f"{path}: the file is empty; replace or remove it")
 
 
-def _values(image: Image.Image, channels: int, size: int) -> np.ndarray:
+def _values(image: Image.Image, channels: int, size: int | None) -> np.ndarray:
     """float32 ``[S, S]`` or ``[S, S, 3]``, in [0, 1] for all images that are as they should be."""
     if (deep := deep_values(image)) is not None:
         return _deep(deep if channels == 3 else luminance(deep), image.getexif().get(_ORIENTATION, 1), size)
@@ -158,7 +158,7 @@ def _values(image: Image.Image, channels: int, size: int) -> np.ndarray:
     return np.array(_resized(image.convert(_MODES[channels]), size), dtype=np.float32) / 255
 
 
-def _deep(values: np.ndarray, orientation: int, size: int) -> np.ndarray:
+def _deep(values: np.ndarray, orientation: int, size: int | None) -> np.ndarray:
     """Turns and resizes ``[H, W]`` or ``[H, W, 3]``, channel by channel."""
     planes = []
     for plane in values.reshape(*values.shape[:2], -1).transpose(2, 0, 1):
@@ -168,8 +168,10 @@ def _deep(values: np.ndarray, orientation: int, size: int) -> np.ndarray:
     return np.stack(planes, axis=-1)
 
 
-def _resized(image: Image.Image, size: int) -> Image.Image:
-    return image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BILINEAR)
+def _resized(image: Image.Image, size: int | None) -> Image.Image:
+    return (
+        image if size is None or image.size == (size, size) else image.resize((size, size), Image.Resampling.BILINEAR)
+    )
 
 
 def save_image(image: Tensor, path: str | Path) -> None:

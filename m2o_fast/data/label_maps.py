@@ -18,13 +18,13 @@ _ORIENTATION = 0x0112
 _NEAR = 16 / 255  # beyond what JPEG does to flat areas; a tenth of the RGB cube is nearer than that to ADE20K's colours
 
 
-def read_class_numbers(path: Path, classes: int, size: int, photo: Path | None = None) -> np.ndarray:
+def read_class_numbers(path: Path, classes: int, size: int | None, photo: Path | None = None) -> np.ndarray:
     """A file with a class number per pixel, stretched to ``size`` x ``size`` by taking the nearest pixel.
 
     Args:
         path: A gray 8-bit image, or one with a palette, whose colours are ignored; turned as its EXIF orientation says.
         classes: Number of classes, void included.
-        size: Side length S of the result in pixels.
+        size: Side length S of the result in pixels; ``None``: height and width stay.
         photo: The image that it labels, which must have the same width and height.
 
     Returns:
@@ -46,16 +46,17 @@ def read_class_numbers(path: Path, classes: int, size: int, photo: Path | None =
             )
         if (largest := int(np.asarray(image).max())) >= classes:
             raise UserError(f"{path}: class {largest}, but classes are 0 to {classes - 1}")
-        return np.array(image.resize((size, size), Image.Resampling.NEAREST), dtype=np.uint8)
+        return np.array(_resized(image, size), dtype=np.uint8)
 
 
-def read_label_map(path: Path, classes: int, size: int) -> Tensor:
+def read_label_map(path: Path, classes: int, size: int | None) -> Tensor:
     """A label map from a file with class numbers (mode L or P) or with palette colours (any other mode).
 
     Args:
         path: The image file.
         classes: Number of classes, void included.
-        size: Side length S of the result in pixels, to which the nearest pixels are taken.
+        size: Side length S of the result in pixels, to which the nearest pixels are taken; ``None``: height and width
+            stay.
 
     Returns:
         int64 ``[1, S, S]`` in [0, classes); a colour that is not in the palette counts as the nearest one.
@@ -67,8 +68,12 @@ def read_label_map(path: Path, classes: int, size: int) -> Tensor:
     with opened(path) as image:
         if image.mode not in ("L", "P"):
             colors = ImageOps.exif_transpose(image).convert("RGB")
-            return _from_colors(path, colors.resize((size, size), Image.Resampling.NEAREST), classes)
+            return _from_colors(path, _resized(colors, size), classes)
     return torch.from_numpy(read_class_numbers(path, classes, size)).to(torch.int64)[None]
+
+
+def _resized(image: Image.Image, size: int | None) -> Image.Image:
+    return image if size is None else image.resize((size, size), Image.Resampling.NEAREST)
 
 
 def _from_colors(path: Path, image: Image.Image, classes: int) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from m2o_fast.data.images import image_grid, read_image, save_image
@@ -42,6 +43,9 @@ class Request:
 def translate_path(translator: Translator, images: Path, out: Path, request: Request) -> tuple[int, list[str]]:
     """Translates one image file, or every image file of a folder and of those below it, and writes PNG files.
 
+    A fully convolutional system translates images as they are, of any height and width; for others they are stretched
+    to the size that they were trained with.
+
     Label maps are read from class numbers (gray or indexed files) or palette colours, and written in palette colours.
 
     Args:
@@ -65,7 +69,7 @@ def translate_path(translator: Translator, images: Path, out: Path, request: Req
     failures = []
     for file, output in outputs.items():
         try:
-            image = _read(file, source, translator.image_size)
+            image = _read(file, source, translator.image_size if translator.multiple is None else None)
         except UserError as error:
             if not images.is_dir():
                 raise
@@ -133,8 +137,8 @@ def _style(translator: Translator, target: Domain, request: Request) -> Tensor:
     return translator.encode_style(reference.to(_device(translator)), target.name)
 
 
-def _read(file: Path, domain: Domain, size: int) -> Tensor:
-    """An image file as one of a domain, float ``[1, C, S, S]`` in [-1, 1]."""
+def _read(file: Path, domain: Domain, size: int | None) -> Tensor:
+    """An image file as one of a domain, float ``[1, C, S, S]``, or ``[1, C, H, W]`` of its own size, in [-1, 1]."""
     if domain.kind == "continuous":
         return read_image(file, domain.channels, size)
     return draw_labels(read_label_map(file, domain.classes, size), domain.kind, domain.classes) * 2 - 1
@@ -145,12 +149,21 @@ def _picture(
 ) -> Tensor:
     """The translation, or the source image and its translations in a row."""
     device = _device(translator)
+    height, width = image.shape[2:]
+    padded = _padded(image, translator.multiple or 1).to(device)
     # One at a time: in a batch, sums are ordered otherwise, and a picture would depend on those beside it.
     translated = [
-        pictures(translator.translate(image.to(device), source.name, target.name, style=row[None]), target)[0]
+        pictures(translator.translate(padded, source.name, target.name, style=row[None]), target)[0, :, :height, :width]
         for row in style
     ]
     return translated[0] if request.styles is None else image_grid([pictures(image, source)[0], *translated])
+
+
+def _padded(image: Tensor, multiple: int) -> Tensor:
+    """``image`` with height and width that are multiples: mirrored below and on the right, or its edge repeated."""
+    down, right = (-side % multiple for side in image.shape[2:])
+    mirrored = down < image.shape[2] and right < image.shape[3]
+    return F.pad(image, (0, right, 0, down), mode="reflect" if mirrored else "replicate")
 
 
 def _device(translator: Translator) -> torch.device:

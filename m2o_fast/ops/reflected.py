@@ -26,7 +26,7 @@ def reflected_conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
     """``conv2d(pad(x, 1, mode="reflect"), weight, bias)``; only rounding differs. Differentiable once on a CPU.
 
     Args:
-        x: Float ``[N, Ci, H, W]``, H and W at least 2.
+        x: Float ``[N, Ci, H, W]``. Where H or W is 1 there is nothing to mirror, and the edge is repeated.
         weight: Float ``[Co, Ci, 3, 3]``, of the dtype of x (autocast apart).
         bias: Float ``[Co]`` or None.
 
@@ -36,7 +36,8 @@ def reflected_conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
     exact = x.dtype == weight.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
     if exact and computes_itself(x, weight) and _pays(x, weight):
         return _Reflected.apply(x, weight, bias)
-    return conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), weight, bias)
+    mode = "reflect" if min(x.shape[2:]) > 1 else "replicate"
+    return conv2d(F.pad(x, (1, 1, 1, 1), mode=mode), weight, bias)
 
 
 def _pays(x: Tensor, weight: Tensor) -> bool:

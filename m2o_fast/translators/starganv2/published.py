@@ -83,8 +83,8 @@ def to_official(translator: StarGANv2) -> dict[str, dict[str, Tensor]]:
     """
     if translator.rules != ManyToOne.symmetric() or translator.size.style_op != "adain":
         raise UserError(
-            "there is no published layout for these nets: it has no first and last layers per domain, no domain without "
-            "style and no weight demodulation; train with --variant plain"
+            "there is no published layout for these nets: it has no first and last layers per domain, no domain "
+            "without style and no weight demodulation; train with --variant plain"
         )
     blocks = int(math.log2(translator.size.image_size)) - 2
     nets: dict[str, dict[str, Tensor]] = {}
