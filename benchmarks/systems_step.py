@@ -1,0 +1,139 @@
+"""One training iteration of pix2pix and of CycleGAN as published: their plain twins, and ours with the same weights.
+
+    python benchmarks/systems_step.py fast cyclegan   # peak memory of its iterations, in bytes
+
+64 pixels, 4 images of either domain, default widths, float32. The plain twins are those of tests/translators.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from train_step import Iteration, _resident
+
+from m2o_fast.batch import Batch
+from m2o_fast.engine.step import Stepper
+from m2o_fast.translators import from_official, system
+
+FOLDER = Path(__file__).resolve().parent
+for _name in ("pix2pix", "cyclegan"):
+    sys.path.insert(0, str(FOLDER.parent / "tests" / "translators" / _name))
+import plain_cyclegan  # noqa: E402  (lie beside the tests)
+import plain_pix2pix  # noqa: E402
+
+SIDE, IMAGES = 64, 4
+SYSTEMS = ("pix2pix", "cyclegan")
+IMPLEMENTATIONS = ("plain", "compile", "fast")
+
+
+def _initialised(net: nn.Module) -> nn.Module:
+    for layer in net.modules():
+        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+            nn.init.normal_(layer.weight, std=0.02)
+    return net
+
+
+def _images() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.rand((IMAGES, 3, SIDE, SIDE), generator=generator) * 2 - 1 for _ in range(2))
+    return a, b
+
+
+def _pix2pix_nets() -> list[plain_pix2pix.Direction]:
+    torch.manual_seed(0)
+    nets = [(plain_pix2pix.Generator(3, 3, levels=6), plain_pix2pix.Discriminator(6)) for _ in range(2)]
+    return [plain_pix2pix.Direction(_initialised(g), _initialised(d)) for g, d in nets]
+
+
+def _cyclegan_nets() -> plain_cyclegan.Nets:
+    torch.manual_seed(0)
+    generators = [_initialised(plain_cyclegan.Generator(3, 3, blocks=6)) for _ in range(2)]
+    return plain_cyclegan.Nets(*generators, *(_initialised(plain_cyclegan.Discriminator(3)) for _ in range(2)))
+
+
+def plain_iteration(name: str, *, compiled: bool = False) -> Iteration:
+    """An iteration of the twin; returns the loss of its generators on the discriminators' scores."""
+    a, b = _images()
+    if name == "cyclegan":
+        nets = _cyclegan_nets()
+        trainer = plain_cyclegan.Trainer(nets)
+        draws = plain_cyclegan.Draws(torch.zeros(IMAGES, 2), torch.zeros(IMAGES, 2))
+        _compile([nets.G_A, nets.G_B, nets.D_A, nets.D_B], compiled)
+        return lambda: trainer.iteration(a, b, draws)["adversarial"]
+    there, back = _pix2pix_nets()
+    _compile([there.G, there.D, back.G, back.D], compiled)
+    kept = [torch.ones(IMAGES, *_dropped())]
+    return lambda: there.iteration(a, b, kept)["adversarial"] + back.iteration(b, a, kept)["adversarial"]
+
+
+def _dropped() -> tuple[int, int, int]:
+    return (512, SIDE >> 4, SIDE >> 4)
+
+
+def _compile(nets: list[nn.Module], compiled: bool) -> None:
+    for net in nets:
+        if compiled:
+            net.compile(dynamic=False)
+
+
+def fast_iteration(name: str) -> Iteration:
+    """Ours, by the engine's stepper, with the same weights and images."""
+    a, b = _images()
+    if name == "cyclegan":
+        nets = _cyclegan_nets()
+        weights = {key: getattr(nets, key).state_dict() for key in ("G_A", "G_B", "D_A", "D_B")}
+        noise = {"pool": torch.zeros(2 * IMAGES, 2)}
+    else:
+        (there, back), noise = _pix2pix_nets(), {"dropout4": torch.ones(2 * IMAGES, *_dropped())}
+        weights = {"G": there.G.state_dict(), "D": there.D.state_dict()}
+        weights |= {"G_BA": back.G.state_dict(), "D_BA": back.D.state_dict()}
+    translator = from_official(name, weights, image_size=SIDE).requires_grad_(True).train()
+    swapped = torch.cat([torch.arange(IMAGES, 2 * IMAGES), torch.arange(IMAGES)])
+    known = torch.ones(2 * IMAGES, dtype=torch.bool)
+    pairs: dict[str, Any] = {"paired": (a, b), "has_pair": known} if translator.paired_directions() else {}
+    batch = Batch((a, b), swapped, (IMAGES, IMAGES), (), (), noise=noise, **pairs)
+    stepper = Stepper(translator, translator, system(name).settings().optim)
+    count = iter(range(10**9))
+    return lambda: next(v for key, v in stepper([batch], next(count)).losses.items() if key.endswith("/adversarial"))
+
+
+def iteration(implementation: str, name: str) -> Iteration:
+    """``"plain"``, ``"compile"`` (the twin by torch.compile) or ``"fast"`` of a system."""
+    made: dict[str, Callable[[], Iteration]] = {
+        "plain": lambda: plain_iteration(name),
+        "compile": lambda: plain_iteration(name, compiled=True),
+        "fast": lambda: fast_iteration(name),
+    }
+    return made[implementation]()
+
+
+def peak_bytes(implementation: str, name: str) -> int:
+    """The most memory that two iterations took beyond nets and images: in a process of its own."""
+    allocator = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_ARENA_MAX": "1"}
+    path = os.pathsep.join(filter(None, [str(FOLDER.parent), str(FOLDER), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / "systems_step.py"), implementation, name],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        env=os.environ | allocator | {"PYTHONPATH": path},
+    )
+    return int(done.stdout)
+
+
+def _measure_peak(implementation: str, name: str) -> int:
+    run = iteration(implementation, name)
+    before = _resident("VmRSS")
+    run(), run()
+    return _resident("VmHWM") - before
+
+
+if __name__ == "__main__":
+    print(_measure_peak(*sys.argv[1:]))
