@@ -84,12 +84,12 @@ def modulated_conv2d(
     _check_modulation(op, weight, style, eps)
     _check_convolution(op, x, weight, style, bias)
     pointwise = weight.shape[2] == 1
-    size = _size_of(style) if demodulate and _in_float16(x) else None
-    y = scale_channels(x, style if size is None else style / size, backend=backend)
+    scale = demodulation(weight, style, eps=eps) if demodulate else None
+    if _in_float16(x):
+        weight, style, scale = _within_range(weight, style, scale)
+    y = scale_channels(x, style, backend=backend)
     y = up2_conv3x3(y, weight) if up and not pointwise else conv2d(y, weight, padding=weight.shape[2] // 2)
-    if demodulate or bias is not None:
-        scale = demodulation(weight, style, eps=eps) if demodulate else None
-        scale = scale if scale is None or size is None else scale * size
+    if scale is not None or bias is not None:
         y = scale_bias_act(y, scale, bias, slope=1.0, backend=backend)
     # A 1x1 convolution commutes with the upsampling: at low resolution all of this costs a quarter.
     return F.interpolate(y, scale_factor=2, mode="nearest") if up and pointwise else y
@@ -102,11 +102,21 @@ def _in_float16(x: Tensor) -> bool:
     return dtype == torch.float16
 
 
-def _size_of(style: Tensor) -> Tensor:
-    """The largest number of each sample, ``[N, 1]``: divided by it, large styles do not overflow before they are
-    demodulated. The result does not depend on it, and so has no gradient in it."""
-    size = style.detach().to(wide(style.dtype)).abs().amax(1, keepdim=True)
-    return torch.where(size > 0, size, 1)
+def _within_range(weight: Tensor, style: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Weight, style and scale of the output planes that make the same result, with nothing in between larger than the
+    result or x: what the convolution gives is multiplied by at least 1.
+
+    Large weights are divided by a power of two, which rounds nothing; styles by their largest number, or by more where
+    that leaves too much. The result does not depend on these numbers, and so has no gradient in them.
+    """
+    with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
+        numbers = style.to(wide(style.dtype))
+        largest = weight.abs().amax().to(numbers.dtype)
+        size = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent.clamp(min=0))
+        most = numbers.abs().amax(1, keepdim=True)
+        factor = torch.where(most > 0, 1 / most, 1).minimum(size if scale is None else size * scale.amin(1, True))
+    back = (size / factor).expand(-1, weight.shape[0])
+    return (weight / size).to(weight.dtype), numbers * factor, back if scale is None else scale * back
 
 
 def style_affines(style: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -148,6 +148,49 @@ def test_large_styles_do_not_overflow_before_they_are_demodulated(autocast) -> N
     assert error < 0.05
 
 
+@pytest.mark.parametrize("backend", ["reference", "compiled"])
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize(
+    ("x_size", "weight_size", "style_size", "demodulate"),
+    [
+        (1.0, 1e4, 1.0, True),
+        (1e4, 1.0, 1e-6, True),  # eps is what is left of the sum of squares
+        (1.0, 1e4, 1e3, True),
+        (1.0, 3e4, 1e-5, False),
+        (1e4, 1e-3, 10.0, False),
+        (1e3, 1e4, 1e-9, False),
+    ],
+)
+def test_float16_gives_every_number_that_it_has(
+    x_size, weight_size, style_size, demodulate, kernel, autocast, backend
+) -> None:
+    available("scale_channels", backend, "cpu")
+    store = torch.float32 if autocast else torch.float16
+    tensors = [
+        (x_size * normal(2, 32, 6, 6).clamp(-3, 3)).to(store),
+        (weight_size * normal(8, 32, kernel, kernel, seed=1).clamp(-2, 2)).to(store),
+        style_size * normal(2, 32, seed=2).float(),
+    ]
+    exact_inputs = [tensor.double().requires_grad_() for tensor in tensors]
+    exact = plain(*exact_inputs, None, demodulate, False)
+    assert 1e-3 < exact.abs().max() < 60000
+    inputs = [tensor.requires_grad_() for tensor in tensors]
+    with torch.autocast("cpu", torch.float16, enabled=autocast):
+        y = modulated_conv2d(*inputs, demodulate=demodulate, backend=backend)
+    assert y.dtype == torch.float16
+    assert (y.double() - exact).norm() < 0.01 * exact.norm()
+    upstream = normal(*exact.shape, seed=4) * 1e-2
+    for got, right in zip(
+        torch.autograd.grad((y.double() * upstream).sum(), inputs),
+        torch.autograd.grad((exact * upstream).sum(), exact_inputs),
+        strict=True,
+    ):
+        shown = right.to(got.dtype).double() if got.dtype == torch.float16 else right
+        floor = 1e-6 if got.dtype == torch.float16 else 0  # float16 has nothing smaller
+        assert (got.double() - shown).abs().mean() < 0.02 * shown.abs().mean() + floor
+
+
 X, WEIGHT, STYLE = torch.ones(2, 3, 4, 4), torch.ones(5, 3, 3, 3), torch.ones(2, 3)
 
 
