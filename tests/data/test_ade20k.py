@@ -13,7 +13,7 @@ import torch
 from ade20k_files import classes_of, photo_of, write_ade20k, write_names
 from PIL import Image
 
-from m2o_fast.data import Augment, BatchSampler, open_dataset
+from m2o_fast.data import Augment, BatchSampler, check_ade20k, open_dataset
 from m2o_fast.data.check import check_folder
 from m2o_fast.data.dataset import Dataset
 from m2o_fast.data.label_maps import read_class_numbers, read_label_map
@@ -190,7 +190,7 @@ def test_unusable_annotations_are_named_with_the_reason(root: Path, kind: str, r
         opened(root)
 
 
-@pytest.mark.parametrize("kind", ["value", "photo"])
+@pytest.mark.parametrize("kind", ["colours", "sixteen bit", "value", "size", "damaged", "photo"])
 def test_pairs_with_an_unreadable_file_are_left_out_of_both_domains(root: Path, kind: str) -> None:
     spoiled(root, 1, kind)
     with pytest.warns(RuntimeWarning, match="1 of 4 image files cannot be read"):
@@ -199,6 +199,10 @@ def test_pairs_with_an_unreadable_file_are_left_out_of_both_domains(root: Path, 
     assert torch.equal(data.label_ids(range(3)), torch.stack([expected_ids(k) for k in (0, 2, 3)]))
     whole = opened(write_ade20k(root.parent / "whole"))
     assert torch.equal(data.images("scene", range(3)), whole.images("scene", [0, 2, 3]))
+    checked = check_ade20k.check_ade20k(root, max_unreadable=0.25)
+    assert checked.problems == [] and any("1 file that cannot be used" in note for note in checked.notes)
+    with pytest.raises(UserError, match="data.max_unreadable 0 allows 0"):
+        opened(root, max_unreadable=0)
 
 
 def test_a_changed_photograph_is_compared_anew(root: Path) -> None:
