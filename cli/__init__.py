@@ -17,7 +17,7 @@ import typer
 
 from m2o_fast import __version__
 from m2o_fast.cli import bench, convert, data, doctor, evaluate, report, sim_scale, systems, train, translate
-from m2o_fast.cli.texts import examples
+from m2o_fast.cli.texts import examples, printable
 
 PROGRAM = "m2o-fast"
 
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"] or ["--help"]
     _print_any_name()
-    warnings.showwarning = lambda message, *_: print(f"{PROGRAM}: warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_: print(f"{PROGRAM}: warning: {printable(str(message))}", file=sys.stderr)
     command = typer.main.get_command(app)
     try:
         return command.main(words, prog_name=PROGRAM, standalone_mode=False) or 0
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         message, code = _explain(error)
-        print(f"{PROGRAM}: error: {' '.join(message.split())}", file=sys.stderr)
+        print(f"{PROGRAM}: error: {printable(message)}", file=sys.stderr)
         return code
 
 

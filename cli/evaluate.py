@@ -109,6 +109,7 @@ def evaluate(
         typer.Option(
             metavar="N",
             min=1,
+            max=1000,
             help="Translations of each image into a multi-modal domain. [dim]\\[default: 10][/dim]",
             rich_help_panel=_HOW,
         ),

@@ -41,7 +41,7 @@ def translate(
         Path | None, typer.Option(metavar="IMAGE", help="Take the style from this image of the target domain.")
     ] = None,
     styles: Annotated[
-        int | None, typer.Option(metavar="K", min=1, help="Write a grid: the image, then K looks of it.")
+        int | None, typer.Option(metavar="K", min=1, max=1024, help="Write a grid: the image, then K looks of it.")
     ] = None,
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:<number>.")] = "auto",
 ) -> int:

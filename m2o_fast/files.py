@@ -29,6 +29,11 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def real_path(path: Path) -> Path:
+    """The path without links; a link that leads to itself is left to whoever opens it."""
+    return Path(os.path.realpath(path))
+
+
 def no_links(path: str, flags: int) -> int:
     """An ``opener`` for :func:`open` that follows no link: a folder from elsewhere must not lead to other files.
 

@@ -9,8 +9,13 @@ from typing import Annotated
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
+_LONGEST_WORD = 200  # characters; resemblance takes their square
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """``"; nearest: 'hms'"`` where a known word resembles ``word``, else the empty string."""
+    if len(word) > _LONGEST_WORD:
+        return ""
 
     def resemblance(candidate: str) -> tuple[float, float]:
         order = difflib.SequenceMatcher(None, word, candidate).ratio()

@@ -31,6 +31,7 @@ CLASSES = 151
 SPLITS = {"train": "training", "test": "validation"}
 
 _NAMES_FILE = "objectInfo150.txt"
+_LARGEST_NAMES_FILE = 1 << 20  # bytes
 _ARCHIVE = "ADEChallengeData2016"
 _LAYOUT = (
     "images/{training,validation}/*.jpg and annotations/{training,validation}/*.png with equal names, "
@@ -221,6 +222,8 @@ def class_names(root: Path) -> tuple[str, ...]:
     path = root / _NAMES_FILE
     if not path.is_file():
         return ("void", *(f"class {number}" for number in range(1, CLASSES)))
+    if path.stat().st_size > _LARGEST_NAMES_FILE:
+        raise UserError(f"{path}: {path.stat().st_size} bytes are too many for 150 names; replace or remove it")
     try:
         rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()[1:] if line.strip()]
     except (OSError, UnicodeDecodeError) as error:

@@ -18,6 +18,7 @@ from m2o_fast.errors import UserError
 
 _UNSIGNED_BYTE = 8
 _CHUNK = 1 << 20
+_LARGEST = 1 << 31  # bytes of data; a gzip of them may be a thousand times smaller
 
 
 def open_maybe_gzip(path: Path) -> BinaryIO:
@@ -69,6 +70,8 @@ def read_idx(path: Path, shape: tuple[int | None, ...]) -> np.ndarray:
             if any(want is not None and want != got for want, got in zip(shape, found, strict=True)):
                 wanted = " x ".join("any" if size is None else str(size) for size in shape)
                 raise UserError(f"{path}: the array is {' x '.join(map(str, found))}, expected {wanted}")
+            if prod(found) > _LARGEST:
+                raise UserError(f"{path}: the header announces {prod(found)} bytes of data, more than {_LARGEST}")
             data = _read_up_to(file, prod(found) + 1)
     except (gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path}: the gzip data is damaged ({error}); fetch the file again") from None

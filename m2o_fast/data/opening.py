@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -69,5 +70,11 @@ def open_dataset(
         root = Path(data_dir).expanduser()
         files = Files(root, split, image_size, seed, pair_fraction, cache, max_unreadable, report)
         return load_folder(files, uni) if name == "folder" else load_ade20k(files, labels)
+    if name == "digits" and data_dir is not None:
+        warnings.warn(
+            f"data set 'digits' needs no folder; {data_dir} (--data-dir, data.dir) is not read",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     content, digits = load_digits(split, image_size) if name == "digits" else load_mnist(split, image_size, data_dir)
     return ColorizedDigits(content, digits, split=split, color_law=color_law, seed=seed, pair_fraction=pair_fraction)

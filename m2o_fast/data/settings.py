@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, StrictBool, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, model_validator
 
-from m2o_fast.settings import Count, Section, Share, nearest
+from m2o_fast.settings import Section, Share, nearest, number
 
 #: the data sets that :func:`m2o_fast.data.open_dataset` knows; each has a preset
 DATASETS = ("digits", "mnist", "ade20k", "folder")
@@ -26,6 +26,8 @@ def _folder(value: object) -> object:
         value = str(value)
     if value == "":
         raise ValueError("must name a folder; leave the key out for the default")
+    if isinstance(value, str) and "\0" in value:
+        raise ValueError("no folder's name has a null character")
     return os.path.expanduser(value) if isinstance(value, str) else value
 
 
@@ -55,7 +57,7 @@ class DataConfig(Section):
     labels: Literal["palette", "onehot"] = "palette"
     cache: StrictBool = True
     max_unreadable: Share = 0.01
-    image_size: Count = 32
+    image_size: Annotated[int, BeforeValidator(number), Field(ge=1, le=2**16)] = 32
     color_law: Literal["rgb", "hue"] = "rgb"
     pair_fraction: Share = 1.0
     crop_probability: Share = 0.0

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from m2o_fast.errors import UserError
 from m2o_fast.nn.history import HistoryPool
-from m2o_fast.nn.misfits import misfits
+from m2o_fast.nn.misfits import misfits, shortened
 from m2o_fast.translators import create
 from m2o_fast.translators.base import Translator
 
@@ -33,6 +33,7 @@ POOLS = "pools.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam
 #: what the manifest of a training checkpoint counts
 COUNTERS = ("step", "skipped", "skipped_in_a_row")
+_LARGEST_MANIFEST = 1 << 24  # bytes
 _PREFIX = "step-"
 _LEFTOVER = ".writing-"
 
@@ -113,21 +114,30 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         CheckpointError: Names the file and what is wrong with it.
     """
     path = folder / MANIFEST
+    _check_readable(path)
     try:
         manifest = json.loads(path.read_bytes())
         version, digest = manifest["format"], manifest.pop("sha256", None)
     except FileNotFoundError:
         raise CheckpointError(f"{folder} is not a complete checkpoint: {MANIFEST} is missing") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {error}") from None
     if version != FORMAT:
-        raise CheckpointError(f"{path}: checkpoint format {version!r} is not supported, only {FORMAT}")
+        raise CheckpointError(f"{path}: checkpoint format {version!r:.40} is not supported, only {FORMAT}")
     if digest != _digest(manifest):
         raise CheckpointError(f"{path} is damaged: it was edited, its SHA-256 does not fit")
     _check_facts(manifest, path)
     for name, expected in manifest["files"].items():
         _verify(folder / name, expected)
     return manifest
+
+
+def _check_readable(path: Path) -> None:
+    """Raises ``CheckpointError`` for what may never end: pipes, devices, and gigabytes of text."""
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path} is damaged: it is not a regular file")
+    if path.is_file() and path.stat().st_size > _LARGEST_MANIFEST:
+        raise CheckpointError(f"{path} is damaged: {path.stat().st_size} bytes are too many for a manifest")
 
 
 def _check_facts(manifest: Mapping[str, Any], path: Path) -> None:
@@ -170,7 +180,7 @@ def _are_files(files: Any) -> bool:
 
 
 def _verify(path: Path, expected: Mapping[str, Any]) -> None:
-    if path.exists() and not path.is_file():  # reading a pipe or a device may never end
+    if path.exists() and not path.is_file():  # see _check_readable
         raise CheckpointError(f"{path} is damaged: it is not a regular file")
     try:
         size = path.stat().st_size
@@ -198,9 +208,13 @@ def load_weights(translator: Translator, tensors: Mapping[str, Tensor], origin: 
     Raises:
         CheckpointError: Lists what is missing, superfluous, or of another shape.
     """
+    _check_weights(translator, tensors, origin)
+    translator.load_state_dict(tensors)
+
+
+def _check_weights(translator: Translator, tensors: Mapping[str, Tensor], origin: Path) -> None:
     if problems := misfits(translator.state_dict(), tensors):
         raise CheckpointError(f"{origin} does not fit the nets: {problems}")
-    translator.load_state_dict(tensors)
 
 
 # --- folders of checkpoints ---
@@ -275,16 +289,38 @@ def save_translator(translator: Translator, folder: Path, facts: Mapping[str, An
 
 def load_translator(folder: Path, manifest: Mapping[str, Any]) -> Translator:
     """The translator of a checkpoint in evaluation mode on the CPU, with averaged weights where an average is kept."""
-    try:
-        with torch.random.fork_rng(devices=[]):
-            translator = create(manifest["translator"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder / MANIFEST}: {error}") from None
+    # Without memory first: a description may ask for any size, which the files must have.
+    with torch.device("meta"):
+        like = _described_translator(folder, manifest)
     tensors = read_tensors(folder, AVERAGED)
     if NETS in manifest["files"]:
+        _check_average(like, tensors, folder / AVERAGED)
         tensors = read_tensors(folder, NETS) | tensors
-    load_weights(translator, tensors, folder)
+    _check_weights(like, tensors, folder)
+    with torch.random.fork_rng(devices=[]):
+        translator = _described_translator(folder, manifest)
+    translator.load_state_dict(tensors)
     return translator.eval().requires_grad_(False)
+
+
+def _described_translator(folder: Path, manifest: Mapping[str, Any]) -> Translator:
+    try:
+        return create(manifest["translator"])
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:  # torch's own for absurd sizes
+        raise CheckpointError(f"{folder / MANIFEST}: {error}") from None
+
+
+def _averaged_names(translator: Translator) -> set[str]:
+    keep = tuple(f"{group}." for group in translator.averaged_groups())
+    return {name for name in translator.state_dict() if name.startswith(keep)}
+
+
+def _check_average(translator: Translator, average: Mapping[str, Tensor], origin: Path) -> None:
+    """Raises ``CheckpointError`` where the file of averages has other names than those that are averaged."""
+    names = _averaged_names(translator)
+    if wrong := sorted(names ^ set(average)):
+        kind = "missing" if wrong[0] in names else "superfluous"
+        raise CheckpointError(f"{origin} does not fit the nets: {kind} {shortened(wrong[0])}; {len(wrong)} such names")
 
 
 @dataclass(frozen=True)
@@ -306,10 +342,10 @@ class Training:
 
 def training_tensors(training: Training) -> dict[str, dict[str, Tensor]]:
     """Everything that training needs to go on, by file and name."""
-    keep = tuple(f"{group}." for group in training.averaged.averaged_groups())
+    names = _averaged_names(training.averaged)
     tensors = {
         NETS: training.translator.state_dict(),
-        AVERAGED: {name: tensor for name, tensor in training.averaged.state_dict().items() if name.startswith(keep)},
+        AVERAGED: {name: tensor for name, tensor in training.averaged.state_dict().items() if name in names},
         OPTIMIZERS: _optimizer_tensors(training.translator, training.optimizers),
     }
     return tensors | ({POOLS: _pool_tensors(training.pools)} if training.pools else {})
@@ -337,6 +373,7 @@ def load_training(folder: Path, training: Training) -> None:
     nets, average = read_tensors(folder, NETS), read_tensors(folder, AVERAGED)
     load_weights(translator, nets, folder / NETS)
     if training.averaged is not translator:
+        _check_average(training.averaged, average, folder / AVERAGED)
         load_weights(training.averaged, {**nets, **average}, folder / AVERAGED)
     _load_pools(folder, training.pools)
     saved: dict[str, dict[str, Tensor]] = {}
@@ -345,7 +382,8 @@ def load_training(folder: Path, training: Training) -> None:
         saved.setdefault(parameter, {})[key] = tensor
     names = {parameter: name for name, parameter in translator.named_parameters()}
     if unknown := sorted(saved.keys() - set(names.values())):
-        raise CheckpointError(f"{folder / OPTIMIZERS}: state of unknown parameters: {', '.join(unknown[:5])}")
+        listed = ", ".join(map(shortened, unknown[:5]))
+        raise CheckpointError(f"{folder / OPTIMIZERS}: state of unknown parameters: {listed}")
     for optimizer in training.optimizers.values():
         parameters = {names[parameter]: parameter for parameter in optimizer.param_groups[0]["params"]}
         states = {name: saved[name] for name in parameters if name in saved}
@@ -374,6 +412,7 @@ def _misfit_states(parameters: Mapping[str, Tensor], states: Mapping[str, Mappin
         wanted = {"step": ((), torch.float32), **dict.fromkeys(_MOMENTS, (tuple(like.shape), like.dtype))}
         found = {key: (tuple(value.shape), value.dtype) for key, value in state.items()}
         wrong = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
+        problems += [f"{key} of {name} is not finite" for key, value in state.items() if not value.isfinite().all()]
         problems += [f"{key} of {name} must be {_described(wanted, key)}, is {_described(found, key)}" for key in wrong]
     return problems
 

@@ -34,6 +34,7 @@ __all__ = [
 
 #: recipes for data: image size, augmentation, pace; those of a system stand in its folder
 _PRESETS = Path(__file__).with_name("presets")
+_LARGEST_FILE = 1 << 16  # bytes; all keys are 2 kB
 _PRESET_OF = {"ade20k": "ade20k-hms"}
 Layer = tuple[Mapping[Any, Any], str]
 
@@ -95,10 +96,12 @@ def _unknown(key: str, source: str, name: str) -> ConfigError:
     # Somebody who writes "lr" means "optim.lr": try the last part alone before resemblance of the whole key.
     known, last = keys(name), key.rpartition(".")[2]
     if owners := [other for other in NAMES if other != name and key in keys(other)]:
-        return ConfigError(f"unknown key {key!r} in {source}: system {name!r} has none; {', '.join(owners)} has one")
+        return ConfigError(
+            f"unknown key {_short(repr(key))} in {source}: system {name!r} has none; {', '.join(owners)} has one"
+        )
     same = [found for found in known if found.rpartition(".")[2] == last]
     hint = f"; nearest: {same[0]!r}" if same else nearest(key, known)
-    return ConfigError(f"unknown key {key!r} in {source}{hint or '; the keys are: ' + ', '.join(known)}")
+    return ConfigError(f"unknown key {_short(repr(key))} in {source}{hint or '; the keys are: ' + ', '.join(known)}")
 
 
 def _leaves(tree: Mapping[Any, Any], source: str, system: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -271,7 +274,7 @@ def load_config(
         )
     config = config_class(name)
     data = given.values.get("data.name", config.model_fields["data"].default.name)
-    chosen = preset or _PRESET_OF.get(data, data)
+    chosen = preset or (_PRESET_OF.get(data, data) if isinstance(data, str) else "")
     for recipes in (_data_presets(), system(name).presets):
         if chosen in recipes:  # an unknown data set is reported with all other wrong values
             merged.add(_read_yaml(recipes[chosen]), f"preset {chosen}.yaml")
@@ -300,6 +303,10 @@ def _assignment(text: str) -> tuple[dict[str, Any], str]:
 
 def _read_yaml(path: Path) -> Mapping[Any, Any]:
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():  # a pipe or a device may never end
+            raise ConfigError(f"configuration file {path} cannot be read: it is not a regular file")
+        if (size := path.stat().st_size) > _LARGEST_FILE:
+            raise ConfigError(f"configuration file {path} cannot be read: {size} bytes are more than {_LARGEST_FILE}")
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"configuration file {path} does not exist") from None

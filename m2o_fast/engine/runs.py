@@ -39,14 +39,14 @@ def next_run(config: Config) -> Path:
     """Makes a folder below ``runs/`` that nobody else has: ``<name>-<data>-<number>``."""
     stem = f"{config.name}-{config.data.name}"
     pattern = re.compile(rf"{re.escape(stem)}-(\d+)")
-    RUNS.mkdir(exist_ok=True)
     while True:
+        RUNS.mkdir(exist_ok=True)
         taken = [int(found[1]) for path in RUNS.glob(f"{stem}-*") if (found := pattern.fullmatch(path.name))]
         run = RUNS / f"{stem}-{max(taken, default=0) + 1:03d}"
         try:
             run.mkdir()  # fails if another process has just taken this number
             return run
-        except FileExistsError:
+        except (FileExistsError, FileNotFoundError):  # or has just removed runs/, which was empty
             continue
 
 

@@ -17,7 +17,7 @@ from m2o_fast.translators import DEFAULT, NAMES, full_name, short_name, system
 from m2o_fast.translators.settings import Loss, Model, Optim, Settings, SystemFacts
 
 #: the names of devices, as a regular expression
-DEVICES = r"auto|cpu|cuda(:\d+)?"
+DEVICES = r"auto|cpu|cuda(:[0-9]{1,3})?"
 
 
 def _known_device(name: str) -> str:

@@ -21,7 +21,7 @@ from m2o_fast.engine.device import choose_device
 from m2o_fast.engine.graphs import check_cuda_graphs
 from m2o_fast.engine.precision import check_precision
 from m2o_fast.engine.processes import Processes
-from m2o_fast.engine.runs import CONFIG, find_checkpoint, is_run
+from m2o_fast.engine.runs import CONFIG, RUNS, find_checkpoint, is_run
 from m2o_fast.engine.schema import Config
 from m2o_fast.engine.tensorboard import require_tensorboard
 from m2o_fast.errors import UserError
@@ -215,6 +215,8 @@ def remove_unused(run: Path) -> None:
         if all(path.name == LOCK for path in run.iterdir()):
             (run / LOCK).unlink(missing_ok=True)
             run.rmdir()
+            if run.parent == RUNS:
+                RUNS.rmdir()  # if it is empty
 
 
 def find_start(config: Config, run: Path, resume: str) -> Start:

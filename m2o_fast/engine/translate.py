@@ -14,6 +14,7 @@ from m2o_fast.data.images import image_grid, read_image, save_image
 from m2o_fast.data.label_maps import read_label_map
 from m2o_fast.data.layout import Images, list_images
 from m2o_fast.errors import UserError
+from m2o_fast.files import real_path
 from m2o_fast.labels import draw_labels, pictures
 from m2o_fast.m2o import Domain
 from m2o_fast.randomness import torch_generator
@@ -96,8 +97,8 @@ def _outputs(images: Images, out: Path, into_folder: bool) -> dict[Path, Path]:
         return {images.paths[0]: out}
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; for a folder of images, --out must be a folder")
-    below = out.resolve().is_relative_to(images.folder.resolve()) and out.resolve() != images.folder.resolve()
-    files = [file for file in images.paths if not (below and file.resolve().is_relative_to(out.resolve()))]
+    below = real_path(out).is_relative_to(real_path(images.folder)) and real_path(out) != real_path(images.folder)
+    files = [file for file in images.paths if not (below and real_path(file).is_relative_to(real_path(out)))]
     if not files:
         raise UserError(f"all images of {images.folder} lie in {out}, where the results would go; choose another --out")
     places = [out / file.relative_to(images.folder) for file in files]
@@ -108,9 +109,9 @@ def _outputs(images: Images, out: Path, into_folder: bool) -> dict[Path, Path]:
 
 
 def _keep_inputs(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
-    kept = {file.resolve() for file in inputs}
+    kept = {real_path(file) for file in inputs}
     for output in outputs:
-        if output.resolve() in kept:
+        if real_path(output) in kept:
             raise UserError(f"{output} would overwrite an image that is read; choose another --out")
 
 

@@ -127,6 +127,8 @@ def fill(net: torch.nn.Module, state: Mapping[str, Tensor], where: str) -> None:
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file in hexadecimal. Raises ``UserError`` if it cannot be read."""
+    if path.exists() and not path.is_file():  # a pipe or a device may never end
+        raise UserError(f"cannot read {path}: it is not a regular file")
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

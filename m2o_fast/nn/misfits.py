@@ -6,11 +6,16 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-_NAMED = 12
+_NAMED, _LONGEST = 12, 100
+
+
+def shortened(name: str) -> str:
+    """A name from a file, which may be of any length."""
+    return name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..."
 
 
 def misfits(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
-    """What is missing from ``given``, superfluous, or of another shape than in ``wanted``.
+    """What is missing from ``given``, superfluous, of another shape than in ``wanted``, or no finite number.
 
     Args:
         wanted: State dict of the net.
@@ -22,9 +27,15 @@ def misfits(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
     problems = [f"missing {name}" for name in wanted if name not in given]
     problems += [f"superfluous {name}" for name in given if name not in wanted]
     problems += [
-        f"{name} is {list(tensor.shape)} instead of {list(wanted[name].shape)}"
-        for name, tensor in given.items()
-        if name in wanted and tensor.shape != wanted[name].shape
+        f"{name} {problem}" for name in wanted if name in given if (problem := _odd(wanted[name], given[name]))
     ]
     more = f" and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
-    return "; ".join(problems[:_NAMED]) + more
+    return "; ".join(map(shortened, problems[:_NAMED])) + more
+
+
+def _odd(wanted: Tensor, given: Tensor) -> str:
+    if given.shape != wanted.shape:
+        return f"is {list(given.shape)} instead of {list(wanted.shape)}"
+    if given.is_floating_point() != wanted.is_floating_point() or given.is_complex():
+        return f"holds {given.dtype} instead of {wanted.dtype}"
+    return "" if given.isfinite().all() else "has numbers that are not finite"

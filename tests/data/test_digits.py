@@ -69,3 +69,8 @@ def test_without_scikit_learn_the_error_says_what_to_install(monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(UserError, match="pip install scikit-learn"):
         load_digits("train", 8)
+
+
+def test_a_folder_that_is_not_read_is_said(tmp_path) -> None:
+    with pytest.warns(RuntimeWarning, match="'digits' needs no folder"):
+        open_dataset("digits", split="test", data_dir=tmp_path)
