@@ -6,6 +6,11 @@ _processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if _processes > 1:  # as many threads in all as there are cores, in this process and in those that tests start
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _processes)))
 
+import signal  # noqa: E402
+
+# What is started in the background of a script ignores Ctrl-C, and hands that down to its processes.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 import pytest  # noqa: E402
 import torch  # noqa: E402
 

@@ -89,11 +89,11 @@ def test_a_stopped_run_is_saved_and_says_how_to_go_on(command, tmp_path, sent, c
         stderr=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
     )
-    metrics, limit = tmp_path / "r" / "metrics.jsonl", time.monotonic() + 120
+    metrics, limit = tmp_path / "r" / "metrics.jsonl", time.monotonic() + 600
     while not (metrics.is_file() and metrics.stat().st_size) and time.monotonic() < limit and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(sent)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == code, err
     assert "m2o-fast train --run r --resume auto" in out + err
     assert "Traceback" not in err

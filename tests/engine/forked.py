@@ -7,11 +7,17 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+_FIRST, _COUNT = 12_000, 20_000  # below those that the kernel gives away
+_ports = ((_FIRST + (os.getpid() * 37 + number) % _COUNT) for number in range(_COUNT))
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["m2o_fast.cli", "m2o_fast.engine.loop", "torch._dynamo"])  # Adam needs the last one
+
+
+_HANGS = 600  # seconds, also on a machine with much else to do
 
 
 class Outcome(NamedTuple):
@@ -23,9 +29,12 @@ class Outcome(NamedTuple):
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A port that nobody else takes before it is used: none that the kernel gives away, and of each process others."""
+    for port in _ports:
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no free port")
 
 
 def together(count: int, folder: Path, target: Callable[..., int], *arguments: object) -> list[Outcome]:
@@ -46,7 +55,7 @@ def together(count: int, folder: Path, target: Callable[..., int], *arguments: o
         processes[-1].start()
     outcomes = []
     for rank, process in enumerate(processes):
-        process.join(120)
+        process.join(_HANGS)
         if process.is_alive():
             process.kill()
             process.join()

@@ -75,7 +75,7 @@ def failing(run: Path, rank: int, error: Exception) -> int:
 
 
 def signalled(run: Path, rank: int, number: int, times: int) -> int:
-    at_step(2, rank, lambda: [os.kill(os.getpid(), number) for _ in range(times)])
+    at_step(2, rank, lambda: [signal.raise_signal(number) for _ in range(times)])
     return training(run)
 
 
@@ -89,7 +89,7 @@ def signalled_while_saving(run: Path) -> int:
 
     def interrupted(path: Path, data: bytes):
         checkpoint._write = write  # the first signal only
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         return write(path, data)
 
     checkpoint._write = interrupted
@@ -97,7 +97,7 @@ def signalled_while_saving(run: Path) -> int:
 
 
 def signalled_while_opening(run: Path) -> int:
-    build.open_dataset = lambda *_, **__: os.kill(os.getpid(), signal.SIGUSR1)  # type: ignore[assignment]
+    build.open_dataset = lambda *_, **__: signal.raise_signal(signal.SIGUSR1)  # type: ignore[assignment]
     return training(run)
 
 

@@ -61,8 +61,8 @@ def test_second_signal_is_not_swallowed(tmp_path: Path, monkeypatch: pytest.Monk
     batch = Trainer.batch
 
     def twice(self: Trainer, index: int):
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         return batch(self, index)
 
     monkeypatch.setattr(Trainer, "batch", twice)

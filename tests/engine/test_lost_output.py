@@ -32,7 +32,7 @@ def test_training_goes_on_where_nobody_reads_its_output(tmp_path: Path) -> None:
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline()
     process.stdout.close()  # as `head -n 1` does
-    _, complaints = process.communicate(timeout=300)
+    _, complaints = process.communicate(timeout=600)
     assert (process.returncode, complaints) == (0, "")
     assert list_checkpoints(tmp_path / "run")[-1].name == "step-00000006"
 

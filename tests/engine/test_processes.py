@@ -67,7 +67,7 @@ def start(count: int, *command: str) -> list[subprocess.Popen[str]]:
 
 def outcomes(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
     """Exit code, standard output and standard error of each."""
-    printed = [process.communicate(timeout=300) for process in processes]
+    printed = [process.communicate(timeout=600) for process in processes]
     return [(process.returncode, *texts) for process, texts in zip(processes, printed, strict=True)]
 
 

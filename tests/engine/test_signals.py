@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
@@ -31,7 +30,7 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 
 def send(number: int) -> None:
-    os.kill(os.getpid(), number)
+    signal.raise_signal(number)
 
 
 @pytest.mark.usefixtures("tiny_data")

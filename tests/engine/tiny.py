@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from pathlib import Path
 
@@ -45,7 +44,7 @@ def stop_at(step: int, number: signal.Signals, monkeypatch: pytest.MonkeyPatch) 
 
     def interrupted(self: Trainer, index: int):
         if index == step:
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
         return batch(self, index)
 
     monkeypatch.setattr(Trainer, "batch", interrupted)
