@@ -8,7 +8,6 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-
 _LONGEST_WORD = 200  # characters; resemblance takes their square
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from m2o_fast.ops import build_info, winograd
+from m2o_fast.ops.convolution import conv2d
 
 
 def summed(a: Tensor, b: Tensor) -> Tensor:
@@ -59,3 +60,14 @@ def test_rounding_errors_stay_close_to_those_of_plain_sums(wide: bool) -> None:
     for mine, plain, truth in zip(ours, plain_sums(x, weight, grad), exact, strict=True):
         mine, plain = ((found.double() - truth).square().mean().sqrt() for found in (mine, plain))
         assert mine < 3 * plain
+
+
+def test_an_infinity_spoils_the_tiles_that_read_it_and_no_others() -> None:
+    """Four by four pixels are made of six by six."""
+    x = torch.randn(4, 64, 32, 32, generator=torch.Generator().manual_seed(0))
+    weight = torch.randn(64, 64, 3, 3, generator=torch.Generator().manual_seed(1))
+    x[0, 0, 9, 17] = torch.inf
+    spoiled = ~conv2d(x, weight, padding=1).isfinite().all(1)
+    assert spoiled[0, 8:11, 16:19].all()
+    spoiled[0, 8:12, 16:20] = False
+    assert not spoiled.any()
