@@ -42,7 +42,11 @@ def convert_checkpoint(
         weights = read_weights(files)
     else:
         weights = {net: read_weights(file) for net, file in files.items()}
-    translator: Translator = layout_of.from_official(weights, domains=domains, **settings)
+    try:
+        translator: Translator = layout_of.from_official(weights, domains=domains, **settings)
+    except UserError as error:
+        named = files if isinstance(files, Path) else ", ".join(map(str, files.values()))
+        raise UserError(f"{named}: {error}") from None
     save_translator(translator, out)
     return translator
 

@@ -102,7 +102,7 @@ FILES: dict[str, bytes] = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_files(kind: str, layout: str, tmp_path: Path, refuses) -> None:
     (tmp_path / NAME).write_bytes(FILES[kind])
-    refuses("convert", layout, NAME, "--out", "out", names="")
+    refuses("convert", layout, NAME, "--out", "out", names=NAME)
     assert not (tmp_path / "owned").exists()
 
 
