@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from m2o_fast.data.cache import Decoded, Files, decoded, named
-from m2o_fast.data.dataset import Dataset, Numbers, known_pairs
+from m2o_fast.data.dataset import Dataset, Directions, Numbers, known_pairs
 from m2o_fast.data.images import SUFFIXES, read_pixels
 from m2o_fast.data.label_maps import read_class_numbers
 from m2o_fast.errors import UserError
@@ -124,16 +124,23 @@ class LabelledScenes(Dataset):
             return draw_labels(self.label_ids(indices), self._kind, len(self.class_names))
         return torch.from_numpy(self._photos[self._photo_rows[indices.numpy()]]).to(torch.float32) / 255
 
-    def pair(self, source: str | int, target: str | int, indices: Numbers) -> tuple[Tensor, Tensor] | None:
-        """The label maps of scenes, see :meth:`Dataset.pair`; only that direction has one answer."""
-        if (self.domain_index(source), self.domain_index(target)) != (0, 1):
+    def pair(
+        self, source: str | int, target: str | int, indices: Numbers, epochs: Numbers | int = 0
+    ) -> tuple[Tensor, Tensor] | None:
+        """The label maps of scenes and the other way round, see :meth:`Dataset.pair`."""
+        if self.domain_index(source) == self.domain_index(target):
             return None
         known = self._pair_known[self.checked_indices(source, indices)]
         return self.images(target, indices) * known[:, None, None, None], known
 
-    def has_pairs(self) -> bool:
+    def looks(self, source: str | int, target: str | int, index: int) -> Tensor:
+        """The image of the same number, see :meth:`Dataset.looks`."""
+        rows = self.checked_indices(source, [index])
+        return rows[self._pair_known[rows] & (self.domain_index(source) != self.domain_index(target))]
+
+    def has_pairs(self, directions: Directions | None = None) -> bool:
         """Whether any pair counts as known; draws no images, of which one-hot ones are large."""
-        return bool(self._pair_known.any())
+        return bool(self._pair_known.any()) and (directions is None or any(a != b for a, b in directions))
 
 
 # --- the folder ---

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from m2o_fast.data.cache import Report, allowed_unreadable, named, silent
+from m2o_fast.data.check_pairs import Checked, Found, content_with_looks, contents_in_both, describe_pairs
 from m2o_fast.data.check_report import (
     FEW,
     CheckReport,
@@ -21,9 +22,10 @@ from m2o_fast.data.check_report import (
     share_option,
 )
 from m2o_fast.data.contact_sheet import COLUMNS, TILE
-from m2o_fast.data.folder import ambiguous
+from m2o_fast.data.contents import contents_of
 from m2o_fast.data.images import is_gray, opened, read_pixels
-from m2o_fast.data.layout import Images, about_test_folder, is_hidden, list_domains, splits_of
+from m2o_fast.data.layout import Split, about_test_folder, is_hidden, list_domains, splits_of
+from m2o_fast.data.pairs_table import Listing
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import PAIRED, UNPAIRED
 
@@ -32,29 +34,12 @@ _FEW_COLORS = 256
 _SMALLEST_SIZE, _USUAL_SIZE = 32, 256
 
 
+T = TypeVar("T")
+
+
 class _Guess(NamedTuple):
     domains: tuple[str, ...]
     why: str
-
-
-class _Checked(NamedTuple):
-    """A domain in one split."""
-
-    images: Images
-    facts: list[ImageFacts]
-
-    def readable(self) -> list[ImageFacts]:
-        """The images that can be read."""
-        return [fact for fact in self.facts if not fact.problem]
-
-    def by_key(self) -> dict[str, Path]:
-        """The images that can be read by what pairs are found by."""
-        keys = dict(zip(self.images.paths, self.images.keys(), strict=True))
-        return {keys[fact.path]: fact.path for fact in self.readable()}
-
-
-#: folder of a split -> domain -> its images
-_Found = Mapping[str, Mapping[str, _Checked]]
 
 
 def check_images(root: Path, max_unreadable: float, report: Report = silent) -> CheckReport:
@@ -78,16 +63,25 @@ def check_images(root: Path, max_unreadable: float, report: Report = silent) -> 
         listing = list_domains(root, folders)
     except UserError as error:
         return CheckReport(lines, "0 pairs", [str(error)], facts=facts)
+    facts_of = {
+        split: {name: examine_all(images.paths, report) for name, images in domains.items()}
+        for split, domains in listing.items()
+    }
+    guess = guess_uni(
+        {name: [fact for fact in some if not fact.problem] for name, some in _trained_on(facts_of).items()}
+    )
+    contents, unclear = _contents(root, listing, guess.domains)
     found = {
         folders[split].name: {
-            name: _Checked(images, examine_all(images.paths, report)) for name, images in domains.items()
+            name: Checked(images, facts_of[split][name], contents[split][name]) for name, images in domains.items()
         }
         for split, domains in listing.items()
     }
-    guess = guess_uni({name: domain.readable() for name, domain in _trained_on(found).items()})
     described_lines, splits = _describe(found)
-    pair_lines, pairs = _describe_pairs(found, guess.domains)
+    pair_lines, pairs = describe_pairs(found, guess.domains)
     problems, notes = _remarks(found, max_unreadable)
+    problems += unclear
+    notes += contents_in_both(root, found, guess.domains)
     notes = [*_stray(root, found), *notes]
     if len(found) == 1:
         notes.insert(0, f"{root} has a {next(iter(found))} folder alone: it serves for training and testing")
@@ -100,14 +94,26 @@ def check_images(root: Path, max_unreadable: float, report: Report = silent) -> 
         facts["command"] = _command(root, found, guess, max_unreadable)
         advice = [f"uni-modal: {' and '.join(guess.domains)} (a guess: {guess.why})", facts["command"]]
     total = sum(direction["found"] for directions in pairs.values() for direction in directions.values())
-    return CheckReport(lines, counted(total, "pair"), problems, notes, advice, facts, _sheet_rows(found))
+    return CheckReport(lines, counted(total, "pair"), problems, notes, advice, facts, _sheet_rows(found, guess.domains))
 
 
-def _trained_on(found: _Found) -> Mapping[str, _Checked]:
+def _contents(
+    root: Path, listing: Listing, uni: Sequence[str]
+) -> tuple[Mapping[Split, Mapping[str, list[str]]], list[str]]:
+    """What images show, and what is wrong with how it is said."""
+    try:
+        return contents_of(root, listing, uni), []
+    except UserError as error:
+        keys = {split: {name: images.keys() for name, images in some.items()} for split, some in listing.items()}
+        return keys, [str(error)]
+
+
+def _trained_on(found: Mapping[Any, T]) -> T:
+    """What is said of the split that training takes."""
     return found.get("train") or next(iter(found.values()))
 
 
-def _describe(found: _Found) -> tuple[list[str], dict[str, Any]]:
+def _describe(found: Found) -> tuple[list[str], dict[str, Any]]:
     """Counts, sizes and modes of every domain, as lines and as JSON values."""
     lines: list[str] = []
     values: dict[str, Any] = {}
@@ -123,24 +129,7 @@ def _describe(found: _Found) -> tuple[list[str], dict[str, Any]]:
     return lines, values
 
 
-def _describe_pairs(found: _Found, uni: Sequence[str]) -> tuple[list[str], dict[str, dict[str, Any]]]:
-    """The pairs into the domains ``uni``, as lines and as JSON values."""
-    lines: list[str] = []
-    values: dict[str, dict[str, Any]] = {}
-    for folder, domains in found.items():
-        values[folder] = {}
-        for source in (name for name in domains if name not in uni):
-            for target in uni:
-                keys, there = domains[source].by_key(), domains[target].by_key()
-                missing = [key for key in keys if key not in there]
-                number = len(keys) - len(missing)
-                line = f"{folder}: {number} of {counted(len(keys), 'image')} of {source} have a pair in {target}"
-                lines.append(f"{line}; not: {named(missing, ', ')}" if number and missing else line)
-                values[folder][f"{source}->{target}"] = {"found": number, "missing": missing}
-    return lines, values
-
-
-def _stray(root: Path, found: _Found) -> list[str]:
+def _stray(root: Path, found: Found) -> list[str]:
     """Notes on files beside the folders of the domains."""
     stray = {
         folder: sorted(path.name for path in (root / folder).iterdir() if path.is_file() and not is_hidden(path))
@@ -153,7 +142,7 @@ def _stray(root: Path, found: _Found) -> list[str]:
     ]
 
 
-def _remarks(found: _Found, max_unreadable: float) -> tuple[list[str], list[str]]:
+def _remarks(found: Found, max_unreadable: float) -> tuple[list[str], list[str]]:
     """What ends training, and what it makes do with."""
     problems: list[str] = []
     notes: list[str] = []
@@ -162,12 +151,10 @@ def _remarks(found: _Found, max_unreadable: float) -> tuple[list[str], list[str]
             bad, odd = _remarks_on(f"{folder}/{name}", domain, max_unreadable)
             problems += bad
             notes += odd
-        if twice := ambiguous({name: domain.images for name, domain in domains.items()}):
-            problems.append(f"not clear which images are pairs: {named(twice)}; rename or remove one of each")
     return problems, notes
 
 
-def _remarks_on(where: str, domain: _Checked, max_unreadable: float) -> tuple[list[str], list[str]]:
+def _remarks_on(where: str, domain: Checked, max_unreadable: float) -> tuple[list[str], list[str]]:
     readable = domain.readable()
     problems, notes = [], oddity_notes(where, readable)
     if unreadable := [fact.problem for fact in domain.facts if fact.problem]:
@@ -215,11 +202,11 @@ def _colors_of(path: Path) -> int:
     return len(np.unique(pixels.astype(np.int32) @ np.array([1, 1 << 8, 1 << 16], dtype=np.int32)))
 
 
-def _command(root: Path, found: _Found, guess: _Guess, max_unreadable: float) -> str:
+def _command(root: Path, found: Found, guess: _Guess, max_unreadable: float) -> str:
     """What trains on this folder."""
     domains = _trained_on(found)
-    uni = set().union(*(domains[name].by_key() for name in guess.domains))
-    paired = any(uni & domain.by_key().keys() for name, domain in domains.items() if name not in guess.domains)
+    uni = set().union(*(domains[name].by_content() for name in guess.domains))
+    paired = any(uni & domain.by_content().keys() for name, domain in domains.items() if name not in guess.domains)
     words = ["m2o-fast", "train", "--variant", PAIRED if paired else UNPAIRED, "--data", f"folder:{root}"]
     words += [word for name in guess.domains for word in ("--uni", name)]
     sides = [min(fact.size) for domain in domains.values() for fact in domain.readable()]
@@ -230,13 +217,15 @@ def _command(root: Path, found: _Found, guess: _Guess, max_unreadable: float) ->
     return shlex.join(words)
 
 
-def _sheet_rows(found: _Found) -> dict[str, list[np.ndarray]]:
-    """The first images of every domain, those that all domains have first, in the same order."""
+def _sheet_rows(found: Found, uni: Sequence[str]) -> dict[str, list[np.ndarray]]:
+    """The first contents of every domain, those that all domains have first, in the same order; one with its looks."""
     rows = {}
     for folder, domains in found.items():
-        images = {name: domain.by_key() for name, domain in domains.items()}
-        common = set.intersection(*(set(paths) for paths in images.values()))
-        for name, paths in images.items():
-            keys = sorted(paths, key=lambda key: (key not in common, key))[:COLUMNS]
-            rows[f"{folder}/{name}"] = [read_pixels(paths[key], 3, TILE) for key in keys]
+        images = {name: domain.by_content() for name, domain in domains.items()}
+        common = set.intersection(*(set(facts) for facts in images.values()))
+        for name, facts in images.items():
+            contents = sorted(facts, key=lambda content: (content not in common, content))[:COLUMNS]
+            rows[f"{folder}/{name}"] = [read_pixels(facts[content][0].path, 3, TILE) for content in contents]
+    if looks := content_with_looks(_trained_on(found), uni):
+        rows["one content, its looks"] = [read_pixels(path, 3, TILE) for path in looks[:COLUMNS]]
     return rows

@@ -137,12 +137,14 @@ class ColorizedDigits(Dataset):
             return content
         return content * self.colors(indices, epochs)[:, :, None, None]
 
-    def pair(self, source: str | int, target: str | int, indices: Numbers) -> tuple[Tensor, Tensor] | None:
-        """The gray digits of coloured images, see :meth:`Dataset.pair`; only that direction has one answer."""
-        if (self.domain_index(source), self.domain_index(target)) != (0, 1):
+    def pair(
+        self, source: str | int, target: str | int, indices: Numbers, epochs: Numbers | int = 0
+    ) -> tuple[Tensor, Tensor] | None:
+        """The same digits in the other domain, see :meth:`Dataset.pair`; in colour as the epoch has it."""
+        if self.domain_index(source) == self.domain_index(target):
             return None
         known = self._pair_known[self.checked_indices(source, indices)]
-        return self.content(indices) * known[:, None, None, None], known
+        return self.images(target, indices, epochs) * known[:, None, None, None], known
 
     def _table(self, epoch: int) -> Tensor:
         return _color_table(self._law, self._seed, self.split, epoch, self._content.shape[0])

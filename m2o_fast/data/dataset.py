@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from m2o_fast.randomness import numpy_generator
 
 #: Image numbers or epochs: one-dimensional, whole numbers.
 Numbers = Sequence[int] | np.ndarray | Tensor
+
+#: (source, target) pairs of domains, by index.
+Directions = Collection[tuple[int, int]]
 
 _LOOKED_AT = 64  # images at a time
 
@@ -89,27 +92,49 @@ class Dataset(ABC):
         """
 
     @abstractmethod
-    def pair(self, source: str | int, target: str | int, indices: Numbers) -> tuple[Tensor, Tensor] | None:
+    def pair(
+        self, source: str | int, target: str | int, indices: Numbers, epochs: Numbers | int = 0
+    ) -> tuple[Tensor, Tensor] | None:
         """The true translations of images of ``source`` into ``target``.
+
+        Into a multi-modal domain there are many; it is one of those that the data set has, drawn anew in every epoch.
 
         Args:
             source: Name or index of the domain that ``indices`` number.
             target: Name or index of another domain.
             indices: n image numbers, each in [0, count(source)).
+            epochs: One epoch for all images or one for each.
 
         Returns:
             float32 ``[n, c_target, S, S]`` in [0, 1] and bool ``[n]``, which says where the translation is known
             (the images are 0 elsewhere); or ``None`` if it is known for no image of this direction.
         """
 
-    def has_pairs(self) -> bool:
-        """Whether :meth:`pair` knows any true translation; images are looked at until one is found."""
+    def looks(self, source: str | int, target: str | int, index: int) -> Tensor:
+        """All true translations of one image of ``source`` that ``target`` has and that count as known.
+
+        Args:
+            source: Name or index of a domain.
+            target: Name or index of another domain.
+            index: Image number, in [0, count(source)).
+
+        Returns:
+            int64 ``[L]``: image numbers of ``target``. Empty: none is known, or they are too many to list, as the
+            colours of a digit are.
+        """
+        return torch.zeros(0, dtype=torch.int64)
+
+    def has_pairs(self, directions: Directions | None = None) -> bool:
+        """Whether :meth:`pair` knows any true translation; images are looked at until one is found.
+
+        Args:
+            directions: (source, target) by index that count; ``None``: all from one domain to another.
+        """
         domains = range(len(self.domains))
+        between = [(source, target) for source in domains for target in domains if source != target]
         parts = (
             (source, target, range(start, min(start + _LOOKED_AT, self.count(source))))
-            for source in domains
-            for target in domains
-            if source != target
+            for source, target in (between if directions is None else directions)
             for start in range(0, self.count(source), _LOOKED_AT)
         )
         return any((found := self.pair(*part)) is not None and bool(found[1].any()) for part in parts)

@@ -6,8 +6,7 @@ import difflib
 import hashlib
 import json
 import warnings
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -15,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m2o_fast.data.cache import Decoded, Files, decoded, named
-from m2o_fast.data.dataset import Dataset, Numbers, known_pairs
+from m2o_fast.data.cache import Decoded, Files, decoded
+from m2o_fast.data.contents import Partners, contents_of, known_contents
+from m2o_fast.data.dataset import Dataset, Directions, Numbers
 from m2o_fast.data.images import about_range, is_gray, read_pixels
 from m2o_fast.data.layout import Images, about_test_folder, choose_split, list_domains, splits_of
 from m2o_fast.errors import UserError
@@ -27,7 +27,7 @@ _LOOKED_AT = 64  # images of a domain, for what is true of all
 
 
 class FolderDataset(Dataset):
-    """Decoded images of several domains. Images of the same key in two domains are a pair."""
+    """Decoded images of several domains. Images of two domains that show the same content are a pair."""
 
     def __init__(
         self,
@@ -45,28 +45,27 @@ class FolderDataset(Dataset):
         Args:
             domains: The domains.
             images: For each domain uint8 ``[n, c, S, S]``, n at least 1.
-            keys: For each domain what its images show, n texts. No two images of a domain that have a partner may
-                share one.
+            keys: For each domain the content that its images show, n texts. In a uni-modal domain no two images that
+                have a partner may share one.
             split: Name of the split, part of the key of the choice of pairs.
             fingerprint: SHA-256, in hexadecimal, of the images.
             seed: Seed of the choice of known pairs.
-            pair_fraction: Share of the pairs of each direction that count as known, in [0, 1]; a larger share contains
-                a smaller one.
+            pair_fraction: Share of the contents of each direction whose pairs count as known, in [0, 1]; a larger
+                share contains a smaller one.
         """
         self.domains = tuple(domains)
         self.image_size = images[0].shape[-1]
         self._images = tuple(images)
-        self._partners: dict[tuple[int, int], Tensor] = {}
-        for target, domain in enumerate(self.domains):
-            for source in range(len(self.domains)):
-                if source != target and not domain.multimodal:
-                    partners = _partners(keys[source], keys[target])
-                    paired = (partners >= 0).nonzero().squeeze(1)
-                    direction = f"{split}/{self.domains[source].name}/{domain.name}"
-                    known = known_pairs(len(paired), pair_fraction, seed, direction)
-                    partners[paired[~known]] = -1
-                    if known.any():
-                        self._partners[source, target] = partners
+        self._seed, self._split = seed, split
+        numbers = range(len(self.domains))
+        directions = [(source, target) for target in numbers for source in numbers if source != target]
+        self._partners: dict[tuple[int, int], Partners] = {}
+        for source, target in directions:
+            first, second = self._counted_along(source, target)
+            name = f"{split}/{self.domains[first].name}/{self.domains[second].name}"
+            known = known_contents(keys[first], keys[second], pair_fraction, seed, name)
+            if known:
+                self._partners[source, target] = Partners(keys[source], keys[target], known)
         facts = [fingerprint, [vars(domain) for domain in self.domains], split, seed, pair_fraction, *map(list, keys)]
         self.fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
@@ -78,33 +77,38 @@ class FolderDataset(Dataset):
         """Images by number, see :meth:`Dataset.images`; they are the same in every epoch."""
         return self._float(self.domain_index(domain), self.checked_indices(domain, indices))
 
-    def pair(self, source: str | int, target: str | int, indices: Numbers) -> tuple[Tensor, Tensor] | None:
-        """The images of the same key in a uni-modal domain, see :meth:`Dataset.pair`.
-
-        Into a multi-modal domain no translation is the only true one: ``None``.
-        """
+    def pair(
+        self, source: str | int, target: str | int, indices: Numbers, epochs: Numbers | int = 0
+    ) -> tuple[Tensor, Tensor] | None:
+        """Images of the same content, see :meth:`Dataset.pair`."""
         rows = self.checked_indices(source, indices)
-        target = self.domain_index(target)
-        if (table := self._partners.get((self.domain_index(source), target))) is None:
+        direction = self.domain_index(source), self.domain_index(target)
+        if (partners := self._partners.get(direction)) is None:
             return None
-        partners = table[rows]
-        known = partners >= 0
-        images = torch.zeros(len(rows), self.domains[target].channels, self.image_size, self.image_size)
-        images[known] = self._float(target, partners[known])
+        purpose = f"looks/{self._split}/{self.domains[direction[0]].name}/{self.domains[direction[1]].name}"
+        drawn, known = partners.draw(rows, torch.as_tensor(epochs), self._seed, purpose)
+        images = torch.zeros(len(rows), self.domains[direction[1]].channels, self.image_size, self.image_size)
+        images[known] = self._float(direction[1], drawn)
         return images, known
 
-    def has_pairs(self) -> bool:
-        """Whether any true translation is known."""
-        return bool(self._partners)
+    def looks(self, source: str | int, target: str | int, index: int) -> Tensor:
+        """The images of the same content, see :meth:`Dataset.looks`."""
+        (row,) = self.checked_indices(source, [index]).tolist()
+        partners = self._partners.get((self.domain_index(source), self.domain_index(target)))
+        return super().looks(source, target, index) if partners is None else partners.of(row)
+
+    def has_pairs(self, directions: Directions | None = None) -> bool:
+        """Whether any true translation is known, see :meth:`Dataset.has_pairs`."""
+        return any(directions is None or direction in directions for direction in self._partners)
+
+    def _counted_along(self, source: int, target: int) -> tuple[int, int]:
+        """The direction by which the contents of a direction are chosen: the same both ways, if not uni-modal both."""
+        if not self.domains[target].multimodal:
+            return source, target
+        return (target, source) if not self.domains[source].multimodal else (min(source, target), max(source, target))
 
     def _float(self, domain: int, rows: Tensor) -> Tensor:
         return torch.from_numpy(self._images[domain][rows.numpy()]).to(torch.float32) / 255
-
-
-def _partners(source: Sequence[str], target: Sequence[str]) -> Tensor:
-    """int64 ``[len(source)]``: the number of the target image with the same key, -1 where there is none."""
-    numbers = {key: number for number, key in enumerate(target)}
-    return torch.tensor([numbers.get(key, -1) for key in source])
 
 
 # --- from files ---
@@ -132,7 +136,7 @@ def load_folder(files: Files, uni: Sequence[str] = ()) -> FolderDataset:
     _check_uni(uni, list(found))
     channels = {name: _channels([images[name] for images in listing.values()]) for name in found}
     domains = [Domain(name, channels[name], multimodal=name not in uni) for name in found]
-    _check_keys(found, domains)
+    contents = contents_of(files.root, listing, uni)[split]
     results = [_decode(files, found[domain.name], domain.channels) for domain in domains]
     for domain, result in zip(domains, results, strict=True):
         looked_at = result.images[:: max(1, len(result.images) // _LOOKED_AT)]
@@ -144,7 +148,10 @@ def load_folder(files: Files, uni: Sequence[str] = ()) -> FolderDataset:
                 RuntimeWarning,
                 stacklevel=2,
             )
-    keys = [_kept_keys(found[domain.name], result) for domain, result in zip(domains, results, strict=True)]
+    keys = [
+        [contents[domain.name][number] for number in result.kept.tolist()]
+        for domain, result in zip(domains, results, strict=True)
+    ]
     return FolderDataset(
         domains,
         [result.images for result in results],
@@ -169,11 +176,6 @@ def _decode(files: Files, images: Images, channels: int) -> Decoded:
     )
 
 
-def _kept_keys(images: Images, result: Decoded) -> list[str]:
-    keys = images.keys()
-    return [keys[number] for number in result.kept.tolist()]
-
-
 def _channels(listings: Sequence[Images]) -> int:
     """1 if all files that can be read are gray, else 3."""
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -186,24 +188,3 @@ def _check_uni(uni: Sequence[str], names: Sequence[str]) -> None:
             near = difflib.get_close_matches(name, names, 1)
             hint = f"; nearest: {near[0]!r}" if near else ""
             raise UserError(f"--uni (data.uni) names no domain: {name!r}{hint} (domains: {', '.join(names)})")
-
-
-def _check_keys(found: Mapping[str, Images], domains: Sequence[Domain]) -> None:
-    """Raises ``UserError`` where it is not clear which images are a pair."""
-    if all(domain.multimodal for domain in domains):
-        return
-    if problems := ambiguous(found):
-        raise UserError(f"not clear which images are pairs: {named(problems)}; rename or remove one of each")
-
-
-def ambiguous(found: Mapping[str, Images]) -> list[str]:
-    """The files of a domain that have the same key as another one of it and as an image of another domain."""
-    keys = {name: images.keys() for name, images in found.items()}
-    problems = []
-    for name, images in found.items():
-        elsewhere = {key for other, some in keys.items() if other != name for key in some}
-        twice = {key for key, times in Counter(keys[name]).items() if times > 1} & elsewhere
-        for key in sorted(twice):
-            same = [path for path, other in zip(images.paths, keys[name], strict=True) if other == key]
-            problems.append(" and ".join([str(same[0]), *(path.name for path in same[1:])]))
-    return problems

@@ -132,6 +132,8 @@ class BatchSampler:
             directions: (source, target) of the samples, by index; ``None``: every ordered pair of domains, each with
                 itself included.
             pairs: Those of them in which the true translations that the data set knows are handed over; ``None``: all.
+                Into a multi-modal domain that is one of the looks of the source image's content, drawn anew in every
+                epoch.
             references: How many real images of its target domain come with each sample: 0, 1 or 2.
             augment: Crops and flips; a source image and its pair get the same ones. ``None``: none.
 
@@ -214,8 +216,8 @@ class BatchSampler:
             known = torch.zeros(len(rows), dtype=torch.bool)
             for source in sorted({s for s in plan.sources[rows].tolist() if (s, target) in self.pairs}):
                 chosen = plan.sources[rows] == source
-                numbers, _ = self._numbers(_SOURCE, source, plan.source_draws[rows[chosen]])
-                if (found := self.dataset.pair(source, target, numbers)) is not None:
+                drawn = self._numbers(_SOURCE, source, plan.source_draws[rows[chosen]])
+                if (found := self.dataset.pair(source, target, *drawn)) is not None:
                     truth = self._finish(found[0], target, self._views(_SOURCE, plan.samples[rows[chosen]]))
                     where = torch.from_numpy(chosen)
                     paired[where] = truth * found[1][:, None, None, None]

@@ -73,7 +73,7 @@ def build_sampler(config: Config, dataset: Dataset, translator: Translator) -> B
         UserError: It learns from pairs, and none are known.
     """
     pairs = translator.paired_directions()
-    if pairs and not dataset.has_pairs():
+    if pairs and not dataset.has_pairs(pairs):
         why = "the data has none: the images of a pair have the same name in the folders of both domains. Rename them"
         if config.data.pair_fraction < 1:
             share = f"data.pair_fraction {config.data.pair_fraction} of {dataset.count(0)} images"

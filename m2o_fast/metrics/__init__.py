@@ -11,6 +11,7 @@ from m2o_fast.metrics.distribution import (
 )
 from m2o_fast.metrics.diversity import Lpips, PairwiseDistance, open_lpips
 from m2o_fast.metrics.features import Extractor, open_extractor
+from m2o_fast.metrics.looks import NearestLook
 from m2o_fast.metrics.pixels import PixelErrors
 from m2o_fast.metrics.segmentation import Confusion
 
@@ -20,6 +21,7 @@ __all__ = [
     "Extractor",
     "FeatureBank",
     "Lpips",
+    "NearestLook",
     "PairwiseDistance",
     "PixelErrors",
     "color_report",

@@ -43,6 +43,10 @@ _KNOWN = {
     "kid_std": Measure("KID spread", "", "standard deviation over subsets"),
     "precision": Measure("precision", "higher", "share of generated images that look real"),
     "recall": Measure("recall", "higher", "share of real images that are within reach"),
+    "mse_nearest": Measure("MSE to the nearest look", "lower", "mean squared error against the most alike true image"),
+    "mse_looks_covered": Measure("looks covered (MSE)", "higher", "share of the looks that an output is nearest to"),
+    "lpips_nearest": Measure("LPIPS to the nearest look", "lower", "distance to the most alike true image"),
+    "lpips_looks_covered": Measure("looks covered (LPIPS)", "higher", "the same by LPIPS"),
     "lpips_diversity": Measure("LPIPS diversity", "higher", "difference between two outputs of one source"),
 }
 #: what stands at the top of a report, the first ones that there are: with one right answer, and with many

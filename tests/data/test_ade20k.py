@@ -60,9 +60,12 @@ def test_scenes_and_labels_are_pairs(root: Path, kind: str) -> None:
     images, known = data.pair("scene", "labels", [2, 0])
     assert known.all() and torch.equal(images, data.images("labels", [2, 0], 3))
     assert torch.equal(read_labels(images, kind, 151), ids)
+    scenes, known = data.pair("labels", "scene", [2, 0])
+    assert known.all() and torch.equal(scenes, data.images("scene", [2, 0]))
+    assert data.looks("labels", "scene", 2).tolist() == [2] and data.looks("scene", "scene", 2).tolist() == []
     data.images = None  # has_pairs draws none: 64 one-hot label maps at 256 pixels would take 2.5 GB
     assert data.has_pairs() and not opened(root, labels=kind, pair_fraction=0.0).has_pairs()
-    assert data.pair("labels", "scene", [0]) is None
+    assert data.pair("scene", "scene", [0]) is None
     if kind == "palette":
         assert torch.equal(images[1, :, 0, 0], palette(151)[ids[1, 0, 0]] / 255)
 

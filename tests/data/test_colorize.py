@@ -57,12 +57,14 @@ def test_colors_are_a_pure_function_of_seed_split_epoch_and_number() -> None:
     assert not torch.equal(digits(color_law="hue").colors(everyone, 4), colors)
 
 
-def test_pairs_lead_from_color_to_gray_only() -> None:
+def test_pairs_are_the_same_digit_in_the_other_domain() -> None:
     dataset = digits()
     indices = [1, 9, 9]
     images, known = dataset.pair("color", "gray", indices)
     assert torch.equal(images, dataset.content(indices)) and known.all()
-    assert dataset.pair("gray", "color", indices) is None
+    colored, known = dataset.pair("gray", "color", indices, 3)
+    assert known.all() and torch.equal(colored, dataset.images("color", indices, 3))
+    assert dataset.looks("gray", "color", 0).tolist() == [], "they are too many to list"
     assert dataset.pair("color", "color", indices) is None and dataset.pair("gray", "gray", indices) is None
 
 

@@ -75,7 +75,10 @@ def test_pairs_are_images_of_the_same_name_and_folder(tmp_path: Path) -> None:
     # photos in order: 1 2 4 5 sub/0 sub/3; sketches: 1 5 sub/0 sub/3 sub/9
     assert known.tolist() == [True, False, False, True, True, True] and data.has_pairs()
     assert torch.equal(images[known], data.images("sketch", [0, 1, 2, 3])) and not images[~known].any()
-    assert data.pair("sketch", "photo", [0]) is None and data.pair("photo", "photo", [0]) is None
+    assert data.pair("photo", "photo", [0]) is None
+    photos, both = data.pair("sketch", "photo", range(5))
+    assert both.tolist() == [True, True, True, True, False]
+    assert torch.equal(photos[both], data.images("photo", [0, 3, 4, 5]))
     write(tmp_path / "d" / "train" / "sketch" / "0.png", gray_of(0))  # not sub/0
     assert open_it(tmp_path / "d").pair("photo", "sketch", range(6))[1].tolist() == known.tolist()
 
@@ -90,7 +93,7 @@ def test_pairs_into_every_uni_modal_domain(tmp_path: Path) -> None:
     for source, target in (("photo", "edges"), ("sketch", "edges"), ("edges", "sketch"), ("photo", "sketch")):
         images, known = data.pair(source, target, [0, 1])
         assert known.tolist() == [True, True] and torch.equal(images, data.images(target, [0, 1]))
-    assert data.pair("edges", "photo", [0]) is None and data.pair("sketch", "photo", [0]) is None
+    assert data.pair("edges", "photo", [0])[1].all() and data.pair("sketch", "photo", [0])[1].all()
 
 
 def test_a_share_of_the_pairs_is_known_and_a_larger_one_contains_it(tmp_path: Path) -> None:

@@ -35,7 +35,9 @@ class CodedImages(Dataset):
         coded[:, :, 0, 2] = k / SCALE
         return coded
 
-    def pair(self, source: str | int, target: str | int, indices: Numbers) -> tuple[Tensor, Tensor] | None:
+    def pair(
+        self, source: str | int, target: str | int, indices: Numbers, epochs: Numbers | int = 0
+    ) -> tuple[Tensor, Tensor] | None:
         assert source != target  # a translation into its own domain is no pair, and nobody needs to ask
         if (self.domain_index(source), self.domain_index(target)) != (0, 1):
             return None

@@ -88,10 +88,10 @@ def test_scores_are_those_counted_by_hand(data: Dataset) -> None:
     assert [entry["value"] for entry in details["worst"]] == pytest.approx(accuracies[::-1])
 
 
-def test_scenes_are_measured_by_features_alone(data: Dataset) -> None:
+def test_scenes_are_measured_by_features_and_against_their_photographs(data: Dataset) -> None:
     values = measured(data).directions["labels->scene"]
     assert set(values) == {"latent", "reference"}
-    assert set(values["latent"]) == {"fid_clean", "kid_mean", "kid_std", "precision", "recall"}
+    assert set(values["latent"]) == {"fid_clean", "kid_mean", "kid_std", "precision", "recall", "mse_nearest"}
 
 
 def test_batches_do_not_matter(data: Dataset) -> None:

@@ -22,6 +22,7 @@ from m2o_fast.m2o import Domain
 from m2o_fast.metrics import ColorStatistics, Confusion, FeatureBank, PixelErrors, color_report
 from m2o_fast.metrics.distribution import distribution_report, distribution_warnings
 from m2o_fast.metrics.diversity import Lpips, PairwiseDistance
+from m2o_fast.metrics.looks import NearestLook, pixel_vectors
 
 Value = float | int | bool
 #: image numbers of the source domain -> true images in [0, 1], and which of them are known
@@ -347,6 +348,43 @@ class Diversity(Measure):
     def values(self) -> dict[str, Value]:
         """One distance."""
         return {"lpips_diversity": self._pairs.compute()}
+
+
+class Looks(Measure):
+    """Distance to the nearest look of the same content and coverage of the looks, by ``mse`` and, with it, by LPIPS.
+
+    Args:
+        looks: Image number of a source -> all known looks of its content, ``[L, 1 or C, S, S]`` in [0, 1].
+        lpips: The distance of images; ``None``: squared errors alone.
+    """
+
+    def __init__(self, looks: Callable[[int], Tensor], lpips: Lpips | None) -> None:
+        self._looks = looks
+        self._distances = {"mse": NearestLook(pixel_vectors)}
+        if lpips is not None:
+            self._distances["lpips"] = NearestLook(lpips.embed)
+
+    def update(self, outputs: Outputs) -> None:
+        """Adds translations."""
+        for index, images in zip(outputs.indices.tolist(), outputs.images, strict=True):
+            looks = self._looks(index)
+            if len(looks):
+                for distance in self._distances.values():
+                    distance.update(images, looks.to(images.device).expand(-1, images.shape[1], -1, -1))
+
+    def state(self) -> dict[str, Tensor]:
+        """See :meth:`Measure.state`."""
+        return {name: distance.state()["sums"] for name, distance in self._distances.items()}
+
+    def merge_state(self, state: Mapping[str, Tensor]) -> None:
+        """See :meth:`Measure.merge_state`."""
+        for name, distance in self._distances.items():
+            distance.merge_state({"sums": state[name]})
+
+    def values(self) -> dict[str, Value]:
+        """Empty if no look is known."""
+        found = {name: distance.compute() for name, distance in self._distances.items() if distance.contents}
+        return {f"{name}_{key}": value for name, values in found.items() for key, value in values.items()}
 
 
 def _same_bits(first: Tensor, second: Tensor) -> bool:

@@ -16,6 +16,7 @@ from m2o_fast.engine.evaluation.measures import (
     Colors,
     Diversity,
     Features,
+    Looks,
     Measure,
     Outputs,
     StyleIndependence,
@@ -202,6 +203,11 @@ class Evaluation:
             return torch.empty(0), torch.zeros(len(indices), dtype=torch.bool)
         return pair
 
+    def _looks(self, source: int, target: int, index: int) -> Tensor:
+        domains = self._translator.domains
+        numbers = self._test.looks(domains[source].name, domains[target].name, index)
+        return self._test.images(domains[target].name, numbers)
+
     def _content(self, indices: Tensor) -> Tensor:
         content = self._test.content(indices)
         assert content is not None
@@ -240,6 +246,8 @@ class Evaluation:
             measures.append(Features(self._extractor, real.features, self._options.fid, self._batch))
         if self._lpips is not None and domain.multimodal and self._drawn(target) > 1:
             measures.append(Diversity(self._lpips))
+        if domain.multimodal and domain.kind == "continuous":
+            measures.append(Looks(partial(self._looks, source, target), self._lpips))
         return measures
 
     def _real(self, target: int) -> _Real:
