@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+from PIL import ImageOps
 
 from m2o_fast.data.cache import Report, allowed_unreadable, named, silent
 from m2o_fast.data.check_pairs import Checked, Found, content_with_looks, contents_in_both, describe_pairs
@@ -23,8 +24,8 @@ from m2o_fast.data.check_report import (
 )
 from m2o_fast.data.contact_sheet import COLUMNS, TILE
 from m2o_fast.data.contents import contents_of
-from m2o_fast.data.images import is_gray, opened, read_pixels
-from m2o_fast.data.layout import Split, about_test_folder, is_hidden, list_domains, splits_of
+from m2o_fast.data.images import is_gray, opened, part_of
+from m2o_fast.data.layout import Split, about_layout, about_test_folder, is_hidden, list_domains, splits_of
 from m2o_fast.data.pairs_table import Listing
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import PAIRED, UNPAIRED
@@ -61,10 +62,11 @@ def check_images(root: Path, max_unreadable: float, report: Report = silent) -> 
     try:
         folders = splits_of(root)
         listing = list_domains(root, folders)
+        lines = [": ".join(filter(None, (lines[0], about_layout(folders))))]
     except UserError as error:
         return CheckReport(lines, "0 pairs", [str(error)], facts=facts)
     facts_of = {
-        split: {name: examine_all(images.paths, report) for name, images in domains.items()}
+        split: {name: examine_all(images.paths, report, images.part) for name, images in domains.items()}
         for split, domains in listing.items()
     }
     guess = guess_uni(
@@ -133,7 +135,8 @@ def _stray(root: Path, found: Found) -> list[str]:
     """Notes on files beside the folders of the domains."""
     stray = {
         folder: sorted(path.name for path in (root / folder).iterdir() if path.is_file() and not is_hidden(path))
-        for folder in found
+        for folder, domains in found.items()
+        if all(domain.images.folder.parent == root / folder for domain in domains.values())
     }
     return [
         f"{folder}: {counted(len(names), 'file')} in no domain, ignored: {named(names, ', ')}"
@@ -176,7 +179,7 @@ def guess_uni(domains: Mapping[str, Sequence[ImageFacts]]) -> _Guess:
     Args:
         domains: domain -> its images that can be read.
     """
-    colors = {name: _colors([fact.path for fact in facts]) for name, facts in domains.items()}
+    colors = {name: _colors(facts) for name, facts in domains.items()}
     for limit, why in ((0, "all its images are gray"), (_FEW_COLORS, "its images have few colours")):
         chosen = tuple(name for name, number in colors.items() if number <= limit)
         if 0 < len(chosen) < len(domains):
@@ -185,18 +188,18 @@ def guess_uni(domains: Mapping[str, Sequence[ImageFacts]]) -> _Guess:
     return _Guess((fewest,), "its images have the fewest colours")
 
 
-def _colors(paths: Sequence[Path]) -> float:
+def _colors(facts: Sequence[ImageFacts]) -> float:
     """The median number of colours in an image; 0 if all are gray."""
-    some = paths[:: max(1, len(paths) // _LOOKED_AT)][:_LOOKED_AT]
-    numbers = [_colors_of(path) for path in some]
+    some = facts[:: max(1, len(facts) // _LOOKED_AT)][:_LOOKED_AT]
+    numbers = [_colors_of(fact) for fact in some]
     return float(np.median(numbers)) if any(numbers) else 0.0
 
 
-def _colors_of(path: Path) -> int:
-    if is_gray(path):
+def _colors_of(fact: ImageFacts) -> int:
+    if is_gray(fact.path):
         return 0
-    with opened(path) as image:
-        pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
+    with opened(fact.path) as image:
+        pixels = np.asarray(part_of(ImageOps.exif_transpose(image).convert("RGB"), fact.part)).reshape(-1, 3)
     if (pixels == pixels[:, :1]).all():
         return 0
     return len(np.unique(pixels.astype(np.int32) @ np.array([1, 1 << 8, 1 << 16], dtype=np.int32)))
@@ -225,7 +228,7 @@ def _sheet_rows(found: Found, uni: Sequence[str]) -> dict[str, list[np.ndarray]]
         common = set.intersection(*(set(facts) for facts in images.values()))
         for name, facts in images.items():
             contents = sorted(facts, key=lambda content: (content not in common, content))[:COLUMNS]
-            rows[f"{folder}/{name}"] = [read_pixels(facts[content][0].path, 3, TILE) for content in contents]
+            rows[f"{folder}/{name}"] = [facts[content][0].tile(TILE) for content in contents]
     if looks := content_with_looks(_trained_on(found), uni):
-        rows["one content, its looks"] = [read_pixels(path, 3, TILE) for path in looks[:COLUMNS]]
+        rows["one content, its looks"] = [fact.tile(TILE) for fact in looks[:COLUMNS]]
     return rows

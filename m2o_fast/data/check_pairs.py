@@ -73,15 +73,15 @@ def _describe(domains: Mapping[str, Checked], source: str, target: str) -> tuple
     return lines, values
 
 
-def content_with_looks(domains: Mapping[str, Checked], uni: Sequence[str]) -> list[Path]:
+def content_with_looks(domains: Mapping[str, Checked], uni: Sequence[str]) -> list[ImageFacts]:
     """The image of the content with the most looks in one domain, and those; empty if none has several."""
-    best: list[Path] = []
+    best: list[ImageFacts] = []
     for target in uni:
         there = domains[target].by_content()
         for source in (name for name in domains if name not in uni):
             for content, facts in domains[source].by_content().items():
                 if content in there and len(facts) >= max(2, len(best)):
-                    best = [there[content][0].path, *(fact.path for fact in facts)]
+                    best = [there[content][0], *facts]
     return best
 
 

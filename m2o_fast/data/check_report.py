@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from m2o_fast.data.cache import Files, Report, named, silent
-from m2o_fast.data.images import about_range, largest_value, opened, read_pixels
+from m2o_fast.data.images import Part, about_range, largest_value, opened, read_pixels, shown_size
 from m2o_fast.errors import UserError
 
 #: A domain with fewer images than this is warned of.
@@ -71,6 +72,7 @@ class ImageFacts:
         mode: Pillow's name of what its pixels hold, such as ``"L"``, ``"RGB"``, ``"CMYK"``, ``"I;16"``.
         oddities: What is unusual about it, and what training makes of that.
         largest: The largest value in 8 bits.
+        part: What of the file is meant.
         problem: Why it cannot be read, beginning with the path; empty if it can.
     """
 
@@ -79,29 +81,34 @@ class ImageFacts:
     mode: str = ""
     oddities: tuple[str, ...] = ()
     largest: int = 255
+    part: Part = "whole"
     problem: str = ""
 
+    def tile(self, size: int) -> np.ndarray:
+        """The image as uint8 ``[3, size, size]``."""
+        return read_pixels(self.path, 3, size, self.part)
 
-def examine_all(paths: Sequence[Path], report: Report = silent) -> list[ImageFacts]:
+
+def examine_all(paths: Sequence[Path], report: Report = silent, part: Part = "whole") -> list[ImageFacts]:
     """The facts of image files; each is decoded as training would. ``report`` hears of it if that takes long."""
     if len(paths) > _MANY:
         report(f"reading {len(paths)} images of {paths[0].parent}")
     with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(_examine, paths))
+        return list(pool.map(partial(_examine, part=part), paths))
 
 
-def _examine(path: Path) -> ImageFacts:
+def _examine(path: Path, part: Part) -> ImageFacts:
     try:
         with opened(path) as image:
-            size, mode = image.size, image.mode
+            (width, height), mode = shown_size(image), image.mode
             orientation = image.getexif().get(_ORIENTATION, 1)
             oddities = _oddities(image, orientation)
-        largest = int(read_pixels(path, 3, _SIDE).max())
-        if about_range(largest):  # bright lines may have been averaged away
+        largest = int(read_pixels(path, 3, _SIDE, part).max())
+        if part == "whole" and about_range(largest):  # bright lines may have been averaged away
             largest = largest_value(path)
     except UserError as error:
         return ImageFacts(path, problem=str(error))
-    return ImageFacts(path, size[::-1] if orientation in (5, 6, 7, 8) else size, mode, oddities, largest)
+    return ImageFacts(path, (width if part == "whole" else width // 2, height), mode, oddities, largest, part)
 
 
 def _oddities(image: Image.Image, orientation: int) -> tuple[str, ...]:

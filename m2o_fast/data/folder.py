@@ -164,12 +164,12 @@ def load_folder(files: Files, uni: Sequence[str] = ()) -> FolderDataset:
 
 
 def _decode(files: Files, images: Images, channels: int) -> Decoded:
-    size = files.image_size
+    size, half = files.image_size, "" if images.part == "whole" else f"{images.part} halves of "
     return decoded(
         images.paths,
-        partial(read_pixels, channels=channels, size=size),
+        partial(read_pixels, channels=channels, size=size, part=images.part),
         (channels, size, size),
-        f"images with {channels} channels, stretched to {size} x {size}",
+        f"{half}images with {channels} channels, stretched to {size} x {size}",
         keep=files.cache,
         max_unreadable=files.max_unreadable,
         report=files.report,

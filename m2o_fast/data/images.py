@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,8 +26,12 @@ SUFFIXES = (
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM")
 _MODES = {1: "L", 3: "RGB"}
 _ORIENTATION = 0x0112
+_TURNED = (5, 6, 7, 8)  # orientations that exchange width and height
 _GAP, _LABEL_WIDTH = 2, 150  # pixels
 _DIM = 64  # of 255
+
+#: What of an image file is meant: all of it, or a half of two images that lie side by side in it.
+Part = Literal["whole", "left", "right"]
 
 
 def read_image(path: str | Path, channels: int, size: int | None) -> Tensor:
@@ -56,9 +61,12 @@ def read_image(path: str | Path, channels: int, size: int | None) -> Tensor:
     return (planes.expand(channels, -1, -1) * 2 - 1)[None].contiguous()
 
 
-def read_pixels(path: str | Path, channels: int, size: int) -> np.ndarray:
-    """The same in 8 bit: uint8 ``[channels, S, S]``. What has more bits is rounded, 8-bit images keep their values."""
-    planes = np.rint(_read_values(Path(path), channels, size) * 255).astype(np.uint8)
+def read_pixels(path: str | Path, channels: int, size: int, part: Part = "whole") -> np.ndarray:
+    """The same in 8 bit: uint8 ``[channels, S, S]``. What has more bits is rounded, 8-bit images keep their values.
+
+    A half is that of the image as it is shown, which must be twice as wide as high.
+    """
+    planes = np.rint(_read_values(Path(path), channels, size, part) * 255).astype(np.uint8)
     return planes if len(planes) == channels else planes.repeat(channels, axis=0)
 
 
@@ -97,12 +105,16 @@ def is_gray(path: str | Path) -> bool | None:
         return None
 
 
-def _read_values(path: Path, channels: int, size: int | None) -> np.ndarray:
+def _read_values(path: Path, channels: int, size: int | None, part: Part = "whole") -> np.ndarray:
     """float32 ``[1 or channels, S, S]``, or of the image's own size, in [0, 1]."""
     if channels not in _MODES:
         raise ValueError(f"channels must be 1 or 3, got {channels}")
     with opened(path) as image:
-        values = _values(image, channels, size)
+        if part != "whole":
+            width, height = shown_size(image)
+            if width != 2 * height:
+                raise UserError(f"{path}: {width} x {height} pixels; two joined images are twice as wide as high")
+        values = _values(image, channels, size, part)
     if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
         raise UserError(f"{path}: the values of a floating-point image must be in [0, 1]; convert it")
     return values.reshape(*values.shape[:2], -1).transpose(2, 0, 1)
@@ -144,10 +156,16 @@ def _check_is_file(path: Path) -> None:
         raise UserError(f"{path}: the file is empty; replace or remove it")
 
 
-def _values(image: Image.Image, channels: int, size: int | None) -> np.ndarray:
+def shown_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of an opened image as its EXIF orientation turns it."""
+    width, height = image.size
+    return (height, width) if image.getexif().get(_ORIENTATION, 1) in _TURNED else (width, height)
+
+
+def _values(image: Image.Image, channels: int, size: int | None, part: Part) -> np.ndarray:
     """float32 ``[S, S]`` or ``[S, S, 3]``, in [0, 1] for all images that are as they should be."""
     if (deep := deep_values(image)) is not None:
-        return _deep(deep if channels == 3 else luminance(deep), image.getexif().get(_ORIENTATION, 1), size)
+        return _deep(deep if channels == 3 else luminance(deep), image.getexif().get(_ORIENTATION, 1), size, part)
     image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -155,20 +173,29 @@ def _values(image: Image.Image, channels: int, size: int | None) -> np.ndarray:
         image = image.convert("RGB")
     elif image.mode not in ("L", "RGB", "1"):
         image = image.convert("RGB")
-    return np.array(_resized(image.convert(_MODES[channels]), size), dtype=np.float32) / 255
+    return np.array(_resized(image.convert(_MODES[channels]), size, part), dtype=np.float32) / 255
 
 
-def _deep(values: np.ndarray, orientation: int, size: int | None) -> np.ndarray:
+def _deep(values: np.ndarray, orientation: int, size: int | None, part: Part) -> np.ndarray:
     """Turns and resizes ``[H, W]`` or ``[H, W, 3]``, channel by channel."""
     planes = []
     for plane in values.reshape(*values.shape[:2], -1).transpose(2, 0, 1):
         image = Image.fromarray(np.ascontiguousarray(plane, dtype=np.float32))
         image.getexif()[_ORIENTATION] = orientation
-        planes.append(np.asarray(_resized(ImageOps.exif_transpose(image), size)))
+        planes.append(np.asarray(_resized(ImageOps.exif_transpose(image), size, part)))
     return np.stack(planes, axis=-1)
 
 
-def _resized(image: Image.Image, size: int | None) -> Image.Image:
+def part_of(image: Image.Image, part: Part) -> Image.Image:
+    """The part of an image, turned as it is shown, that is meant."""
+    if part == "whole":
+        return image
+    half = image.width // 2
+    return image.crop((0, 0, half, image.height) if part == "left" else (half, 0, image.width, image.height))
+
+
+def _resized(image: Image.Image, size: int | None, part: Part) -> Image.Image:
+    image = part_of(image, part)
     return (
         image if size is None or image.size == (size, size) else image.resize((size, size), Image.Resampling.BILINEAR)
     )

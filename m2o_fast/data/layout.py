@@ -1,16 +1,21 @@
-"""Where own images lie: ``DIR/train/<domain>/...`` and ``DIR/val/<domain>/...`` (or ``DIR/test``)."""
+"""Where own images lie: ``DIR/train/<domain>/...`` and ``DIR/val/<domain>/...`` (or ``DIR/test``).
+
+Two layouts of others are known as well, with domains ``A`` and ``B``: ``DIR/trainA`` and ``DIR/trainB``, and files in
+``DIR/train`` that hold two joined images, A on the left and B on the right.
+"""
 
 from __future__ import annotations
 
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from m2o_fast.data.cache import named
-from m2o_fast.data.images import SUFFIXES
+from m2o_fast.data.images import SUFFIXES, Part, opened, shown_size
 from m2o_fast.errors import UserError
 from m2o_fast.files import composed
 from m2o_fast.m2o import Domain
@@ -19,6 +24,9 @@ from m2o_fast.m2o import Domain
 FOLDERS = {"train": ("train",), "test": ("val", "test")}
 
 Split = Literal["train", "test"]
+
+_A, _B = "A", "B"  # domains of the layouts that do not name them
+_LOOKED_AT = 16  # image files that tell whether all are joined
 
 
 @dataclass(frozen=True)
@@ -29,11 +37,13 @@ class Images:
         folder: Folder of the domain.
         paths: Its image files, those in subfolders included, sorted.
         others: Files that are no images by their suffix.
+        part: What of each file is meant.
     """
 
     folder: Path
     paths: tuple[Path, ...]
     others: tuple[Path, ...] = ()
+    part: Part = "whole"
 
     def keys(self) -> list[str]:
         """What pairs are found by: the path below ``folder`` without suffix, for each image."""
@@ -45,11 +55,11 @@ def is_hidden(path: Path) -> bool:
     return path.name.startswith(".") or path.name == "__MACOSX"
 
 
-def image_files(folder: Path) -> Images:
+def image_files(folder: Path, part: Part = "whole") -> Images:
     """The files below a folder; hidden ones, and what lies in hidden folders, are left out."""
     found = sorted(_visible_files(folder))
     images = tuple(path for path in found if path.suffix.lower() in SUFFIXES)
-    return Images(folder, images, tuple(path for path in found if path.suffix.lower() not in SUFFIXES))
+    return Images(folder, images, tuple(path for path in found if path.suffix.lower() not in SUFFIXES), part)
 
 
 def list_images(path: str | Path) -> Images:
@@ -81,26 +91,74 @@ def _refuse(error: OSError) -> None:
     raise UserError(f"{error.filename}: cannot list the folder ({error.strerror}); make it readable, or remove it")
 
 
-def domain_folders(folder: Path) -> list[Path]:
-    """The folders of the domains of a split, in alphabetical order. Files are no domains."""
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path))
+def domain_folders(split: Path) -> dict[str, tuple[Path, Part]]:
+    """Domain -> its folder and the part of each file in it, in alphabetical order.
+
+    Args:
+        split: ``DIR/train``, say, whether it is there or ``DIR/trainA`` and ``DIR/trainB``.
+    """
+    if split.is_dir():
+        folders = sorted(path for path in split.iterdir() if path.is_dir() and not is_hidden(path))
+        if folders:
+            return {path.name: (path, "whole") for path in folders}
+        if _holds_joined(split):
+            return {_A: (split, "left"), _B: (split, "right")}
+    return {name: (path, "whole") for name, path in _siblings(split).items()}
+
+
+def _siblings(split: Path) -> dict[str, Path]:
+    """The folders ``trainA`` and ``trainB`` of ``train``, if both are there."""
+    both = {name: split.with_name(split.name + name) for name in (_A, _B)}
+    return both if all(path.is_dir() for path in both.values()) else {}
+
+
+def _holds_joined(folder: Path) -> bool:
+    """Whether the image files of a folder are twice as wide as high, as far as a few of them tell."""
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not is_hidden(path))
+    sizes = []
+    for path in files[:: max(1, len(files) // _LOOKED_AT)][:_LOOKED_AT]:
+        with suppress(UserError), opened(path) as image:
+            sizes.append(shown_size(image))
+    return bool(sizes) and all(width == 2 * height for width, height in sizes)
+
+
+def shown_folder(split: Path) -> str:
+    """How messages call the folder of a split."""
+    return str(split) if split.is_dir() or not _siblings(split) else f"{split}{_A} and {split.name}{_B}"
+
+
+def about_layout(splits: Mapping[Split, Path]) -> str:
+    """What kind of layout a folder of own images has, in words; empty for a folder per domain in each split."""
+    split = next(iter(splits.values()))
+    for folder, part in domain_folders(split).values():
+        if part != "whole":
+            return f"two joined in each file, {_A} on the left and {_B} on the right"
+        if folder.parent != split:
+            return f"folders {_A} and {_B} for each split"
+    return ""
 
 
 def splits_of(root: Path) -> dict[Split, Path]:
     """The splits that a data folder has, with their folders."""
     splits: tuple[Split, ...] = ("train", "test")
-    there = {split: [root / name for name in FOLDERS[split] if (root / name).is_dir()] for split in splits}
+    there = {split: [root / name for name in FOLDERS[split] if _is_there(root / name)] for split in splits}
     # an empty val is no reason to leave a test aside
     return {split: next(filter(domain_folders, folders), folders[0]) for split, folders in there.items() if folders}
+
+
+def _is_there(split: Path) -> bool:
+    return split.is_dir() or bool(_siblings(split))
 
 
 def about_test_folder(root: Path) -> str | None:
     """A sentence where it may surprise which folder serves for testing: ``test``, or ``val`` beside a ``test``."""
     usual, other = (root / name for name in FOLDERS["test"])
-    if not other.is_dir():
+    if not _is_there(other):
         return None
-    taken = splits_of(root)["test"]
-    return f"{other} serves as {usual.name}" if taken == other else f"{other} is not used, {usual} serves for testing"
+    shown = shown_folder(other)
+    if splits_of(root)["test"] == other:
+        return f"{shown} serves as {usual.name}"
+    return f"{shown} is not used, {shown_folder(usual)} serves for testing"
 
 
 def choose_split(splits: Mapping[Split, Path], wanted: Split, root: Path) -> Split:
@@ -116,7 +174,7 @@ def choose_split(splits: Mapping[Split, Path], wanted: Split, root: Path) -> Spl
     ((other, folder),) = splits.items()
     use = "training" if wanted == "train" else "testing"
     warnings.warn(
-        f"{root} has no {FOLDERS[wanted][0]} images: those of {folder} serve for {use} too",
+        f"{root} has no {FOLDERS[wanted][0]} images: those of {shown_folder(folder)} serve for {use} too",
         RuntimeWarning,
         stacklevel=4,
     )
@@ -137,11 +195,10 @@ def list_domains(root: Path, splits: Mapping[Split, Path]) -> dict[Split, dict[s
             f"{root} has neither a folder train nor a folder val; put the images of each domain into "
             f"{root / 'train' / '<domain>'} and {root / 'val' / '<domain>'}"
         )
-    names = {split: [path.name for path in domain_folders(folder)] for split, folder in splits.items()}
-    _check_names(splits, names)
+    folders = {split: domain_folders(folder) for split, folder in splits.items()}
+    _check_names(splits, {split: list(domains) for split, domains in folders.items()})
     found = {
-        split: {name: image_files(splits[split] / name) for name in names_of_split}
-        for split, names_of_split in names.items()
+        split: {name: image_files(*place) for name, place in domains.items()} for split, domains in folders.items()
     }
     empty = [str(images.folder) for domains in found.values() for images in domains.values() if not images.paths]
     if empty:
@@ -169,7 +226,12 @@ def _check_names(splits: Mapping[Split, Path], names: Mapping[Split, Sequence[st
     for split, folder in splits.items():
         if len(names[split]) < 2:
             has = f"one, {names[split][0]}" if names[split] else "none"
-            raise UserError(f"{folder} needs a folder for each of at least two domains, it has {has}")
+            joined = "; joined pairs of images would be twice as wide as high" if _has_images(folder) else ""
+            raise UserError(f"{folder} needs a folder for each of at least two domains, it has {has}{joined}")
+
+
+def _has_images(folder: Path) -> bool:
+    return any(path.suffix.lower() in SUFFIXES for path in folder.iterdir())
 
 
 def _legal(name: str) -> bool:
