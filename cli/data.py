@@ -60,6 +60,9 @@ def check(
     max_unreadable: Annotated[
         float, typer.Option(metavar="SHARE", min=0, max=1, help="data.max_unreadable of the training.")
     ] = 0.01,
+    verify_data: Annotated[
+        bool, typer.Option("--verify-data", help="Read all image files again, whatever their dates say.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object; draw with --sheet only.")] = False,
 ) -> int:
     """Look over the data set in a folder: own images, ADE20K or MNIST.
@@ -71,7 +74,9 @@ def check(
     from m2o_fast.data.contact_sheet import DEFAULT
 
     drawn = sheet or (None if as_json else DEFAULT)
-    report = check_folder(folder, max_unreadable, drawn, report=lambda line: typer.echo(line, err=True))
+    report = check_folder(
+        folder, max_unreadable, drawn, verify=verify_data, report=lambda line: typer.echo(line, err=True)
+    )
     if as_json:
         typer.echo(json.dumps(report.as_json()))
     else:

@@ -68,6 +68,10 @@ NoCache = Annotated[
     bool,
     typer.Option("--no-cache", help="Do not keep decoded images in the cache folder.", rich_help_panel=WHAT),
 ]
+VerifyData = Annotated[
+    bool,
+    typer.Option("--verify-data", help="Read all image files again, whatever their dates say.", rich_help_panel=WHAT),
+]
 ConfigFile = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="YAML file with settings; options win over it.", rich_help_panel=HOW),

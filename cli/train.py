@@ -22,6 +22,7 @@ from m2o_fast.cli.options import (
     System,
     Uni,
     Variant,
+    VerifyData,
     settings_from,
 )
 from m2o_fast.cli.texts import examples
@@ -49,6 +50,7 @@ def train(
     uni: Uni = None,
     preset: Preset = None,
     no_cache: NoCache = False,
+    verify_data: VerifyData = False,
     config: ConfigFile = None,
     assignments: Assignments = None,
     steps: Annotated[int | None, typer.Option(metavar="N", help="Training iterations.", rich_help_panel=HOW)] = None,
@@ -145,6 +147,7 @@ def train(
         "data.dir": data_dir,
         "data.uni": uni or None,
         "data.cache": False if no_cache else None,
+        "data.verify": verify_data or None,
         "steps": steps,
         "batch_size": batch_size,
         "accumulate": accumulate,

@@ -26,7 +26,7 @@ def user_cache() -> Path:
 
 def composed(name: str) -> str:
     """A file's name to compare: letters and their accents as one (NFC); archives made on macOS hold them apart."""
-    return unicodedata.normalize("NFC", name)
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def real_path(path: Path) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from m2o_fast.data.cache import Decoded, Files, decoded, named
-from m2o_fast.data.dataset import Dataset, Directions, Numbers, known_pairs
+from m2o_fast.data.dataset import Dataset, Numbers, known_pairs
 from m2o_fast.data.images import SUFFIXES, read_pixels
 from m2o_fast.data.label_maps import read_class_numbers
 from m2o_fast.errors import UserError
@@ -52,7 +53,9 @@ def load_ade20k(files: Files, labels: Literal["palette", "onehot"] = "palette") 
     root = scene_parsing_folder(files.root)
     pairs = scene_pairs(root, _split_there(root, SPLITS[files.split]))
     size = files.image_size
-    kept = partial(decoded, keep=files.cache, max_unreadable=files.max_unreadable, report=files.report)
+    kept = partial(
+        decoded, keep=files.cache, max_unreadable=files.max_unreadable, report=files.report, verify=files.verify
+    )
     photos = kept(
         [photo for photo, _ in pairs], lambda path: read_pixels(path, 3, size), (3, size, size), f"RGB {size}"
     )
@@ -138,7 +141,7 @@ class LabelledScenes(Dataset):
         rows = self.checked_indices(source, [index])
         return rows[self._pair_known[rows] & (self.domain_index(source) != self.domain_index(target))]
 
-    def has_pairs(self, directions: Directions | None = None) -> bool:
+    def has_pairs(self, directions: Collection[tuple[int, int]] | None = None) -> bool:
         """Whether any pair counts as known; draws no images, of which one-hot ones are large."""
         return bool(self._pair_known.any()) and (directions is None or any(a != b for a, b in directions))
 

@@ -11,11 +11,9 @@ import fcntl
 import hashlib
 import json
 import math
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -23,26 +21,16 @@ from typing import Literal, NamedTuple
 import numpy as np
 import PIL
 
+from m2o_fast.data.index import FileIndex, stat_of
+from m2o_fast.data.parallel import Report, mapped, silent
 from m2o_fast.errors import UserError
 from m2o_fast.files import replacing, user_cache
 
 #: How many files an error or a warning names.
 NAMED = 5
 
-_THREADS = 8  # more of them wait for the disk
-_ROUND = 64  # files that are decoded, and written, together
 _CHUNK = 1 << 26  # bytes that are verified by one thread
 _HEADER = 128
-
-
-#: What is called with a line of text for the person who waits.
-Report = Callable[[str], None]
-
-
-def silent(line: str) -> None:
-    """A report that nobody reads."""
-
-
 _READING = 2  # another number wherever files are read in another way: what was kept of the old one is not taken
 
 
@@ -59,6 +47,7 @@ class Files:
         cache: Whether decoded images are kept in the cache folder.
         max_unreadable: Share of a domain's files that may be unreadable, in [0, 1].
         report: Called with a line of text for what takes long.
+        verify: Whether all files are read again, whatever their dates say.
     """
 
     root: Path
@@ -69,6 +58,7 @@ class Files:
     cache: bool = True
     max_unreadable: float = 0.01
     report: Report = silent
+    verify: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,7 +79,7 @@ class Decoded:
 
 
 def decoded(
-    paths: Sequence[Path],
+    paths: Sequence[str | Path] | FileIndex,
     decode: Callable[[Path], np.ndarray],
     shape: tuple[int, ...],
     recipe: str,
@@ -97,6 +87,7 @@ def decoded(
     keep: bool,
     max_unreadable: float,
     report: Report = silent,
+    verify: bool = False,
 ) -> Decoded:
     """The images of the given files, from the cache if they are there.
 
@@ -105,7 +96,7 @@ def decoded(
     instead, with a warning; so are they without ``keep``.
 
     Args:
-        paths: The files, at least one, in the order in which the images are wanted.
+        paths: The files, at least one, in the order in which the images are wanted, or the index of them.
         decode: Gives the image in a file, uint8 of ``shape``. Runs in threads. Raises ``UserError``, whose message
             begins with the path, for a file that cannot be read.
         shape: Shape of each image.
@@ -113,80 +104,70 @@ def decoded(
         keep: Whether to keep the images in the cache folder.
         max_unreadable: Share of the files that may be unreadable, in [0, 1]; their number is rounded up, so that 0
             allows none and any other share at least one.
-        report: Called with a line of text before and after decoding.
+        report: Called with a line of text before, now and then while, and after files are read.
+        verify: Whether all files, and what is kept, are read again, whatever their dates say.
 
     Raises:
         UserError: If more files are unreadable, or all; names the first five.
     """
-    if not paths:
+    if not len(paths):
         raise ValueError("there must be at least one file to decode")
-    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-        job = _Job(paths, decode, shape, _fingerprint(paths, recipe, pool), pool, report)
-        result = _kept(job) if keep else _in_memory(job)
-    _judge(paths, result, max_unreadable)
+    index = paths if isinstance(paths, FileIndex) else FileIndex.of(paths, keep=keep, verify=verify, report=report)
+    job = _Job(index.paths(), decode, shape, _fingerprint(index, recipe), report, verify, index.folder)
+    result = _kept(job) if keep else _in_memory(job)
+    _judge(len(index), result, max_unreadable)
     return result
 
 
 class _Job(NamedTuple):
-    paths: Sequence[Path]
+    paths: Sequence[str]
     decode: Callable[[Path], np.ndarray]
     shape: tuple[int, ...]
     fingerprint: str
-    pool: ThreadPoolExecutor
     report: Report
+    verify: bool
+    folder: str
 
-    def rounds(self, numbers: Sequence[int] | None = None) -> Iterator[list[tuple[int, np.ndarray | str]]]:
-        """The decoded files, or those with the given numbers, in order, some at a time; text says what is wrong."""
+    def files(self, numbers: Sequence[int] | None = None) -> Iterator[tuple[int, np.ndarray | str]]:
+        """The decoded files, or those with the given numbers, in order; text says what is wrong."""
         numbers = range(len(self.paths)) if numbers is None else numbers
-        for start in range(0, len(numbers), _ROUND):
-            some = numbers[start : start + _ROUND]
-            yield list(zip(some, self.pool.map(self._one, (self.paths[i] for i in some)), strict=True))
+        paths = [self.paths[number] for number in numbers]
+        yield from zip(numbers, mapped(self._one, paths, f"decoding images of {self.folder}", self.report), strict=True)
 
-    def _one(self, path: Path) -> np.ndarray | str:
+    def _one(self, path: str) -> np.ndarray | str:
         try:
-            image = self.decode(path)
+            image = self.decode(Path(path))
         except UserError as error:
             return str(error)
         if image.dtype != np.uint8 or image.shape != self.shape:
             raise ValueError(f"{path} was decoded as {image.dtype} {list(image.shape)}, expected {list(self.shape)}")
         return image
 
-    def where(self) -> str:
-        """The folder that all files lie in."""
-        return os.path.commonpath([path.parent for path in self.paths])
-
     def result(self, images: np.ndarray, reasons: dict[int, str]) -> Decoded:
         """``images`` of all files but those in ``reasons``, by their number."""
-        kept = np.array([i for i in range(len(self.paths)) if i not in reasons], dtype=np.int64)
+        kept = np.delete(np.arange(len(self.paths)), list(reasons))
         images.flags.writeable = False
         return Decoded(images, kept, self.fingerprint, tuple(reasons.values()))
 
 
-def _fingerprint(paths: Sequence[Path], recipe: str, pool: ThreadPoolExecutor) -> str:
-    digest = hashlib.sha256(f"{recipe}\0{len(paths)}\0".encode())
-    for path, content in zip(paths, pool.map(_content_digest, paths), strict=True):
-        digest.update(path.name.encode(errors="surrogateescape") + b"\0" + content)
+def _fingerprint(index: FileIndex, recipe: str) -> str:
+    digest = hashlib.sha256(f"{recipe}\0{len(index)}\0".encode())
+    contents = bytes.fromhex(index.digests().tobytes().decode())
+    size = hashlib.sha256().digest_size
+    for number, name in enumerate(index.names):
+        last = name[name.rfind("/") + 1 :].encode(errors="surrogateescape")
+        digest.update(last + b"\0" + contents[number * size : (number + 1) * size])
     return digest.hexdigest()
 
 
-def _content_digest(path: Path) -> bytes:
-    try:
-        if not path.is_file():  # to open a pipe would wait for ever
-            return bytes(32)
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
-    except OSError:  # decoding says why
-        return bytes(32)
-
-
-def _judge(paths: Sequence[Path], result: Decoded, max_unreadable: float) -> None:
+def _judge(files: int, result: Decoded, max_unreadable: float) -> None:
     """Warns of unreadable files. Raises ``UserError`` if they are too many."""
     count = len(result.unreadable)
     if not count:
         return
-    share = f"{count} of {len(paths)} image files cannot be read: {named(result.unreadable)}"
-    allowed = allowed_unreadable(len(paths), max_unreadable)
-    if count == len(paths):
+    share = f"{count} of {files} image files cannot be read: {named(result.unreadable)}"
+    allowed = allowed_unreadable(files, max_unreadable)
+    if count == files:
         raise UserError(share)
     if count > allowed:
         raise UserError(
@@ -210,15 +191,14 @@ def named(things: Sequence[str], separator: str = "; ") -> str:
 
 
 def _in_memory(job: _Job) -> Decoded:
-    job.report(f"decoding {len(job.paths)} images of {job.where()} into memory")
+    job.report(f"decoding {len(job.paths)} images of {job.folder} into memory")
     images = np.empty((len(job.paths), *job.shape), dtype=np.uint8)
     reasons: dict[int, str] = {}
-    for found in job.rounds():
-        for number, image in found:
-            if isinstance(image, str):
-                reasons[number] = image
-            else:
-                images[number - len(reasons)] = image
+    for number, image in job.files():
+        if isinstance(image, str):
+            reasons[number] = image
+        else:
+            images[number - len(reasons)] = image
     return job.result(images[: len(images) - len(reasons)], reasons)
 
 
@@ -269,24 +249,28 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _write(path: Path, job: _Job) -> None:
-    job.report(f"decoding {len(job.paths)} images of {job.where()}")
+    job.report(f"decoding {len(job.paths)} images of {job.folder}")
     unreadable = []
     with replacing(path) as file:
         file.write(bytes(_HEADER))
-        for found in job.rounds():
-            for number, image in found:
-                if isinstance(image, str):
-                    unreadable.append(number)
-                else:
-                    file.write(np.ascontiguousarray(image).data)
+        for number, image in job.files():
+            if isinstance(image, str):
+                unreadable.append(number)
+            else:
+                file.write(np.ascontiguousarray(image).data)
         size = file.tell()
         file.seek(0)
         file.write(_npy_header((len(job.paths) - len(unreadable), *job.shape)))
         file.flush()
-        digests = _digests(np.memmap(file, dtype=np.uint8, mode="r"), job.pool)
-    with replacing(path.with_suffix(".json")) as file:
-        file.write(json.dumps({"unreadable": unreadable, "sha256": digests}).encode())
+        digests = _digests(np.memmap(file, dtype=np.uint8, mode="r"))
+    _describe(path, unreadable, digests)
     job.report(f"decoded images are kept in {path} ({size / 1e6:.1f} MB), for the next run; remove it at will")
+
+
+def _describe(path: Path, unreadable: Sequence[int], digests: Sequence[str]) -> None:
+    facts = {"unreadable": unreadable, "sha256": digests, "stat": stat_of(path)}
+    with replacing(path.with_suffix(".json")) as file:
+        file.write(json.dumps(facts).encode())
 
 
 def _npy_header(shape: tuple[int, ...]) -> bytes:
@@ -295,10 +279,10 @@ def _npy_header(shape: tuple[int, ...]) -> bytes:
     return b"\x93NUMPY\x01\x00" + (_HEADER - 10).to_bytes(2, "little") + text.encode() + b"\n"
 
 
-def _digests(content: np.ndarray, pool: ThreadPoolExecutor) -> list[str]:
+def _digests(content: np.ndarray) -> list[str]:
     """SHA-256 of the pieces of a file, uint8 ``[bytes]``."""
-    pieces = (content[start : start + _CHUNK] for start in range(0, len(content), _CHUNK))
-    return list(pool.map(lambda piece: hashlib.sha256(piece).hexdigest(), pieces))
+    pieces = [content[start : start + _CHUNK] for start in range(0, len(content), _CHUNK)]
+    return list(mapped(lambda piece: hashlib.sha256(piece.data).hexdigest(), pieces, chunk=1))
 
 
 def _read(path: Path, job: _Job) -> Decoded | None:
@@ -310,9 +294,12 @@ def _read(path: Path, job: _Job) -> Decoded | None:
         if path.stat().st_size != _HEADER + math.prod(shape):
             return None
         content = np.memmap(path, dtype=np.uint8, mode="r")
-        if _digests(content, job.pool) != facts["sha256"]:
-            return None
-        again = dict(pair for some in job.rounds(unreadable) for pair in some)
+        if job.verify or facts.get("stat") != stat_of(path):
+            if (digests := _digests(content)) != facts["sha256"]:
+                return None
+            with suppress(OSError):
+                _describe(path, unreadable, digests)
+        again = dict(job.files(unreadable))
     except (OSError, ValueError, LookupError, TypeError):
         return None
     reasons = {number: reason for number, reason in again.items() if isinstance(reason, str)}

@@ -17,7 +17,12 @@ from m2o_fast.errors import UserError
 
 
 def check_folder(
-    directory: str | Path, max_unreadable: float = 0.01, sheet: Path | None = None, report: Report = silent
+    directory: str | Path,
+    max_unreadable: float = 0.01,
+    sheet: Path | None = None,
+    *,
+    verify: bool = False,
+    report: Report = silent,
 ) -> CheckReport:
     """Recognise the data set in a folder and check it.
 
@@ -26,6 +31,7 @@ def check_folder(
         max_unreadable: Share of the files that training would leave out if they cannot be read.
         sheet: A PNG file to draw the first images of own images and of ADE20K in; ``None`` draws nothing. Where the
             default one cannot be written, that is a note.
+        verify: Whether all image files are read again, whatever their dates say.
         report: Called with a line of text for what takes long.
 
     Raises:
@@ -34,7 +40,7 @@ def check_folder(
     root = Path(directory).expanduser()
     if sheet is not None and sheet != DEFAULT:
         require_place(sheet)
-    found = _check(root, max_unreadable, report)
+    found = _check(root, max_unreadable, verify, report)
     if sheet is None:
         return found
     if not any(found.rows.values()):
@@ -49,20 +55,20 @@ def check_folder(
     return replace(found, lines=lines, facts={**found.facts, "sheet": str(sheet)})
 
 
-def _check(root: Path, max_unreadable: float, report: Report) -> CheckReport:
+def _check(root: Path, max_unreadable: float, verify: bool, report: Report) -> CheckReport:
     if not root.is_dir():
         raise UserError(f"{root}: no such folder")
     if mnist_folder(root) is not None:
         return check_mnist(root)
     if splits_of(root):
-        return check_images(root, max_unreadable, report)
+        return check_images(root, max_unreadable, verify, report)
     try:
         scenes = scene_parsing_folder(root)
     except UserError:
         if is_full_release(root):
             raise
     else:
-        return check_ade20k(scenes, max_unreadable, report)
+        return check_ade20k(scenes, max_unreadable, verify, report)
     raise UserError(
         f"{root}: no data set recognised. Known are own images, {root / 'train' / '<domain>'} and "
         f"{root / 'val' / '<domain>'}; ADE20K scene parsing, with folders images and annotations; and MNIST: "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,22 +24,24 @@ from m2o_fast.data.check_report import (
 )
 from m2o_fast.data.contact_sheet import COLUMNS, TILE
 from m2o_fast.data.images import SUFFIXES, read_pixels
+from m2o_fast.data.index import FileIndex
 from m2o_fast.data.label_maps import read_class_numbers
+from m2o_fast.data.parallel import mapped
 from m2o_fast.errors import UserError
 from m2o_fast.files import composed
 from m2o_fast.labels import palette
 from m2o_fast.m2o import PAIRED
 
-_THREADS = 8
 _COUNTED_SIZE = 256  # classes of fewer pixels than this resolves are not counted as present
 
 
-def check_ade20k(root: Path, max_unreadable: float, report: Report = silent) -> CheckReport:
+def check_ade20k(root: Path, max_unreadable: float, verify: bool = False, report: Report = silent) -> CheckReport:
     """Check scenes and their label maps.
 
     Args:
         root: The folder with ``images`` and ``annotations``.
         max_unreadable: Share of the files that may be unusable.
+        verify: Whether all photographs are read again, whatever their dates say.
         report: Called with a line of text for what takes long.
 
     Returns:
@@ -48,7 +49,7 @@ def check_ade20k(root: Path, max_unreadable: float, report: Report = silent) -> 
         ``3 pairs, 0 problems``.
     """
     problems, notes = _remarks_on_names(root)
-    splits = [_look_at(root, split, report) for split in SPLITS.values()]
+    splits = [_look_at(root, split, verify, report) for split in SPLITS.values()]
     there = [split for split in splits if split.photos or split.maps]
     if not there:
         problems.append(f"{root / 'images'}: no images in {' and '.join(SPLITS.values())}")
@@ -128,14 +129,15 @@ class _Split(NamedTuple):
         return [classes for classes in self.classes if isinstance(classes, str)]
 
 
-def _look_at(root: Path, name: str, report: Report) -> _Split:
+def _look_at(root: Path, name: str, verify: bool, report: Report) -> _Split:
     photos, maps = (_images_of(root / folder / name) for folder in ("images", "annotations"))
-    facts = examine_all(photos, report)
+    index = FileIndex(root / "images" / name, [photo.name for photo in photos], verify=verify, report=report)
+    facts = examine_all(index)
     map_of = {composed(path.stem): path for path in maps}
     usable = [fact.path for fact in facts if not fact.problem and composed(fact.path.stem) in map_of]
     partners = [(photo, map_of[composed(photo.stem)]) for photo in usable]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return _Split(name, facts, maps, partners, list(pool.map(_classes_of, partners)))
+    words = f"reading label maps of {root / 'annotations' / name}"
+    return _Split(name, facts, maps, partners, list(mapped(_classes_of, partners, words, report)))
 
 
 def _remarks_on_names(root: Path) -> tuple[list[str], list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,9 @@ from m2o_fast.data.check_report import (
 from m2o_fast.data.contact_sheet import COLUMNS, TILE
 from m2o_fast.data.contents import contents_of
 from m2o_fast.data.images import is_gray, opened, part_of
+from m2o_fast.data.index import FileIndex
 from m2o_fast.data.layout import Split, about_layout, about_test_folder, is_hidden, list_domains, splits_of
+from m2o_fast.data.near_misses import near_misses
 from m2o_fast.data.pairs_table import Listing
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import PAIRED, UNPAIRED
@@ -43,14 +46,16 @@ class _Guess(NamedTuple):
     why: str
 
 
-def check_images(root: Path, max_unreadable: float, report: Report = silent) -> CheckReport:
+def check_images(root: Path, max_unreadable: float, verify: bool = False, report: Report = silent) -> CheckReport:
     """Check a folder of own images, ``DIR/{train,val}/<domain>/...``.
 
-    Every file is decoded as training would. What would end training is a problem, what it makes do with is a note.
+    Every file is decoded as training would, but for those that a check decoded before. What would end training is a
+    problem, what it makes do with is a note.
 
     Args:
         root: The folder.
         max_unreadable: Share of a domain's files that may be unreadable.
+        verify: Whether all files are read again, whatever their dates say.
         report: Called with a line of text for what takes long.
 
     Returns:
@@ -65,8 +70,15 @@ def check_images(root: Path, max_unreadable: float, report: Report = silent) -> 
         lines = [": ".join(filter(None, (lines[0], about_layout(folders))))]
     except UserError as error:
         return CheckReport(lines, "0 pairs", [str(error)], facts=facts)
+    index = {
+        split: {
+            name: FileIndex(images.folder, images.names, verify=verify, report=report)
+            for name, images in domains.items()
+        }
+        for split, domains in listing.items()
+    }
     facts_of = {
-        split: {name: examine_all(images.paths, report, images.part) for name, images in domains.items()}
+        split: {name: examine_all(index[split][name], images.part) for name, images in domains.items()}
         for split, domains in listing.items()
     }
     guess = guess_uni(
@@ -75,7 +87,8 @@ def check_images(root: Path, max_unreadable: float, report: Report = silent) -> 
     contents, unclear = _contents(root, listing, guess.domains)
     found = {
         folders[split].name: {
-            name: Checked(images, facts_of[split][name], contents[split][name]) for name, images in domains.items()
+            name: Checked(images, index[split][name], facts_of[split][name], contents[split][name])
+            for name, images in domains.items()
         }
         for split, domains in listing.items()
     }
@@ -83,6 +96,10 @@ def check_images(root: Path, max_unreadable: float, report: Report = silent) -> 
     pair_lines, pairs = describe_pairs(found, guess.domains)
     problems, notes = _remarks(found, max_unreadable)
     problems += unclear
+    for split, domains in listing.items():
+        keys = {name: images.keys() for name, images in domains.items()}
+        if contents[split] == keys:  # names alone say what belongs together
+            notes += [f"{folders[split].name}: {sentence}" for sentence in near_misses(keys, guess.domains)]
     notes += contents_in_both(root, found, guess.domains)
     notes = [*_stray(root, found), *notes]
     if len(found) == 1:
@@ -103,11 +120,15 @@ def _contents(
     root: Path, listing: Listing, uni: Sequence[str]
 ) -> tuple[Mapping[Split, Mapping[str, list[str]]], list[str]]:
     """What images show, and what is wrong with how it is said."""
-    try:
-        return contents_of(root, listing, uni), []
-    except UserError as error:
-        keys = {split: {name: images.keys() for name, images in some.items()} for split, some in listing.items()}
-        return keys, [str(error)]
+    found: dict[Split, dict[str, list[str]]] = {}
+    problems: dict[str, None] = {}
+    for split, domains in listing.items():
+        try:
+            found[split] = contents_of(root, listing, uni, split)
+        except UserError as error:
+            found[split] = {name: images.keys() for name, images in domains.items()}
+            problems[str(error)] = None
+    return found, list(problems)
 
 
 def _trained_on(found: Mapping[Any, T]) -> T:
@@ -125,7 +146,7 @@ def _describe(found: Found) -> tuple[list[str], dict[str, Any]]:
             line, values[folder][name] = described(domain.readable())
             values[folder][name] |= {
                 "unreadable": [fact.problem for fact in domain.facts if fact.problem],
-                "others": [path.name for path in domain.images.others],
+                "others": [os.path.basename(name) for name in domain.images.others],
             }
             lines.append(f"{folder}/{name}: {line}")
     return lines, values
@@ -166,7 +187,7 @@ def _remarks_on(where: str, domain: Checked, max_unreadable: float) -> tuple[lis
             problems.append(text)
         else:
             notes.append(f"{text}; training leaves them out")
-    if others := [path.name for path in domain.images.others]:
+    if others := [os.path.basename(name) for name in domain.images.others]:
         notes.append(f"{where}: {counted(len(others), 'file')} of other kinds, ignored: {named(others, ', ')}")
     if 0 < len(readable) < FEW:
         notes.append(f"{where}: {counted(len(readable), 'image')}, which is few to train or measure with")
@@ -208,8 +229,8 @@ def _colors_of(fact: ImageFacts) -> int:
 def _command(root: Path, found: Found, guess: _Guess, max_unreadable: float) -> str:
     """What trains on this folder."""
     domains = _trained_on(found)
-    uni = set().union(*(domains[name].by_content() for name in guess.domains))
-    paired = any(uni & domain.by_content().keys() for name, domain in domains.items() if name not in guess.domains)
+    uni = set().union(*(domains[name].by_content for name in guess.domains))
+    paired = any(uni & domain.by_content.keys() for name, domain in domains.items() if name not in guess.domains)
     words = ["m2o-fast", "train", "--variant", PAIRED if paired else UNPAIRED, "--data", f"folder:{root}"]
     words += [word for name in guess.domains for word in ("--uni", name)]
     sides = [min(fact.size) for domain in domains.values() for fact in domain.readable()]
@@ -224,7 +245,7 @@ def _sheet_rows(found: Found, uni: Sequence[str]) -> dict[str, list[np.ndarray]]
     """The first contents of every domain, those that all domains have first, in the same order; one with its looks."""
     rows = {}
     for folder, domains in found.items():
-        images = {name: domain.by_content() for name, domain in domains.items()}
+        images = {name: domain.by_content for name, domain in domains.items()}
         common = set.intersection(*(set(facts) for facts in images.values()))
         for name, facts in images.items():
             contents = sorted(facts, key=lambda content: (content not in common, content))[:COLUMNS]

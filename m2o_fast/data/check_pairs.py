@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from m2o_fast.data.cache import named
 from m2o_fast.data.check_report import ImageFacts, counted
+from m2o_fast.data.index import FileIndex
 from m2o_fast.data.layout import Images
 
 
-class Checked(NamedTuple):
+@dataclass(frozen=True)
+class Checked:
     """A domain in one split.
 
     Attributes:
         images: Its image files.
+        files: What is known of them.
         facts: What was found in each of them.
         contents: What each of them shows.
     """
 
     images: Images
+    files: FileIndex
     facts: list[ImageFacts]
     contents: list[str]
 
@@ -30,6 +35,7 @@ class Checked(NamedTuple):
         """The images that can be read."""
         return [fact for fact in self.facts if not fact.problem]
 
+    @cached_property
     def by_content(self) -> dict[str, list[ImageFacts]]:
         """The images that can be read by the content that they show."""
         found: dict[str, list[ImageFacts]] = defaultdict(list)
@@ -57,9 +63,10 @@ def describe_pairs(found: Found, uni: Sequence[str]) -> tuple[list[str], dict[st
 
 
 def _describe(domains: Mapping[str, Checked], source: str, target: str) -> tuple[list[str], dict[str, Any]]:
-    looks, there = domains[source].by_content(), domains[target].by_content()
-    keys = dict(zip(domains[source].images.paths, domains[source].images.keys(), strict=True))
-    missing = [keys[fact.path] for content, facts in looks.items() if content not in there for fact in facts]
+    looks, there = domains[source].by_content, domains[target].by_content
+    keys = domains[source].images.keys()
+    rows = zip(keys, domains[source].contents, domains[source].facts, strict=True)
+    missing = [key for key, content, fact in rows if content not in there and not fact.problem]
     counts = [len(facts) for content, facts in looks.items() if content in there]
     line = f"{sum(counts)} of {counted(sum(counts) + len(missing), 'image')} of {source} have a pair in {target}"
     lines = [f"{line}; not: {named(missing, ', ')}" if counts and missing else line]
@@ -77,9 +84,9 @@ def content_with_looks(domains: Mapping[str, Checked], uni: Sequence[str]) -> li
     """The image of the content with the most looks in one domain, and those; empty if none has several."""
     best: list[ImageFacts] = []
     for target in uni:
-        there = domains[target].by_content()
+        there = domains[target].by_content
         for source in (name for name in domains if name not in uni):
-            for content, facts in domains[source].by_content().items():
+            for content, facts in domains[source].by_content.items():
                 if content in there and len(facts) >= max(2, len(best)):
                     best = [there[content][0], *facts]
     return best
@@ -92,7 +99,7 @@ def contents_in_both(root: Path, found: Found, uni: Sequence[str]) -> list[str]:
     notes = []
     for domain in uni:
         first, second = (_with_looks(domains, domain, uni) for domains in found.values())
-        pairs = _same_files(first, second)
+        pairs = sorted((path, second[digest]) for digest, path in first.items() if digest in second)
         if pairs:
             where = [f"{one.relative_to(root)} and {other.relative_to(root)}" for one, other in pairs]
             notes.append(
@@ -102,20 +109,10 @@ def contents_in_both(root: Path, found: Found, uni: Sequence[str]) -> list[str]:
     return notes
 
 
-def _with_looks(domains: Mapping[str, Checked], target: str, uni: Sequence[str]) -> list[Path]:
-    """The images of a uni-modal domain that have a look in another one."""
-    shown = {content for name, domain in domains.items() if name not in uni for content in domain.by_content()}
-    return [facts[0].path for content, facts in domains[target].by_content().items() if content in shown]
-
-
-def _same_files(first: Sequence[Path], second: Sequence[Path]) -> list[tuple[Path, Path]]:
-    """Files of equal bytes; only those of a size that both have are read."""
-    sizes = [{path: path.stat().st_size for path in paths} for paths in (first, second)]
-    both = set(sizes[0].values()) & set(sizes[1].values())
-    one, other = ({_digest(path): path for path, size in some.items() if size in both} for some in sizes)
-    return sorted((path, other[digest]) for digest, path in one.items() if digest in other)
-
-
-def _digest(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+def _with_looks(domains: Mapping[str, Checked], target: str, uni: Sequence[str]) -> dict[bytes, Path]:
+    """SHA-256 of the images of a uni-modal domain that have a look in another one, and these images."""
+    shown = {content for name, domain in domains.items() if name not in uni for content in domain.by_content}
+    own = domains[target]
+    digests = own.files.digests().tolist()
+    rows = zip(digests, own.contents, own.facts, strict=True)
+    return {digest: fact.path for digest, content, fact in rows if content in shown and not fact.problem}

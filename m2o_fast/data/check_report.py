@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 from PIL import Image
 
-from m2o_fast.data.cache import Files, Report, named, silent
+from m2o_fast.data.cache import Files, named
 from m2o_fast.data.images import Part, about_range, largest_value, opened, read_pixels, shown_size
+from m2o_fast.data.index import FileIndex
 from m2o_fast.errors import UserError
 
 #: A domain with fewer images than this is warned of.
 FEW = 10
 
 
-_THREADS = 8
-_MANY = 500
+_FACTS = 1  # another number wherever other facts are found
 _SIDE = 8  # decoding a file to this size meets whatever is wrong with it
 _ORIENTATION = 0x0112
 _COMMON = ("1", "L", "RGB", "P", "LA", "RGBA", "PA")
@@ -67,7 +67,7 @@ class ImageFacts:
     """An image file.
 
     Attributes:
-        path: The file.
+        file: The file.
         size: Width and height as it is shown.
         mode: Pillow's name of what its pixels hold, such as ``"L"``, ``"RGB"``, ``"CMYK"``, ``"I;16"``.
         oddities: What is unusual about it, and what training makes of that.
@@ -76,7 +76,7 @@ class ImageFacts:
         problem: Why it cannot be read, beginning with the path; empty if it can.
     """
 
-    path: Path
+    file: str | Path
     size: tuple[int, int] = (0, 0)
     mode: str = ""
     oddities: tuple[str, ...] = ()
@@ -84,17 +84,44 @@ class ImageFacts:
     part: Part = "whole"
     problem: str = ""
 
+    @property
+    def path(self) -> Path:
+        """The file as a path, which takes a while to make where there are many."""
+        return Path(self.file)
+
     def tile(self, size: int) -> np.ndarray:
         """The image as uint8 ``[3, size, size]``."""
         return read_pixels(self.path, 3, size, self.part)
 
 
-def examine_all(paths: Sequence[Path], report: Report = silent, part: Part = "whole") -> list[ImageFacts]:
-    """The facts of image files; each is decoded as training would. ``report`` hears of it if that takes long."""
-    if len(paths) > _MANY:
-        report(f"reading {len(paths)} images of {paths[0].parent}")
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(partial(_examine, part=part), paths))
+def examine_all(index: FileIndex, part: Part = "whole") -> list[ImageFacts]:
+    """The facts of image files; each is decoded as training would, unless a check did so before.
+
+    Args:
+        index: The files.
+        part: What of each file is meant.
+    """
+    column = f"facts {_FACTS}, {part}, Pillow {PIL.__version__}"
+    problems: dict[str, ImageFacts] = {}
+
+    def find(path: str) -> bytes:
+        facts = _examine(Path(path), part)
+        if facts.problem:  # the disk may be at fault: it is read again the next time
+            problems[path] = facts
+            return b""
+        return json.dumps([*facts.size, facts.mode, facts.oddities, facts.largest]).encode()
+
+    known = index.column(column, find, "reading images").tolist()
+    values = {text: json.loads(text) for text in set(known) if text}
+    return [
+        problems[path] if not text else _from_json(path, values[text], part)
+        for path, text in zip(index.paths(), known, strict=True)
+    ]
+
+
+def _from_json(path: str, values: list[Any], part: Part) -> ImageFacts:
+    width, height, mode, oddities, largest = values
+    return ImageFacts(path, (width, height), mode, tuple(oddities), largest, part)
 
 
 def _examine(path: Path, part: Part) -> ImageFacts:

@@ -25,32 +25,32 @@ from m2o_fast.errors import UserError
 from m2o_fast.randomness import numpy_generator
 
 
-def contents_of(root: Path, listing: Listing, uni: Collection[str]) -> dict[Split, dict[str, list[str]]]:
-    """Split -> domain -> the content of each image: by the table ``pairs.csv`` where there is one, else by names.
+def contents_of(root: Path, listing: Listing, uni: Collection[str], split: Split) -> dict[str, list[str]]:
+    """Domain -> the content of each image of a split: by the table ``pairs.csv`` where there is one, else by names.
 
     Args:
         root: Folder of the data set.
         listing: Split -> domain -> its image files.
         uni: Names of the uni-modal domains.
+        split: The split.
 
     Raises:
         UserError: The table is of no use, or names do not say which images are pairs.
     """
     if os.path.lexists(root / TABLE):
-        return contents_by_table(root / TABLE, listing, uni)
-    if uni and (problems := [problem for domains in listing.values() for problem in ambiguous(domains)]):
+        return contents_by_table(root / TABLE, listing, uni)[split]
+    names = {name: images.keys() for name, images in listing[split].items()}
+    if uni and (problems := _ambiguous(listing[split], names)):
         raise UserError(f"not clear which images are pairs: {named(problems)}; rename or remove one of each")
-    return {
-        split: contents_by_name({name: images.keys() for name, images in domains.items()}, uni)
-        for split, domains in listing.items()
-    }
+    return contents_by_name(names, uni)
 
 
-def ambiguous(found: Mapping[str, Images]) -> list[str]:
+def _ambiguous(found: Mapping[str, Images], keys: Mapping[str, Sequence[str]]) -> list[str]:
     """The files of a domain that have the same key as another one of it and as an image of another domain."""
-    keys = {name: images.keys() for name, images in found.items()}
     problems = []
     for name, images in found.items():
+        if len(set(keys[name])) == len(keys[name]):
+            continue
         elsewhere = {key for other, some in keys.items() if other != name for key in some}
         twice = {key for key, times in Counter(keys[name]).items() if times > 1} & elsewhere
         for key in sorted(twice):
@@ -123,9 +123,9 @@ class Partners:
             if content in known:
                 by_content[content].append(number)
         found: list[Sequence[int]] = [by_content.get(content, ()) for content in source]
-        self.counts = torch.tensor([len(some) for some in found], dtype=torch.int64)
+        self.counts = torch.from_numpy(np.fromiter(map(len, found), dtype=np.int64, count=len(found)))
         self._ends = self.counts.cumsum(0)
-        self._numbers = torch.tensor(list(chain.from_iterable(found)), dtype=torch.int64)
+        self._numbers = torch.from_numpy(np.fromiter(chain.from_iterable(found), dtype=np.int64))
 
     def of(self, row: int) -> Tensor:
         """The partners of one image, int64 ``[counts[row]]``, ascending."""

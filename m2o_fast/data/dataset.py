@@ -16,9 +16,6 @@ from m2o_fast.randomness import numpy_generator
 #: Image numbers or epochs: one-dimensional, whole numbers.
 Numbers = Sequence[int] | np.ndarray | Tensor
 
-#: (source, target) pairs of domains, by index.
-Directions = Collection[tuple[int, int]]
-
 _LOOKED_AT = 64  # images at a time
 
 
@@ -124,7 +121,7 @@ class Dataset(ABC):
         """
         return torch.zeros(0, dtype=torch.int64)
 
-    def has_pairs(self, directions: Directions | None = None) -> bool:
+    def has_pairs(self, directions: Collection[tuple[int, int]] | None = None) -> bool:
         """Whether :meth:`pair` knows any true translation; images are looked at until one is found.
 
         Args:

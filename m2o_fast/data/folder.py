@@ -6,23 +6,25 @@ import difflib
 import hashlib
 import json
 import warnings
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
+import PIL
 import torch
 from torch import Tensor
 
 from m2o_fast.data.cache import Decoded, Files, decoded
 from m2o_fast.data.contents import Partners, contents_of, known_contents
-from m2o_fast.data.dataset import Dataset, Directions, Numbers
+from m2o_fast.data.dataset import Dataset, Numbers
 from m2o_fast.data.images import about_range, is_gray, read_pixels
+from m2o_fast.data.index import FileIndex
 from m2o_fast.data.layout import Images, about_test_folder, choose_split, list_domains, splits_of
+from m2o_fast.data.near_misses import near_misses
+from m2o_fast.data.parallel import many_objects
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain
 
-_THREADS = 8
 _LOOKED_AT = 64  # images of a domain, for what is true of all
 
 
@@ -97,7 +99,7 @@ class FolderDataset(Dataset):
         partners = self._partners.get((self.domain_index(source), self.domain_index(target)))
         return super().looks(source, target, index) if partners is None else partners.of(row)
 
-    def has_pairs(self, directions: Directions | None = None) -> bool:
+    def has_pairs(self, directions: Collection[tuple[int, int]] | None = None) -> bool:
         """Whether any true translation is known, see :meth:`Dataset.has_pairs`."""
         return any(directions is None or direction in directions for direction in self._partners)
 
@@ -128,16 +130,21 @@ def load_folder(files: Files, uni: Sequence[str] = ()) -> FolderDataset:
             cannot, names make pairs ambiguous, or ``uni`` names an unknown domain.
     """
     splits = splits_of(files.root)
-    listing = list_domains(files.root, splits)
+    with many_objects():
+        listing = list_domains(files.root, splits)
     split = choose_split(splits, files.split, files.root)
     if split == "test" and (sentence := about_test_folder(files.root)):
         files.report(sentence)
     found = listing[split]
     _check_uni(uni, list(found))
-    channels = {name: _channels([images[name] for images in listing.values()]) for name in found}
+    with many_objects():
+        contents = contents_of(files.root, listing, uni, split)
+        index = {
+            part: {name: _index(files, images) for name, images in domains.items()} for part, domains in listing.items()
+        }
+    channels = {name: _channels([domains[name] for domains in index.values()]) for name in found}
     domains = [Domain(name, channels[name], multimodal=name not in uni) for name in found]
-    contents = contents_of(files.root, listing, uni)[split]
-    results = [_decode(files, found[domain.name], domain.channels) for domain in domains]
+    results = [_decode(files, found[domain.name], index[split][domain.name], domain.channels) for domain in domains]
     for domain, result in zip(domains, results, strict=True):
         looked_at = result.images[:: max(1, len(result.images) // _LOOKED_AT)]
         if sentence := about_range(int(looked_at.max())):
@@ -148,38 +155,75 @@ def load_folder(files: Files, uni: Sequence[str] = ()) -> FolderDataset:
                 RuntimeWarning,
                 stacklevel=2,
             )
-    keys = [
-        [contents[domain.name][number] for number in result.kept.tolist()]
+    shown = {
+        domain.name: list(map(contents[domain.name].__getitem__, result.kept.tolist()))
         for domain, result in zip(domains, results, strict=True)
-    ]
-    return FolderDataset(
-        domains,
-        [result.images for result in results],
-        keys,
-        split=split,
-        fingerprint=" ".join(result.fingerprint for result in results),
-        seed=files.seed,
-        pair_fraction=files.pair_fraction,
-    )
+    }
+    for line in _used(splits[split].name, found, results, shown, uni):
+        files.report(line)
+    if contents == {name: images.keys() for name, images in found.items()}:  # names alone say what belongs together
+        for sentence in near_misses(contents, uni):
+            files.report(sentence)
+    with many_objects():
+        return FolderDataset(
+            domains,
+            [result.images for result in results],
+            list(shown.values()),
+            split=split,
+            fingerprint=" ".join(result.fingerprint for result in results),
+            seed=files.seed,
+            pair_fraction=files.pair_fraction,
+        )
 
 
-def _decode(files: Files, images: Images, channels: int) -> Decoded:
+def _used(
+    split: str,
+    found: Mapping[str, Images],
+    results: Sequence[Decoded],
+    shown: Mapping[str, Sequence[str]],
+    uni: Collection[str],
+) -> Iterator[str]:
+    """Which images are used and which are not, and why."""
+    for (name, images), result in zip(found.items(), results, strict=True):
+        reasons = {"unreadable": len(result.unreadable), "of other kinds": len(images.others)}
+        left_out = ", ".join(f"{number} {reason}" for reason, number in reasons.items() if number)
+        yield f"{split}/{name}: {len(result.images)} images used" + (f"; not: {left_out}" if left_out else "")
+    there = {content for name in uni for content in shown[name]}
+    for name, contents in shown.items():
+        if uni and name not in uni:
+            paired = sum(content in there for content in contents)
+            yield f"{split}: {paired} of {len(contents)} images of {name} have a pair in {' or '.join(uni)}"
+
+
+def _index(files: Files, images: Images) -> FileIndex:
+    return FileIndex(images.folder, images.names, keep=files.cache, verify=files.verify, report=files.report)
+
+
+def _decode(files: Files, images: Images, index: FileIndex, channels: int) -> Decoded:
     size, half = files.image_size, "" if images.part == "whole" else f"{images.part} halves of "
     return decoded(
-        images.paths,
+        index,
         partial(read_pixels, channels=channels, size=size, part=images.part),
         (channels, size, size),
         f"{half}images with {channels} channels, stretched to {size} x {size}",
         keep=files.cache,
         max_unreadable=files.max_unreadable,
         report=files.report,
+        verify=files.verify,
     )
 
 
-def _channels(listings: Sequence[Images]) -> int:
+def _channels(indices: Sequence[FileIndex]) -> int:
     """1 if all files that can be read are gray, else 3."""
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return 3 if False in pool.map(is_gray, (path for images in listings for path in images.paths)) else 1
+    column = f"gray, Pillow {PIL.__version__}"
+    return 3 if any((index.column(column, _gray, "reading the heads") == _COLORED).any() for index in indices) else 1
+
+
+_COLORED = b"colored"
+
+
+def _gray(path: str) -> bytes:
+    return {True: b"gray", False: _COLORED, None: b"unreadable"}[is_gray(path)]
 
 
 def _check_uni(uni: Sequence[str], names: Sequence[str]) -> None:

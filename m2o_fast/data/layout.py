@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +26,7 @@ FOLDERS = {"train": ("train",), "test": ("val", "test")}
 
 Split = Literal["train", "test"]
 
+_SYSTEM = "__MACOSX"
 _A, _B = "A", "B"  # domains of the layouts that do not name them
 _LOOKED_AT = 16  # image files that tell whether all are joined
 
@@ -35,31 +37,48 @@ class Images:
 
     Attributes:
         folder: Folder of the domain.
-        paths: Its image files, those in subfolders included, sorted.
-        others: Files that are no images by their suffix.
+        names: The paths of its image files below it, those in subfolders included, sorted.
+        others: The paths of files that are no images by their suffix.
         part: What of each file is meant.
     """
 
     folder: Path
-    paths: tuple[Path, ...]
-    others: tuple[Path, ...] = ()
+    names: tuple[str, ...]
+    others: tuple[str, ...] = ()
     part: Part = "whole"
+
+    @cached_property
+    def paths(self) -> tuple[Path, ...]:
+        """The image files; to make as many takes a while, where there are many."""
+        return tuple(self.folder / name for name in self.names)
 
     def keys(self) -> list[str]:
         """What pairs are found by: the path below ``folder`` without suffix, for each image."""
-        return [composed(path.relative_to(self.folder).with_suffix("").as_posix()) for path in self.paths]
+        bare = [name[: name.rfind(".")] for name in self.names]
+        return bare if all(map(str.isascii, bare)) else list(map(composed, bare))
 
 
 def is_hidden(path: Path) -> bool:
     """Whether a file or folder is the operating system's own: ``.DS_Store``, ``._photo.jpg``, ``__MACOSX``."""
-    return path.name.startswith(".") or path.name == "__MACOSX"
+    return path.name.startswith(".") or path.name == _SYSTEM
 
 
 def image_files(folder: Path, part: Part = "whole") -> Images:
     """The files below a folder; hidden ones, and what lies in hidden folders, are left out."""
-    found = sorted(_visible_files(folder))
-    images = tuple(path for path in found if path.suffix.lower() in SUFFIXES)
-    return Images(folder, images, tuple(path for path in found if path.suffix.lower() not in SUFFIXES), part)
+    images: list[str] = []
+    others: list[str] = []
+    for name in _visible_files(str(folder), ""):
+        dot = name.rfind(".")
+        is_image = dot > name.rfind("/") and name[dot:].lower() in SUFFIXES
+        (images if is_image else others).append(name)
+    return Images(folder, _in_order(images), _in_order(others), part)
+
+
+def _in_order(names: list[str]) -> tuple[str, ...]:
+    """As paths are sorted: folder by folder."""
+    return tuple(
+        sorted(names, key=lambda name: name.split("/")) if any("/" in name for name in names) else sorted(names)
+    )
 
 
 def list_images(path: str | Path) -> Images:
@@ -70,25 +89,35 @@ def list_images(path: str | Path) -> Images:
     """
     path = Path(path)
     if path.is_file():
-        return Images(path.parent, (path,))
+        return Images(path.parent, (path.name,))
     if not path.is_dir():
         raise UserError(f"{path}: no such file or folder")
     found = image_files(path)
-    if not found.paths:
+    if not found.names:
         raise UserError(f"{path}: no image files ({', '.join(SUFFIXES)}) in this folder or below")
     return found
 
 
-def _visible_files(folder: Path) -> Iterator[Path]:
+def _visible_files(folder: str, below: str) -> Iterator[str]:
     """Files, and links to files that are not there: those are to be missed, not left out without a word."""
-    for here, folders, files in os.walk(folder, onerror=_refuse):
-        folders[:] = [name for name in folders if not is_hidden(Path(name))]
-        paths = (Path(here, name) for name in files)
-        yield from (path for path in paths if not is_hidden(path) and (path.is_file() or not path.exists()))
+    try:
+        with os.scandir(folder) as entries:
+            found = [entry for entry in entries if not entry.name.startswith(".") and entry.name != _SYSTEM]
+    except OSError as error:
+        raise UserError(
+            f"{error.filename}: cannot list the folder ({error.strerror}); make it readable, or remove it"
+        ) from None
+    for entry in found:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _visible_files(entry.path, f"{below}{entry.name}/")
+        elif _is_file(entry):
+            yield below + entry.name
 
 
-def _refuse(error: OSError) -> None:
-    raise UserError(f"{error.filename}: cannot list the folder ({error.strerror}); make it readable, or remove it")
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    if entry.is_symlink():
+        return os.path.isfile(entry.path) or not os.path.exists(entry.path)
+    return entry.is_file()
 
 
 def domain_folders(split: Path) -> dict[str, tuple[Path, Part]]:
@@ -200,7 +229,7 @@ def list_domains(root: Path, splits: Mapping[Split, Path]) -> dict[Split, dict[s
     found = {
         split: {name: image_files(*place) for name, place in domains.items()} for split, domains in folders.items()
     }
-    empty = [str(images.folder) for domains in found.values() for images in domains.values() if not images.paths]
+    empty = [str(images.folder) for domains in found.values() for images in domains.values() if not images.names]
     if empty:
         raise UserError(
             f"no image files in {_listed(empty)}; a domain is a folder of images ({', '.join(SUFFIXES)}): put some "

@@ -33,6 +33,7 @@ def open_dataset(
     labels: Literal["palette", "onehot"] = "palette",
     cache: bool = True,
     max_unreadable: float = 0.01,
+    verify: bool = False,
     report: Report = silent,
 ) -> Dataset:
     """One split of a data set.
@@ -52,6 +53,7 @@ def open_dataset(
         labels: How label maps become images.
         cache: Whether decoded images are kept in the cache folder.
         max_unreadable: Share of a domain's image files that may be unreadable.
+        verify: Whether all image files are read again, whatever their dates say.
         report: Called with a line of text for what takes long.
 
     Raises:
@@ -68,7 +70,7 @@ def open_dataset(
         if data_dir is None:
             raise UserError(f"data set {name!r} needs its folder: --data {name}:DIR")
         root = Path(data_dir).expanduser()
-        files = Files(root, split, image_size, seed, pair_fraction, cache, max_unreadable, report)
+        files = Files(root, split, image_size, seed, pair_fraction, cache, max_unreadable, report, verify)
         return load_folder(files, uni) if name == "folder" else load_ade20k(files, labels)
     if name == "digits" and data_dir is not None:
         warnings.warn(

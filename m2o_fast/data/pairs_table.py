@@ -46,7 +46,7 @@ def contents_by_table(path: Path, listing: Listing, uni: Collection[str]) -> dic
     found.require_single(path, listing, uni)
     return {
         split: {
-            domain: [found.content((split, domain, number), listing) for number in range(len(images.paths))]
+            domain: [found.content((split, domain, number), listing) for number in range(len(images.names))]
             for domain, images in domains.items()
         }
         for split, domains in listing.items()
@@ -137,11 +137,11 @@ def _numbered(images: Images) -> dict[str, int]:
     by_stem: dict[str, int] = {}
     for number, key in enumerate(images.keys()):
         by_stem[key] = _SEVERAL if key in by_stem else number
-    return by_stem | {_below(images, number): number for number in range(len(images.paths))}
+    return by_stem | {_below(images, number): number for number in range(len(images.names))}
 
 
 def _below(images: Images, number: int) -> str:
-    return composed(images.paths[number].relative_to(images.folder).as_posix())
+    return composed(images.names[number])
 
 
 def _rows(path: Path, domains: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:

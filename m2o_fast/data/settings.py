@@ -42,11 +42,12 @@ class DataConfig(Section):
         uni: For ``"folder"``: names of the uni-modal domains.
         labels: For ``"ade20k"``: label maps as colours, ``"palette"``, or as one channel per class, ``"onehot"``.
         cache: Keep decoded images in the cache folder, for the next run and other processes.
+        verify: Read all image files again at the start, whatever their dates say.
         max_unreadable: Share of a domain's image files that may be unreadable; they are named and left out.
         image_size: Side length of the images in pixels; which ones there are depends on the system.
         color_law: Law of a digit's colour: ``"rgb"`` (uniform in the RGB cube where the brightest channel is at
             least 0.25) or ``"hue"`` (fully saturated, uniform hue).
-        pair_fraction: Share of the colour images whose gray counterpart is known to HMS, in [0, 1].
+        pair_fraction: Share of the contents whose pairs are known, in [0, 1]; of digits: of the colour images.
         crop_probability: Probability of a random crop, in [0, 1].
         flip_probability: Probability of a horizontal flip, in [0, 1]. Flipped digits are no digits: 0 for them.
     """
@@ -56,6 +57,7 @@ class DataConfig(Section):
     uni: tuple[str, ...] = ()
     labels: Literal["palette", "onehot"] = "palette"
     cache: StrictBool = True
+    verify: StrictBool = False
     max_unreadable: Share = 0.01
     image_size: Annotated[int, BeforeValidator(number), Field(ge=1, le=2**16)] = 32
     color_law: Literal["rgb", "hue"] = "rgb"

@@ -36,6 +36,7 @@ def open_split(config: Config, split: str, data_dir: str | None = None, report: 
         labels=data.labels,
         cache=data.cache,
         max_unreadable=data.max_unreadable,
+        verify=data.verify,
         report=report,
     )
 

@@ -45,6 +45,7 @@ FREE_KEYS = frozenset(
         "compile",
         "data.dir",
         "data.cache",
+        "data.verify",
         "data.max_unreadable",
         "tensorboard",
     }

@@ -260,7 +260,7 @@ def test_other_folders_are_refused_with_the_layout(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["palette", "onehot"])
 def test_augmented_label_maps_hold_nothing_but_classes(root: Path, kind: str) -> None:
     data = opened(root, labels=kind)
-    sampler = BatchSampler(data, data.domains, 16, 3, pairs=None, augment=Augment(1.0, 0.5))
+    sampler = BatchSampler(data, data.domains, 16, 3, pairs=[(0, 1)], augment=Augment(1.0, 0.5))
     batch = sampler(0)
     allowed = palette(151) / 255 * 2 - 1 if kind == "palette" else torch.tensor([[-1.0], [1.0]])
     for images in (batch.source[1], batch.reference[1], batch.paired[1][batch.has_pair[-8:]]):
@@ -277,7 +277,7 @@ def test_a_scene_and_its_labels_share_their_view(root: Path) -> None:
         (root / "images" / "training" / f"{stem}.jpg").unlink()
         Image.fromarray(wide).save(root / "images" / "training" / f"{stem}.png")
     data = opened(root)
-    sampler = BatchSampler(data, data.domains, 64, 3, pairs=None, augment=Augment(1.0, 0.5))
+    sampler = BatchSampler(data, data.domains, 64, 3, pairs=[(0, 1)], augment=Augment(1.0, 0.5))
     batch = sampler(0)
     from_scene = batch.to_target[-32:] < 32
     scenes = batch.source[0][batch.to_target[-32:][from_scene]]

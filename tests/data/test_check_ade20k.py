@@ -16,6 +16,11 @@ from m2o_fast.errors import UserError
 from m2o_fast.labels import palette
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     write_names(write_ade20k(tmp_path / "ade", count=10))

@@ -17,6 +17,7 @@ from m2o_fast.data import open_dataset
 from m2o_fast.data.check import check_folder
 from m2o_fast.data.check_images import guess_uni
 from m2o_fast.data.check_report import ImageFacts, by_kind, described, examine_all
+from m2o_fast.data.index import FileIndex
 from m2o_fast.errors import UserError
 
 BY_HEART = (
@@ -24,6 +25,11 @@ BY_HEART = (
     + "; ".join(f"train/sketch/{number}.bmp and val/sketch/{number}.bmp" for number in (1, 10, 11, 2, 4))
     + "; and 6 more; measures then also say how well they were learnt by heart"
 )
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture
@@ -102,7 +108,7 @@ def test_odd_files_are_named_with_what_becomes_of_them(root: Path) -> None:
         "train: 1 file in no domain, ignored: stray.png",
     ]
     assert "train/photo: 18 images, 12x12 to 30x30, median 12x12, RGB " in report.lines[1]
-    (turned,) = examine_all([root / "train" / "photo" / "turned.jpg"])
+    (turned,) = examine_all(FileIndex(root / "train" / "photo", ["turned.jpg"]))
     assert turned.size == (24, 12), "as it is shown"
 
 

@@ -202,7 +202,7 @@ def digits(count: int = 40, pair_fraction: float = 1.0, size: int = 8) -> Colori
 @pytest.mark.parametrize("augment", [None, Augment(0.0, 0.0), Augment(0.0, 1.0), Augment(1.0, 0.5)])
 def test_a_pair_is_the_gray_digit_of_its_source_also_after_augmentation(augment: Augment | None) -> None:
     dataset = digits()
-    batch = BatchSampler(dataset, dataset.domains, 32, 5, pairs=None, augment=augment)(3)
+    batch = BatchSampler(dataset, dataset.domains, 32, 5, pairs=[(0, 1)], augment=augment)(3)
     gray = (batch.paired[1][batch.has_pair[batch.target_counts[0] :]] + 1) / 2
     rows = batch.to_target[batch.has_pair]
     assert len(rows) == 8 and int(rows.max()) < batch.source_counts[0]
@@ -215,8 +215,8 @@ def test_a_pair_is_the_gray_digit_of_its_source_also_after_augmentation(augment:
 @pytest.mark.parametrize("augment", [Augment(1.0, 0.0), Augment(0.0, 1.0)])
 def test_augmentation_changes_images_and_references_have_views_of_their_own(augment: Augment) -> None:
     dataset = digits(count=1)  # one image, so that a difference can come from the view only
-    batch = BatchSampler(dataset, dataset.domains, 32, 5, pairs=None, augment=augment)(0)
-    plain = BatchSampler(dataset, dataset.domains, 32, 5, pairs=None)(0)
+    batch = BatchSampler(dataset, dataset.domains, 32, 5, pairs=[(0, 1)], augment=augment)(0)
+    plain = BatchSampler(dataset, dataset.domains, 32, 5, pairs=[(0, 1)])(0)
     for images, others in ((batch.source, plain.source), (batch.reference, plain.reference)):
         assert not torch.equal(images[1], others[1])
     if augment.crop_probability:
@@ -227,7 +227,7 @@ def test_augmentation_changes_images_and_references_have_views_of_their_own(augm
 @pytest.mark.parametrize("fraction", [0.0, 0.25, 1.0])
 def test_the_share_of_pairs_over_many_epochs(fraction: float) -> None:
     dataset = digits(count=64, pair_fraction=fraction)
-    sampler = BatchSampler(dataset, dataset.domains, 64, 5, pairs=None)
+    sampler = BatchSampler(dataset, dataset.domains, 64, 5, pairs=[(0, 1)])
     known = sum(int(sampler(step).has_pair.sum()) for step in range(64))
     assert known == pytest.approx(fraction * 64 * 16, rel=0.1)  # in 32 epochs of 64 draws, half of them go to gray
 
@@ -235,8 +235,8 @@ def test_the_share_of_pairs_over_many_epochs(fraction: float) -> None:
 def test_shared_layers_get_the_gray_channel_repeated() -> None:
     dataset = digits()
     domains = VARIANTS["plain"].resolve(dataset.domains)
-    batch = BatchSampler(dataset, domains, 8, 5, pairs=None)(0)
-    own = BatchSampler(dataset, dataset.domains, 8, 5, pairs=None)(0)
+    batch = BatchSampler(dataset, domains, 8, 5, pairs=[(0, 1)])(0)
+    own = BatchSampler(dataset, dataset.domains, 8, 5, pairs=[(0, 1)])(0)
     for name in ("source", "reference", "reference2", "paired"):
         wide, narrow = getattr(batch, name)[1], getattr(own, name)[1]
         assert wide.shape[1] == 3 and torch.equal(wide, narrow.expand(-1, 3, -1, -1))
@@ -244,7 +244,7 @@ def test_shared_layers_get_the_gray_channel_repeated() -> None:
 
 def test_images_are_float32_between_minus_one_and_one() -> None:
     dataset = open_dataset("digits", split="train", image_size=16)
-    batch = BatchSampler(dataset, dataset.domains, 16, 5, pairs=None, augment=Augment(1.0, 1.0))(2)
+    batch = BatchSampler(dataset, dataset.domains, 16, 5, pairs=[(0, 1)], augment=Augment(1.0, 1.0))(2)
     for images in (*batch.source, *batch.reference, *batch.reference2, *batch.paired):
         assert images.dtype == torch.float32 and images.min() >= -1 and images.max() <= 1
     assert min(images.min() for images in batch.source) == -1

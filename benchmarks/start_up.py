@@ -1,0 +1,61 @@
+"""What the start of a training takes on many made-up images of 32 pixels: the first one, and one that finds all again.
+
+``python benchmarks/start_up.py 50000``; needs room for the images and the cache in the folder for temporary files.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from m2o_fast.data import open_dataset
+from m2o_fast.data.check import check_folder
+
+SIDE = 32
+SHARES = {"train": 0.45, "val": 0.05}  # of the images, in each of two domains
+
+
+def make_images(root: Path, count: int) -> None:
+    """Noise, in colour and gray."""
+    random = np.random.default_rng(0)
+    for split, share in SHARES.items():
+        for domain, shape in (("photo", (SIDE, SIDE, 3)), ("map", (SIDE, SIDE))):
+            folder = root / split / domain
+            folder.mkdir(parents=True)
+            for number in range(round(share * count)):
+                pixels = random.integers(0, 256, shape, dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number:06d}.png", compress_level=1)
+
+
+def main(count: int) -> None:
+    """Prints seconds on the clock and of the processor, and the largest memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
+        root = Path(folder) / "images"
+        make_images(root, count)
+
+        def start() -> None:
+            for split in ("train", "test"):
+                open_dataset("folder", split=split, data_dir=root, image_size=SIDE, uni=("map",))  # type: ignore[arg-type]
+
+        time.sleep(3)  # what is new is not believed
+        for what, call in (("start", start), ("data check", lambda: check_folder(root))):
+            for name in ("first", "again", "again"):
+                clock, processor = time.perf_counter(), time.process_time()
+                call()
+                took = time.perf_counter() - clock, time.process_time() - processor
+                print(f"{what}, {name}: {took[0]:.2f} s, {took[1]:.2f} s of processor time")
+    print(
+        f"memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB at most, torch and cache included"
+    )
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,46 @@
+"""Names that would be pairs but for a letter: what to say where few images have a partner."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from itertools import product
+
+_FEW = 0.5  # share of the images with a partner below which something is said
+_ENDING = re.compile(r"[ _-](real|fake|[ab])$", re.IGNORECASE)
+
+
+def near_misses(names: Mapping[str, Sequence[str]], uni: Collection[str]) -> list[str]:
+    """Sentences on multi-modal and uni-modal domains of which few images have a partner, and more nearly have one.
+
+    Args:
+        names: Domain -> the paths of its images below its folder, without suffix.
+        uni: Names of the uni-modal domains.
+    """
+    others = [name for name in names if name not in uni]
+    found = (_near(source, names[source], target, names[target]) for source, target in product(others, uni))
+    return [sentence for sentence in found if sentence]
+
+
+def _near(source: str, first: Sequence[str], target: str, second: Sequence[str]) -> str:
+    exact = len(set(first) & set(second))
+    if exact >= _FEW * min(len(first), len(second)):
+        return ""
+    for what, plain in (
+        ("letter case", str.casefold),
+        ("endings such as _real and _fake", _without_ending),
+        ("letter case and endings such as _real and _fake", lambda name: _without_ending(name).casefold()),
+    ):
+        there = {plain(name): name for name in second}
+        nearly = [(name, there[plain(name)]) for name in first if plain(name) in there]
+        if len(nearly) > exact:
+            one, other = next(pair for pair in nearly if pair[0] != pair[1])
+            return (
+                f"{exact} of {len(first)} images of {source} have the name of an image of {target}, but {len(nearly)} "
+                f"would without {what}, such as {one!r} and {other!r}: rename one of each, or say it in pairs.csv"
+            )
+    return ""
+
+
+def _without_ending(name: str) -> str:
+    return _ENDING.sub("", name)
