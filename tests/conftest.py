@@ -8,8 +8,9 @@ if _processes > 1:  # as many threads in all as there are cores, in this process
 
 import signal  # noqa: E402
 
-# What is started in the background of a script ignores Ctrl-C, and hands that down to its processes.
+# What is started in the background of a script ignores Ctrl-C, under nohup also a hang-up, and hands that down.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
