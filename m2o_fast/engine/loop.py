@@ -48,6 +48,7 @@ from m2o_fast.engine.start import (
     check_batch_norm,
     check_device,
     check_nets,
+    check_schedule,
     check_settings,
     find_start,
     remove_unused,
@@ -222,6 +223,7 @@ class Trainer:
             self.averaged = copy.deepcopy(self.translator).eval().requires_grad_(False)
         optim = config.filled().optim
         self.stepper = Stepper(self.translator, self.averaged, optim, self.processes, config.precision)
+        check_schedule(self.stepper, config.steps)
         self._advance: Callable[[Sequence[Batch], int], StepResult] = self.stepper
         #: first steps that take longer than the others
         self.warm_up = 1

@@ -23,6 +23,7 @@ from m2o_fast.engine.precision import check_precision
 from m2o_fast.engine.processes import Processes
 from m2o_fast.engine.runs import CONFIG, RUNS, find_checkpoint, is_run
 from m2o_fast.engine.schema import Config
+from m2o_fast.engine.step import Stepper
 from m2o_fast.engine.tensorboard import require_tensorboard
 from m2o_fast.errors import UserError
 from m2o_fast.files import no_links
@@ -84,6 +85,15 @@ def check_device(config: Config, device: torch.device, processes: Processes) -> 
     check_precision(config.precision, device)
     if config.cuda_graphs:
         check_cuda_graphs(device, processes)
+
+
+def check_schedule(stepper: Stepper, steps: int) -> None:
+    """Raises ``UserError`` where the last steps would change nothing: a run is made longer than its schedule."""
+    if stepper.is_over(steps - 1):
+        raise UserError(
+            f"steps {steps}: the schedule has brought all learning rates to 0 before the last of them, and nothing "
+            "more would be learned; take fewer steps, or train anew with so many, in another folder"
+        )
 
 
 def check_shares(config: Config, processes: Processes) -> None:

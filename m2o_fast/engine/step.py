@@ -69,6 +69,10 @@ class Stepper:
         self._copies = list(zip(_buffers(averaged, groups), _buffers(translator, groups), strict=True))
         self._norms = [net for net in translator.modules() if isinstance(net, BatchNorm2d)]
 
+    def is_over(self, index: int) -> bool:
+        """Whether all learning rates have fallen to 0 by iteration ``index``."""
+        return len(self._rates) == len(self.optimizers) and not any(rate.schedule(index) for rate in self._rates)
+
     def __call__(
         self, parts: Sequence[Batch], index: int, iteration_of: Callable[[int], Iteration] = Iteration
     ) -> StepResult:

@@ -95,10 +95,18 @@ def test_a_stopped_run_ends_with_the_same_bytes(
 
 
 def test_a_longer_run_begins_as_a_shorter_one(whole: tuple[Config, Path], tmp_path: Path) -> None:
-    """What was left to the number of steps, such as the end of a schedule, is not stretched by more of them."""
+    """What was left to the number of steps, such as the end of a schedule, is not stretched by more of them.
+
+    Where rates have fallen to 0 by then, more steps would change nothing, and are refused.
+    """
     config, run = whole
     more = config.model_copy(update={"steps": STEPS + 2})
     assert train(config.model_copy(update={"steps": STEPS}), tmp_path / "run", quiet=True).step == STEPS
+    rates = config.with_values(config.settings.kept(STEPS)).settings.optim.optimizer("generators").schedule
+    if rates is not None and rates(STEPS + 1) == 0:
+        with pytest.raises(UserError, match=f"^steps {STEPS + 2}: the schedule has brought all learning rates to 0"):
+            train(more, tmp_path / "run", "auto", quiet=True)
+        return
     assert train(more, tmp_path / "run", "auto", quiet=True).step == STEPS + 2
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert lines[:STEPS] == (run / "metrics.jsonl").read_text().splitlines()

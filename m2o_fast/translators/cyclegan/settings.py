@@ -135,6 +135,14 @@ class CycleGANSettings(settings.Settings):
         }
         return {**chosen, **self.model.model_dump(exclude_none=True), "image_size": image_size}
 
+    def check(self, image_size: int, rules: ManyToOne) -> None:
+        """The discriminators must have something left to judge."""
+        layers = self.sizes(image_size)["discriminator_layers"]
+        if image_size >> layers < 3:  # two layers more take a pixel each, and a norm needs two pixels
+            raise ValueError(
+                f"model.discriminator_layers {layers} leaves nothing to judge of {image_size} pixels; take fewer"
+            )
+
     def kept(self, steps: int) -> dict[str, int]:
         """The schedule of the learning rate, and the steps within which the diversity weight falls to 0."""
         constant = self.optim.decay_from if self.optim.decay_from is not None else steps // 2

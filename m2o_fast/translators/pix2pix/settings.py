@@ -138,11 +138,16 @@ class Pix2PixSettings(settings.Settings):
         return {**chosen, **self.model.model_dump(exclude_none=True), "image_size": image_size}
 
     def check(self, image_size: int, rules: ManyToOne) -> None:
-        """The image must be halved as often as there are levels."""
+        """The image must be halved as often as there are levels and layers."""
         levels = self.sizes(image_size)["levels"]
         if image_size % 2**levels:
             raise ValueError(
                 f"model.levels {levels} needs images whose size is a multiple of {2**levels}, got {image_size}"
+            )
+        layers = self.sizes(image_size)["discriminator_layers"]
+        if image_size >> layers < 3:  # two layers more take a pixel each, and a norm needs two pixels
+            raise ValueError(
+                f"model.discriminator_layers {layers} leaves nothing to judge of {image_size} pixels; take fewer"
             )
 
     def kept(self, steps: int) -> dict[str, int]:

@@ -212,10 +212,11 @@ class Pix2Pix(Translator):
                 scores = self._discriminator(k)(torch.cat([pairs, true])).chunk(2)
             fake.append(scores[0])
             real.append(scores[1])
+        # Fakes without a true pair to set them off against would only teach it to call everything fake.
         masks = [known[k] for k in made.fakes]
         parts = {
-            "real": patch_cross_entropy(real, real=True, batch_size=share, masks=masks),
-            "fake": patch_cross_entropy(fake, real=False, batch_size=share),
+            name: patch_cross_entropy(scores, real=name == "real", batch_size=share, masks=masks)
+            for name, scores in (("real", real), ("fake", fake))
         }
         return 0.5 * (parts["fake"] + parts["real"]), _detached(parts)
 

@@ -163,7 +163,8 @@ class Direction:
         known = torch.ones(len(x), dtype=torch.bool) if known is None else known
         fake = self.G(x, kept, z)
         judged = self.D(torch.cat([x, fake.detach()], 1))
-        logs = {"fake": F.binary_cross_entropy_with_logits(judged, torch.zeros_like(judged))}
+        made = F.binary_cross_entropy_with_logits(judged, torch.zeros_like(judged), reduction="none")
+        logs = {"fake": made.mean((1, 2, 3))[known].sum() / len(x)}
         judged = self.D(torch.cat([x, truth], 1))
         real = F.binary_cross_entropy_with_logits(judged, torch.ones_like(judged), reduction="none")
         logs["real"] = real.mean((1, 2, 3))[known].sum() / len(x)
