@@ -191,13 +191,13 @@ def _spread(runs: Sequence[dict[str, Any]], name: str) -> Spread:
 
 
 def differing_settings(records: Sequence[Record]) -> list[tuple[str, list[object]]]:
-    """The settings in which the runs differ, with the value of each; those of unreadable runs are missing."""
+    """The settings in which the runs differ, with the value of each; ``None`` where a run has no such setting."""
     flat = [flatten(record.config) if record.config else {} for record in records]
     keys = dict.fromkeys(key for settings in flat for key in settings)
     return [
         (key, [settings.get(key) for settings in flat])
         for key in keys
-        if len({repr(settings[key]) for settings in flat if settings}) > 1
+        if len({repr(settings.get(key)) for settings in flat if settings}) > 1
     ]
 
 

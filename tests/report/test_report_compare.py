@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import toy
 from reading import Page, decoded
 from result_file import evaluation
 
+from m2o_fast.engine.config import load_config
+from m2o_fast.engine.loop import train
 from m2o_fast.errors import UserError
 from m2o_fast.report import write_report
 
@@ -169,3 +172,15 @@ def test_output_files_are_checked_before_anything_is_made(runs: list[Path], tmp_
     with pytest.raises(UserError, match="cannot write the report"):
         write_report(runs[:1], tmp_path / "file" / "page.html", "cpu")
     assert json.loads((runs[0] / "env.json").read_text()) and settings.read_text().startswith("system: starganv2")
+
+
+def test_runs_of_two_systems(
+    make_run: MakeRun, report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy.install(monkeypatch)
+    config = load_config(assignments=["system=toy", "steps=1", "batch_size=4", "device=cpu"])
+    train(config, tmp_path / "toy", quiet=True)
+    settings = Page(report(make_run("one"), tmp_path / "toy")).tables["settings that differ"]
+    rows = {row[0][0]: [cell for cell, _ in row[1:]] for row in settings[1:]}
+    assert rows["system"] == ["starganv2", "toy"]
+    assert rows["model.width"] == ["–", "4"] and rows["loss.cycle"] == ["1", "–"]
