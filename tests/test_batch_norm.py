@@ -33,3 +33,17 @@ def test_with_one_share_it_is_torchs(options: dict) -> None:
 
 def _never(tensors: list[torch.Tensor]) -> None:
     raise AssertionError("what runs in evaluation mode waits for nobody")
+
+
+def test_statistics_of_half_precision_are_kept_and_shared_in_float32() -> None:
+    """As torch's are: a mean far from 0 rounded to bfloat16 would be off by more than the images differ."""
+    torch.manual_seed(0)
+    x = (torch.randn(8, 3, 16, 16) * 0.1 + 100).bfloat16()
+    theirs, ours = nn.BatchNorm2d(3), BatchNorm2d(3)
+    shared = []
+    ours.average = shared.extend
+    y = ours(x)
+    assert y.dtype == torch.bfloat16 and {tensor.dtype for tensor in shared} == {torch.float32}
+    torch.testing.assert_close(y.float(), theirs(x).float(), rtol=0, atol=0.02)
+    for name, tensor in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], tensor, rtol=1e-3, atol=1e-6)

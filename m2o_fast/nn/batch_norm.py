@@ -24,16 +24,17 @@ class BatchNorm2d(nn.BatchNorm2d):
     shares: int = 1
 
     def forward(self, x: Tensor) -> Tensor:
-        """Float ``[N, C, H, W]`` to the same shape."""
+        """Float ``[N, C, H, W]`` to the same shape and dtype; statistics are at least float32."""
         if self.average is None or not self.training:
             return super().forward(x)
-        mean = _MeanOverAll.apply(x.mean((0, 2, 3)), self.average)
-        centred = x - mean[:, None, None]
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))  # sums of many, in a format that holds them
+        mean = _MeanOverAll.apply(wide.mean((0, 2, 3)), self.average)
+        centred = wide - mean[:, None, None]
         variance = _MeanOverAll.apply(centred.square().mean((0, 2, 3)), self.average)
         self._remember(mean, variance, self.shares * x.numel() // x.shape[1])
         scale = (variance + self.eps).rsqrt() * (1 if self.weight is None else self.weight)
         y = centred * scale[:, None, None]
-        return y if self.bias is None else y + self.bias[:, None, None]
+        return (y if self.bias is None else y + self.bias[:, None, None]).to(x.dtype)
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor, count: int) -> None:
