@@ -15,6 +15,7 @@ from m2o_fast.randomness import numpy_generator
 
 _TEST_EVERY = 5
 _BRIGHTEST = 16.0
+_SMALLEST = 8  # the side of the originals
 
 
 def _is_test(labels: np.ndarray) -> np.ndarray:
@@ -35,14 +36,16 @@ def load_digits(split: str, image_size: int) -> tuple[Tensor, Tensor]:
 
     Args:
         split: ``"train"`` or ``"test"``.
-        image_size: Side length S of the result.
+        image_size: Side length S of the result, at least 8.
 
     Returns:
         uint8 ``[n, 1, S, S]`` with black background, and the labels, int64 ``[n]``.
 
     Raises:
-        UserError: If scikit-learn is not installed.
+        UserError: If scikit-learn is not installed, or the size is too small.
     """
+    if image_size < _SMALLEST:
+        raise UserError(f"digits need an image size of at least {_SMALLEST}, got {image_size}")
     try:
         from sklearn import datasets  # slow to import, and only this set needs it
     except ImportError as error:

@@ -17,8 +17,6 @@ from m2o_fast.data.mnist import load_mnist
 from m2o_fast.data.settings import DATASETS
 from m2o_fast.errors import UserError
 
-_SMALLEST = 8
-
 
 def open_dataset(
     name: str,
@@ -45,7 +43,7 @@ def open_dataset(
             is missing, the other one is taken, with a warning.
         data_dir: Folder of the data set. MNIST: else the folder named by ``M2O_DATA_DIR``, else where
             `m2o-fast data fetch mnist` puts it. ``digits`` needs none.
-        image_size: Side length S, a power of two: at least 8 for digits, at least 32 for MNIST.
+        image_size: Side length S: at least 8 for digits, at least 32 for MNIST.
         color_law: Distribution of the digits' colours, see :func:`m2o_fast.data.colorize.draw_colors`.
         seed: Seed of the colours and of the choice of pairs.
         pair_fraction: Share of the pairs that count as known.
@@ -64,8 +62,8 @@ def open_dataset(
         raise UserError(f"unknown data set {name!r}; choose from {', '.join(DATASETS)}")
     if split not in ("train", "test"):
         raise UserError(f"unknown split {split!r}; choose from train, test")
-    if image_size < _SMALLEST or image_size & (image_size - 1):
-        raise UserError(f"image_size must be a power of two and at least {_SMALLEST}, got {image_size}")
+    if image_size < 1:
+        raise UserError(f"image_size must be at least 1, got {image_size}")
     if name in ("ade20k", "folder"):
         if data_dir is None:
             raise UserError(f"data set {name!r} needs its folder: --data {name}:DIR")

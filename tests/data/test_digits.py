@@ -60,9 +60,13 @@ def test_wrong_arguments_are_named() -> None:
         open_dataset("cifar", split="train")
     with pytest.raises(UserError, match="unknown split 'val'; choose from train, test"):
         open_dataset("digits", split="val")
-    for size in (0, 4, 33, -32):
-        with pytest.raises(UserError, match=f"power of two and at least 8, got {size}"):
+    for size, smallest in ((0, 1), (-32, 1), (4, 8)):
+        with pytest.raises(UserError, match=f"at least {smallest}, got {size}"):
             open_dataset("digits", split="train", image_size=size)
+
+
+def test_which_sizes_there_are_is_for_the_system_to_say() -> None:
+    assert open_dataset("digits", split="test", image_size=44).content([0]).shape == (1, 1, 44, 44)
 
 
 def test_without_scikit_learn_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from tiny import contents, stop_at, tiny_digits
 from torch import Tensor
 
 import m2o_fast
+from m2o_fast.data import open_dataset
 from m2o_fast.engine.checkpoint import POOLS, training_tensors
 from m2o_fast.engine.config import ConfigError, load_config
 from m2o_fast.engine.evaluate import evaluate_run
@@ -251,6 +252,13 @@ def test_shares_without_whole_rounds_are_refused_with_batch_norm(tmp_path: Path)
     ended = together(2, tmp_path, iterations, tmp_path / "x", ["system=toy"], ["batch_size=2"])
     assert [outcome.code for outcome in ended] != [0, 0]
     assert "batch_size 2: toy has batch norm, so each of 2 processes needs as many" in "".join(o.errors for o in ended)
+
+
+def test_a_size_that_the_system_takes_is_trained_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("m2o_fast.engine.build.open_dataset", open_dataset)
+    trainer = Trainer(small_config(["system=toy", "data.image_size=44"]), tmp_path)
+    assert not trainer.advance(Log()).failed
+    assert trainer.samples.translate(trainer.averaged)
 
 
 def test_combinations_without_meaning_are_refused_with_the_reason() -> None:
