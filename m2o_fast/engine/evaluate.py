@@ -141,7 +141,8 @@ def _open_subject(
             f"{folder} belongs to no run: there is no {run / CONFIG}; say with --data what it is measured on"
         )
     given = {} if data is None else {"data.name": data, "data.uni": uni, "data.image_size": translator.image_size}
-    config = load_config(run / CONFIG if in_run else None, given)
+    of = {} if in_run else {"system": manifest["translator"]["system"]}
+    config = load_config(run / CONFIG if in_run else None, of | given)
     test = _open_data(config, "test", data_dir)
     _require_fit(translator, test, data or config.data.name)
     of_run = in_run and data is None
