@@ -61,10 +61,12 @@ class Stepper:
             _Rate(of.lr, of.schedule, self.optimizers[name]) for name, of in chosen.items() if of.schedule is not None
         ]
         self.pools = {name: self._shared(pool) for name, pool in translator.pools().items()}
-        groups = averaged.averaged_groups()
+        groups, decay = averaged.averaged_groups(), config.average()
+        if groups and decay is None:
+            raise ValueError(f"an average is to be kept of {', '.join(groups)}, but the settings give no decay for it")
         self._averages = [p for name in groups for p in _parameters(averaged.groups()[name])]
         self._sources = [p for name in groups for p in self.parameters[name]]
-        self._average = get_ema_multi_avg_fn(config.average() or 0.0)
+        self._average = get_ema_multi_avg_fn(decay or 0.0)
         self._buffers = list(translator.buffers())
         self._copies = list(zip(_buffers(averaged, groups), _buffers(translator, groups), strict=True))
         self._norms = [net for net in translator.modules() if isinstance(net, BatchNorm2d)]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 import m2o_fast
 from m2o_fast.data import open_dataset
-from m2o_fast.engine.checkpoint import POOLS, training_tensors
+from m2o_fast.engine.checkpoint import POOLS, save_translator, training_tensors
 from m2o_fast.engine.config import ConfigError, load_config
 from m2o_fast.engine.evaluate import evaluate_run
 from m2o_fast.engine.evaluation.options import Options
@@ -242,10 +242,17 @@ def test_rates_follow_their_schedule(tmp_path: Path) -> None:
         trainer.advance(Log())
         rates.append({name: float(of.param_groups[0]["lr"]) for name, of in trainer.stepper.optimizers.items()})
     expected = [0.02, 0.02, 0.02, 0.015, 0.01, 0.005]
-    for name in ("generators", "discriminators"):
+    for name in ("makers", "judges"):
         assert [rate[name] for rate in rates] == pytest.approx(expected)
     kinds = {name: type(of).__name__ for name, of in trainer.stepper.optimizers.items()}
-    assert kinds == {"generators": "AdamW", "discriminators": "SGD"}
+    assert kinds == {"makers": "AdamW", "judges": "SGD"}
+
+
+def test_an_average_without_a_decay_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small_config(["system=toy", "model.average=true"])
+    monkeypatch.setattr(toy.Optim, "average", lambda self: None)
+    with pytest.raises(ValueError, match="an average is to be kept of makers, but the settings give no decay for it"):
+        Trainer(config, tmp_path)
 
 
 def test_shares_without_whole_rounds_are_refused_with_batch_norm(tmp_path: Path) -> None:
@@ -259,6 +266,16 @@ def test_a_size_that_the_system_takes_is_trained_with(tmp_path: Path, monkeypatc
     trainer = Trainer(small_config(["system=toy", "data.image_size=44"]), tmp_path)
     assert not trainer.advance(Log()).failed
     assert trainer.samples.translate(trainer.averaged)
+
+
+def test_weights_without_a_run_are_measured_as_those_of_their_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("m2o_fast.engine.build.open_dataset", open_dataset)
+    trainer = Trainer(small_config(["system=toy", "data.image_size=44"]), tmp_path)
+    folder = save_translator(trainer.translator, tmp_path / "weights")
+    found = evaluate_run(folder, Options(sources=4, extractor="none"), data="digits", device="cpu")
+    assert found["protocol"]["image_size"] == 44
 
 
 def test_combinations_without_meaning_are_refused_with_the_reason() -> None:

@@ -56,7 +56,7 @@ class Optim(settings.Optim):
     def optimizer(self, group: str) -> Optimizer:
         assert self.decay_steps is not None
         falling = linear_decay(2, self.decay_steps)
-        if group == "generators":
+        if group == "makers":
             return Optimizer(self.lr, "adamw", (0.5, 0.9), 0.1, falling)
         return Optimizer(self.lr, "sgd", schedule=falling)
 
@@ -137,17 +137,17 @@ class Toy(Translator):
         return False
 
     def groups(self) -> dict[str, list[nn.Module]]:
-        return {"generators": [self.generators], "discriminators": [self.discriminators]}
+        return {"makers": [*self.generators], "judges": [self.discriminators]}
 
     def averaged_groups(self) -> tuple[str, ...]:
-        return ("generators",) if self.size["average"] else ()
+        return ("makers",) if self.size["average"] else ()
 
     def pools(self) -> Mapping[str, HistoryPool]:
         side = self.image_size
         return {domain.name: HistoryPool(5, (domain.channels, side, side)) for domain in self.domains}
 
     def phases(self, index: int) -> Sequence[Phase]:
-        return (Phase("generators", ("generators",)), Phase("discriminators", ("discriminators",)))
+        return (Phase("generators", ("makers",)), Phase("discriminators", ("judges",)))
 
     def noise(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         side = self.image_size
