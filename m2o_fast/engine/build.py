@@ -10,6 +10,7 @@ import torch
 
 from m2o_fast.data import Augment, BatchSampler, Dataset, open_dataset
 from m2o_fast.data.cache import Report, named, silent
+from m2o_fast.data.layout import list_domains, splits_of
 from m2o_fast.engine.schema import Config
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import PLAIN, Domain
@@ -98,6 +99,29 @@ def build_translator(config: Config, domains: tuple[Domain, ...]) -> Translator:
     Raises:
         UserError: The domains are not what the system or the variant is for.
     """
+    check_domains(config, domains)
+    size = config.data.image_size
+    described = config.filled().settings.description(config.rules.resolve(domains), config.rules, size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch_generator(config.seed, "weights").initial_seed())
+        return create({"system": config.system, **described})
+
+
+def check_listing(config: Config) -> None:
+    """Raises ``UserError`` where the names of folders tell already, before an image is read, that training is refused.
+
+    What images alone tell, :func:`build_translator` sees.
+    """
+    if config.data.name != "folder" or config.data.dir is None:
+        return
+    root = Path(config.data.dir)
+    names = next(iter(list_domains(root, splits_of(root)).values()))
+    if names.keys() >= set(config.data.uni):  # else opening the data says what is wrong
+        check_domains(config, [Domain(name, multimodal=name not in config.data.uni) for name in names])
+
+
+def check_domains(config: Config, domains: Sequence[Domain]) -> None:
+    """Raises ``UserError`` where the domains are not what the system or the variant is for; channels do not count."""
     names = ", ".join(domain.name for domain in domains)
     if config.facts.two_domains and len(domains) > 2:
         raise UserError(f"system {config.system!r} is for two domains, but the data has {len(domains)}: {names}")
@@ -109,11 +133,6 @@ def build_translator(config: Config, domains: tuple[Domain, ...]) -> Translator:
             f"{config.learner} is for multi-modal and uni-modal domains, but {names} are all {kind}; {advice}, or "
             f"train the base model without these rules: --system {config.system} --variant {PLAIN}"
         )
-    size = config.data.image_size
-    described = config.filled().settings.description(config.rules.resolve(domains), config.rules, size)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(torch_generator(config.seed, "weights").initial_seed())
-        return create({"system": config.system, **described})
 
 
 def named_domains(domains: Sequence[Domain]) -> str:

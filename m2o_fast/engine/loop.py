@@ -15,7 +15,7 @@ import torch
 from m2o_fast.batch import Batch
 from m2o_fast.data import rows_of_share
 from m2o_fast.data.cache import Report, silent
-from m2o_fast.engine.build import build_sampler, build_translator, open_split
+from m2o_fast.engine.build import build_sampler, build_translator, check_listing, open_split
 from m2o_fast.engine.checkpoint import (
     COUNTERS,
     Training,
@@ -213,9 +213,10 @@ class Trainer:
         self.config, self.run = config, run
         self.device = choose_device(config.device, self.processes)
         check_device(config, self.device, self.processes)
+        check_batch_norm(config, self.processes)
+        check_listing(config)
         dataset = open_split(config, "train", report=report)
         self.translator = build_translator(config, dataset.domains).to(self.device)
-        check_batch_norm(self.translator, config, self.processes)
         if start.checkpoint is not None:
             check_nets(self.translator.describe(), start.checkpoint, start.manifest)
         self.averaged = self.translator  # what samples are drawn with

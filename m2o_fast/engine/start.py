@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import torch
 
-from m2o_fast.engine.build import named_domains
+from m2o_fast.engine.build import build_translator, named_domains
 from m2o_fast.engine.checkpoint import OPTIMIZERS, checkpoint_folder, list_checkpoints, newest_checkpoint
 from m2o_fast.engine.config import differences, flatten, load_config
 from m2o_fast.engine.device import choose_device
@@ -29,7 +29,6 @@ from m2o_fast.errors import UserError
 from m2o_fast.files import no_links
 from m2o_fast.m2o import Domain
 from m2o_fast.nn.batch_norm import BatchNorm2d
-from m2o_fast.translators.base import Translator
 
 #: keys that may change when a run goes on: they say how long and where, not what is trained
 FREE_KEYS = frozenset(
@@ -107,8 +106,12 @@ def check_shares(config: Config, processes: Processes) -> None:
         )
 
 
-def check_batch_norm(translator: Translator, config: Config, processes: Processes) -> None:
-    """Raises ``UserError`` where batch norm would not see the whole batch at once."""
+def check_batch_norm(config: Config, processes: Processes) -> None:
+    """Raises ``UserError`` where batch norm would not see the whole batch at once; needs no data."""
+    if config.accumulate == processes.count == 1:
+        return
+    with torch.device("meta"):  # nets of any two domains, of which nothing is kept but what they are made of
+        translator = build_translator(config, (Domain("a"), Domain("b", multimodal=False)))
     if not any(isinstance(net, BatchNorm2d) for net in translator.modules()):
         return
     if config.accumulate > 1:

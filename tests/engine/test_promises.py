@@ -278,6 +278,20 @@ def test_weights_without_a_run_are_measured_as_those_of_their_system(
     assert found["protocol"]["image_size"] == 44
 
 
+def test_what_needs_no_images_is_refused_before_any_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("m2o_fast.engine.build.open_dataset", None)
+    with pytest.raises(UserError, match="accumulate 2: toy has batch norm"):
+        Trainer(small_config(["system=toy"], "accumulate=2"), tmp_path)
+    for name in ("a", "b", "c"):
+        (tmp_path / "data" / "train" / name).mkdir(parents=True)
+        (tmp_path / "data" / "train" / name / "1.png").touch()
+    data = [f"data.dir={tmp_path / 'data'}", "data.name=folder"]
+    with pytest.raises(UserError, match="system 'toy' is for two domains, but the data has 3: a, b, c"):
+        Trainer(small_config(["system=toy"], *data), tmp_path)
+    with pytest.raises(UserError, match="a, b, c are all multi-modal; name those with one image"):
+        Trainer(small_config(SMALLER["starganv2"], *data), tmp_path)
+
+
 def test_combinations_without_meaning_are_refused_with_the_reason() -> None:
     with pytest.raises(ConfigError, match="variant = 'hmu' in --set: not with system 'toy': toys need to be held"):
         load_config(assignments=["system=toy", "variant=hmu"])
