@@ -311,7 +311,8 @@ def _described_translator(folder: Path, manifest: Mapping[str, Any]) -> Translat
 
 
 def _averaged_names(translator: Translator) -> set[str]:
-    keep = tuple(f"{group}." for group in translator.averaged_groups())
+    names, groups = {net: name for name, net in translator.named_modules()}, translator.groups()
+    keep = tuple(f"{names[net]}." for group in translator.averaged_groups() for net in groups[group])
     return {name for name in translator.state_dict() if name.startswith(keep)}
 
 
