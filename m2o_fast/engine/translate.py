@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from m2o_fast.data.cache import named
 from m2o_fast.data.images import image_grid, read_image, save_image
 from m2o_fast.data.label_maps import read_label_map
 from m2o_fast.data.layout import Images, list_images
@@ -82,9 +83,16 @@ def translate_path(translator: Translator, images: Path, out: Path, request: Req
 
 def _domains(translator: Translator, request: Request) -> tuple[Domain, Domain]:
     target = translator.domain(request.target)
-    if request.source is not None:
-        return translator.domain(request.source), target
-    others = [domain for domain in translator.domains if domain != target]
+    learned = [(translator.domain(a), translator.domain(b)) for a, b in translator.directions()]
+    sources = [a for a, b in learned if b == target]
+    asked = None if request.source is None else translator.domain(request.source)
+    others = [domain for domain in sources if domain != target]
+    if not others or asked not in (None, *sources):
+        ways = named([f"{a.name} -> {b.name}" for a, b in learned if a != b], ", ")
+        way = f"a way into {target.name}" if asked is None else f"{asked.name} -> {target.name}"
+        raise UserError(f"{way} was not learned; what was: {ways}")
+    if asked is not None:
+        return asked, target
     if len(others) != 1:
         names = ", ".join(domain.name for domain in others)
         raise UserError(f"say with --from which domain the images are of; besides {target.name!r} there are {names}")

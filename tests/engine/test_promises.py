@@ -28,6 +28,7 @@ from m2o_fast.engine.loop import Trainer, train
 from m2o_fast.engine.processes import joined_processes
 from m2o_fast.engine.runlog import Log
 from m2o_fast.engine.schema import Config
+from m2o_fast.engine.translate import Request, translate_path
 from m2o_fast.errors import UserError
 from m2o_fast.nn.batch_norm import BatchNorm2d
 from m2o_fast.report import write_report
@@ -276,6 +277,22 @@ def test_weights_without_a_run_are_measured_as_those_of_their_system(
     folder = save_translator(trainer.translator, tmp_path / "weights")
     found = evaluate_run(folder, Options(sources=4, extractor="none"), data="digits", device="cpu")
     assert found["protocol"]["image_size"] == 44
+
+
+def test_a_direction_that_was_not_learned_is_not_translated(tmp_path: Path) -> None:
+    translator = Trainer(small_config(["system=toy"]), tmp_path).translator
+    (tmp_path / "x.png").touch()
+    for source, target in (("gray", "gray"), ("color", "color")):
+        with pytest.raises(UserError, match=f"{source} -> {target} was not learned; what was: color -> gray, gray -> "):
+            translate_path(translator, tmp_path / "x.png", tmp_path / "y.png", Request(target, source))
+
+
+def test_a_target_that_nothing_leads_to_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    translator = Trainer(small_config(["system=toy"]), tmp_path).translator
+    monkeypatch.setattr(translator, "directions", lambda: ((0, 1),))
+    (tmp_path / "x.png").touch()
+    with pytest.raises(UserError, match="a way into color was not learned; what was: color -> gray"):
+        translate_path(translator, tmp_path / "x.png", tmp_path / "y.png", Request("color"))
 
 
 def test_what_needs_no_images_is_refused_before_any_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
