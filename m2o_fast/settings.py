@@ -11,8 +11,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 _LONGEST_WORD = 200  # characters; resemblance takes their square
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """``"; nearest: 'hms'"`` where a known word resembles ``word``, else the empty string."""
+def nearest(word: str, known: Iterable[str], at_least: float = 0.5) -> str:
+    """``"; nearest: 'hms'"`` where a known word resembles ``word`` (1: is the same), else the empty string."""
     if len(word) > _LONGEST_WORD:
         return ""
 
@@ -23,7 +23,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
         return order, letters
 
     best = max(known, key=resemblance)
-    return f"; nearest: {best!r}" if resemblance(best)[0] >= 0.5 else ""
+    return f"; nearest: {best!r}" if resemblance(best)[0] >= at_least else ""
 
 
 def number(value: object) -> object:

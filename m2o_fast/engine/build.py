@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 
 from m2o_fast.data import Augment, BatchSampler, Dataset, open_dataset
 from m2o_fast.data.cache import Report, named, silent
-from m2o_fast.data.layout import list_domains, splits_of
+from m2o_fast.data.contents import contents_of, shared_contents
+from m2o_fast.data.layout import Split, list_domains, splits_of
 from m2o_fast.engine.schema import Config
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import PLAIN, Domain
@@ -76,11 +78,8 @@ def build_sampler(config: Config, dataset: Dataset, translator: Translator) -> B
     """
     pairs = translator.paired_directions()
     if pairs and not dataset.has_pairs(pairs):
-        why = "the data has none: the images of a pair have the same name in the folders of both domains. Rename them"
-        if config.data.pair_fraction < 1:
-            share = f"data.pair_fraction {config.data.pair_fraction} of {dataset.count(0)} images"
-            why = f"{share} is none; raise it"
-        raise UserError(f"{config.learner} learns from known pairs, but {why}{config.way_out}")
+        share = f"data.pair_fraction {config.data.pair_fraction} of {dataset.count(0)} images"
+        raise _no_pairs(config, f"{share} is none; raise it" if config.data.pair_fraction < 1 else _NONE)
     return BatchSampler(
         dataset,
         translator.domains,
@@ -91,6 +90,13 @@ def build_sampler(config: Config, dataset: Dataset, translator: Translator) -> B
         references=translator.references(),
         augment=Augment(config.data.crop_probability, config.data.flip_probability),
     )
+
+
+_NONE = "the data has none: the images of a pair have the same name in the folders of both domains. Rename them"
+
+
+def _no_pairs(config: Config, why: str) -> UserError:
+    return UserError(f"{config.learner} learns from known pairs, but {why}{config.way_out}")
 
 
 def build_translator(config: Config, domains: tuple[Domain, ...]) -> Translator:
@@ -115,9 +121,16 @@ def check_listing(config: Config) -> None:
     if config.data.name != "folder" or config.data.dir is None:
         return
     root = Path(config.data.dir)
-    names = next(iter(list_domains(root, splits_of(root)).values()))
-    if names.keys() >= set(config.data.uni):  # else opening the data says what is wrong
-        check_domains(config, [Domain(name, multimodal=name not in config.data.uni) for name in names])
+    listing = list_domains(root, splits_of(root))
+    split: Split = "train" if "train" in listing else "test"
+    names = listing[split]
+    if not names.keys() >= set(config.data.uni):  # opening the data says what is wrong
+        return
+    check_domains(config, [Domain(name, multimodal=name not in config.data.uni) for name in names])
+    if config.facts.learns_from_pairs(config.variant):
+        contents = contents_of(root, listing, config.data.uni, split)
+        if not any(shared_contents(*two) for two in combinations(contents.values(), 2)):
+            raise _no_pairs(config, _NONE)
 
 
 def check_domains(config: Config, domains: Sequence[Domain]) -> None:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from m2o_fast.engine.schema import Config, config_class
 from m2o_fast.engine.yaml12 import dump_yaml, parse_yaml
 from m2o_fast.errors import UserError
-from m2o_fast.m2o import PLAIN
+from m2o_fast.m2o import PLAIN, VARIANTS
 from m2o_fast.settings import nearest
 from m2o_fast.translators import DEFAULT, EXAMPLE_SETTING, NAMES, system
 
@@ -95,13 +95,41 @@ def _get(config: Config, key: str) -> Any:
 def _unknown(key: str, source: str, name: str) -> ConfigError:
     # Somebody who writes "lr" means "optim.lr": try the last part alone before resemblance of the whole key.
     known, last = keys(name), key.rpartition(".")[2]
-    if owners := [other for other in NAMES if other != name and key in keys(other)]:
-        return ConfigError(
-            f"unknown key {_short(repr(key))} in {source}: system {name!r} has none; {', '.join(owners)} has one"
-        )
     same = [found for found in known if found.rpartition(".")[2] == last]
-    hint = f"; nearest: {same[0]!r}" if same else nearest(key, known)
-    return ConfigError(f"unknown key {_short(repr(key))} in {source}{hint or '; the keys are: ' + ', '.join(known)}")
+    owners = _owners(key, name)
+    hint = f"; nearest: {same[0]!r}" if same else nearest(key, known, at_least=0.75 if owners else 0.5)
+    where = f"unknown key {_short(repr(key))} in {source}"
+    if owners:
+        return ConfigError(f"{where}: system {name!r} has none; {' and '.join(owners)} {_have(owners)}{hint}")
+    return ConfigError(f"{where}{hint or '; the keys are: ' + ', '.join(known)}")
+
+
+def _owners(key: str, name: str) -> list[str]:
+    """The systems that have a key which the system ``name`` lacks."""
+    return [] if key in keys(name) else [other for other in NAMES if key in keys(other)]
+
+
+def _have(owners: Collection[str]) -> str:
+    return "has one" if len(owners) == 1 else "have one"
+
+
+def _refuse_foreign(tree: Mapping[Any, Any], source: str, name: str) -> None:
+    """Raises ``ConfigError`` where a layer has several keys of other systems: it was written for one of them."""
+    foreign = {key: owners for key in _written(tree) if (owners := _owners(key, name))}
+    if len(foreign) > 1:
+        others = list(dict.fromkeys(owner for owners in foreign.values() for owner in owners))
+        raise ConfigError(
+            f"keys of {' and '.join(others)} in {source}, which system {name!r} does not have: {', '.join(foreign)}"
+        )
+
+
+def _written(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
+    """The dotted keys of a layer, whether known or not."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _written(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
 
 
 def _leaves(tree: Mapping[Any, Any], source: str, system: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -149,6 +177,8 @@ def _choose_system(layers: Sequence[Layer]) -> tuple[str, Any]:
 
 
 def _require_system(name: Any, source: str) -> None:
+    if name in tuple(VARIANTS):
+        raise ConfigError(f"system = {name!r} in {source}: that is a variant; choose it with --variant {name}")
     if name not in NAMES:
         hint = f"unknown system{nearest(str(name), NAMES)} (systems: {', '.join(NAMES)})"
         raise ConfigError(f"system = {_short(repr(name))} in {source}: {hint}")
@@ -157,9 +187,7 @@ def _require_system(name: Any, source: str) -> None:
 def _other_system(name: str, source: str, before: str, layer: Layer) -> ConfigError:
     foreign = [key for key, _ in _leaves(*layer, before) if key not in (*keys(name), "system", "variant")]
     what = f"; {', '.join(foreign)} do not fit" if foreign else ""
-    return ConfigError(
-        f"{source} ask for system {name!r}, but {layer[1]} is a configuration of {before!r}{what}; leave out one"
-    )
+    return ConfigError(f"system = {name!r} in {source}, but {before!r} in {layer[1]}{what}; leave one of them out")
 
 
 class _Layers:
@@ -171,6 +199,7 @@ class _Layers:
         self.sources: dict[str, str] = {}
 
     def add(self, tree: Mapping[Any, Any], source: str) -> None:
+        _refuse_foreign(tree, source, self._name)
         seen = set()
         for key, value in _leaves(tree, source, self._name):
             if key in seen:
@@ -181,7 +210,8 @@ class _Layers:
 
     def _split_data_name(self, source: str, given: Collection[str]) -> None:
         """``folder:DIR`` is short for the name and its folder."""
-        name, colon, directory = str(self.values.get("data.name", "")).partition(":")
+        value = self.values.get("data.name")
+        name, colon, directory = value.partition(":") if isinstance(value, str) else ("", "", "")
         if colon:
             if "data.dir" in given:
                 raise ConfigError(f"the data folder is given twice in {source}: {directory} and data.dir (--data-dir)")

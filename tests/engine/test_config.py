@@ -318,3 +318,14 @@ def test_digits_take_no_folder():
 def test_the_configuration_needs_no_torch():
     code = "import sys, m2o_fast.engine.config; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_variant_in_the_place_of_a_system() -> None:
+    assert message_of(overrides={"system": "hms"}) == (
+        "system = 'hms' in the options: that is a variant; choose it with --variant hms"
+    )
+
+
+@pytest.mark.parametrize("value", ["[a]", "['folder:a']", "{a: 1}", "3"])
+def test_a_name_that_is_no_text(value: str) -> None:
+    assert "data.name" in message_of(assignments=[f"data.name={value}"])

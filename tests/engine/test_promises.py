@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -307,6 +308,10 @@ def test_what_needs_no_images_is_refused_before_any_is_read(tmp_path: Path, monk
         Trainer(small_config(["system=toy"], *data), tmp_path)
     with pytest.raises(UserError, match="a, b, c are all multi-modal; name those with one image"):
         Trainer(small_config(SMALLER["starganv2"], *data), tmp_path)
+    (tmp_path / "data" / "train" / "c" / "1.png").rename(tmp_path / "data" / "train" / "c" / "2.png")
+    shutil.rmtree(tmp_path / "data" / "train" / "b")
+    with pytest.raises(UserError, match="learns from known pairs, but the data has none"):
+        Trainer(small_config(SMALLER["starganv2"], *data, "data.uni=[c]"), tmp_path)
 
 
 def test_combinations_without_meaning_are_refused_with_the_reason() -> None:
@@ -319,9 +324,11 @@ def test_combinations_without_meaning_are_refused_with_the_reason() -> None:
 
 def test_a_key_of_another_system_is_told_apart_from_a_typo() -> None:
     with pytest.raises(
-        ConfigError, match="unknown key 'model.style_dim' in --set: system 'toy' has none; starganv2 has one"
+        ConfigError, match="unknown key 'model.max_width' in --set: system 'toy' has none; starganv2 has one; near"
     ):
-        load_config(assignments=["system=toy", "model.style_dim=3"])
+        load_config(assignments=["system=toy", "model.max_width=3"])
+    with pytest.raises(ConfigError, match="system 'starganv2' has none; .* have one; nearest: 'model.max_width'$"):
+        load_config(assignments=["model.width=3"])
     with pytest.raises(ConfigError, match="unknown key 'model.widht' in --set; nearest: 'model.width'"):
         load_config(assignments=["system=toy", "model.widht=3"])
 
@@ -331,6 +338,17 @@ def test_a_system_over_the_configuration_of_another_is_refused(tmp_path: Path) -
     file.write_text("system: toy\nmodel: {width: 8, average: true}\nsteps: 3\n")
     with pytest.raises(ConfigError) as caught:
         load_config(file, {"system": "starganv2"})
-    assert f"the options ask for system 'starganv2', but {file} is a configuration of 'toy'" in str(caught.value)
+    assert f"system = 'starganv2' in the options, but 'toy' in {file}; " in str(caught.value)
     assert "model.width, model.average do not fit" in str(caught.value)
     assert load_config(file).name == "toy" and load_config(file, {"variant": "hms"}).name == "toy-hms"
+
+
+def test_all_keys_that_a_file_has_of_another_system_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("model: {hidden_dim: 8}\nloss.r1: 2\nsteps: 3\n")
+    with pytest.raises(
+        ConfigError, match=r"keys of starganv2 in .*c.yaml, which system 'toy' does not have: model.hid"
+    ):
+        load_config(file, {"system": "toy"})
+    with pytest.raises(ConfigError, match=r"does not have: model.hidden_dim, loss.r1$"):
+        load_config(file, {"system": "toy"})
