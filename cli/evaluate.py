@@ -146,10 +146,10 @@ def evaluate(
     """Measure a run on its test split, or images against other images.
 
     Of a run, every direction is measured with the moving averages (EMA) of
-    the networks. Into a uni-modal domain: the error against the true image.
-    Into a multi-modal one: how true and how varied the translations are. The
-    result is kept in RUN/evaluation/, and RUN/report.html shows it.
-    docs/metrics.md explains the measures.
+    the networks, where they are kept. Into a uni-modal domain: the error
+    against the true image. Into a multi-modal one: how true and how varied
+    the translations are. The result is kept in RUN/evaluation/, and
+    RUN/report.html shows it. docs/metrics.md explains the measures.
     """
     from m2o_fast.engine.evaluation.options import Options
 

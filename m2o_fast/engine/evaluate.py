@@ -181,8 +181,12 @@ def _require_fit(translator: Translator, dataset: Dataset, data: str) -> None:
 
 def _report(subject: _Subject, found: Found, evaluation: Evaluation, options: Options) -> dict[str, Any]:
     notes = [] if subject.extractor else [MISSING]
+    translator = subject.translator
+    styled = any(translator.has_style(b) and translator.domains[b].multimodal for _, b in translator.directions())
     if subject.lpips and options.outputs_per_source < 2:
         notes.append("no lpips_diversity: it compares outputs of one source, --outputs-per-source 2 or more")
+    elif subject.lpips and not styled:
+        notes.append("no lpips_diversity: it compares outputs of one source, and without styles there is one of each")
     directions = {
         direction: {
             guidance: finite(measures, f"{direction}, {guidance}", notes) for guidance, measures in guidances.items()
@@ -200,9 +204,9 @@ def _report(subject: _Subject, found: Found, evaluation: Evaluation, options: Op
         "image_size": subject.translator.image_size,
         "sources": _one_or_each(sources),
         "sources_available": _one_or_each({name: subject.test.count(name) for name in sources}),
-        "outputs_per_source": options.outputs_per_source,
+        "outputs_per_source": options.outputs_per_source if styled else 1,
         "range": "[0, 1]",
-        "weights": "EMA",
+        "weights": "EMA" if translator.averaged_groups() else "of the step",
         "style_seed": SEED,
     }
     if "reference" in used:

@@ -94,7 +94,7 @@ class Plan:
             f"batch {self.batch_size} = {' x '.join(shares)} x {images}",
             f"device: {self.device} ({self.model}), {_counted(self.threads, 'thread', 'threads')}{each}, "
             f"{self._format()}",
-            f"kernels: {self._kernels()}",
+            *([f"kernels: {self._kernels()}"] if self.kernels else []),
             "parameters: " + ", ".join(f"{name.replace('_', ' ')} {size:,}" for name, size in self.parameters.items()),
             f"memory: {self._memory()}",
         ]

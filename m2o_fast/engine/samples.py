@@ -1,4 +1,4 @@
-"""Sample grids: the same inputs and styles at every step, translated with the averaged weights."""
+"""Sample grids: the same inputs and styles at every step, translated with the averaged weights where there are some."""
 
 from __future__ import annotations
 

@@ -80,12 +80,16 @@ class StyleWatch:
     def _complaint(self, effect: float | None, spread: float | None) -> str | None:
         if effect is not None and effect < STYLE_FLOOR:
             return (
-                f"ignores its style: two styles of one source differ by {effect:.1%} of what two real images do. Try "
-                f"{self._advice.no_style}"
+                f"ignores its style: two styles of one source differ by {effect:.1%} of what two real images do"
+                f"{_try(self._advice.no_style)}"
             )
         if spread is not None and spread < COLOR_FLOOR:
-            return f"has lost its colours: they spread {spread:.1%} as far as real ones. Try {self._advice.no_colors}"
+            return f"has lost its colours: they spread {spread:.1%} as far as real ones{_try(self._advice.no_colors)}"
         return None
+
+
+def _try(advice: str) -> str:
+    return f". Try {advice}" if advice else ""
 
 
 def first_alarm(config: Config) -> int:

@@ -40,12 +40,14 @@ class Pictures:
     Attributes:
         step: Step of the checkpoint they are made with.
         parameters: Net -> number of parameters.
+        averaged: Whether they are made with averaged weights.
         sample: The newest sample grid of the run, where the others could not be made.
         problems: Why something is missing.
     """
 
     step: int | None = None
     parameters: dict[str, int] = field(default_factory=dict)
+    averaged: bool = False
     fixed: list[Figure] = field(default_factory=list)
     random: list[Figure] = field(default_factory=list)
     interpolated: list[Figure] = field(default_factory=list)
@@ -98,6 +100,7 @@ def open_painter(record: Record, sources: Sources, pictures: Pictures) -> Painte
         folder, manifest = _checkpoint(record, pictures.problems)
         translator = load_translator(folder, manifest).to(sources.device)
         pictures.step, pictures.parameters = manifest["step"], dict(group_sizes(translator))
+        pictures.averaged = bool(translator.averaged_groups())
         if record.evaluation is not None and record.evaluation.step != pictures.step:
             pictures.problems.append(
                 f"the pictures are of step {pictures.step:,}: the checkpoint that was evaluated is not there any more"

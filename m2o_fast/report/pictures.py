@@ -1,4 +1,4 @@
-"""The pictures of a report, made anew with the averaged nets of a checkpoint, as PNG images within the page."""
+"""The pictures of a report, made anew with the nets of a checkpoint, as PNG images within the page."""
 
 from __future__ import annotations
 

@@ -31,6 +31,7 @@ from m2o_fast.engine.runlog import Log
 from m2o_fast.engine.schema import Config
 from m2o_fast.engine.translate import Request, translate_path
 from m2o_fast.errors import UserError
+from m2o_fast.metrics.diversity import Lpips
 from m2o_fast.nn.batch_norm import BatchNorm2d
 from m2o_fast.report import write_report
 from m2o_fast.translators import NAMES, system
@@ -144,8 +145,11 @@ def test_it_is_measured_and_reported(whole: tuple[Config, Path]) -> None:
     for (_, b), guidances in zip(ways, found["directions"].values(), strict=True):
         wanted = {"latent"} | ({"reference"} if translator.reads_style(b) else set())
         assert set(guidances) == (wanted if translator.has_style(b) else {"none"})
+    averaged, styled = bool(translator.averaged_groups()), any(map(translator.has_style, names))
+    assert found["protocol"]["weights"] == ("EMA" if averaged else "of the step")
+    assert found["protocol"]["outputs_per_source"] == (2 if styled else 1)
     page = write_report([run], device="cpu").read_text()
-    assert config.title in page
+    assert config.title in page and ("with the averaged weights of step" in page) == averaged
     for a, b in ways:
         assert f"{names[a]} to {names[b]}" in page or f"{names[a]} \N{RIGHTWARDS ARROW} {names[b]}" in page
 
@@ -248,6 +252,20 @@ def test_rates_follow_their_schedule(tmp_path: Path) -> None:
         assert [rate[name] for rate in rates] == pytest.approx(expected)
     kinds = {name: type(of).__name__ for name, of in trainer.stepper.optimizers.items()}
     assert kinds == {"makers": "AdamW", "judges": "SGD"}
+
+
+def test_a_plan_without_operators_has_no_empty_line(tmp_path: Path) -> None:
+    lines = Trainer(small_config(["system=toy"]), tmp_path).plan().lines()
+    assert lines and not [line for line in lines if line.startswith("kernels") or line.endswith(": ")]
+
+
+def test_lpips_without_styles_is_told(whole: tuple[Config, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    _, run = whole
+    monkeypatch.setattr("m2o_fast.engine.evaluate.open_lpips", lambda *_, **__: Lpips())
+    options = Options(sources=2, outputs_per_source=2, extractor="none", lpips="any")
+    found = evaluate_run(run, options, device="cpu")
+    measured = {name for guidances in found["directions"].values() for one in guidances.values() for name in one}
+    assert ("lpips_diversity" in measured) != any("no lpips_diversity" in warning for warning in found["warnings"])
 
 
 def test_an_average_without_a_decay_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from tiny import IMAGES, contents, tiny_config, tiny_digits
 
 from m2o_fast.engine.loop import Trainer, train
 from m2o_fast.engine.watch import StyleWatch, color_spread, first_alarm
+from m2o_fast.translators.settings import Advice
 from m2o_fast.translators.starganv2.translator import StarGANv2
 
 EFFECT, SPREAD = "gray->color/style_effect", "gray->color/color_spread"
@@ -82,6 +83,14 @@ def test_the_alarm_waits_until_the_average_has_forgotten_the_first_weights() -> 
     assert watch.alarms(29, values) == []
     assert watch.alarms(30, values) != []
     assert first_alarm(tiny_config("optim.ema=0", "steps=500")) == 50
+
+
+def test_where_there_is_no_advice_none_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    for how in ("ignores its style", "paints everything gray"):
+        watch, values = watch_of(Painter(how))
+        monkeypatch.setattr(watch, "_advice", Advice())
+        (message,) = watch.alarms(30, values)
+        assert "Try" not in message
 
 
 def test_figures_are_shares_of_what_real_images_show() -> None:
