@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from m2o_fast.errors import UserError
@@ -77,7 +78,9 @@ def create(description: Mapping[str, Any]) -> Translator:
 
 
 def from_official(
-    layout: str | Mapping[str, Any], state_dicts: Mapping[str, Any] | Sequence[str] | None = None, **settings: Any
+    layout: str | Mapping[str, Any] = NAMES[0],
+    state_dicts: Mapping[str, Any] | Sequence[str] | None = None,
+    **settings: Any,
 ) -> Translator:
     """A translator with published weights, in evaluation mode.
 
@@ -88,13 +91,17 @@ def from_official(
         settings: What shapes cannot tell, as the system's ``published.py`` says; ``domains``: their names.
 
     Raises:
-        UserError: An unknown layout, or weights that do not fit it.
+        UserError: An unknown layout, weights that do not fit it, or settings that it does not know.
     """
     if not isinstance(layout, str):
         if state_dicts is not None:
             settings = {"domains": state_dicts, **settings}
         layout, state_dicts = NAMES[0], layout
-    translator: Translator = published(layout).from_official(state_dicts, **settings)
+    make = published(layout).from_official
+    known = list(signature(make).parameters)[1:]
+    if unknown := [name for name in settings if name not in known]:
+        raise UserError(f"weights of layout {layout!r} take no {', '.join(unknown)}; they take {', '.join(known)}")
+    translator: Translator = make(state_dicts, **settings)
     return translator
 
 

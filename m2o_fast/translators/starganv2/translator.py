@@ -34,6 +34,7 @@ from m2o_fast.translators.base import Iteration, Phase, Translator, schedule_to_
 from m2o_fast.translators.starganv2.nets import Discriminator, Generator, MappingNetwork, StyleEncoder
 from m2o_fast.translators.starganv2.settings import Size, Weights
 
+PUBLISHED = Size(image_size=256, base_width=64, max_width=512)
 PHASES = (
     Phase("discriminator_latent", ("discriminator",)),
     Phase("discriminator_reference", ("discriminator",)),
@@ -56,8 +57,9 @@ class StarGANv2(Translator):
 
     Args:
         domains: The domains; resolved by ``rules`` (shared stems take the widest channel count).
-        rules: ``ManyToOne.symmetric()`` for StarGAN v2, ``ManyToOne()`` for HMU, with a supervised weight HMS.
-        size: Widths of the nets.
+        rules: ``ManyToOne.symmetric()`` for StarGAN v2, ``ManyToOne()`` for HMU, which is the default, with a
+            supervised weight HMS.
+        size: Widths of the nets; ``None``: the published ones, for images of 256 x 256.
         weights: Loss weights.
         discriminator: Whether there is one; translating needs none.
     """
@@ -65,16 +67,16 @@ class StarGANv2(Translator):
     def __init__(
         self,
         domains: Sequence[Domain],
-        rules: ManyToOne,
-        size: Size,
+        rules: ManyToOne | None = None,
+        size: Size | None = None,
         weights: Weights | None = None,
         *,
         discriminator: bool = True,
     ) -> None:
         super().__init__()
-        self.rules = rules
+        self.rules = rules or ManyToOne()
         self.domains = self.rules.resolve(domains)
-        self.size = size
+        self.size = size or PUBLISHED
         self.weights = weights or Weights()
         self.image_size = self.size.image_size
         self.styled = [k for k, domain in enumerate(self.domains) if self.rules.has_style(domain)]

@@ -11,6 +11,8 @@ from starganv2_cases import (
     published_weights,
 )
 
+import m2o_fast
+from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain, ManyToOne
 from m2o_fast.translators.starganv2.published import from_official
 from m2o_fast.translators.starganv2.settings import Size
@@ -85,3 +87,17 @@ def test_parameter_counts_of_the_published_nets(image_size: int, max_width: int,
         translator = StarGANv2([Domain("a"), Domain("b")], ManyToOne.symmetric(), size)
     counts = [sum(p.numel() for p in net.parameters()) for net in translator.children()]
     assert tuple(counts) == expected
+
+
+def test_what_is_left_out_is_as_it_was_published() -> None:
+    with torch.device("meta"):
+        translator = m2o_fast.StarGANv2([Domain("a"), Domain("b", 1, multimodal=False)])
+    assert translator.rules == ManyToOne() and translator.image_size == 256
+    assert translator.size.widths(6) == [64, 128, 256, 512, 512, 512, 512]
+
+
+def test_weights_go_by_their_old_keyword_and_unknown_settings_are_named() -> None:
+    with pytest.raises(UserError, match="missing nets: generator"):
+        m2o_fast.from_official(state_dicts={"other": {}})
+    with pytest.raises(UserError, match="weights of layout 'starganv2' take no image_size; they take domains"):
+        m2o_fast.from_official({"other": {}}, image_size=32)
