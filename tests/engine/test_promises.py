@@ -17,6 +17,7 @@ from recording import CpuRecorder
 from safetensors.torch import load_file, save_file
 from tiny import contents, stop_at, tiny_digits
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 import m2o_fast
 from m2o_fast.data import open_dataset
@@ -28,6 +29,7 @@ from m2o_fast.engine.graphs import GraphedStepper
 from m2o_fast.engine.loop import Trainer, train
 from m2o_fast.engine.processes import joined_processes
 from m2o_fast.engine.runlog import Log
+from m2o_fast.engine.samples import SampleGrid
 from m2o_fast.engine.schema import Config
 from m2o_fast.engine.translate import Request, translate_path
 from m2o_fast.errors import UserError
@@ -35,6 +37,7 @@ from m2o_fast.metrics.diversity import Lpips
 from m2o_fast.nn.batch_norm import BatchNorm2d
 from m2o_fast.report import write_report
 from m2o_fast.translators import NAMES, system
+from m2o_fast.translators.base import Translator
 
 #: what makes nets small beside their widths
 SMALLER = {
@@ -231,7 +234,38 @@ def test_a_step_that_fails_changes_nothing(words: list[str], tmp_path: Path) -> 
     assert all(torch.equal(tensor, before[name]) for name, tensor in state(trainer).items() if name in nets)
 
 
+@pytest.mark.parametrize("words", CASES)
+def test_batch_norms_are_those_that_processes_share(words: list[str], tmp_path: Path) -> None:
+    nets = Trainer(small_config(words), tmp_path).translator.modules()
+    assert {type(net) for net in nets if isinstance(net, _BatchNorm)} <= {BatchNorm2d}
+
+
+def test_samples_are_drawn_in_evaluation(whole: tuple[Config, Path], tmp_path: Path, monkeypatch: Any) -> None:
+    """Also where the nets themselves draw them; training goes on as it was."""
+    config, _ = whole
+    translate, modes = SampleGrid.translate, []
+
+    def noted(self: SampleGrid, translator: Translator) -> Any:
+        modes.append(translator.training)
+        return translate(self, translator)
+
+    monkeypatch.setattr(SampleGrid, "translate", noted)
+    trainer = Trainer(config, tmp_path / "run")
+    trainer.advance(Log())
+    trainer._save_samples(Log())
+    assert modes == [False] and trainer.translator.training
+
+
 # --- what only some systems have ---
+
+
+def test_statistics_are_copied_to_the_average(tmp_path: Path) -> None:
+    trainer = Trainer(small_config(["system=toy", "model.average=true"]), tmp_path)
+    trainer.advance(Log())
+    copies = dict(trainer.averaged.named_buffers())
+    trained = {name: buffer for name, buffer in trainer.translator.named_buffers() if name.startswith("generators.")}
+    assert trained and all(torch.equal(copies[name], buffer) for name, buffer in trained.items())
+    assert any(name.endswith("running_mean") and buffer.abs().max() > 0 for name, buffer in trained.items())
 
 
 def test_pools_are_in_the_checkpoint(tmp_path: Path) -> None:
