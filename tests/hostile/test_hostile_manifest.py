@@ -20,6 +20,7 @@ WRONG: dict[str, list[Any]] = {
     "format": [ABSENT, None, 2, "1", [], {}],
     "skipped": [ABSENT, None, -1, "0", 0.5],
     "skipped_in_a_row": [ABSENT, -1, []],
+    "optimizers": [None, [], "Adam", 3],
 }
 OUTSIDE = ["../../../etc/passwd", "/etc/passwd", "/dev/zero", "..", ".", "", "a/b", "a\0b", "../nets.safetensors"]
 DESCRIBED: dict[str, Any] = {
