@@ -150,6 +150,7 @@ def _check_facts(manifest: Mapping[str, Any], path: Path) -> None:
         f"'step' must be a whole number from 0 on, got {step!r:.40}": type(step) is not int or step < 0,
         "'translator' must be an object with 'domains', 'rules' and 'size'": not _is_described(described),
         f"{', '.join(map(repr, COUNTERS))} must be whole numbers from 0 on": not _are_counted(manifest),
+        "'optimizers' must be an object": not isinstance(manifest.get("optimizers", {}), dict),
         f"its folder is named after step {named}, but it is of step {step!r:.40}": named not in (None, step),
     }
     if wrong := [problem for problem, is_so in problems.items() if is_so]:
@@ -352,6 +353,11 @@ def training_tensors(training: Training) -> dict[str, dict[str, Tensor]]:
     return tensors | ({POOLS: _pool_tensors(training.pools)} if training.pools else {})
 
 
+def optimizer_kinds(optimizers: Mapping[str, torch.optim.Optimizer]) -> dict[str, str]:
+    """Parameter group -> the kind of its optimizer, for the manifest."""
+    return {name: type(optimizer).__name__ for name, optimizer in optimizers.items()}
+
+
 def _optimizer_tensors(translator: Translator, optimizers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
     names: dict[Tensor, str] = {parameter: name for name, parameter in translator.named_parameters()}
     return {
@@ -398,9 +404,12 @@ def load_training(folder: Path, training: Training) -> None:
 def _load_pools(folder: Path, pools: Mapping[str, HistoryPool]) -> None:
     if not pools:
         return
+    way_out = "go on with the settings that it was trained with, or train anew"
+    if not (folder / POOLS).exists():
+        raise CheckpointError(f"{folder} has no history pools ({POOLS}), but these settings ask for them; {way_out}")
     wanted, saved = _pool_tensors(pools), read_tensors(folder, POOLS)
     if problems := misfits(wanted, saved):
-        raise CheckpointError(f"{folder / POOLS} does not fit the history pools: {problems}")
+        raise CheckpointError(f"{folder / POOLS} does not fit the history pools: {problems}; {way_out}")
     for name, tensor in wanted.items():
         tensor.copy_(saved[name])
 

@@ -22,6 +22,7 @@ from m2o_fast.engine.checkpoint import (
     checkpoint_folder,
     load_training,
     newest_checkpoint,
+    optimizer_kinds,
     read_manifest,
     remove_leftovers,
     remove_old_checkpoints,
@@ -48,6 +49,7 @@ from m2o_fast.engine.start import (
     check_batch_norm,
     check_device,
     check_nets,
+    check_optimizers,
     check_schedule,
     check_settings,
     find_start,
@@ -245,6 +247,7 @@ class Trainer:
         self._unread: list[tuple[int, torch.Tensor]] = []  # steps whose outcome the host has not looked at
         self._saved_at: int | None = None
         if start.checkpoint is not None:
+            check_optimizers(optimizer_kinds(self.stepper.optimizers), start.checkpoint, start.manifest)
             load_training(start.checkpoint, self._training())
             self.step, self.skipped, self.skipped_in_a_row = (start.manifest[key] for key in COUNTERS)
             self._saved_at = self.step if start.checkpoint == checkpoint_folder(run, self.step) else None
@@ -372,6 +375,7 @@ class Trainer:
         facts = {
             **dict(zip(COUNTERS, (self.step, self.skipped, self.skipped_in_a_row), strict=True)),
             "translator": self.translator.describe(),
+            "optimizers": optimizer_kinds(self.stepper.optimizers),
             "data": self.fingerprint,
             "test_data": self.test_fingerprint,
             "threads": torch.get_num_threads(),

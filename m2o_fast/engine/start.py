@@ -294,6 +294,19 @@ def check_nets(wanted: Mapping[str, Any], checkpoint: Path, manifest: Mapping[st
         )
 
 
+def check_optimizers(wanted: Mapping[str, str], checkpoint: Path, manifest: Mapping[str, Any]) -> None:
+    """Raises ``UserError`` where groups are moved by other kinds of optimizers, whose state means something else.
+
+    Checkpoints of earlier versions do not say which kinds theirs were.
+    """
+    saved = manifest.get("optimizers", wanted)
+    changed = [f"{name}: {saved.get(name)} -> {kind}" for name, kind in wanted.items() if saved.get(name) != kind]
+    if changed:
+        raise UserError(
+            f"{checkpoint} was trained with other optimizers: {'; '.join(changed)}; go on with those, or train anew"
+        )
+
+
 def _refuse_lost_work(config: Config, run: Path, resume: str, checkpoint: Path, step: int) -> None:
     if step > config.steps:
         raise UserError(f"{checkpoint} has {step} steps done already, more than the {config.steps} asked for")

@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import m2o_fast
 from m2o_fast.data import open_dataset
-from m2o_fast.engine.checkpoint import POOLS, save_translator, training_tensors
+from m2o_fast.engine.checkpoint import POOLS, load_training, save_translator, training_tensors
 from m2o_fast.engine.config import ConfigError, load_config
 from m2o_fast.engine.evaluate import evaluate_run
 from m2o_fast.engine.evaluation.options import Options
@@ -35,9 +35,11 @@ from m2o_fast.engine.translate import Request, translate_path
 from m2o_fast.errors import UserError
 from m2o_fast.metrics.diversity import Lpips
 from m2o_fast.nn.batch_norm import BatchNorm2d
+from m2o_fast.nn.history import HistoryPool
 from m2o_fast.report import write_report
 from m2o_fast.translators import NAMES, system
 from m2o_fast.translators.base import Translator
+from m2o_fast.translators.settings import Optimizer
 
 #: what makes nets small beside their widths
 SMALLER = {
@@ -273,6 +275,29 @@ def test_pools_are_in_the_checkpoint(tmp_path: Path) -> None:
     pools = load_file(tmp_path / "run" / "checkpoints" / "step-00000002" / POOLS)
     assert {name: int(pools[f"{name}/filled"]) for name in ("color", "gray")} == {"color": 4, "gray": 4}
     assert pools["color/images"].shape == (5, 3, 32, 32)
+
+
+def test_pools_that_are_missing_or_of_another_capacity_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config(["system=toy"])
+    train(config, tmp_path / "run", quiet=True)
+    folder = tmp_path / "run" / "checkpoints" / "step-00000002"
+    monkeypatch.setattr(toy.Toy, "pools", lambda self: {"color": HistoryPool(7, (3, 32, 32))})
+    trainer = Trainer(config, tmp_path / "other")
+    with pytest.raises(UserError, match="go on with the settings that it was trained with, or train anew"):
+        load_training(folder, trainer._training())
+    (folder / POOLS).unlink()
+    with pytest.raises(UserError, match=r"has no history pools \(pools.safetensors\), but these settings ask for them"):
+        load_training(folder, trainer._training())
+
+
+def test_another_kind_of_optimizer_does_not_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small_config(["system=toy"])
+    train(config, tmp_path / "run", quiet=True)
+    monkeypatch.setattr(toy.Optim, "optimizer", lambda self, group: Optimizer(self.lr))
+    with pytest.raises(UserError, match="other optimizers: makers: AdamW -> Adam; judges: SGD -> Adam; go on with"):
+        train(config.model_copy(update={"steps": STEPS + 1}), tmp_path / "run", "auto", quiet=True)
 
 
 def test_rates_follow_their_schedule(tmp_path: Path) -> None:
