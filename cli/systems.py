@@ -56,7 +56,7 @@ def _facts(name: str) -> dict[str, Any]:
         "domains": "two domains" if facts.two_domains else "two domains or more",
         "sizes": facts.sizes.rule,
         "pairs": f"pairs for {', '.join(learning)}" if learning else "no pairs",
-        "variants": {variant: meanings[variant] for variant in facts.variants},
+        "variants": {variant: meanings.get(variant, "with rules of its own") for variant in facts.variants},
         "refused": dict(facts.refused),
         "presets": list(presets(name)),
     }

@@ -35,7 +35,6 @@ __all__ = [
 #: recipes for data: image size, augmentation, pace; those of a system stand in its folder
 _PRESETS = Path(__file__).with_name("presets")
 _LARGEST_FILE = 1 << 16  # bytes; all keys are 2 kB
-_PRESET_OF = {"ade20k": "ade20k-hms"}
 Layer = tuple[Mapping[Any, Any], str]
 
 
@@ -304,7 +303,7 @@ def load_config(
         )
     config = config_class(name)
     data = given.values.get("data.name", config.model_fields["data"].default.name)
-    chosen = preset or (_PRESET_OF.get(data, data) if isinstance(data, str) else "")
+    chosen = preset or (data if isinstance(data, str) else "")
     for recipes in (_data_presets(), system(name).presets):
         if chosen in recipes:  # an unknown data set is reported with all other wrong values
             merged.add(_read_yaml(recipes[chosen]), f"preset {chosen}.yaml")

@@ -198,7 +198,7 @@ def test_a_description_of_older_runs_still_builds_its_domains() -> None:
     assert [domain.kind for domain in StarGANv2.from_description(description).domains] == ["continuous"] * 2
 
 
-@pytest.mark.parametrize(("preset", "size"), [(None, 256), ("ade20k-hms", 256), ("ade20k-tiny", 32)])
+@pytest.mark.parametrize(("preset", "size"), [(None, 256), ("ade20k", 256), ("ade20k-tiny", 32)])
 def test_the_presets_are_valid(preset: str | None, size: int) -> None:
     config = load_config(overrides={"data.name": "ade20k:somewhere"}, preset=preset)
     assert (config.variant, config.data.name, config.data.dir) == ("hms", "ade20k", "somewhere")
