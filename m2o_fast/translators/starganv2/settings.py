@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator
 
 from m2o_fast.m2o import Domain, ManyToOne
-from m2o_fast.settings import Count, Decay, Rate, Weight
+from m2o_fast.settings import Count, Decay, Rate, Section, Weight
 from m2o_fast.translators import settings
 from m2o_fast.translators.settings import Optimizer, Sizes
 
@@ -62,16 +62,14 @@ class Size(Model):
         return widths
 
 
-class Loss(settings.Loss):
-    """Weights of the losses, each at least 0; the adversarial loss has weight 1.
+class _Weights(Section):
+    """What :class:`Loss` and :class:`Weights` share.
 
     Attributes:
         r1: R1 penalty of the discriminator.
         style: Style reconstruction.
         cycle: Cycle consistency.
         diversity: Diversity at the first step; it falls linearly to 0.
-        diversity_steps: Steps until it is 0; ``None``: all steps of the run.
-        supervised: Supervised loss of HMS; the other variants have none.
         r1_every: **Changes the numbers.** 1 takes the R1 penalty in every step, as published; k only in every k-th,
             with k times its weight (lazy regularization, arXiv 1912.04958, section 3.1, where k is 16).
         merge_discriminator_steps: **Changes the numbers.** False trains the discriminator twice per iteration, as
@@ -82,13 +80,23 @@ class Loss(settings.Loss):
     style: Weight = 1.0
     cycle: Weight = 1.0
     diversity: Weight = 1.0
-    diversity_steps: Count | None = None
-    supervised: Weight = 1.0
     r1_every: Count = 1
     merge_discriminator_steps: bool = False
 
 
-class Weights(Loss):
+class Loss(_Weights, settings.Loss):
+    """Weights of the losses, each at least 0; the adversarial loss has weight 1.
+
+    Attributes:
+        diversity_steps: Steps until the weight of diversity is 0; ``None``: all steps of the run.
+        supervised: Supervised loss of HMS; the other variants have none.
+    """
+
+    diversity_steps: Count | None = None
+    supervised: Weight = 1.0
+
+
+class Weights(_Weights):
     """The weights of the losses in numbers; that of the supervised loss belongs to :class:`ManyToOne`.
 
     Attributes:

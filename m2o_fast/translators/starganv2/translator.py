@@ -94,7 +94,7 @@ class StarGANv2(Translator):
             "domains": [asdict(domain) for domain in self.domains],
             "rules": asdict(self.rules),
             "size": self.size.model_dump(),
-            "weights": self.weights.model_dump(exclude={"supervised"}),
+            "weights": self.weights.model_dump(),
             "discriminator": self.discriminator is not None,
         }
 

@@ -15,7 +15,7 @@ import m2o_fast
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain, ManyToOne
 from m2o_fast.translators.starganv2.published import from_official
-from m2o_fast.translators.starganv2.settings import Size
+from m2o_fast.translators.starganv2.settings import Size, Weights
 from m2o_fast.translators.starganv2.translator import StarGANv2
 
 
@@ -101,3 +101,8 @@ def test_weights_go_by_their_old_keyword_and_unknown_settings_are_named() -> Non
         m2o_fast.from_official(state_dicts={"other": {}})
     with pytest.raises(UserError, match="weights of layout 'starganv2' take no image_size; they take domains"):
         m2o_fast.from_official({"other": {}}, image_size=32)
+
+
+def test_the_supervised_weight_is_that_of_the_rules_alone() -> None:
+    with pytest.raises(ValueError, match="supervised"):
+        Weights(supervised=1.0)
