@@ -12,7 +12,7 @@ from m2o_fast.translators import NAMES
 
 EXAMPLES = examples(
     (f"m2o-fast convert {NAMES[0]} nets_ema.ckpt --out afhq --domains cat,dog,wild", "convert"),
-    (f"m2o-fast convert {NAMES[-1]} G_A=latest_net_G_A.pth G_B=latest_net_G_B.pth --out horses", "a file per net"),
+    (f"m2o-fast convert {NAMES[-1]} G_A=net_G_A.pth G_B=net_G_B.pth --out horses", "a file per net"),
     ("m2o-fast translate cat.png --run afhq --from cat --to dog --out dog.png", "then use"),
     (f"m2o-fast convert {NAMES[-1]} runs/a --to-official --out published", "and back"),
 )
