@@ -64,6 +64,15 @@ def evaluate(
             metavar="S", min=1, help="Read image files at S x S pixels, if they differ.", rich_help_panel=_WHAT
         ),
     ] = None,
+    fit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="With --size: stretch, crop or pad image files that are not square, as data.fit does. "
+            "[dim]\\[default: stretch][/dim]",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(
@@ -167,11 +176,11 @@ def evaluate(
         **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
     )
     of_run = (checkpoint, data, data_dir, uni, outputs_per_source, guidance, sources, lpips)
-    if real is None and truth is None and size is None:
+    if real is None and truth is None and size is None and fit is None:
         result = _run(subject, options, checkpoint, data, data_dir, uni, device, quiet)
     else:
         _refuse([name for name, value in zip(_RUNS_ONLY, of_run, strict=True) if value])
-        result = _images(subject, options, real, truth, size, device, quiet)
+        result = _images(subject, options, real, truth, size, fit, device, quiet)
     if as_json and result:
         typer.echo(json.dumps(result))
     elif result:
@@ -184,7 +193,7 @@ def _refuse(options: list[str]) -> None:
     if options:
         from m2o_fast.errors import UserError
 
-        raise UserError(f"{', '.join(options)}: for runs; images are compared with --real, --truth and --size alone")
+        raise UserError(f"{', '.join(options)}: for runs; images have --real, --truth, --size and --fit")
 
 
 def _run(
@@ -235,6 +244,7 @@ def _images(
     real: Path | None,
     truth: Path | None,
     size: int | None,
+    fit: str | None,
     device: str,
     quiet: bool,
 ) -> dict[str, Any]:
@@ -242,5 +252,16 @@ def _images(
     from m2o_fast.errors import UserError
 
     if images is None:
-        raise UserError("--real, --truth and --size are for images: name their folder, m2o-fast eval IMAGES --real DIR")
-    return evaluate_images(images, real=real, truth=truth, size=size, options=options, device=device, quiet=quiet)
+        raise UserError(
+            "--real, --truth, --size and --fit are for images: name their folder, m2o-fast eval IMAGES --real DIR"
+        )
+    return evaluate_images(
+        images,
+        real=real,
+        truth=truth,
+        size=size,
+        fit=fit or "stretch",  # type: ignore[arg-type]  # checked there
+        options=options,
+        device=device,
+        quiet=quiet,
+    )

@@ -41,7 +41,7 @@ _LAYOUT = (
 
 
 def load_ade20k(files: Files, labels: Literal["palette", "onehot"] = "palette") -> Dataset:
-    """One split of ADE20K, all pictures stretched to squares: photographs antialiased, label maps by nearest pixels.
+    """One split of ADE20K, all pictures as squares: photographs scaled antialiased, label maps by nearest pixels.
 
     Args:
         files: Where and how to read. Where the split is missing, the other one is taken, with a warning.
@@ -52,19 +52,22 @@ def load_ade20k(files: Files, labels: Literal["palette", "onehot"] = "palette") 
     """
     root = scene_parsing_folder(files.root)
     pairs = scene_pairs(root, _split_there(root, SPLITS[files.split]))
-    size = files.image_size
+    size, fit = files.image_size, files.fit
     kept = partial(
         decoded, keep=files.cache, max_unreadable=files.max_unreadable, report=files.report, verify=files.verify
     )
     photos = kept(
-        [photo for photo, _ in pairs], lambda path: read_pixels(path, 3, size), (3, size, size), f"RGB {size}"
+        [photo for photo, _ in pairs],
+        partial(read_pixels, channels=3, size=size, fit=fit),
+        (3, size, size),
+        f"RGB {size}" if fit == "stretch" else f"RGB {size}, {fit}",
     )
     photo_of = {pairs[i][1]: pairs[i][0] for i in photos.kept}
 
     def read_map(path: Path) -> np.ndarray:
-        return read_class_numbers(path, CLASSES, size, photo_of[path])
+        return read_class_numbers(path, CLASSES, size, photo_of[path], fit)
 
-    # Whether a label map has the size of its photograph depends on both.
+    # Whether a label map has the size of its photograph depends on both; the photographs' fingerprint knows the fit.
     recipe = f"labels {size} of {photos.fingerprint}"
     return LabelledScenes(
         photos, kept(list(photo_of), read_map, (size, size), recipe), files, labels, class_names(root)

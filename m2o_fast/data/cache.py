@@ -21,6 +21,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import PIL
 
+from m2o_fast.data.fit import Fit
 from m2o_fast.data.index import FileIndex, stat_of
 from m2o_fast.data.parallel import Report, mapped, silent
 from m2o_fast.errors import UserError
@@ -48,6 +49,7 @@ class Files:
         max_unreadable: Share of a domain's files that may be unreadable, in [0, 1].
         report: Called with a line of text for what takes long.
         verify: Whether all files are read again, whatever their dates say.
+        fit: What becomes of images that are not square.
     """
 
     root: Path
@@ -59,6 +61,7 @@ class Files:
     max_unreadable: float = 0.01
     report: Report = silent
     verify: bool = False
+    fit: Fit = "stretch"
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from m2o_fast.data.check_report import (
     FEW,
     CheckReport,
     ImageFacts,
+    aspect_notes,
     by_kind,
     counted,
     described,
@@ -120,7 +121,7 @@ class _Split(NamedTuple):
             (problems if fails else notes).append(text if fails else f"{text}; training leaves them out")
         if 0 < len(self.pairs()) < FEW:
             notes.append(f"{self.name}: {counted(len(self.pairs()), 'pair')}, which is few to train or measure with")
-        return problems, notes
+        return problems, notes + aspect_notes(f"{self.name} images", self.photos)
 
     def _bad_photos(self) -> list[str]:
         return [photo.problem for photo in self.photos if photo.problem]

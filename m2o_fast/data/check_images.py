@@ -17,6 +17,7 @@ from m2o_fast.data.check_report import (
     FEW,
     CheckReport,
     ImageFacts,
+    aspect_notes,
     counted,
     described,
     examine_all,
@@ -175,6 +176,7 @@ def _remarks(found: Found, max_unreadable: float) -> tuple[list[str], list[str]]
             bad, odd = _remarks_on(f"{folder}/{name}", domain, max_unreadable)
             problems += bad
             notes += odd
+        notes += aspect_notes(folder, [fact for domain in domains.values() for fact in domain.readable()])
     return problems, notes
 
 

@@ -25,6 +25,7 @@ FEW = 10
 
 
 _FACTS = 1  # another number wherever other facts are found
+_STRETCHED = 1.1  # times longer in one direction than in the other
 _SIDE = 8  # decoding a file to this size meets whatever is wrong with it
 _ORIENTATION = 0x0112
 _COMMON = ("1", "L", "RGB", "P", "LA", "RGBA", "PA")
@@ -179,6 +180,19 @@ def oddity_notes(where: str, facts: Sequence[ImageFacts]) -> list[str]:
     if facts and (sentence := about_range(max(fact.largest for fact in facts))):
         notes.append(f"{where}: {sentence}")
     return notes
+
+
+def aspect_notes(where: str, facts: Sequence[ImageFacts]) -> list[str]:
+    """What to do about images of several aspect ratios, where stretching would change some of them visibly."""
+    ratios = [width / height for width, height in (fact.size for fact in facts if not fact.problem)]
+    odd = sum(max(ratio, 1 / ratio) > _STRETCHED for ratio in ratios)
+    if not odd or max(ratios) <= _STRETCHED * min(ratios):
+        return []
+    return [
+        f"{where}: {odd} of {counted(len(ratios), 'image')} would be stretched by more than {_STRETCHED - 1:.0%} "
+        f"(width / height from {min(ratios):.2g} to {max(ratios):.2g}); --set data.fit=crop takes the middle of each, "
+        "data.fit=pad all of it"
+    ]
 
 
 def by_kind(messages: Iterable[str]) -> list[list[str]]:

@@ -26,6 +26,7 @@ from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain
 
 _LOOKED_AT = 64  # images of a domain, for what is true of all
+_FITTED = {"stretch": "stretched", "crop": "cropped", "pad": "padded"}  # in what keys the cache: never changed
 
 
 class FolderDataset(Dataset):
@@ -203,9 +204,9 @@ def _decode(files: Files, images: Images, index: FileIndex, channels: int) -> De
     size, half = files.image_size, "" if images.part == "whole" else f"{images.part} halves of "
     return decoded(
         index,
-        partial(read_pixels, channels=channels, size=size, part=images.part),
+        partial(read_pixels, channels=channels, size=size, part=images.part, fit=files.fit),
         (channels, size, size),
-        f"{half}images with {channels} channels, stretched to {size} x {size}",
+        f"{half}images with {channels} channels, {_FITTED[files.fit]} to {size} x {size}",
         keep=files.cache,
         max_unreadable=files.max_unreadable,
         report=files.report,

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from m2o_fast.data.deep_images import deep_values, is_deep_gray, luminance
+from m2o_fast.data.fit import Fit, squared
 from m2o_fast.errors import UserError
 from m2o_fast.files import replacing
 
@@ -61,12 +62,13 @@ def read_image(path: str | Path, channels: int, size: int | None) -> Tensor:
     return (planes.expand(channels, -1, -1) * 2 - 1)[None].contiguous()
 
 
-def read_pixels(path: str | Path, channels: int, size: int, part: Part = "whole") -> np.ndarray:
+def read_pixels(path: str | Path, channels: int, size: int, part: Part = "whole", fit: Fit = "stretch") -> np.ndarray:
     """The same in 8 bit: uint8 ``[channels, S, S]``. What has more bits is rounded, 8-bit images keep their values.
 
-    A half is that of the image as it is shown, which must be twice as wide as high.
+    A half is that of the image as it is shown, which must be twice as wide as high. ``fit`` says what becomes of images
+    that are not square, see :func:`m2o_fast.data.fit.squared`.
     """
-    planes = np.rint(_read_values(Path(path), channels, size, part) * 255).astype(np.uint8)
+    planes = np.rint(_read_values(Path(path), channels, size, part, fit) * 255).astype(np.uint8)
     return planes if len(planes) == channels else planes.repeat(channels, axis=0)
 
 
@@ -105,7 +107,7 @@ def is_gray(path: str | Path) -> bool | None:
         return None
 
 
-def _read_values(path: Path, channels: int, size: int | None, part: Part = "whole") -> np.ndarray:
+def _read_values(path: Path, channels: int, size: int | None, part: Part = "whole", fit: Fit = "stretch") -> np.ndarray:
     """float32 ``[1 or channels, S, S]``, or of the image's own size, in [0, 1]."""
     if channels not in _MODES:
         raise ValueError(f"channels must be 1 or 3, got {channels}")
@@ -114,7 +116,7 @@ def _read_values(path: Path, channels: int, size: int | None, part: Part = "whol
             width, height = shown_size(image)
             if width != 2 * height:
                 raise UserError(f"{path}: {width} x {height} pixels; two joined images are twice as wide as high")
-        values = _values(image, channels, size, part)
+        values = _values(image, channels, size, part, fit)
     if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
         raise UserError(f"{path}: the values of a floating-point image must be in [0, 1]; convert it")
     return values.reshape(*values.shape[:2], -1).transpose(2, 0, 1)
@@ -162,10 +164,11 @@ def shown_size(image: Image.Image) -> tuple[int, int]:
     return (height, width) if image.getexif().get(_ORIENTATION, 1) in _TURNED else (width, height)
 
 
-def _values(image: Image.Image, channels: int, size: int | None, part: Part) -> np.ndarray:
+def _values(image: Image.Image, channels: int, size: int | None, part: Part, fit: Fit) -> np.ndarray:
     """float32 ``[S, S]`` or ``[S, S, 3]``, in [0, 1] for all images that are as they should be."""
     if (deep := deep_values(image)) is not None:
-        return _deep(deep if channels == 3 else luminance(deep), image.getexif().get(_ORIENTATION, 1), size, part)
+        orientation = image.getexif().get(_ORIENTATION, 1)
+        return _deep(deep if channels == 3 else luminance(deep), orientation, size, part, fit)
     image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -173,16 +176,16 @@ def _values(image: Image.Image, channels: int, size: int | None, part: Part) -> 
         image = image.convert("RGB")
     elif image.mode not in ("L", "RGB", "1"):
         image = image.convert("RGB")
-    return np.array(_resized(image.convert(_MODES[channels]), size, part), dtype=np.float32) / 255
+    return np.array(_resized(image.convert(_MODES[channels]), size, part, fit), dtype=np.float32) / 255
 
 
-def _deep(values: np.ndarray, orientation: int, size: int | None, part: Part) -> np.ndarray:
+def _deep(values: np.ndarray, orientation: int, size: int | None, part: Part, fit: Fit) -> np.ndarray:
     """Turns and resizes ``[H, W]`` or ``[H, W, 3]``, channel by channel."""
     planes = []
     for plane in values.reshape(*values.shape[:2], -1).transpose(2, 0, 1):
         image = Image.fromarray(np.ascontiguousarray(plane, dtype=np.float32))
         image.getexif()[_ORIENTATION] = orientation
-        planes.append(np.asarray(_resized(ImageOps.exif_transpose(image), size, part)))
+        planes.append(np.asarray(_resized(ImageOps.exif_transpose(image), size, part, fit)))
     return np.stack(planes, axis=-1)
 
 
@@ -194,11 +197,9 @@ def part_of(image: Image.Image, part: Part) -> Image.Image:
     return image.crop((0, 0, half, image.height) if part == "left" else (half, 0, image.width, image.height))
 
 
-def _resized(image: Image.Image, size: int | None, part: Part) -> Image.Image:
+def _resized(image: Image.Image, size: int | None, part: Part, fit: Fit) -> Image.Image:
     image = part_of(image, part)
-    return (
-        image if size is None or image.size == (size, size) else image.resize((size, size), Image.Resampling.BILINEAR)
-    )
+    return image if size is None else squared(image, size, fit)
 
 
 def save_image(image: Tensor, path: str | Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from m2o_fast.data.fit import Fit, squared
 from m2o_fast.data.images import opened
 from m2o_fast.errors import UserError
 from m2o_fast.labels import draw_labels, read_labels
@@ -18,14 +19,17 @@ _ORIENTATION = 0x0112
 _NEAR = 16 / 255  # beyond what JPEG does to flat areas; a tenth of the RGB cube is nearer than that to ADE20K's colours
 
 
-def read_class_numbers(path: Path, classes: int, size: int | None, photo: Path | None = None) -> np.ndarray:
-    """A file with a class number per pixel, stretched to ``size`` x ``size`` by taking the nearest pixel.
+def read_class_numbers(
+    path: Path, classes: int, size: int | None, photo: Path | None = None, fit: Fit = "stretch"
+) -> np.ndarray:
+    """A file with a class number per pixel, scaled to ``size`` x ``size`` by taking the nearest pixel.
 
     Args:
         path: A gray 8-bit image, or one with a palette, whose colours are ignored; turned as its EXIF orientation says.
         classes: Number of classes, void included.
         size: Side length S of the result in pixels; ``None``: height and width stay.
         photo: The image that it labels, which must have the same width and height.
+        fit: What becomes of it if it is not square, see :func:`m2o_fast.data.fit.squared`; margins are void, 0.
 
     Returns:
         uint8 ``[S, S]`` in [0, classes).
@@ -46,7 +50,7 @@ def read_class_numbers(path: Path, classes: int, size: int | None, photo: Path |
             )
         if (largest := int(np.asarray(image).max())) >= classes:
             raise UserError(f"{path}: class {largest}, but classes are 0 to {classes - 1}")
-        return np.array(_resized(image, size), dtype=np.uint8)
+        return np.array(_resized(image, size, fit), dtype=np.uint8)
 
 
 def read_label_map(path: Path, classes: int, size: int | None) -> Tensor:
@@ -72,8 +76,8 @@ def read_label_map(path: Path, classes: int, size: int | None) -> Tensor:
     return torch.from_numpy(read_class_numbers(path, classes, size)).to(torch.int64)[None]
 
 
-def _resized(image: Image.Image, size: int | None) -> Image.Image:
-    return image if size is None else image.resize((size, size), Image.Resampling.NEAREST)
+def _resized(image: Image.Image, size: int | None, fit: Fit = "stretch") -> Image.Image:
+    return image if size is None else squared(image, size, fit, is_label_map=True)
 
 
 def _from_colors(path: Path, image: Image.Image, classes: int) -> Tensor:

@@ -12,6 +12,7 @@ from m2o_fast.data.cache import Files, Report, silent
 from m2o_fast.data.colorize import ColorizedDigits, ColorLaw
 from m2o_fast.data.dataset import Dataset
 from m2o_fast.data.digits import load_digits
+from m2o_fast.data.fit import Fit
 from m2o_fast.data.folder import load_folder
 from m2o_fast.data.mnist import load_mnist
 from m2o_fast.data.settings import DATASETS
@@ -32,6 +33,7 @@ def open_dataset(
     cache: bool = True,
     max_unreadable: float = 0.01,
     verify: bool = False,
+    fit: Fit = "stretch",
     report: Report = silent,
 ) -> Dataset:
     """One split of a data set.
@@ -52,6 +54,7 @@ def open_dataset(
         cache: Whether decoded images are kept in the cache folder.
         max_unreadable: Share of a domain's image files that may be unreadable.
         verify: Whether all image files are read again, whatever their dates say.
+        fit: What becomes of image files that are not square, see :func:`m2o_fast.data.fit.squared`.
         report: Called with a line of text for what takes long.
 
     Raises:
@@ -68,7 +71,7 @@ def open_dataset(
         if data_dir is None:
             raise UserError(f"data set {name!r} needs its folder: --data {name}:DIR")
         root = Path(data_dir).expanduser()
-        files = Files(root, split, image_size, seed, pair_fraction, cache, max_unreadable, report, verify)
+        files = Files(root, split, image_size, seed, pair_fraction, cache, max_unreadable, report, verify, fit)
         return load_folder(files, uni) if name == "folder" else load_ade20k(files, labels)
     if name == "digits" and data_dir is not None:
         warnings.warn(

@@ -45,6 +45,8 @@ class DataConfig(Section):
         verify: Read all image files again at the start, whatever their dates say.
         max_unreadable: Share of a domain's image files that may be unreadable; they are named and left out.
         image_size: Side length of the images in pixels; which ones there are depends on the system.
+        fit: What becomes of image files that are not square: ``"stretch"`` them, ``"crop"`` the largest centred square,
+            or ``"pad"`` the shorter side by mirroring, label maps with void.
         color_law: Law of a digit's colour: ``"rgb"`` (uniform in the RGB cube where the brightest channel is at
             least 0.25) or ``"hue"`` (fully saturated, uniform hue).
         pair_fraction: Share of the contents whose pairs are known, in [0, 1]; of digits: of the colour images.
@@ -60,6 +62,7 @@ class DataConfig(Section):
     verify: StrictBool = False
     max_unreadable: Share = 0.01
     image_size: Annotated[int, BeforeValidator(number), Field(ge=1, le=2**16)] = 32
+    fit: Literal["stretch", "crop", "pad"] = "stretch"
     color_law: Literal["rgb", "hue"] = "rgb"
     pair_fraction: Share = 1.0
     crop_probability: Share = 0.0

@@ -40,6 +40,7 @@ def open_split(config: Config, split: str, data_dir: str | None = None, report: 
         cache=data.cache,
         max_unreadable=data.max_unreadable,
         verify=data.verify,
+        fit=data.fit,
         report=report,
     )
 

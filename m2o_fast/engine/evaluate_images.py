@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
+from m2o_fast.data.fit import Fit
 from m2o_fast.engine.device import choose_device
 from m2o_fast.engine.evaluation.extractor import NO_REAL, features_protocol, open_features
 from m2o_fast.engine.evaluation.images import FolderImages, Images, open_images, paired, require_one_size
@@ -29,6 +30,7 @@ def evaluate_images(
     real: str | Path | Tensor | None = None,
     truth: str | Path | Tensor | None = None,
     size: int | None = None,
+    fit: Fit = "stretch",
     options: Options | None = None,
     device: str = "auto",
     quiet: bool = True,
@@ -42,6 +44,7 @@ def evaluate_images(
         truth: The same of true images, each of which is what the image of the same name (in a tensor: of the same
             number) should be: ``mse``, ``psnr`` and ``ssim`` are measured.
         size: Side length that image files are brought to; ``None``: they must be of one size.
+        fit: With ``size``: what becomes of files that are not square, as ``data.fit`` says it for training.
         options: What to measure with: the extractor, ``fid``, ``download`` and ``batch_size``.
         device: Where to compute features.
         quiet: Show no progress.
@@ -51,8 +54,9 @@ def evaluate_images(
         other processes than the leading one an empty object.
 
     Raises:
-        UserError: Nothing to compare with, no extractor for real images, images that cannot be read, are not finite or
-            of several sizes, or true images that do not pair with the images; names the first five.
+        UserError: Nothing to compare with, an unknown ``fit`` or one without ``size``, no extractor for real images,
+            images that cannot be read, are not finite or of several sizes, or true images that do not pair with the
+            images; names the first five.
     """
     options = options or Options()
     if real is None and truth is None:
@@ -64,11 +68,15 @@ def evaluate_images(
         raise UserError(
             "real images are compared by features: choose --extractor inception:FILE, or digits-cnn for coloured digits"
         )
+    if fit not in get_args(Fit):
+        raise UserError(f"unknown --fit {fit!r}; choose from {', '.join(get_args(Fit))}")
+    if fit != "stretch" and size is None:
+        raise UserError(f"--fit {fit} says how image files are brought to one size; give it too, --size S")
     with joined_processes() as processes:
         where, meter = choose_device(device, processes), Meter(show=processes.leads and not quiet)
         with processes.in_turn():
             sets = {
-                name: open_images(given, name, size)
+                name: open_images(given, name, size, fit)
                 for name, given in (("images", images), ("truth", truth), ("real", real))
                 if given is not None
             }
@@ -78,7 +86,7 @@ def evaluate_images(
             extractor = open_features(options, where) if "real" in sets else None
         with torch.inference_mode():
             measures = _measure_images(sets, partners, extractor, options, where, meter, processes)
-        return _images_report(sets, measures, extractor) if processes.leads else {}
+        return _images_report(sets, measures, extractor, fit) if processes.leads else {}
 
 
 def _measure_images(
@@ -117,7 +125,7 @@ def _true_images(truth: Images, partners: Sequence[int], indices: Tensor) -> tup
 
 
 def _images_report(
-    sets: Mapping[str, Images], measures: Sequence[Measure], extractor: Extractor | None
+    sets: Mapping[str, Images], measures: Sequence[Measure], extractor: Extractor | None, fit: Fit
 ) -> dict[str, Any]:
     images, notes = sets["images"], [] if extractor else [NO_REAL]
     values: dict[str, Value] = {}
@@ -130,6 +138,8 @@ def _images_report(
         for entry in details.get("worst", []):
             entry["file"] = images.paths[entry["index"]].name
     protocol = {"images": images.count, "image_size": images.size, "range": "[0, 1]"}
+    if fit != "stretch":
+        protocol["fit"] = fit
     if extractor is not None:
         protocol |= features_protocol(extractor, sets["real"].name) | {"real_images": sets["real"].count}
     return {

@@ -171,6 +171,10 @@ def test_eval_of_images(here, refused, home, tmp_path):
     Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(tmp_path / "b.png")
     assert "32 x 32 pixels, but" in refused("eval", gray, "--truth", tmp_path)
     assert here("eval", gray, "--truth", tmp_path, "--size", 16, "--json")[0] == 0
+    code, out, _ = here("eval", gray, "--truth", tmp_path, "--size", 16, "--fit", "crop", "--json")
+    assert code == 0 and json.loads(out)["protocol"]["fit"] == "crop"
+    assert "--size S" in refused("eval", gray, "--truth", tmp_path, "--fit", "pad")
+    assert "name their folder" in refused("eval", "--fit", "pad")
 
 
 # --- translate ---

@@ -15,6 +15,11 @@ from m2o_fast.data.check import check_folder
 from m2o_fast.errors import UserError
 from m2o_fast.labels import palette
 
+STRETCHED = (
+    "images: 8 of 10 images would be stretched by more than 10% (width / height from 0.69 to 2.5); "
+    "--set data.fit=crop takes the middle of each, data.fit=pad all of it"
+)
+
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,7 +38,8 @@ def test_a_sound_folder(root: Path) -> None:
     assert lines[1] == "training images: 10 images, 50x20 to 64x64, median 33x48, RGB 10"
     assert lines[2].startswith("training annotations: 10 files, ") and lines[3] == "training: 10 pairs"
     assert lines[-2:] == [f"m2o-fast train --variant hms --data ade20k:{root}", "20 pairs, 0 problems"]
-    assert report.notes == [] and len(report.facts["splits"]["training"]["classes"]) > 50
+    assert report.notes == [f"training {STRETCHED}", f"validation {STRETCHED}"]
+    assert len(report.facts["splits"]["training"]["classes"]) > 50
     assert 0 not in report.facts["splits"]["training"]["classes"], "void is no class"
 
 
@@ -46,6 +52,7 @@ def test_one_split_alone_and_no_names(root: Path) -> None:
     assert report.notes == [
         f"{root}: no names of the classes (objectInfo150.txt)",
         f"{root} has validation images alone: they serve for training and testing",
+        f"validation {STRETCHED}",
     ]
 
 

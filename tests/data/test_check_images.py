@@ -106,6 +106,8 @@ def test_odd_files_are_named_with_what_becomes_of_them(root: Path) -> None:
         "train/photo: 1 image with several frames, of which the first is taken: moving.gif",
         "train/photo: 1 image with transparent parts, which become black: clear.png",
         "train: 1 file in no domain, ignored: stray.png",
+        "train: 1 of 29 images would be stretched by more than 10% (width / height from 1 to 2); "
+        "--set data.fit=crop takes the middle of each, data.fit=pad all of it",
     ]
     assert "train/photo: 18 images, 12x12 to 30x30, median 12x12, RGB " in report.lines[1]
     (turned,) = examine_all(FileIndex(root / "train" / "photo", ["turned.jpg"]))

@@ -11,7 +11,7 @@ from fakes import PASSED, Painter, mean_color_extractor, squares
 from PIL import Image
 
 import m2o_fast
-from m2o_fast.data.images import save_image
+from m2o_fast.data.images import read_pixels, save_image
 from m2o_fast.engine.evaluate_images import evaluate_images
 from m2o_fast.engine.evaluation.options import Options
 from m2o_fast.engine.evaluation.translations import Evaluation
@@ -151,6 +151,22 @@ def test_a_size_for_images_of_several(sets: dict[str, torch.Tensor], tmp_path: P
     assert evaluate_images(folder, truth=folder, size=16)["measures"]["mse"] == 0
 
 
+@pytest.mark.parametrize("fit", ["crop", "pad"])
+def test_images_that_are_not_square_are_read_as_training_reads_them(
+    sets: dict[str, torch.Tensor], tmp_path: Path, fit: str
+) -> None:
+    folder, squares_of = write(sets["images"][:, :, :11], tmp_path / "wide"), tmp_path / "square"
+    for path in folder.iterdir():
+        save_image(torch.from_numpy(read_pixels(path, 3, 16, fit=fit)) / 127.5 - 1, squares_of / path.name)
+    given = {"real": folder, "truth": folder, "size": 16, "options": FEATURES}
+    fitted = evaluate_images(squares_of, fit=fit, **given)
+    assert fitted["measures"]["mse"] == 0 and fitted["measures"]["fid_clean"] == pytest.approx(0, abs=1e-6)
+    assert fitted["protocol"]["fit"] == fit
+    stretched = evaluate_images(squares_of, **given)
+    assert stretched["measures"]["mse"] > 0 and stretched["measures"]["fid_clean"] > 1e-6, "its features are others"
+    assert "fit" not in stretched["protocol"]
+
+
 # --- refusals ---
 
 
@@ -207,6 +223,8 @@ def test_wrong_tensors_are_worded(sets: dict[str, torch.Tensor]) -> None:
     assert "uint8" in refused(truth.long(), truth=truth)
     assert "16 x 16 pixels, but truth of 8 x 8" in refused(truth, truth=truth[:, :, :8, :8])
     assert "leave size out" in refused(truth, truth=truth, size=8)
+    assert "give it too, --size S" in refused(truth, truth=truth, fit="crop")
+    assert "unknown --fit 'cut'; choose from stretch, crop, pad" in refused(truth, truth=truth, size=8, fit="cut")
 
 
 def test_extractors_that_cannot_be_opened(sets: dict[str, torch.Tensor], tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from m2o_fast.data.cache import named
+from m2o_fast.data.fit import Fit
 from m2o_fast.data.images import opened, read_pixels
 from m2o_fast.data.layout import list_images
 from m2o_fast.engine.evaluation.real import RealImages
@@ -25,6 +27,7 @@ class FolderImages(RealImages):
     Args:
         folder: A folder, or one image file.
         size: Side length S that all are brought to; ``None``: that of the files, if it is the same for all.
+        fit: What becomes of files that are not square.
 
     Attributes:
         paths: The files.
@@ -35,8 +38,8 @@ class FolderImages(RealImages):
         UserError: No folder, no images, some that cannot be read, or images of different sizes; names the first five.
     """
 
-    def __init__(self, folder: Path, size: int | None = None) -> None:
-        self._images = list_images(folder)
+    def __init__(self, folder: Path, size: int | None = None, fit: Fit = "stretch") -> None:
+        self._images, self._fit = list_images(folder), fit
         self.paths, self.keys = self._images.paths, self._images.keys()
         self.name, self.count = str(folder), len(self.paths)
         shapes = self._shapes(folder)
@@ -44,11 +47,12 @@ class FolderImages(RealImages):
 
     @property
     def about(self) -> dict[str, object]:  # type: ignore[override]
-        """The SHA-256 of all files, in their order, and the size."""
+        """The SHA-256 of all files, in their order, the size, and what else becomes of them."""
         digest = hashlib.sha256()
         for path in self.paths:
             digest.update(hashlib.sha256(path.read_bytes()).digest())
-        return {"images": digest.hexdigest(), "image_size": self.size, "channels": _CHANNELS}
+        fit = {} if self._fit == "stretch" else {"fit": self._fit}
+        return {"images": digest.hexdigest(), "image_size": self.size, "channels": _CHANNELS, **fit}
 
     def names(self) -> list[str]:
         """The paths of the files below the folder."""
@@ -56,8 +60,8 @@ class FolderImages(RealImages):
 
     def read(self, numbers: range) -> Tensor:
         """See :meth:`RealImages.read`."""
-        pixels = [torch.from_numpy(read_pixels(self.paths[number], _CHANNELS, self.size)) for number in numbers]
-        return torch.stack(pixels).to(torch.float32) / 255
+        pixels = [read_pixels(self.paths[number], _CHANNELS, self.size, fit=self._fit) for number in numbers]
+        return torch.from_numpy(np.stack(pixels)).to(torch.float32) / 255
 
     def _shapes(self, folder: Path) -> list[tuple[int, int]]:
         shapes, problems = [], []
@@ -123,17 +127,17 @@ class TensorImages(RealImages):
 Images = FolderImages | TensorImages
 
 
-def open_images(images: str | Path | Tensor, name: str, size: int | None = None) -> Images:
+def open_images(images: str | Path | Tensor, name: str, size: int | None = None, fit: Fit = "stretch") -> Images:
     """A folder or a tensor of images.
 
     Raises:
-        UserError: See :class:`FolderImages` and :class:`TensorImages`; ``size`` is for files.
+        UserError: See :class:`FolderImages` and :class:`TensorImages`; ``size`` and ``fit`` are for files.
     """
     if isinstance(images, Tensor):
         if size is not None:
             raise UserError(f"{name}: images in a tensor are taken as they are; leave size out")
         return TensorImages(images, name)
-    return FolderImages(Path(images), size)
+    return FolderImages(Path(images), size, fit)
 
 
 def paired(images: Images, truth: Images) -> list[int]:

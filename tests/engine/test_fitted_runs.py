@@ -1,0 +1,71 @@
+"""``data.fit`` through the engine: a run trains, draws, is measured and goes on with its images, and no others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from folder_files import color_of, gray_of, write
+from tiny import tiny_config
+
+from m2o_fast.data import open_dataset
+from m2o_fast.engine.build import open_split
+from m2o_fast.engine.checkpoint import newest_checkpoint
+from m2o_fast.engine.config import dump_config, load_config
+from m2o_fast.engine.evaluate import evaluate_run
+from m2o_fast.engine.evaluation.options import Options
+from m2o_fast.engine.loop import Trainer, train
+from m2o_fast.engine.samples import SampleGrid
+from m2o_fast.errors import UserError
+
+SIZE = 32
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for split in ("train", "val"):
+        for number in range(4):
+            write(tmp_path / "own" / split / "photo" / f"{number}.png", color_of(number, 30)[:20])
+            write(tmp_path / "own" / split / "sketch" / f"{number}.png", gray_of(number, 30)[:20])
+    return tmp_path / "own"
+
+
+def settings(own: Path) -> tuple[str, ...]:
+    return (f"data.name=folder:{own}", "data.uni=[sketch]", f"data.image_size={SIZE}", "checkpoint_every=1")
+
+
+def test_a_run_has_one_fit(own: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(tiny_config(*settings(own), "data.fit=crop", "steps=1"), run, quiet=True)
+    options = {"data_dir": own, "image_size": SIZE, "uni": ["sketch"]}
+    cropped, stretched = (
+        {split: open_dataset("folder", split=split, fit=fit, **options) for split in ("train", "test")}
+        for fit in ("crop", "stretch")
+    )
+    _, manifest, _ = newest_checkpoint(run)
+    assert manifest["data"] == cropped["train"].fingerprint != stretched["train"].fingerprint
+    measured = evaluate_run(run, Options(extractor="none", outputs_per_source=1))
+    assert measured["protocol"]["data_fingerprint"] == cropped["test"].fingerprint
+    assert list((run / "evaluation").iterdir()), "its own data: it is kept"
+    again = tiny_config(*settings(own), "data.fit=pad", "steps=2")
+    with pytest.raises(UserError, match="data.fit: 'crop' -> 'pad'"):
+        train(again, run, "auto", quiet=True)
+
+
+def test_batches_and_sample_grids_hold_fitted_images(own: Path) -> None:
+    config = tiny_config(*settings(own), "data.fit=crop", "data.crop_probability=0", "data.flip_probability=0")
+    trainer = Trainer(config, Path("nowhere"))
+    options = {"data_dir": own, "image_size": SIZE, "uni": ["sketch"], "fit": "crop"}
+    grid = SampleGrid(open_split(config, "test"), trainer.averaged, 7).translate(trainer.averaged)
+    for split, found in (("train", trainer.batch(0)[0].source[0]), ("test", grid[0, 1]["source"])):
+        wanted = open_dataset("folder", split=split, **options).images("photo", range(4)) * 2 - 1
+        assert len(found) and all(any(torch.allclose(image, other) for other in wanted) for image in found), split
+
+
+def test_a_run_of_before_is_stretched(tmp_path: Path, own: Path) -> None:
+    text = dump_config(tiny_config(*settings(own)))
+    assert "  fit: stretch\n" in text
+    (tmp_path / "config.yaml").write_text(text.replace("  fit: stretch\n", ""))
+    assert load_config(tmp_path / "config.yaml") == tiny_config(*settings(own))
