@@ -51,6 +51,8 @@ class DataConfig(Section):
             least 0.25) or ``"hue"`` (fully saturated, uniform hue).
         pair_fraction: Share of the contents whose pairs are known, in [0, 1]; of digits: of the colour images.
         crop_probability: Probability of a random crop, in [0, 1].
+        crop_law: How a crop is drawn, which is enlarged to the size of the images: ``"resized"`` (0.8 to 1 of the area,
+            of aspect ratio 0.9 to 1.1) or ``"jitter"`` (256 of 286 parts of either side).
         flip_probability: Probability of a horizontal flip, in [0, 1]. Flipped digits are no digits: 0 for them.
     """
 
@@ -66,6 +68,7 @@ class DataConfig(Section):
     color_law: Literal["rgb", "hue"] = "rgb"
     pair_fraction: Share = 1.0
     crop_probability: Share = 0.0
+    crop_law: Literal["resized", "jitter"] = "resized"
     flip_probability: Share = 0.0
 
     @model_validator(mode="after")

@@ -89,7 +89,7 @@ def build_sampler(config: Config, dataset: Dataset, translator: Translator) -> B
         directions=translator.directions(),
         pairs=pairs,
         references=translator.references(),
-        augment=Augment(config.data.crop_probability, config.data.flip_probability),
+        augment=Augment(config.data.crop_probability, config.data.flip_probability, config.data.crop_law),
     )
 
 

@@ -3,9 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from m2o_fast.data.augment import Augment, Views, apply_views
 from m2o_fast.labels import draw_labels, read_labels
+from m2o_fast.randomness import numpy_generator
 
 
 def test_views_are_a_pure_function_of_the_sample_number() -> None:
@@ -29,6 +31,38 @@ def test_crops_have_the_published_areas_aspects_and_shares() -> None:
     assert len(views.boxes[cropped].unique(dim=0)) == int(cropped.sum())  # and no two samples share a crop
     assert area.min() < 0.81 and aspect.min() < 0.91 and aspect.max() > 1.09
     assert left.min() >= 0 and top.min() >= 0 and (left + width).max() <= 1 + 1e-6 and (top + height).max() <= 1 + 1e-6
+
+
+def test_the_resized_law_draws_in_a_fixed_order() -> None:
+    """Runs that go on see the crops that they would have seen: coins, areas, aspects, corners."""
+    generator = numpy_generator(7, "augment/source", 0)
+    coins = generator.random((1024, 2))
+    area = generator.uniform(0.8, 1.0, (1024, 10))
+    aspect = np.exp(generator.uniform(np.log(0.9), np.log(1.1), (1024, 10)))
+    corners = generator.random((1024, 2))
+    views = Augment(0.5, 0.25).views(7, "source", np.arange(1024))
+    assert np.array_equal(views.flips.numpy(), coins[:, 1] < 0.25)
+    for box, coin, areas, aspects, corner in zip(views.boxes.numpy(), coins, area, aspect, corners, strict=True):
+        sizes = [np.sqrt([a * r, a / r]) for a, r in zip(areas, aspects, strict=True) if max(a * r, a / r) <= 1]
+        size = sizes[0] if sizes and coin[0] < 0.5 else np.ones(2)
+        np.testing.assert_allclose(box, [*(corner * (1 - size)), *size], rtol=0, atol=1e-6)
+
+
+def test_jitter_is_a_crop_of_256_pixels_of_an_image_enlarged_to_286() -> None:
+    views = Augment(1.0, 0.0, "jitter").views(7, "source", np.arange(5000))
+    offsets = views.boxes[:, :2].double() * 286
+    assert (offsets - offsets.round()).abs().max() < 1e-4
+    assert all(side.round().unique().tolist() == list(range(31)) for side in offsets.unbind(1)), "every corner"
+    assert torch.equal(views.boxes[:, 2:], torch.full((5000, 2), 256 / 286))
+    images = torch.rand(4, 3, 256, 256, generator=torch.Generator().manual_seed(1))
+    found = apply_views(images, views.rows(torch.arange(4)))
+    enlarged = F.interpolate(images, (286, 286), mode="bilinear")
+    for image, large, (left, top) in zip(found, enlarged, offsets.round().int().tolist(), strict=False):
+        torch.testing.assert_close(image, large[:, top : top + 256, left : left + 256], rtol=0, atol=1e-4)
+    some = Augment(0.5, 0.25, "jitter").views(7, "source", np.arange(20000))
+    cropped = some.boxes[:, 2] < 1
+    assert abs(cropped.double().mean() - 0.5) < 0.02 and abs(some.flips.double().mean() - 0.25) < 0.02
+    assert torch.equal(some.boxes[~cropped].unique(dim=0), torch.tensor([[0.0, 0.0, 1.0, 1.0]]))
 
 
 def test_no_crop_and_no_flip_keep_the_bits() -> None:
@@ -77,7 +111,7 @@ def test_no_images_are_no_problem() -> None:
     assert apply_views(torch.zeros(0, 3, 8, 8), views).shape == (0, 3, 8, 8)
 
 
-@pytest.mark.parametrize("options", [{"crop_probability": 1.5}, {"flip_probability": -0.1}])
+@pytest.mark.parametrize("options", [{"crop_probability": 1.5}, {"flip_probability": -0.1}, {"crop_law": "x"}])
 def test_probabilities_out_of_range_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         Augment(**options)

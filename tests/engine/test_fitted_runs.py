@@ -1,4 +1,4 @@
-"""``data.fit`` through the engine: a run trains, draws, is measured and goes on with its images, and no others."""
+"""``data.fit`` and ``data.crop_law`` through the engine: a run trains, draws, is measured and goes on with them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from folder_files import color_of, gray_of, write
 from tiny import tiny_config
 
-from m2o_fast.data import open_dataset
+from m2o_fast.data import Augment, open_dataset
 from m2o_fast.engine.build import open_split
 from m2o_fast.engine.checkpoint import newest_checkpoint
 from m2o_fast.engine.config import dump_config, load_config
@@ -64,8 +64,23 @@ def test_batches_and_sample_grids_hold_fitted_images(own: Path) -> None:
         assert len(found) and all(any(torch.allclose(image, other) for other in wanted) for image in found), split
 
 
+@pytest.mark.parametrize(("system", "law"), [("starganv2", "resized"), ("pix2pix", "jitter"), ("cyclegan", "jitter")])
+def test_recipes_for_own_images_crop_as_published(own: Path, system: str, law: str) -> None:
+    config = load_config(overrides={"data.name": f"folder:{own}", "system": system})
+    expected = (0.5 if law == "resized" else 1.0, 0.5, law)
+    assert (config.data.crop_probability, config.data.flip_probability, config.data.crop_law) == expected
+
+
+def test_batches_are_cropped_by_the_law_of_the_settings(own: Path) -> None:
+    for law in ("resized", "jitter"):
+        config = tiny_config(*settings(own), f"data.crop_law={law}", "data.crop_probability=0.5")
+        assert Trainer(config, Path("nowhere")).sampler.augment == Augment(0.5, config.data.flip_probability, law)
+
+
 def test_a_run_of_before_is_stretched(tmp_path: Path, own: Path) -> None:
     text = dump_config(tiny_config(*settings(own)))
-    assert "  fit: stretch\n" in text
-    (tmp_path / "config.yaml").write_text(text.replace("  fit: stretch\n", ""))
+    for line in ("  fit: stretch\n", "  crop_law: resized\n"):
+        assert line in text
+        text = text.replace(line, "")
+    (tmp_path / "config.yaml").write_text(text)
     assert load_config(tmp_path / "config.yaml") == tiny_config(*settings(own))
