@@ -5,66 +5,10 @@ Torch takes a second to import, so no module of this package imports it, or anyt
 
 from __future__ import annotations
 
-import codecs
-import io
 import sys
-import traceback
-import warnings
 from collections.abc import Sequence
-from typing import Annotated
-
-import typer
-
-from m2o_fast import __version__
-from m2o_fast.cli import bench, convert, data, doctor, evaluate, report, sim_scale, systems, train, translate
-from m2o_fast.cli.texts import examples, printable
 
 PROGRAM = "m2o-fast"
-
-app = typer.Typer(
-    name=PROGRAM,
-    add_completion=False,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"{PROGRAM} {__version__}")
-        raise typer.Exit
-
-
-@app.callback(
-    epilog=examples(
-        ("m2o-fast train", "HMS on real 8x8 digits; minutes on a CPU"),
-        ("m2o-fast eval", "measure the newest run on the test split"),
-        ("m2o-fast translate digit.png --to color --out digit-color.png", "draw a gray digit in colour"),
-        ("m2o-fast train --help", "every command explains itself"),
-    )
-)
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="On an error, print the whole traceback. Works after a command too.")
-    ] = False,
-) -> None:
-    """Train, evaluate and use many-to-one image translators (arXiv 2402.12531)."""
-
-
-app.command("train", epilog=train.EXAMPLES)(train.train)
-app.command("eval", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
-app.command("report", epilog=report.EXAMPLES)(report.report)
-app.command("systems", epilog=systems.EXAMPLES)(systems.systems)
-app.command("translate", epilog=translate.EXAMPLES)(translate.translate)
-app.command("convert", epilog=convert.EXAMPLES)(convert.convert)
-app.add_typer(data.app, name="data")
-app.add_typer(bench.app, name="bench")
-app.command("sim-scale", epilog=sim_scale.EXAMPLES)(sim_scale.sim_scale)
-app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,43 +18,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     and SIGUSR1.
     Errors are one line on stderr; ``--debug``, anywhere on the line, adds the traceback.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in words
-    words = [word for word in words if word != "--debug"] or ["--help"]
-    _print_any_name()
-    warnings.showwarning = lambda message, *_: print(f"{PROGRAM}: warning: {printable(str(message))}", file=sys.stderr)
-    command = typer.main.get_command(app)
     try:
-        return command.main(words, prog_name=PROGRAM, standalone_mode=False) or 0
-    except Exception as error:
-        if debug:
-            traceback.print_exc()
-        message, code = _explain(error)
-        print(f"{PROGRAM}: error: {printable(message)}", file=sys.stderr)
-        return code
+        from m2o_fast.cli.app import run  # takes a while, in which Ctrl-C is no error either
 
-
-def _print_any_name() -> None:
-    """File names are bytes: one that is no text is printed as it is, rather than ending the command."""
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        is_utf8 = codecs.lookup(sys.stdout.encoding).name == "utf-8"
-        sys.stdout.reconfigure(errors="surrogateescape" if is_utf8 else "backslashreplace")
-
-
-def _explain(error: Exception) -> tuple[str, int]:
-    """What to print for ``error``, and the exit code."""
-    if hasattr(error, "format_message"):  # a wrong command line; the class depends on typer's version
-        context = getattr(error, "ctx", None)
-        hint = f" (see {context.command_path} --help)" if context else ""
-        return error.format_message().rstrip(".") + hint, 2
-    if isinstance(error, ImportError) and not (error.name or "").startswith("m2o_fast"):
-        hint = "; install m2o-fast and its requirements anew" if isinstance(error, ModuleNotFoundError) else ""
-        return str(error) + hint, 2
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror, 2
-    if isinstance(error, ValueError | OSError):
-        return str(error), 2
-    out_of_memory = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
-    if out_of_memory or isinstance(error, MemoryError):
-        return "out of memory: lower batch_size or data.image_size", 2
-    return f"unexpected {type(error).__name__}: {error} (run again with --debug for the traceback)", 1
+        return run(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt:
+        print(f"{PROGRAM}: interrupted", file=sys.stderr)
+        return 130

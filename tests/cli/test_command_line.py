@@ -69,6 +69,25 @@ def test_python_module():
     assert (done.returncode, done.stdout) == (0, f"m2o-fast {__version__}\n")
 
 
+@pytest.mark.parametrize("module", ["m2o_fast.cli.app", "typer", "m2o_fast.cli.translate"])
+def test_ctrl_c_while_python_imports_is_one_line(module):
+    code = f"""if True:
+        import signal, sys
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        class Finder:
+            def find_spec(self, name, *_):
+                if name == {module!r}:
+                    signal.raise_signal(signal.SIGINT)
+
+        sys.meta_path.insert(0, Finder())
+        from m2o_fast.cli import main
+
+        sys.exit(main(["--version"]))"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "m2o-fast: interrupted\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [

@@ -8,7 +8,7 @@ import typer
 from source_tree import ROOT
 from torch.distributed.run import get_args_parser
 
-from m2o_fast.cli import app
+from m2o_fast.cli.app import app
 
 COMMANDS = typer.main.get_command(app).commands
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
