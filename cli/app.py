@@ -100,7 +100,7 @@ def _explain(error: Exception) -> tuple[str, int]:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror, 2
     if isinstance(error, ValueError | OSError):
         return str(error), 2
-    out_of_memory = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
-    if out_of_memory or isinstance(error, MemoryError):
+    signs = ("can't allocate memory", "CUDA out of memory", "std::bad_alloc")
+    if isinstance(error, MemoryError) or isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs):
         return "out of memory: lower batch_size or data.image_size", 2
     return f"unexpected {type(error).__name__}: {error} (run again with --debug for the traceback)", 1

@@ -2,8 +2,6 @@
 // It knows torch (through its stable ABI); kernels in .cu files do not include it.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/MemoryFormat.h>
 #include <torch/headeronly/core/ScalarType.h>
 
@@ -14,6 +12,7 @@
 #include "common.h"
 #include "element_type.h"
 #include "resample.h"
+#include "stable_torch.h"
 
 namespace m2o_fast {
 

@@ -1,11 +1,10 @@
 // What the CUDA bindings of the operators share beyond tensor.h.
 #pragma once
 
-#include <torch/csrc/stable/accelerator.h>
-
 #include <optional>
 
 #include "plane_numbers.h"
+#include "stable_torch.h"
 #include "tensor.h"
 #include "workspace.h"
 

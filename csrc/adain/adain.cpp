@@ -1,10 +1,10 @@
 // Normalise + affine + LeakyReLU on the CPU. The definition is adain_act_reference in m2o_fast/ops/adain.py.
-#include <torch/csrc/stable/library.h>
 
 #include <tuple>
 
 #include "adain_resampled.h"
 #include "adain_tensor.h"
+#include "stable_torch.h"
 #include "tensor_cpu.h"
 
 namespace m2o_fast {

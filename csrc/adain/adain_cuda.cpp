@@ -2,12 +2,11 @@
 // adain_backward.cuh; the definition is adain_act_reference in m2o_fast/ops/adain.py.
 #include "adain_cuda.h"
 
-#include <torch/csrc/stable/library.h>
-
 #include <cmath>
 #include <tuple>
 
 #include "adain_tensor.h"
+#include "stable_torch.h"
 #include "tensor_cuda.h"
 
 namespace m2o_fast {

@@ -1,6 +1,5 @@
 #include "histogram.h"
 
-#include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
@@ -17,6 +16,7 @@
 
 #include "common.h"
 #include "simd.h"
+#include "stable_torch.h"
 
 namespace m2o_fast {
 namespace {

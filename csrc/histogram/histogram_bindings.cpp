@@ -2,9 +2,6 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
 #include <cstring>
 #include <optional>
@@ -12,6 +9,7 @@
 #include "common.h"
 #include "histogram.h"
 #include "histogram_tensor.h"
+#include "stable_torch.h"
 #include "tensor.h"
 
 namespace py = pybind11;

@@ -2,14 +2,12 @@
 // soft_histogram.cu.
 #include "histogram_cuda.h"
 
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-
 #include <optional>
 #include <stdexcept>
 #include <string>
 
 #include "histogram_tensor.h"
+#include "stable_torch.h"
 #include "tensor_cuda.h"
 
 namespace m2o_fast {

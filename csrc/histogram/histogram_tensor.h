@@ -1,13 +1,13 @@
 // What the CPU and the CUDA bindings of the histogram operators share: tensors as Images, and argument checks.
 #pragma once
 
-#include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <optional>
 
 #include "common.h"
 #include "histogram.h"
+#include "stable_torch.h"
 
 namespace m2o_fast {
 

@@ -2,9 +2,6 @@
 // m2o_fast/ops/soft_histogram.py.
 #include "soft_histogram.h"
 
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-
 #include <algorithm>
 #include <atomic>
 #include <limits>
@@ -13,6 +10,7 @@
 #include <vector>
 
 #include "histogram_tensor.h"
+#include "stable_torch.h"
 #include "tensor_cpu.h"
 
 namespace m2o_fast {

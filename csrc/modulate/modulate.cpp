@@ -1,11 +1,11 @@
 // Scale, bias, LeakyReLU and scale on the CPU. The definition is scale_bias_act_reference in m2o_fast/ops/modulate.py.
-#include <torch/csrc/stable/library.h>
 
 #include <optional>
 #include <tuple>
 
 #include "modulate_cpu.h"
 #include "modulate_tensor.h"
+#include "stable_torch.h"
 #include "tensor_cpu.h"
 
 namespace m2o_fast {

@@ -2,11 +2,10 @@
 // is scale_bias_act_reference in m2o_fast/ops/modulate.py.
 #include "modulate_cuda.h"
 
-#include <torch/csrc/stable/library.h>
-
 #include <tuple>
 
 #include "modulate_tensor.h"
+#include "stable_torch.h"
 #include "tensor_cuda.h"
 
 namespace m2o_fast {

@@ -3,11 +3,10 @@
 // tensors where x is.
 #pragma once
 
-#include <torch/csrc/stable/library.h>
-
 #include <tuple>
 
 #include "residual_call.h"
+#include "stable_torch.h"
 #include "tensor.h"
 
 namespace m2o_fast {

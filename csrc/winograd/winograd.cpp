@@ -1,11 +1,11 @@
 // Winograd's convolution and its derivatives on the CPU. The definitions are in m2o_fast/ops/winograd.py.
-#include <torch/csrc/stable/library.h>
 
 #include <atomic>
 #include <memory>
 #include <new>
 #include <optional>
 
+#include "stable_torch.h"
 #include "tensor_cpu.h"
 #include "winograd_cpu.h"
 

@@ -209,7 +209,11 @@ def explains_out_of_memory(function: _Training[Rest, Result]) -> _Training[Rest,
     return explained
 
 
-_SIGNS_OF_NO_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "STATUS_ALLOC_FAILED")
+# Compiled kernels hand on torch's words, not its types.
+_SIGNS_OF_NO_MEMORY = (
+    *("DefaultCPUAllocator", "can't allocate memory", "STATUS_ALLOC_FAILED"),
+    *("CUDA out of memory", "std::bad_alloc"),
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

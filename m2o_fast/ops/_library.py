@@ -43,6 +43,15 @@ if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 11):
 LIBRARY = torch.library.Library("m2o_fast", "FRAGMENT")
 
 
+def _one_thread() -> None:
+    """In a forked child the threads that the parent worked with are not there, and to wait for them lasts for ever."""
+    if torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
+
+
+os.register_at_fork(after_in_child=_one_thread)
+
+
 # --- native code ------------------------------------------------------------------------------------------------------
 
 

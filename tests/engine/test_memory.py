@@ -9,6 +9,7 @@ import torch
 from tiny import tiny_config
 from torch.profiler import ProfilerActivity, profile
 
+from m2o_fast import ops
 from m2o_fast.engine import memory as memory_module
 from m2o_fast.engine.checkpoint import list_checkpoints
 from m2o_fast.engine.loop import Trainer, train
@@ -224,6 +225,26 @@ def test_every_way_to_run_out_of_memory_is_known() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 50, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)
+
+
+X, VECTOR = torch.zeros(1).expand(1, 16, 1 << 22, 1 << 22), torch.zeros(1, 16)  # more bytes than there are addresses
+KERNELS = {
+    "adain_act": lambda: ops.adain_act(X, VECTOR, VECTOR),
+    "instance_norm_act": lambda: ops.instance_norm_act(X),
+    "leaky_relu_down2": lambda: ops.leaky_relu_down2(X),
+    "residual_merge": lambda: ops.residual_merge(X, X),
+    "scale_bias_act": lambda: ops.scale_bias_act(X, VECTOR),
+    "scale_channels": lambda: ops.scale_channels(X, VECTOR),
+}
+
+
+@pytest.mark.parametrize("operation", KERNELS)
+def test_compiled_kernels_that_run_out_of_memory_say_so(operation: str) -> None:
+    with ops.use_backend("compiled"), pytest.raises(RuntimeError) as caught:
+        KERNELS[operation]()
+    assert "torch/csrc" not in str(caught.value) and "API call failed" not in str(caught.value)
+    # what the stable ABI of an older torch leaves out cannot be known
+    assert is_out_of_memory(caught.value) or tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13)
 
 
 def test_other_errors_stay_what_they_are() -> None:

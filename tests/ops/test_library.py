@@ -120,6 +120,29 @@ def test_environment_demands_a_backend() -> None:
     assert "M2O_BACKEND must be one of reference, compiled, triton, got 'quick'" in result.stderr
 
 
+FORKS = """
+import os, signal
+import torch
+from m2o_fast.ops import adain_act
+
+torch.set_num_threads(2)
+x, style = torch.randn(8, 32, 32, 32), torch.randn(8, 32)
+expected = adain_act(x, style, style)
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    same = torch.equal(adain_act(x, style, style), expected)
+    os._exit(7 if same and torch.get_num_threads() == 1 else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), torch.get_num_threads())
+"""
+
+
+def test_a_forked_child_works_with_one_thread() -> None:
+    """The threads of its parent are not in it; an alarm ends it, should it wait for them."""
+    result = run_python(FORKS, folder=ROOT)
+    assert result.stdout == "7 2\n", result
+
+
 def test_channels_last_rule() -> None:
     contiguous = torch.empty(2, 6, 8, 8)
     rows = contiguous.to(memory_format=torch.channels_last)
