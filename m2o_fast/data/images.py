@@ -140,11 +140,23 @@ def opened(path: Path) -> Iterator[Image.Image]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UserError(f"{path}: the image has too many pixels; make it smaller") from None
     except UnidentifiedImageError:
-        raise UserError(f"{path}: not an image of a known format; give one of {', '.join(_FORMATS)}") from None
+        raise UserError(f"{path}: {_about_unidentified(path)}") from None
     except PermissionError:
         raise UserError(f"{path}: no permission to read the file") from None
     except Exception as error:  # Pillow's decoders raise errors of nearly every kind for damaged files
         raise UserError(f"{path}: the image is damaged or cut off ({error}); replace or remove it") from error
+
+
+def _about_unidentified(path: Path) -> str:
+    """What is wrong with a file that Pillow does not open, by its first bytes."""
+    with path.open("rb") as file:
+        beginning = file.read(16).ljust(16, b"\0")
+    for name in _FORMATS:
+        if (begins := Image.OPEN[name][1]) and begins(beginning) is True:
+            return (
+                f"begins as a {name} file, but is damaged or of a kind that cannot be read; convert it to an 8-bit PNG"
+            )
+    return f"not an image of a known format; give one of {', '.join(_FORMATS)}"
 
 
 def _check_is_file(path: Path) -> None:

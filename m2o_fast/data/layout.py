@@ -38,7 +38,7 @@ class Images:
     Attributes:
         folder: Folder of the domain.
         names: The paths of its image files below it, those in subfolders included, sorted.
-        others: The paths of files that are no images by their suffix.
+        others: The paths of files that are no images by their suffix, and of pipes, sockets and devices.
         part: What of each file is meant.
     """
 
@@ -67,9 +67,9 @@ def image_files(folder: Path, part: Part = "whole") -> Images:
     """The files below a folder; hidden ones, and what lies in hidden folders, are left out."""
     images: list[str] = []
     others: list[str] = []
-    for name in _visible_files(str(folder), ""):
+    for name, is_file in _visible_files(str(folder), ""):
         dot = name.rfind(".")
-        is_image = dot > name.rfind("/") and name[dot:].lower() in SUFFIXES
+        is_image = is_file and dot > name.rfind("/") and name[dot:].lower() in SUFFIXES
         (images if is_image else others).append(name)
     return Images(folder, _in_order(images), _in_order(others), part)
 
@@ -98,8 +98,11 @@ def list_images(path: str | Path) -> Images:
     return found
 
 
-def _visible_files(folder: str, below: str) -> Iterator[str]:
-    """Files, and links to files that are not there: those are to be missed, not left out without a word."""
+def _visible_files(folder: str, below: str) -> Iterator[tuple[str, bool]]:
+    """What lies in a folder and below, and whether each is a file.
+
+    So is a link to a file that is not there: it is to be missed, not left out without a word.
+    """
     try:
         with os.scandir(folder) as entries:
             found = [entry for entry in entries if not entry.name.startswith(".") and entry.name != _SYSTEM]
@@ -110,8 +113,8 @@ def _visible_files(folder: str, below: str) -> Iterator[str]:
     for entry in found:
         if entry.is_dir(follow_symlinks=False):
             yield from _visible_files(entry.path, f"{below}{entry.name}/")
-        elif _is_file(entry):
-            yield below + entry.name
+        elif (is_file := _is_file(entry)) or not entry.is_dir():
+            yield below + entry.name, is_file
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:

@@ -265,6 +265,10 @@ def remove_leftovers(run: Path) -> None:
     """Removes what interrupted writes and removals left behind."""
     for leftover in (run / "checkpoints").glob(f"{_LEFTOVER}*"):
         shutil.rmtree(leftover, ignore_errors=True)
+    # of a report or an evaluation they may be written just now, by another process
+    for pattern in (".*.jsonl.*.part", ".env.json.*.part", ".config.yaml.*.part", "samples/.*.part"):
+        for part in run.glob(pattern):
+            part.unlink(missing_ok=True)
 
 
 def remove_old_checkpoints(run: Path, keep: int, step: int) -> None:

@@ -60,9 +60,10 @@ def evaluate_images(
     """
     options = options or Options()
     if real is None and truth is None:
+        name = images if isinstance(images, str | Path) else "images"
         raise UserError(
-            f"{'images' if isinstance(images, Tensor) else images}: there is nothing to compare them with; give real "
-            "images (--real), true images (--truth), or a run to evaluate"
+            f"{name}: there is nothing to compare them with; give real images (--real), true images (--truth), or a "
+            "run to evaluate"
         )
     if real is not None and (options.extractor or NO_EXTRACTOR) == NO_EXTRACTOR:
         raise UserError(

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -94,17 +96,23 @@ def test_odd_files_are_named_with_what_becomes_of_them(root: Path) -> None:
     write_odd(root / "train" / "photo")
     write(root / "train" / "photo" / "large.png", color_of(1, 30))
     (root / "train" / "photo" / "notes.txt").write_text("x")
+    os.mkfifo(root / "train" / "photo" / "a pipe.png")
+    (root / "train" / "photo" / "device.png").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as listening:
+        with contextlib.chdir(root / "train" / "photo"):  # the name of a socket is short
+            listening.bind("socket.png")
+    (root / "train" / "photo" / "folder.png").symlink_to(root / "val")
     (root / "train" / "stray.png").write_bytes(b"x")
     (root / "train" / "photo" / ".DS_Store").write_bytes(b"x")
     report = check_folder(root)
     assert report.problems == [] and sorted(report.notes) == [
         BY_HEART,
-        "train/photo: 1 file of other kinds, ignored: notes.txt",
         "train/photo: 1 image of mode CMYK, converted to RGB: cmyk.jpg",
         "train/photo: 1 image turned as EXIF says: turned.jpg",
         "train/photo: 1 image with more than 8 bits, which are rounded to 8: deep.png",
         "train/photo: 1 image with several frames, of which the first is taken: moving.gif",
         "train/photo: 1 image with transparent parts, which become black: clear.png",
+        "train/photo: 4 files of other kinds, ignored: a pipe.png, device.png, notes.txt, socket.png",
         "train: 1 file in no domain, ignored: stray.png",
         "train: 1 of 29 images would be stretched by more than 10% (width / height from 1 to 2); "
         "--set data.fit=crop takes the middle of each, data.fit=pad all of it",

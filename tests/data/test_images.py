@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -151,12 +152,18 @@ def test_files_that_are_no_image_are_named(tmp_path: Path) -> None:
     (tmp_path / "flip.png").write_bytes(whole[:60] + bytes(40) + whole[100:])
     (tmp_path / "script.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
     os.mkfifo(tmp_path / "pipe.png")
+    tags = {256: 2, 257: 2, 258: 64, 259: 1, 262: 1, 273: 134, 277: 1, 278: 2, 279: 32, 339: 3}
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags.items())
+    (tmp_path / "doubles.tif").write_bytes(
+        b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + struct.pack("<4d", 0, 0.5, 0.5, 1)
+    )
     cases = {
         "empty.png": "the file is empty; replace or remove it",
         "text.png": "not an image of a known format; give one of PNG",
         "script.eps": "not an image of a known format",
         "cut.png": r"damaged or cut off \(.+\); replace or remove it",
-        "head.png": "not an image of a known format|damaged",
+        "head.png": "damaged",
+        "doubles.tif": "begins as a TIFF file, but is damaged or of a kind that cannot be read; convert it to an 8-bit",
         "flip.png": "damaged",
         "absent.png": "no such image file",
         "pipe.png": "not a regular file",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -66,11 +67,13 @@ def test_a_start_says_which_images_are_used_and_which_are_not(tmp_path: Path) ->
     root = write_named(tmp_path / "d", "{}", "{}", 5)
     write_damaged(root / "train" / "photo")
     (root / "train" / "photo" / "readme.txt").write_text("x")
+    os.mkfifo(root / "train" / "photo" / "pipe.png")
+    (root / "train" / "photo" / "device.png").symlink_to("/dev/zero")
     (root / "train" / "sketch" / "4.png").unlink()
     with pytest.warns(RuntimeWarning, match="3 of 8 image files cannot be read"):
         lines = said(root, max_unreadable=0.5)
     assert lines[-3:] == [
-        "train/photo: 5 images used; not: 3 unreadable, 1 of other kinds",
+        "train/photo: 5 images used; not: 3 unreadable, 3 of other kinds",
         "train/sketch: 4 images used",
         "train: 4 of 5 images of photo have a pair in sketch",
     ]

@@ -232,6 +232,22 @@ def test_state_of_the_optimizers_that_does_not_fit(change, message: str, tmp_pat
     assert "\n" not in str(error.value)
 
 
+def test_what_kills_left_behind_goes_with_the_next_checkpoint(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(tiny_config("steps=1"), run, quiet=True)
+    before = {path.relative_to(run) for path in run.rglob("*")}
+    names = ["metrics.jsonl", "timings.jsonl", "samples.jsonl", "env.json", "config.yaml", "samples/step-00000001.png"]
+    for path in map(run.joinpath, names):
+        path.parent.mkdir(exist_ok=True)
+        path.with_name(f".{path.name}.4711.part").write_bytes(b"x")
+    (run / "checkpoints" / ".writing-step-00000002-4711").mkdir()
+    by_others = run / ".report.html.4711.part"  # a report may be written while training goes on
+    by_others.write_bytes(b"x")
+    train(tiny_config("steps=2"), run, "auto", quiet=True)
+    hidden = [path for path in run.rglob(".*") if path.relative_to(run) not in before]
+    assert hidden == [by_others]
+
+
 def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.write_text("keep me")

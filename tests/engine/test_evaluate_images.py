@@ -227,6 +227,15 @@ def test_wrong_tensors_are_worded(sets: dict[str, torch.Tensor]) -> None:
     assert "unknown --fit 'cut'; choose from stretch, crop, pad" in refused(truth, truth=truth, size=8, fit="cut")
 
 
+def test_arrays_are_refused_in_words(sets: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    array, hint = sets["images"].numpy(), "give a folder or a tensor, not ndarray; torch.from_numpy makes a tensor"
+    for role, given in {"images": {"images": array, "truth": sets["truth"]}, "truth": {**sets, "truth": array}}.items():
+        with pytest.raises(UserError, match=f"^{role}: {hint}"):
+            evaluate_images(**given, options=FEATURES)
+    with pytest.raises(UserError, match="^images: there is nothing to compare them with"):
+        evaluate_images(array)
+
+
 def test_extractors_that_cannot_be_opened(sets: dict[str, torch.Tensor], tmp_path: Path) -> None:
     given = {"images": sets["images"], "real": sets["real"]}
     weights = tmp_path / "weights.pth"

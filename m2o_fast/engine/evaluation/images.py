@@ -137,6 +137,9 @@ def open_images(images: str | Path | Tensor, name: str, size: int | None = None,
         if size is not None:
             raise UserError(f"{name}: images in a tensor are taken as they are; leave size out")
         return TensorImages(images, name)
+    if not isinstance(images, str | Path):
+        kind = type(images).__name__
+        raise UserError(f"{name}: give a folder or a tensor, not {kind}; torch.from_numpy makes a tensor of an array")
     return FolderImages(Path(images), size, fit)
 
 
