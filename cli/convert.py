@@ -27,7 +27,7 @@ def convert(
         typer.Option(metavar="A,B,...", help="Names of the domains, in order."),
     ] = None,
     image_size: Annotated[
-        int | None, typer.Option(metavar="S", help="Trained with, where the weights do not tell.", min=1)
+        int | None, typer.Option(metavar="S", help="Trained with, where the weights do not tell.", min=1, max=2**16)
     ] = None,
     back: Annotated[
         bool, typer.Option("--to-official", help="The other way round: FILE is a run, DIR gets published files.")

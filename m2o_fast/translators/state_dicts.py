@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from m2o_fast.errors import UserError
@@ -36,8 +37,24 @@ def checked_nets(state_dicts: Any, known: Sequence[str]) -> dict[str, dict[str, 
     for name, net in state_dicts.items():
         if not isinstance(net, Mapping) or not net or not all(isinstance(value, Tensor) for value in net.values()):
             raise UserError(f"{name} is not a state dict (names to tensors)")
+        for key, tensor in net.items():
+            if problem := _problem(tensor, statistic=str(key).endswith("num_batches_tracked")):
+                raise UserError(f"{name}: {str(key)[:200]} {problem}")
         nets[name] = _without_unused({key.removeprefix("module."): tensor for key, tensor in net.items()}, name)
     return nets
+
+
+def _problem(tensor: Tensor, *, statistic: bool) -> str:
+    """Why a tensor cannot be a weight; empty if it can. Sizes are read off weights before they are compared."""
+    if tensor.layout != torch.strided:
+        return "is not a dense tensor"
+    if not tensor.numel():
+        return "is empty"
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        return f"is {list(tensor.shape)}, which is more than its file holds"
+    if not tensor.is_floating_point() and not statistic:
+        return f"holds {tensor.dtype}, not floating-point numbers"
+    return ""
 
 
 def _without_unused(net: dict[str, Tensor], name: str) -> dict[str, Tensor]:

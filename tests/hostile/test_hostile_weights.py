@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +128,91 @@ def test_weights_of_an_extractor(kind: str, tmp_path: Path, picture: Path, refus
     (tmp_path / NAME).write_bytes(FILES[kind])
     refuses("eval", "fakes", "--real", "reals", "--extractor", f"inception:{NAME}", "--quiet", names=NAME)
     assert not (tmp_path / "owned").exists()
+
+
+# --- published weights of a file for each net ---
+
+KERNEL = torch.zeros(4, 3, 4, 4)
+U_NET = {
+    "model.model.0.weight": KERNEL,
+    "model.model.1.model.1.weight": torch.zeros(8, 4, 4, 4),
+    "model.model.1.model.3.weight": torch.zeros(8, 4, 4, 4),
+    "model.model.3.weight": torch.zeros(8, 3, 4, 4),
+    "model.model.3.bias": torch.zeros(3),
+}
+RES_NET = {
+    "model.1.weight": torch.zeros(4, 3, 7, 7),
+    "model.10.conv_block.1.weight": torch.zeros(4, 4, 3, 3),
+    "model.18.weight": torch.zeros(3, 4, 7, 7),
+}
+JUDGE = {"model.0.weight": torch.zeros(4, 6, 4, 4), "model.2.weight": torch.zeros(8, 4, 4, 4)}
+NETS = {("pix2pix", "G"): U_NET, ("cyclegan", "G_A"): RES_NET, ("pix2pix", "D"): JUDGE, ("cyclegan", "D_B"): JUDGE}
+CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "no weights": lambda net: {},
+    "other weights": lambda net: SMALL,
+    "weights in a dict of their own": lambda net: {"state_dict": net},
+    "a whole net": lambda net: torch.nn.Linear(1, 1),
+    "a list": lambda net: list(net.values()),
+    "numbers": lambda net: dict.fromkeys(net, 1),
+    "texts": lambda net: dict.fromkeys(net, "x"),
+    "keys that are numbers": lambda net: dict(enumerate(net.values())),
+    "keys that are tuples": lambda net: {(key,): value for key, value in net.items()},
+    "scalars": lambda net: {key: torch.tensor(1.0) for key in net},
+    "vectors": lambda net: {key: value.flatten() for key, value in net.items()},
+    "empty tensors": lambda net: {key: value[:0] for key, value in net.items()},
+    "no channels": lambda net: {key: value[:, :0] if value.dim() == 4 else value for key, value in net.items()},
+    "whole numbers": lambda net: {key: value.to(torch.int32) for key, value in net.items()},
+    "complex numbers": lambda net: {key: value.to(torch.complex64) for key, value in net.items()},
+    "sparse tensors": lambda net: {key: value.to_sparse() for key, value in net.items()},
+    "tensors of gigabytes that are not there": lambda net: {
+        key: torch.zeros(1).expand(1 << 16, 1 << 16, 4, 4) for key in net
+    },
+    "a layer of a gigantic number": lambda net: {**net, f"model.{10**12}.conv_block.1.weight": KERNEL},
+    "a name of control characters": lambda net: {**net, "\x1b[2J": KERNEL},
+    "a name of a million letters": lambda net: {**net, "x" * 1_000_000: KERNEL},
+    "ten thousand names": lambda net: {**net, **{f"model.{n}.conv_block.1.weight": KERNEL for n in range(10_000)}},
+    "the first weight alone": lambda net: dict([next(iter(net.items()))]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+@pytest.mark.parametrize(
+    ("layout", "net"),
+    [pytest.param(*key, marks=[pytest.mark.slow] if net is JUDGE else []) for key, net in NETS.items()],
+)
+def test_a_file_for_each_net(layout: str, net: str, kind: str, tmp_path: Path, refuses) -> None:
+    torch.save(CHANGES[kind](NETS[layout, net]), tmp_path / NAME)
+    refuses("convert", layout, f"{net}={NAME}", "--out", "out", names=NAME)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in EXTRACTED if kind != "keys that are numbers"])
+@pytest.mark.parametrize(("layout", "net"), [("pix2pix", "G"), ("cyclegan", "D_A")])
+def test_files_of_a_net(layout: str, net: str, kind: str, tmp_path: Path, refuses) -> None:
+    (tmp_path / NAME).write_bytes(FILES[kind])
+    refuses("convert", layout, f"{net}={NAME}", "--out", "out", names=NAME)
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_file_of_a_net(kind: str, tmp_path: Path, refuses) -> None:
+    put_no_file(kind, tmp_path / NAME)
+    refuses("convert", "cyclegan", f"G_A={NAME}", "--out", "out", names=NAME)
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["pix2pix", f"Q={NAME}"], "Q"),
+        (["pix2pix", f"G_A={NAME}"], "G_A"),
+        (["cyclegan", f"G_A={NAME}", f"G_A={NAME}"], "G_A"),
+        (["cyclegan", f"G_A={NAME}", NAME], NAME),
+        (["cyclegan", f"={NAME}", f"G_A={NAME}"], NAME),
+        (["cyclegan", "G_A=", f"G_B={NAME}"], "G_A="),
+        (["starganv2", f"G_A={NAME}"], "G_A"),
+        (["cyclegan", f"\x1b[2J={NAME}"], NAME),
+        (["pix2pix", f"G={NAME}", "--image-size", str(2**40)], "image-size"),
+    ],
+)
+def test_nets_that_a_layout_has_not(words: list[str], names: str, tmp_path: Path, refuses) -> None:
+    torch.save(U_NET, tmp_path / NAME)
+    refuses("convert", *words, "--out", "out", names=names)
