@@ -69,3 +69,15 @@ def write_damaged(folder: Path) -> dict[str, Path]:
     files["empty.png"].write_bytes(b"")
     files["text.png"].write_text("not an image")
     return files
+
+
+LOOKS = {"place1": 3, "place2": 1, "place3": 5}  # of places, in the order of the maps
+
+
+def write_places(folder: Path, looks: dict[str, int] = LOOKS, first: int = 0) -> None:
+    """Photographs in a subfolder for each map; one that has a single look beside them, by an equal name."""
+    for number, (place, many) in enumerate(looks.items(), first):
+        write(folder / "map" / f"{place}.png", gray_of(number))
+        for look in range(many):
+            name = f"{place}/{look}.png" if many > 1 else f"{place}.png"
+            write(folder / "photo" / name, color_of(100 * number + look))
