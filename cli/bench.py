@@ -20,6 +20,7 @@ from m2o_fast.cli.options import (
     settings_from,
 )
 from m2o_fast.cli.texts import examples
+from m2o_fast.texts import harmless
 
 EXAMPLES = examples(
     ("m2o-fast bench train", "how fast this machine trains HMS on digits"),
@@ -65,7 +66,9 @@ def train(
         "device": device,
     }
     measured = bench_training(
-        settings_from(config, assignments, options, preset), steps, report=lambda line: typer.echo(line, err=True)
+        settings_from(config, assignments, options, preset),
+        steps,
+        report=lambda line: typer.echo(harmless(line), err=True),
     )
     if measured is None:  # another process of the same launcher prints it
         return
@@ -74,5 +77,5 @@ def train(
         typer.echo(json.dumps({"plan": plan.as_json(), "pace": pace.as_json()}))
         return
     for line in plan.lines():
-        typer.echo(line)
+        typer.echo(harmless(line))
     typer.echo(pace_line(pace))

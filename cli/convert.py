@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from m2o_fast.cli.texts import examples
+from m2o_fast.texts import harmless
 from m2o_fast.translators import NAMES
 
 EXAMPLES = examples(
@@ -47,10 +48,14 @@ def convert(
     settings = {} if image_size is None else {"image_size": image_size}
     translator = convert_checkpoint(layout, _files(files), out, names, **settings)
     shown = [domain.name for domain in translator.domains]
-    typer.echo(f"{out}: {translator.image_size} x {translator.image_size} pixels, domains {', '.join(shown)}")
+    typer.echo(
+        f"{harmless(str(out))}: {translator.image_size} x {translator.image_size} pixels, domains {', '.join(shown)}"
+    )
     if ways := translator.directions():
         source, target = (shown[k] for k in next((way for way in ways if way[0] != way[1]), ways[0]))
-        typer.echo(f"Use it: m2o-fast translate IMAGE --run {out} --from {source} --to {target} --out OUT.png")
+        typer.echo(
+            f"Use it: m2o-fast translate IMAGE --run {harmless(str(out))} --from {source} --to {target} --out OUT.png"
+        )
 
 
 def _files(given: list[str]) -> Path | dict[str, Path]:
@@ -77,4 +82,4 @@ def _write_published(layout: str, files: list[str], out: Path, others: tuple[obj
     if len(files) != 1 or any(other is not None for other in others):
         raise UserError("--to-official takes one run, and neither --domains nor --image-size")
     for file in write_published(Path(files[0]), out, layout):
-        typer.echo(str(file))
+        typer.echo(harmless(str(file)))

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from m2o_fast.cli.texts import examples
+from m2o_fast.texts import harmless
 
 EXAMPLES = examples(
     ("m2o-fast data fetch mnist", "download MNIST (11 MB) and verify it"),
@@ -75,13 +76,13 @@ def check(
 
     drawn = sheet or (None if as_json else DEFAULT)
     report = check_folder(
-        folder, max_unreadable, drawn, verify=verify_data, report=lambda line: typer.echo(line, err=True)
+        folder, max_unreadable, drawn, verify=verify_data, report=lambda line: typer.echo(harmless(line), err=True)
     )
     if as_json:
         typer.echo(json.dumps(report.as_json()))
     else:
         for line in report.text():
-            typer.echo(line)
+            typer.echo(harmless(line))
         for problem in report.problems:
-            typer.echo(f"problem: {problem}", err=True)
+            typer.echo(f"problem: {harmless(problem)}", err=True)
     return 1 if report.problems else 0

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from m2o_fast.cli.texts import examples
+from m2o_fast.texts import harmless
 
 EXAMPLES = examples(
     ("m2o-fast eval", "the newest run below runs/"),
@@ -233,7 +234,7 @@ def _report(run: Path, device: str, data_dir: str | None, quiet: bool) -> None:
     try:
         written = write_report([run], device=device, data_dir=data_dir)
         if not quiet:
-            typer.echo(f"report written to {written}", err=True)
+            typer.echo(f"report written to {harmless(str(written))}", err=True)
     except Exception as error:  # of all kinds: a full memory, a file that nobody foresaw
         warnings.warn(f"no report: {error or type(error).__name__}", RuntimeWarning, stacklevel=2)
 

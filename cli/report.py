@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from m2o_fast.cli.texts import examples
+from m2o_fast.texts import harmless
 
 EXAMPLES = examples(
     ("m2o-fast report", "the newest run below runs/"),
@@ -42,4 +43,5 @@ def report(
     """
     from m2o_fast.report import write_report
 
-    typer.echo(f"report written to {write_report(runs or [], out, device, data_dir=data_dir, seed=seed)}")
+    written = write_report(runs or [], out, device, data_dir=data_dir, seed=seed)
+    typer.echo(f"report written to {harmless(str(written))}")

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from m2o_fast.texts import harmless
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -52,15 +54,16 @@ def print_evaluation(result: Mapping[str, Any]) -> None:
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console = Console(highlight=False, emoji=False, width=_WIDTH)
     of_run = "run" in result
-    console.print(f"{result['run']}, step {result['step']}" if of_run else result["images"], style="bold", markup=False)
+    title = f"{result['run']}, step {result['step']}" if of_run else result["images"]
+    console.print(harmless(title), style="bold", markup=False)
     for title, columns in _TABLES.items():
         rows = list(_rows(result, columns) if of_run else _measured("", "", result["measures"], columns))
         if rows:
             _print_table(console, title, columns, rows)
     for warning in result["warnings"]:
-        console.print(f"note: {warning}", markup=False, soft_wrap=True)
+        console.print(f"note: {harmless(warning)}", markup=False, soft_wrap=True)
     protocol = ", ".join(f"{name.replace('_', ' ')} {shown(value)}" for name, value in result["protocol"].items())
-    console.print(protocol, style="dim", markup=False)
+    console.print(harmless(protocol), style="dim", markup=False)
 
 
 Row = tuple[str, str, Mapping[str, Any]]

@@ -26,6 +26,7 @@ from m2o_fast.cli.options import (
     settings_from,
 )
 from m2o_fast.cli.texts import examples
+from m2o_fast.texts import harmless
 from m2o_fast.translators import EXAMPLE_SETTING
 
 if TYPE_CHECKING:
@@ -200,7 +201,7 @@ def _print_dry_run(settings: Config, run: Path | None, resume: str, as_json: boo
     from m2o_fast.engine.pace import dry_run
     from m2o_fast.errors import UserError
 
-    result = dry_run(settings, run, resume, report=lambda line: typer.echo(line, err=True))
+    result = dry_run(settings, run, resume, report=lambda line: typer.echo(harmless(line), err=True))
     if result is None:
         return
     lines = result.pop("lines", [])
@@ -208,7 +209,7 @@ def _print_dry_run(settings: Config, run: Path | None, resume: str, as_json: boo
         typer.echo(json.dumps(result))
     else:
         for line in lines:
-            typer.echo(f"# {' '.join(line.splitlines())}")  # a folder's name may have several lines
+            typer.echo(f"# {harmless(' '.join(line.splitlines()))}")  # a folder's name may have several lines
         typer.echo(dump_config(settings), nl=False)
     if "problem" in result:
         raise UserError(result["problem"])

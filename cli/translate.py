@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from m2o_fast.cli.texts import examples
+from m2o_fast.cli.texts import examples, printable
+from m2o_fast.texts import harmless
 
 EXAMPLES = examples(
     ("m2o-fast translate digit.png --to color --out out.png", "a random look, from the newest run"),
@@ -56,6 +57,6 @@ def translate(
     request = Request(source=source, target=target, seed=seed, reference=reference, styles=styles)
     written, failures = translate_path(load_translator(run, device=device), images, out, request)
     for failure in failures:
-        typer.echo(f"m2o-fast: error: {failure}", err=True)
-    typer.echo(f"{written} of {written + len(failures)} images written to {out}")
+        typer.echo(f"m2o-fast: error: {printable(failure)}", err=True)
+    typer.echo(f"{written} of {written + len(failures)} images written to {harmless(str(out))}")
     return 2 if failures else 0

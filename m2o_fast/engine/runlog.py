@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from m2o_fast.engine.tensorboard import Board
 from m2o_fast.files import no_links, replacing
+from m2o_fast.texts import harmless
 from m2o_fast.version import __version__
 
 METRICS, TIMINGS, SAMPLES = "metrics.jsonl", "timings.jsonl", "samples.jsonl"
@@ -30,7 +31,7 @@ _PACE_STEPS = 4
 def show(line: str) -> None:
     """One line on stdout, as far as somebody listens: the output may go to a full disk, or to a ``head`` that ended."""
     try:
-        print(line, flush=True)
+        print(harmless(line), flush=True)
     except BrokenPipeError:
         _silence_stdout()
     except OSError:
@@ -133,12 +134,12 @@ class RunLog(Log):
     def say(self, message: str) -> None:
         """One line for the person who waits."""
         with suppress(OSError):  # the output may go to a file on a full disk
-            self._console.print(message, markup=False, soft_wrap=True)
+            self._console.print(harmless(message), markup=False, soft_wrap=True)
 
     def warn(self, message: str) -> None:
         """One line on stderr, also when quiet."""
         with suppress(OSError):  # the output may go to a file on a full disk
-            print(f"m2o-fast: warning: {message}", file=sys.stderr, flush=True)
+            print(f"m2o-fast: warning: {harmless(message)}", file=sys.stderr, flush=True)
 
     def waited(self, seconds: float) -> None:
         """Adds time that training spent waiting for data."""

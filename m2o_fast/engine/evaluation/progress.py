@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from m2o_fast.texts import harmless
+
 _EVERY = 10.0  # seconds between two lines where there is no terminal
 
 
@@ -35,7 +37,7 @@ class Meter:
         started, before = time.perf_counter(), self._done
         told = started
         with self._bar() as bar:
-            task = bar.add_task(name, total=self._total, completed=self._done, speed="") if bar else None
+            task = bar.add_task(harmless(name), total=self._total, completed=self._done, speed="") if bar else None
 
             def advance(count: int) -> None:
                 nonlocal told
@@ -72,4 +74,4 @@ class Meter:
     def say(self, line: str) -> None:
         """One line for the person who waits."""
         with suppress(OSError):  # the output may go to a file on a full disk
-            self._console.print(line, markup=False, soft_wrap=True)
+            self._console.print(harmless(line), markup=False, soft_wrap=True)
