@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,15 @@ def no_links(path: str, flags: int) -> int:
         OSError: The file is a link (ELOOP).
     """
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+
+
+def inflates(path: Path) -> bool:
+    """Whether a file is a zip archive that holds more than it is large; ``torch.save`` compresses nothing."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return sum(part.file_size for part in archive.infolist()) > path.stat().st_size
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError):
+        return False  # whoever reads it says what is wrong with it
 
 
 @contextmanager

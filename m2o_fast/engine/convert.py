@@ -13,6 +13,7 @@ import torch
 from m2o_fast.engine.checkpoint import save_translator
 from m2o_fast.engine.runs import load_translator
 from m2o_fast.errors import UserError
+from m2o_fast.files import inflates
 from m2o_fast.translators import published, to_official
 from m2o_fast.translators.base import Translator
 
@@ -40,6 +41,9 @@ def convert_checkpoint(
         raise UserError(f"the layout {layout!r} tells {unknown[0]} by itself; leave it out")
     if isinstance(files, Path):
         weights = read_weights(files)
+        if any(isinstance(tensor, torch.Tensor) for tensor in weights.values()):
+            nets = ", ".join(layout_of.NETS)
+            raise UserError(f"{files} holds the weights of one net; say which one, as NET={files} (nets: {nets})")
     else:
         weights = {net: read_weights(file) for net, file in files.items()}
     try:
@@ -89,6 +93,8 @@ def read_weights(file: Path) -> dict[str, Any]:
     """
     if not file.is_file():
         raise UserError(f"{file}: no such file")
+    if inflates(file):
+        raise UserError(f"{file}: refused: it holds compressed parts, and torch.save writes none")
     try:
         loaded = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # for damaged files torch raises errors of nearly every kind

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from m2o_fast.errors import UserError
-from m2o_fast.files import replacing, user_cache
+from m2o_fast.files import inflates, replacing, user_cache
 from m2o_fast.nn.misfits import misfits
 
 _CHUNK = 1 << 20
@@ -97,6 +97,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: A damaged file, or one that does not hold names and tensors.
     """
+    if inflates(path):
+        raise UserError(f"{path}: refused: it holds compressed parts, and torch.save writes none")
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)

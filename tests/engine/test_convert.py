@@ -68,6 +68,12 @@ def test_missing_file_and_unknown_layout(file, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_the_weights_of_one_net_ask_which_one_it_is(file, tmp_path):
+    torch.save({"model.0.weight": torch.zeros(4, 3, 4, 4)}, file)
+    with pytest.raises(UserError, match=r"one net; say which one, as NET=.* \(nets: G, D, G_BA, D_BA\)"):
+        convert_checkpoint("pix2pix", file, tmp_path / "out")
+
+
 # --- published layout -> folder -> translator ---
 
 

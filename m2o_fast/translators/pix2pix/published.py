@@ -64,8 +64,12 @@ def from_official(
 def to_official(translator: Pix2Pix) -> dict[str, dict[str, Tensor]]:
     """The published state dicts of a translator's nets, those that there are.
 
-    The generator into a domain that has a style takes it as further planes of its input.
+    Raises:
+        UserError: A generator has a style, for which there is no published layout.
     """
+    if translator.styled:
+        name = translator.domains[translator.styled[0]].name
+        raise UserError(f"the generator into domain {name!r} has a style, for which there is no published layout")
     return {name: layouts.saved(*published_net(translator, name)) for name in NETS if _has(translator, name)}
 
 
