@@ -23,7 +23,8 @@ def near_misses(names: Mapping[str, Sequence[str]], uni: Collection[str]) -> lis
 
 
 def _near(source: str, first: Sequence[str], target: str, second: Sequence[str]) -> str:
-    exact = len(set(first) & set(second))
+    partners = set(second)
+    exact = sum(name in partners for name in first)
     if exact >= _FEW * min(len(first), len(second)):
         return ""
     for what, plain in (
@@ -34,7 +35,7 @@ def _near(source: str, first: Sequence[str], target: str, second: Sequence[str])
         there = {plain(name): name for name in second}
         nearly = [(name, there[plain(name)]) for name in first if plain(name) in there]
         if len(nearly) > exact:
-            one, other = next(pair for pair in nearly if pair[0] != pair[1])
+            one, other = next(pair for pair in nearly if pair[0] not in partners)
             return (
                 f"{exact} of {len(first)} images of {source} have the name of an image of {target}, but {len(nearly)} "
                 f"would without {what}, such as {one!r} and {other!r}: rename one of each, or say it in pairs.csv"

@@ -63,6 +63,18 @@ def test_nothing_is_said_where_names_fit_or_are_not_even_near(tmp_path: Path) ->
     assert not any("would" in line for line in [*said(root), *check_folder(root).notes]), "names pair nothing"
 
 
+def test_images_of_one_name_count_each_and_are_no_near_miss(tmp_path: Path) -> None:
+    assert near_misses({"photo": ["a", "a", "b", "c", "d"], "map": ["a", "x", "y", "z", "w"]}, ["map"]) == []
+    (sentence,) = near_misses({"photo": ["a", "b", "C", "d"], "map": ["A", "a", "c", "z"]}, ["map"])
+    assert sentence.startswith("1 of 4") and "but 2 would" in sentence and "'C' and 'c'" in sentence
+    root = write_named(tmp_path / "d", "p{}", "s{}")
+    write(root / "train" / "sketch" / "a.png", gray_of(40))
+    for suffix in ("png", "jpg"):
+        write(root / "train" / "photo" / f"a.{suffix}", color_of(40))
+    (problem,) = check_folder(root).problems
+    assert "not clear which images are pairs" in problem
+
+
 def test_a_start_says_which_images_are_used_and_which_are_not(tmp_path: Path) -> None:
     root = write_named(tmp_path / "d", "{}", "{}", 5)
     write_damaged(root / "train" / "photo")
