@@ -27,6 +27,12 @@ _TABLES: dict[str, dict[str, str]] = {
         "miou_present": "miou present",
         "style_independent": "style independent",
     },
+    "against the looks of each content": {
+        "mse_nearest": "mse nearest",
+        "mse_looks_covered": "mse covered",
+        "lpips_nearest": "lpips nearest",
+        "lpips_looks_covered": "lpips covered",
+    },
     "against real images": {
         "fid_clean": "fid clean",
         "fid_stargan2": "fid stargan2",

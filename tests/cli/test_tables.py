@@ -1,0 +1,26 @@
+"""What ``m2o-fast eval`` prints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from m2o_fast.cli.tables import print_evaluation
+
+
+def evaluation(directions: dict[str, Any]) -> dict[str, Any]:
+    return {"run": "runs/a", "step": 7, "directions": directions, "means": {}, "warnings": [], "protocol": {}}
+
+
+def test_what_is_measured_against_the_looks_has_a_table(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    looks = {"mse_nearest": 0.0125, "mse_looks_covered": 0.625, "lpips_nearest": 0.25, "lpips_looks_covered": 0.375}
+    print_evaluation(evaluation({"photo->map": {"none": {"mse": 0.5}}, "map->photo": {"latent": looks}}))
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    start = lines.index("against the looks of each content")
+    (row,) = [line for line in lines[start:] if "map -> photo" in line]
+    assert row.replace("│", " ").split() == ["map", "->", "photo", "latent", "0.0125", "0.625", "0.25", "0.375"]
+    assert max(map(len, lines)) <= 100
