@@ -40,18 +40,21 @@ def contents_of(root: Path, listing: Listing, uni: Collection[str], split: Split
     if os.path.lexists(root / TABLE):
         return contents_by_table(root / TABLE, listing, uni)[split]
     names = {name: images.keys() for name, images in listing[split].items()}
-    if uni and (problems := _ambiguous(listing[split], names)):
+    contents = contents_by_name(names, uni)
+    if uni and (problems := _ambiguous(listing[split], names, contents)):
         raise UserError(f"not clear which images are pairs: {named(problems)}; rename or remove one of each")
-    return contents_by_name(names, uni)
+    return contents
 
 
-def _ambiguous(found: Mapping[str, Images], keys: Mapping[str, Sequence[str]]) -> list[str]:
-    """The files of a domain that have the same key as another one of it and as an image of another domain."""
+def _ambiguous(
+    found: Mapping[str, Images], keys: Mapping[str, Sequence[str]], contents: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """The files of a domain that have the same key, where an image of another domain shows what is named so."""
     problems = []
     for name, images in found.items():
         if len(set(keys[name])) == len(keys[name]):
             continue
-        elsewhere = {key for other, some in keys.items() if other != name for key in some}
+        elsewhere = {content for other, some in contents.items() if other != name for content in some}
         twice = {key for key, times in Counter(keys[name]).items() if times > 1} & elsewhere
         for key in sorted(twice):
             same = [path for path, other in zip(images.paths, keys[name], strict=True) if other == key]

@@ -182,6 +182,13 @@ def table(root: Path, text: str | bytes) -> Path:
     return path
 
 
+def test_two_images_of_one_name_in_the_uni_modal_domain_make_the_looks_of_a_subfolder_unclear(root: Path) -> None:
+    write(root / "train" / "map" / "place1.bmp", gray_of(50))
+    told = f"not clear which images are pairs: {root / 'train' / 'map' / 'place1.bmp'} and place1.png; rename or remove"
+    assert refused(root).startswith(told)
+    assert [problem for problem in check_folder(root).problems if problem.startswith(told)]
+
+
 def refused(root: Path, **options) -> str:
     with pytest.raises(UserError) as error:
         open_it(root, **options)
