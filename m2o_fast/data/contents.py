@@ -65,32 +65,29 @@ def _ambiguous(
 def contents_by_name(names: Mapping[str, Sequence[str]], uni: Collection[str]) -> dict[str, list[str]]:
     """Domain -> the content of each of its images, by their names.
 
-    An image shows what the image of equal name in another domain shows. In a multi-modal domain, one without such a
-    partner shows what an image of a uni-modal domain shows that is named like the nearest of its folders.
+    An image shows what the image of equal name in a uni-modal domain shows. In a multi-modal domain, one without such a
+    partner shows what an image of a uni-modal domain shows that is named like the nearest of its folders; without that,
+    what images of equal name show.
 
     Args:
         names: Domain -> the paths of its images below the domain's folder, without suffix.
         uni: Names of the uni-modal domains.
     """
     single = {name for domain in uni for name in names[domain]}
-    found = {}
-    for domain, images in names.items():
-        if domain in uni:
-            found[domain] = list(images)
-            continue
-        elsewhere = {name for other, some in names.items() if other != domain for name in some}
-        found[domain] = [name if name in elsewhere else _folder_of(name, single) for name in images]
-    return found
+    return {
+        domain: list(images) if domain in uni else [_shown_by(name, single) for name in images]
+        for domain, images in names.items()
+    }
 
 
-def _folder_of(name: str, single: Collection[str]) -> str:
-    """The nearest folder of ``name`` that an image is named like; ``name`` where there is none."""
-    folder = name
-    while "/" in folder:
-        folder = folder.rpartition("/")[0]
-        if folder in single:
-            return folder
-    return name
+def _shown_by(name: str, single: Collection[str]) -> str:
+    """``name`` or the nearest of its folders that an image is named like; ``name`` where there is none."""
+    shown = name
+    while shown not in single:
+        shown, slash, _ = shown.rpartition("/")
+        if not slash:
+            return name
+    return shown
 
 
 def shared_contents(first: Sequence[str], second: Sequence[str]) -> list[str]:

@@ -54,9 +54,23 @@ def test_an_equal_name_comes_before_a_subfolder_and_near_folders_before_far_ones
     names = {"map": ["a", "a/b", "x/c"], "photo": ["a", "a/1", "a/b", "a/b/2", "a/d/3", "c/1", "x/c/1", "z"]}
     assert contents_by_name(names, ["map"])["photo"] == ["a", "a", "a/b", "a/b", "a", "c/1", "x/c", "z"]
     assert contents_by_name(names, []) == names, "without a uni-modal domain nothing belongs to a folder"
-    more = {**names, "night": ["a/1", "a/2"]}
+    more = {**names, "night": ["a/1", "a/2", "z"]}
     found = contents_by_name(more, ["map"])
-    assert found["night"] == ["a/1", "a"] and found["photo"][1] == "a/1", "photo and night have this name both"
+    assert found["night"] == ["a", "a", "z"], "an equal name in another multi-modal domain takes no look from the map"
+    assert found["photo"] == contents_by_name(names, ["map"])["photo"]
+
+
+def test_looks_of_equal_name_in_two_multi_modal_domains_belong_to_the_one_map(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for number in range(2):
+            write(tmp_path / split / "map" / f"place{number}.png", gray_of(number))
+            for domain in ("paint", "photo"):
+                write(tmp_path / split / domain / f"place{number}" / "day.png", color_of(10 * number + len(domain)))
+    data = open_it(tmp_path)
+    assert [data.looks("map", domain, 1).tolist() for domain in ("paint", "photo")] == [[1], [1]]
+    assert data.looks("photo", "paint", 0).tolist() == [0]
+    pairs = check_folder(tmp_path).facts["pairs"]["train"]
+    assert [pairs[f"{domain}->map"]["found"] for domain in ("paint", "photo")] == [2, 2]
 
 
 def test_a_pair_into_the_multi_modal_domain_is_one_of_the_looks_drawn_anew_in_every_epoch(root: Path) -> None:
