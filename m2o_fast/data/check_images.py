@@ -27,8 +27,15 @@ from m2o_fast.data.check_report import (
 from m2o_fast.data.contact_sheet import COLUMNS, TILE
 from m2o_fast.data.contents import contents_of
 from m2o_fast.data.images import is_gray, opened, part_of
-from m2o_fast.data.index import FileIndex
-from m2o_fast.data.layout import Split, about_layout, about_test_folder, is_hidden, list_domains, splits_of
+from m2o_fast.data.layout import (
+    Split,
+    about_layout,
+    about_test_folder,
+    indices_of,
+    is_hidden,
+    list_domains,
+    splits_of,
+)
 from m2o_fast.data.near_misses import near_misses
 from m2o_fast.data.pairs_table import Listing
 from m2o_fast.errors import UserError
@@ -71,13 +78,7 @@ def check_images(root: Path, max_unreadable: float, verify: bool = False, report
         lines = [": ".join(filter(None, (lines[0], about_layout(folders))))]
     except UserError as error:
         return CheckReport(lines, "0 pairs", [str(error)], facts=facts)
-    index = {
-        split: {
-            name: FileIndex(images.folder, images.names, verify=verify, report=report)
-            for name, images in domains.items()
-        }
-        for split, domains in listing.items()
-    }
+    index = indices_of(listing, verify=verify, report=report)
     facts_of = {
         split: {name: examine_all(index[split][name], images.part) for name, images in domains.items()}
         for split, domains in listing.items()

@@ -19,7 +19,7 @@ from m2o_fast.data.contents import Partners, contents_of, known_contents
 from m2o_fast.data.dataset import Dataset, Numbers
 from m2o_fast.data.images import about_range, is_gray, read_pixels
 from m2o_fast.data.index import FileIndex
-from m2o_fast.data.layout import Images, about_test_folder, choose_split, list_domains, splits_of
+from m2o_fast.data.layout import Images, about_test_folder, choose_split, indices_of, list_domains, splits_of
 from m2o_fast.data.near_misses import near_misses
 from m2o_fast.data.parallel import many_objects
 from m2o_fast.errors import UserError
@@ -140,9 +140,7 @@ def load_folder(files: Files, uni: Sequence[str] = ()) -> FolderDataset:
     _check_uni(uni, list(found))
     with many_objects():
         contents = contents_of(files.root, listing, uni, split)
-        index = {
-            part: {name: _index(files, images) for name, images in domains.items()} for part, domains in listing.items()
-        }
+        index = indices_of(listing, keep=files.cache, verify=files.verify, report=files.report)
     channels = {name: _channels([domains[name] for domains in index.values()]) for name in found}
     domains = [Domain(name, channels[name], multimodal=name not in uni) for name in found]
     results = [_decode(files, found[domain.name], index[split][domain.name], domain.channels) for domain in domains]
@@ -194,10 +192,6 @@ def _used(
         if uni and name not in uni:
             paired = sum(content in there for content in contents)
             yield f"{split}: {paired} of {len(contents)} images of {name} have a pair in {' or '.join(uni)}"
-
-
-def _index(files: Files, images: Images) -> FileIndex:
-    return FileIndex(images.folder, images.names, keep=files.cache, verify=files.verify, report=files.report)
 
 
 def _decode(files: Files, images: Images, index: FileIndex, channels: int) -> Decoded:

@@ -17,6 +17,8 @@ from typing import Literal
 
 from m2o_fast.data.cache import named
 from m2o_fast.data.images import SUFFIXES, Part, opened, shown_size
+from m2o_fast.data.index import FileIndex
+from m2o_fast.data.parallel import Report, silent
 from m2o_fast.errors import UserError
 from m2o_fast.files import composed
 from m2o_fast.m2o import Domain
@@ -239,6 +241,27 @@ def list_domains(root: Path, splits: Mapping[Split, Path]) -> dict[Split, dict[s
             "there, or remove the folder"
         )
     return found
+
+
+def indices_of(
+    listing: Mapping[Split, Mapping[str, Images]], *, keep: bool = True, verify: bool = False, report: Report = silent
+) -> dict[Split, dict[str, FileIndex]]:
+    """Split -> domain -> what is known of its image files; the domains of joined files share one index.
+
+    Args:
+        listing: Split -> domain -> its image files.
+        keep: Whether what is found out is kept for the next time.
+        verify: Whether all files are read again.
+        report: Called with a line of text now and then while files are read.
+    """
+    everywhere = [images for domains in listing.values() for images in domains.values()]
+    by_folder = {images.folder: images.names for images in everywhere}
+    found = {
+        folder: FileIndex(folder, names, keep=keep, verify=verify, report=report) for folder, names in by_folder.items()
+    }
+    return {
+        split: {name: found[images.folder] for name, images in domains.items()} for split, domains in listing.items()
+    }
 
 
 def _check_names(splits: Mapping[Split, Path], names: Mapping[Split, Sequence[str]]) -> None:

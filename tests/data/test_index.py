@@ -15,8 +15,8 @@ from folder_files import color_of, gray_of, write
 from safetensors.numpy import load, save
 
 from m2o_fast.cli import main
+from m2o_fast.data import check_report, open_dataset, parallel
 from m2o_fast.data import index as index_module
-from m2o_fast.data import open_dataset, parallel
 from m2o_fast.data.check import check_folder
 from m2o_fast.data.index import FileIndex
 from m2o_fast.data.parallel import mapped
@@ -195,6 +195,26 @@ def test_the_command_line_verifies(tmp_path: Path, capsys: pytest.CaptureFixture
     words = ["train", "--data", f"folder:{root}", "--uni", "map", "--verify-data", "--dry-run", "--steps", "1"]
     assert main([*words, "--preset", "digits"]) == 0
     assert "verify: true" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_files_of_joined_images_are_read_once_for_both_halves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verify: bool
+) -> None:
+    for number in range(4):
+        for split in ("train", "val"):
+            joined = np.concatenate([color_of(number), color_of(9 + number + 10 * (split == "val"))], axis=1)
+            write(tmp_path / "d" / split / f"{number}.png", joined)
+    digested: list[str] = []
+    digest, examine = index_module._digest, check_report._examine
+    monkeypatch.setattr(index_module, "_digest", lambda path: digested.append(path) or digest(path))
+    options = {"data_dir": tmp_path / "d", "image_size": 16, "uni": ("B",), "verify": verify}
+    open_dataset("folder", split="train", **options)
+    assert len(digested) == 4
+    report = check_folder(tmp_path / "d", verify=verify)
+    examined: list[str] = []
+    monkeypatch.setattr(check_report, "_examine", lambda path, part: examined.append(part) or examine(path, part))
+    assert check_folder(tmp_path / "d").text() == report.text() and examined == []
 
 
 # --- work on many files ---
