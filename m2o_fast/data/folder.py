@@ -218,7 +218,7 @@ _COLORED = b"colored"
 
 
 def _gray(path: str) -> bytes:
-    return {True: b"gray", False: _COLORED, None: b"unreadable"}[is_gray(path)]
+    return {True: b"gray", False: _COLORED, None: b""}[is_gray(path)]
 
 
 def _check_uni(uni: Sequence[str], names: Sequence[str]) -> None:

@@ -21,7 +21,8 @@ from m2o_fast.errors import UserError
 from m2o_fast.files import replacing, user_cache
 
 _RECENT = 2_000_000_000  # nanoseconds; coarse clocks of file systems tick every second or two
-_FORMAT = 1
+_FORMAT = 2
+_UNREADABLE = b"0" * 64  # for the SHA-256 of a file that cannot be read
 
 
 class FileIndex:
@@ -75,7 +76,8 @@ class FileIndex:
 
     def digests(self) -> np.ndarray:
         """SHA-256 of each file, as 64 hexadecimal digits, ``S64`` ``[n]``; zeros for what cannot be read."""
-        return self.column("sha256", _digest, "reading files")
+        found = self.column("sha256", _digest, "reading files")
+        return np.where(found == b"", _UNREADABLE, found)
 
     def column(self, name: str, find: Callable[[str], bytes], what: str) -> np.ndarray:
         """A fact about each file, known or found out.
@@ -96,7 +98,7 @@ class FileIndex:
             known = known.astype(f"S{max(known.itemsize, *map(len, found))}")
             known[missing] = found
             self._columns[name] = known
-            if self._keep:
+            if self._keep and any(found):
                 with suppress(OSError, UserError):  # then they are read again
                     self._save()
         return known
@@ -169,8 +171,8 @@ def stat_of(path: Path) -> list[int]:
 def _digest(path: str) -> bytes:
     try:
         if not os.path.isfile(path):  # to open a pipe would wait for ever
-            return b"0" * 64
+            return b""
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest().encode()
-    except OSError:  # decoding says why
-        return b"0" * 64
+    except OSError:  # decoding says why; the disk may be at fault, so it is read again the next time
+        return b""

@@ -143,6 +143,37 @@ def test_files_that_cannot_be_read_have_digests_of_zeros(tmp_path: Path) -> None
     assert found == [b"0" * 64, b"0" * 64, hashlib.sha256(b"x").hexdigest().encode()]
 
 
+def test_a_read_error_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = files(tmp_path / "a")
+
+    def fails(file: object, name: str) -> object:
+        if str(getattr(file, "name", "")).endswith(names[3]):
+            raise OSError("the disk does not answer")
+        return digest(file, name)
+
+    digest = hashlib.file_digest
+    with monkeypatch.context() as patch:
+        patch.setattr(index_module.hashlib, "file_digest", fails)
+        found = FileIndex(tmp_path / "a", names).digests().tolist()
+        assert found.index(b"0" * 64) == 3 and found.count(b"0" * 64) == 1
+    whole = [hashlib.sha256(name.encode()).hexdigest().encode() for name in names]
+    assert FileIndex(tmp_path / "a", names).digests().tolist() == whole
+
+
+def test_a_header_that_cannot_be_read_once_does_not_tell_the_channels_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_images(tmp_path / "d")
+    for split in ("train", "val"):
+        for number in range(1, 6):
+            write(root / split / "photo" / f"{number}.png", gray_of(number))
+    options = {"split": "train", "data_dir": root, "image_size": 16, "uni": ("map",)}
+    with monkeypatch.context() as patch:
+        patch.setattr("m2o_fast.data.folder.is_gray", lambda path: None if path.endswith("0.png") else True)
+        assert open_dataset("folder", **options).domains[1].channels == 1
+    assert open_dataset("folder", **options).domains[1].channels == 3
+
+
 # --- a training start, and the check ---
 
 
