@@ -25,7 +25,7 @@ from m2o_fast.data.check_report import (
     share_option,
 )
 from m2o_fast.data.contact_sheet import COLUMNS, TILE
-from m2o_fast.data.contents import contents_of
+from m2o_fast.data.contents import contents_of, named_by_folders
 from m2o_fast.data.images import is_gray, opened, part_of
 from m2o_fast.data.layout import (
     Split,
@@ -83,8 +83,9 @@ def check_images(root: Path, max_unreadable: float, verify: bool = False, report
         split: {name: examine_all(index[split][name], images.part) for name, images in domains.items()}
         for split, domains in listing.items()
     }
-    guess = guess_uni(
-        {name: [fact for fact in some if not fact.problem] for name, some in _trained_on(facts_of).items()}
+    guess = _guess(
+        {name: images.keys() for name, images in _trained_on(listing).items()},
+        {name: [fact for fact in some if not fact.problem] for name, some in _trained_on(facts_of).items()},
     )
     contents, unclear = _contents(root, listing, guess.domains)
     found = {
@@ -195,6 +196,14 @@ def _remarks_on(where: str, domain: Checked, max_unreadable: float) -> tuple[lis
     if 0 < len(readable) < FEW:
         notes.append(f"{where}: {counted(len(readable), 'image')}, which is few to train or measure with")
     return problems, notes
+
+
+def _guess(names: Mapping[str, Sequence[str]], facts: Mapping[str, Sequence[ImageFacts]]) -> _Guess:
+    """The domains that look uni-modal, unless subfolders named like images of others say which these are."""
+    guess, named_so = guess_uni(facts), named_by_folders(names)
+    if not named_so or len(named_so) == len(names) or set(guess.domains) <= set(named_so):
+        return guess
+    return _Guess(named_so, f"subfolders are named like {'its' if len(named_so) == 1 else 'their'} images")
 
 
 def guess_uni(domains: Mapping[str, Sequence[ImageFacts]]) -> _Guess:

@@ -90,6 +90,21 @@ def _shown_by(name: str, single: Collection[str]) -> str:
     return shown
 
 
+def named_by_folders(names: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """The domains with an image that a subfolder of another domain is named like, as for its looks.
+
+    Args:
+        names: Domain -> the paths of its images below the domain's folder, without suffix.
+    """
+    in_folders = {domain: [name for name in images if "/" in name] for domain, images in names.items()}
+    singles = {domain: set(images) for domain, images in names.items()}
+    return tuple(
+        domain
+        for domain, single in singles.items()
+        if any(_shown_by(name, single) != name for other in names if other != domain for name in in_folders[other])
+    )
+
+
 def shared_contents(first: Sequence[str], second: Sequence[str]) -> list[str]:
     """The contents that two domains share, in the order of the first one's images."""
     there = set(second)

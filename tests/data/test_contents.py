@@ -203,6 +203,21 @@ def test_two_images_of_one_name_in_the_uni_modal_domain_make_the_looks_of_a_subf
     assert [problem for problem in check_folder(root).problems if problem.startswith(told)]
 
 
+def test_subfolders_tell_the_check_which_domain_is_uni_modal(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for number in range(3):
+            write(tmp_path / split / "map" / f"place{number}.png", color_of(number))
+            for look in range(2):
+                write(tmp_path / split / "photo" / f"place{number}" / f"{look}.png", gray_of(10 * number + look))
+    report = check_folder(tmp_path)
+    assert report.facts["uni_guess"] == ["map"] and report.total == "12 pairs"
+    assert "uni-modal: map (a guess: subfolders are named like its images)" in report.advice
+    for split in ("train", "val"):
+        write(tmp_path / split / "photo" / "x.png", gray_of(90))
+        write(tmp_path / split / "map" / "x" / "y.png", color_of(90))
+    assert check_folder(tmp_path).facts["uni_guess"] == ["photo"], "subfolders both ways tell nothing, gray does"
+
+
 def refused(root: Path, **options) -> str:
     with pytest.raises(UserError) as error:
         open_it(root, **options)
