@@ -148,6 +148,7 @@ def _rows(path: Path, domains: Sequence[str]) -> Iterator[tuple[int, dict[str, s
     """Line number and domain -> cell of each row; empty cells are left out, and rows without a cell."""
     reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     columns: list[str] | None = None
+    has_rows = False
     while True:
         try:
             row = next(reader)
@@ -169,9 +170,15 @@ def _rows(path: Path, domains: Sequence[str]) -> Iterator[tuple[int, dict[str, s
         named = {
             domain: _legal(path, reader.line_num, cell) for domain, cell in zip(columns, cells, strict=True) if cell
         }
+        has_rows = True
         yield reader.line_num, named
     if columns is None:
         raise UserError(f"{path}: the table is empty; its first line names domains, such as {','.join(domains[:2])}")
+    if not has_rows:
+        raise UserError(
+            f"{path}: no rows below the names of the domains, and names of images pair nothing where there is a table; "
+            "add rows, or remove it"
+        )
 
 
 def _columns(path: Path, line: int, cells: Sequence[str], domains: Sequence[str]) -> list[str]:

@@ -27,6 +27,8 @@ def refused(refuses) -> str:
     [
         ("", "pairs.csv: the table is empty; its first line names domains, such as map,photo"),
         ("\n\n", "the table is empty"),
+        ("map,photo\n", "pairs.csv: no rows below the names of the domains, and names of images pair nothing"),
+        ("map,photo\n\n,\n", "no rows below the names of the domains"),
         ("map\nplace1\n", "line 1: the table needs a column for each of at least two domains"),
         ("map;photo\nplace1;place1/0\n", "line 1: no domain is called 'map;photo'; separate the columns by commas"),
         ("map,foto\n", "line 1: no domain is called 'foto'; nearest: 'photo' (domains: map, photo)"),
