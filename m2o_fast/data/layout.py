@@ -230,6 +230,7 @@ def list_domains(root: Path, splits: Mapping[Split, Path]) -> dict[Split, dict[s
             f"{root / 'train' / '<domain>'} and {root / 'val' / '<domain>'}"
         )
     folders = {split: domain_folders(folder) for split, folder in splits.items()}
+    _check_layout(root, splits, folders)
     _check_names(splits, {split: list(domains) for split, domains in folders.items()})
     found = {
         split: {name: image_files(*place) for name, place in domains.items()} for split, domains in folders.items()
@@ -262,6 +263,25 @@ def indices_of(
     return {
         split: {name: found[images.folder] for name, images in domains.items()} for split, domains in listing.items()
     }
+
+
+def _check_layout(
+    root: Path, splits: Mapping[Split, Path], folders: Mapping[Split, Mapping[str, tuple[Path, Part]]]
+) -> None:
+    """Raises ``UserError`` where one split has a layout without domains of its own, and another one does not fit it."""
+    if any(place.parent == root for domains in folders.values() for place, part in domains.values() if part == "whole"):
+        for name in (name for some in FOLDERS.values() for name in some):
+            a, b = root / (name + _A), root / (name + _B)
+            if a.is_dir() != b.is_dir():
+                there, missing = (a, b) if a.is_dir() else (b, a)
+                raise UserError(f"{there} is there, but no {missing}; add it, or remove the folder")
+    joined = [split for split in folders if any(part != "whole" for _, part in folders[split].values())]
+    for split, domains in folders.items():
+        if joined and list(domains) != [_A, _B]:
+            raise UserError(
+                f"{splits[joined[0]]} has files with two joined images, {splits[split]} has not: there, too, all need "
+                "to be twice as wide as high; or remove the folder"
+            )
 
 
 def _check_names(splits: Mapping[Split, Path], names: Mapping[Split, Sequence[str]]) -> None:

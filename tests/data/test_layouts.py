@@ -141,6 +141,27 @@ def test_images_of_other_shapes_are_no_layout(tmp_path: Path) -> None:
         open_it(tmp_path)
 
 
+def test_half_of_a_split_is_not_overlooked(tmp_path: Path) -> None:
+    for number in range(3):
+        for name in ("trainA", "trainB", "testA"):
+            write(tmp_path / name / f"{number}.png", color_of(number))
+    told = f"{tmp_path / 'testA'} is there, but no {tmp_path / 'testB'}; add it, or remove the folder"
+    with pytest.raises(UserError) as error:
+        open_it(tmp_path)
+    assert str(error.value) == told and check_folder(tmp_path).problems == [told]
+
+
+@pytest.mark.parametrize("inside", ["", "photo"])
+def test_a_split_that_is_not_joined_as_the_other_one_is_named(tmp_path: Path, inside: str) -> None:
+    for number in range(3):
+        write(tmp_path / "train" / f"{number}.png", joined_of(number))
+        write(tmp_path / "test" / inside / f"{number}.png", color_of(number))
+    told = f"{tmp_path / 'train'} has files with two joined images, {tmp_path / 'test'} has not: there, too, all need"
+    with pytest.raises(UserError) as error:
+        open_it(tmp_path)
+    assert str(error.value).startswith(told) and str(tmp_path / "train" / "A") not in str(error.value)
+
+
 def test_folders_of_domains_come_before_other_layouts(tmp_path: Path) -> None:
     write_joined(tmp_path)
     for split in ("train", "val"):
