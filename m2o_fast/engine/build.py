@@ -93,7 +93,10 @@ def build_sampler(config: Config, dataset: Dataset, translator: Translator) -> B
     )
 
 
-_NONE = "the data has none: the images of a pair have the same name in the folders of both domains. Rename them"
+_NONE = (
+    "the data has none: --uni (data.uni) names the domains with one image for each content; other images that show it "
+    "have its name, lie in a subfolder of its name, or are in its row of pairs.csv. Mend one of these"
+)
 
 
 def _no_pairs(config: Config, why: str) -> UserError:

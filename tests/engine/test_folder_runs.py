@@ -67,7 +67,8 @@ def test_the_plan_counts_each_domain(root: Path) -> None:
 
 def test_without_pairs_hms_says_what_to_do(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "d", photos=range(4), sketches=range(10, 14))
-    with pytest.raises(UserError, match=r"'hms' learns from known pairs, but the data has none: .* with variant 'hmu'"):
+    ways = r"--uni \(data.uni\) .* name, .* subfolder .* pairs.csv.* with variant 'hmu'"
+    with pytest.raises(UserError, match=rf"'hms' learns from known pairs, but the data has none: {ways}"):
         train(config_of(root), tmp_path / "a", quiet=True)
     train(config_of(root, "variant=hmu", "steps=1"), tmp_path / "b", quiet=True)
 
