@@ -26,7 +26,7 @@ FILES = [
 #: from below; those of one floor do not know each other, but for the pure functions of the second
 ROOMS = (
     {"ops"},
-    {"m2o", "batch", "settings", "losses", "labels", "randomness", "files", "errors", "version"},
+    {"m2o", "batch", "settings", "losses", "labels", "randomness", "files", "texts", "errors", "version"},
     {"nn"},
     {"translators", "metrics", "data"},
     {"engine"},
