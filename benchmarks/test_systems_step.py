@@ -12,6 +12,7 @@ import pytest
 from systems_step import IMAGES, IMPLEMENTATIONS, SIDE, SYSTEMS, iteration, peak_bytes
 from train_step import DEVICE
 
+pytestmark = pytest.mark.full  # an iteration takes seconds
 NAMES = {"plain": "eager", "compile": "compile", "fast": "compiled"}
 
 
@@ -24,10 +25,7 @@ def expected_losses(name: str) -> list[float]:
 
 @pytest.mark.skipif(DEVICE.type != "cpu", reason="measured on a CPU")
 @pytest.mark.parametrize("name", SYSTEMS)
-@pytest.mark.parametrize(
-    "implementation",
-    [pytest.param(name, marks=[pytest.mark.full] if name == "compile" else []) for name in IMPLEMENTATIONS],
-)
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_systems_step(benchmark, measure, quick: bool, name: str, implementation: str) -> None:
     benchmark.group = f"train_step {name}, {SIDE} px, {IMAGES} images per domain, iteration"
     run = iteration(implementation, name)

@@ -96,7 +96,10 @@ DAMAGED = {
     "cut header": (header(2, 28, 28)[:14], "ends within its header: 14 bytes, expected 16"),
     "cut data": (header(2, 28, 28) + bytes(1000), "announces 1568 bytes of data, but found 1000"),
     "more data": (header(2, 28, 28) + bytes(1569), "announces 1568 bytes of data, but more follow"),
-    "absurd count": (header(2**32 - 1, 28, 28) + bytes(9), "announces 3367254359280 bytes of data, but found 9"),
+    "absurd count": (
+        header(2**32 - 1, 28, 28) + bytes(9),
+        "announces 3367254359280 bytes of data, more than 2147483648",
+    ),
     "no image": (header(0, 28, 28), "holds no image"),
     "too few labels": (header(11, 28, 28) + bytes(11 * 784), "holds 11 images, but .* holds 12 labels"),
     "text": (b"<html>404 not found</html>", "magic number is 1013478509"),
