@@ -98,7 +98,7 @@ DAMAGED = {
     "more data": (header(2, 28, 28) + bytes(1569), "announces 1568 bytes of data, but more follow"),
     "absurd count": (
         header(2**32 - 1, 28, 28) + bytes(9),
-        "announces 3367254359280 bytes of data, more than 2",
+        "announces 3367254359280 bytes of data, more than 2147483648",
     ),
     "no image": (header(0, 28, 28), "holds no image"),
     "too few labels": (header(11, 28, 28) + bytes(11 * 784), "holds 11 images, but .* holds 12 labels"),
