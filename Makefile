@@ -46,7 +46,7 @@ bench: $(READY)  ## the speed of every operation, with baselines, and of an iter
 	$(BIN)/python benchmarks/publish.py build/bench.json
 	$(BIN)/python benchmarks/profile_step.py
 
-ablation: $(READY)  ## three variants, three seeds: docs/results.md
+ablation: $(READY)  ## systems x variants, three seeds: docs/results.md
 	$(BIN)/python benchmarks/ablation.py
 
 gallery: $(READY)  ## three variants on MNIST side by side: docs/gallery.md, docs/gallery.html

@@ -1,13 +1,16 @@
-"""Three variants, three seeds, equal steps: trains, measures, and writes docs/results.md.
+"""Systems x variants, equal steps and seeds: trains, measures, and writes docs/results.md.
 
     python benchmarks/ablation.py [--data digits] [--steps N] [--seeds 1 2 3] [--jobs 2]
-    python benchmarks/ablation.py --variants hms --paths fast plain      # is quality paid for speed?
+    python benchmarks/ablation.py --systems cyclegan pix2pix --variants plain hms --seeds 1
+    python benchmarks/ablation.py --systems starganv2 --variants hms --paths fast plain    # is quality paid for speed?
 
-A path is how the numbers are computed: `fast` with the fused operations, `plain` with those of torch
-(M2O_BACKEND=reference), `bf16` as fast with --precision bf16.
+Each system has its preset for the data; variants that it refuses are left out. A path is how the numbers are computed:
+`fast` with the fused operations, `plain` with those of torch (M2O_BACKEND=reference), `bf16` as fast with
+--precision bf16.
 
-Every run is one `m2o-fast train` and one `m2o-fast eval` in a process of its own with one thread; finished runs are
-not trained again. Figures are kept in benchmarks/results/ablation-<data>.json, with several paths in
+Every run is one `m2o-fast train` and one `m2o-fast eval` in a process of its own with one thread, in a folder named
+after its settings; runs that are measured are not trained again, others are gone on with. Figures are kept in
+benchmarks/results/ablation-<data>.json, with several systems in ablation-<data>-systems.json, with several paths in
 ablation-<data>-paths.json, with the settings they belong to.
 """
 
@@ -21,12 +24,22 @@ import platform
 import statistics
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from importlib import metadata
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any, NamedTuple
+
+from m2o_fast.engine.config import dump_config, load_config
+from m2o_fast.engine.schema import Config
+from m2o_fast.m2o import VARIANTS
+from m2o_fast.translators import NAMES, full_name, short_name, system
 
 ROOT = Path(__file__).resolve().parent.parent
-VARIANTS = ("starganv2", "hmu", "hms")
+RESULTS = ROOT / "benchmarks" / "results"
 COLUMNS = {
     "MSE, color to gray": ("color->gray", "mse", "{:.5f}"),
     "Color Recall": ("gray->color", "color_recall", "{:.3f}"),
@@ -34,59 +47,110 @@ COLUMNS = {
     "unique colors": ("gray->color", "unique_colors", "{:.0f}"),
     "content MSE": ("gray->color", "content_mse", "{:.5f}"),
     "FID": ("gray->color", "fid_clean", "{:.2f}"),
+    "parameters": ("cost", "parameters", "{:,.0f}"),
+    "s per step": ("cost", "seconds_per_step", "{:.3f}"),
 }
-NAMES = {"starganv2": "StarGAN v2", "hmu": "HMU", "hms": "HMS"}
 PATHS = {"fast": "", "plain": ", plain torch", "bf16": ", bf16"}
+WARM_UP, TIMED = 3, 20  # steps
+
+
+class Run(NamedTuple):
+    """What is trained once."""
+
+    system: str
+    variant: str
+    path: str
+    seed: int
 
 
 def main() -> None:
     """Runs what is missing, then writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="digits")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--systems", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--paths", nargs="+", choices=list(PATHS), default=["fast"])
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="runs at the same time")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "ablation")
     options = parser.parse_args()
-    rehearsed = command("train", *arguments(options, "fast", "hms", options.seeds[0]), "--dry-run", "--json")
-    settings = json.dumps(json.loads(rehearsed)["settings"])
-    # Runs of other settings must not end up in the same table.
-    options.folder = options.runs / f"{options.data}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
-    runs = [(path, variant, seed) for seed in options.seeds for path in options.paths for variant in options.variants]
-    with ThreadPoolExecutor(options.jobs) as pool:
-        results = list(pool.map(lambda run: measure(*run, options), runs))
+    runs = [
+        Run(name, variant, path, seed)
+        for seed in options.seeds
+        for path in options.paths
+        for name in options.systems
+        for variant in options.variants
+        if variant in system(name).variants
+    ]
+    # A process for each run: its processor time is its own, and so is the backend that it imports.
+    with ProcessPoolExecutor(options.jobs, get_context("spawn"), max_tasks_per_child=1) as pool:
+        results = list(pool.map(partial(measure, data=options.data, steps=options.steps, runs=options.runs), runs))
     record = {
         "data": options.data,
         "steps": options.steps,
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
         "torch": metadata.version("torch"),
         "commit": commit(),
-        "settings": json.loads(settings),
+        "settings": {
+            label(run._asdict()): config_of(run, options.data, options.steps).model_dump(mode="json") for run in runs
+        },
         "runs": results,
     }
-    suffix = "-paths" * (len(options.paths) > 1)
-    target = ROOT / "benchmarks" / "results" / f"ablation-{options.data}{suffix}.json"
-    target.write_text(json.dumps(record, indent=1) + "\n")
-    write_results()
+    suffix = "-systems" * (len(options.systems) > 1) + "-paths" * (len(options.paths) > 1)
+    (RESULTS / f"ablation-{options.data}{suffix}.json").write_text(json.dumps(record, indent=1) + "\n")
+    (ROOT / "docs" / "results.md").write_text("\n".join(page()) + "\n")
 
 
-def measure(path: str, variant: str, seed: int, options: argparse.Namespace) -> dict:
-    """One run, trained (or gone on with) and evaluated."""
-    run = options.folder / f"{path}-{variant}-{seed}"
-    settings = arguments(options, path, variant, seed)
-    command("train", *settings, "--run", str(run), "--resume", "auto", "--quiet", plain=path == "plain")
-    result = json.loads(command("eval", str(run), "--json", "--quiet"))
-    print(f"{variant}{PATHS[path]}, seed {seed}: {result['directions']}", flush=True)
-    named = {"path": path, "variant": variant, "seed": seed}
-    return {**named, "directions": result["directions"], "protocol": result["protocol"]}
+def config_of(run: Run, data: str, steps: int) -> Config:
+    """The settings of a run: the preset of its system for the data, and what all runs have in common."""
+    common = {"data.name": data, "steps": steps, "seed": run.seed, "threads": 1, "device": "cpu"}
+    precision = "bf16" if run.path == "bf16" else "fp32"
+    chosen = {"system": run.system, "variant": run.variant, "precision": precision}
+    return load_config(overrides=common | chosen)
 
 
-def arguments(options: argparse.Namespace, path: str, variant: str, seed: int) -> list[str]:
-    """What is trained, as options of m2o-fast train."""
-    named = ["--variant", variant, "--data", options.data, "--steps", str(options.steps), "--seed", str(seed)]
-    return [*named, "--set", "threads=1", "--precision", "bf16" if path == "bf16" else "fp32"]
+def measure(run: Run, data: str, steps: int, runs: Path) -> dict[str, Any]:
+    """One run, trained (or gone on with) and evaluated; what was measured lies in its folder."""
+    os.environ |= {"OMP_NUM_THREADS": "1"} | ({"M2O_BACKEND": "reference"} if run.path == "plain" else {})
+    config = config_of(run, data, steps)
+    settings = dump_config(config)
+    # Runs of other settings must not end up in the same table.
+    name = f"{short_name(run.system, run.variant)}-{data}-{run.path}-{run.seed}"
+    folder = runs / f"{name}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
+    measured = folder / "ablation.json"
+    if not measured.exists():
+        runs.mkdir(parents=True, exist_ok=True)
+        file = folder.with_suffix(".yaml")
+        file.write_text(settings)
+        command("train", "--config", str(file), "--run", str(folder), "--resume", "auto", "--quiet")
+        found = json.loads(command("eval", str(folder), "--json", "--quiet"))
+        kept = {name: found[name] for name in ("directions", "protocol")}
+        measured.write_text(json.dumps({**run._asdict(), **kept, "cost": cost(config)}, indent=1))
+    result: dict[str, Any] = json.loads(measured.read_text())
+    print(f"{label(result)}, seed {run.seed}: {result['directions']}, {result['cost']}", flush=True)
+    return result
+
+
+def cost(config: Config) -> dict[str, float]:
+    """Parameters of all nets, and processor time of a training step: the median of a few, of fresh nets."""
+    from m2o_fast.engine.loop import Trainer
+    from m2o_fast.engine.runlog import Log
+    from m2o_fast.engine.step import group_sizes
+
+    trainer = Trainer(config, Path("nowhere"))
+    seconds = []
+    for _ in range(WARM_UP + TIMED):
+        started = time.process_time()
+        trainer.advance(Log())
+        seconds.append(time.process_time() - started)
+    sizes = group_sizes(trainer.translator).values()
+    return {"parameters": sum(sizes), "seconds_per_step": statistics.median(seconds[WARM_UP:])}
+
+
+def label(run: dict[str, Any]) -> str:
+    """``CycleGAN-HMS``, ``HMS, plain torch``: what a row is called."""
+    return full_name(run["system"], run["variant"]) + PATHS[run["path"]]
 
 
 def commit() -> str:
@@ -95,86 +159,109 @@ def commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def command(*words: str, plain: bool = False) -> str:
-    """Output of an m2o-fast command, run with the operations of torch if ``plain``; its errors go to the terminal."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"} | ({"M2O_BACKEND": "reference"} if plain else {})
-    done = subprocess.run(
-        [sys.executable, "-m", "m2o_fast.cli", *words], env=environment, stdout=subprocess.PIPE, text=True
-    )
+def command(*words: str) -> str:
+    """Output of an m2o-fast command; its errors go to the terminal."""
+    done = subprocess.run([sys.executable, "-m", "m2o_fast.cli", *words], stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise SystemExit(f"m2o-fast {' '.join(words)}: exit code {done.returncode}")
     return done.stdout
 
 
-def write_results() -> None:
-    """docs/results.md from every ablation in benchmarks/results/."""
-    parts = [
-        "# Results\n",
-        "Made by `make ablation` (benchmarks/ablation.py) from `benchmarks/results/ablation-*.json`. Equal steps,",
-        "equal networks, the test split, EMA weights, styles of random latents; mean ± standard deviation over the",
-        "seeds. What each measure means, and its protocol: [metrics.md](metrics.md).",
-    ]
-    for path in sorted((ROOT / "benchmarks" / "results").glob("ablation-*.json"), key=lambda path: path.stem):
-        parts += section(json.loads(path.read_text()))
-    (ROOT / "docs" / "results.md").write_text("\n".join(parts) + "\n")
-
-
-def section(record: dict) -> list[str]:
-    """Heading and table of one ablation."""
-    seeds = sorted({run["seed"] for run in record["runs"]})
-    ceiling = statistics.mean(measures(run, "gray->color")["color_recall_ceiling"] for run in record["runs"])
-    columns = {
-        title: column
-        for title, column in COLUMNS.items()
-        if all(column[1] in measures(run, column[0]) for run in record["runs"])
-    }
-    several = len({run.get("path", "fast") for run in record["runs"]}) > 1
+def page() -> list[str]:
+    """The lines of docs/results.md, from every ablation in benchmarks/results/."""
     lines = [
-        f"\n## {record['data']}, {record['steps']:,} steps, seeds {', '.join(map(str, seeds))}"
-        + f"{': is quality paid for speed?' if several else ''}\n",
+        "# Results\n",
+        "Made by `make ablation` (benchmarks/ablation.py) from `benchmarks/results/ablation-*.json`. Equal steps, each",
+        "system with its preset, the test split, averaged weights where a system keeps them, styles of random latents,",
+        "mean ± standard deviation over the seeds. What each measure means, and its protocol:",
+        "[metrics.md](metrics.md).",
+    ]
+    for path in sorted(RESULTS.glob("ablation-*.json"), key=lambda path: path.stem):
+        lines += section(json.loads(path.read_text()))
+    return lines
+
+
+def section(record: dict[str, Any]) -> list[str]:
+    """Heading and table of one ablation."""
+    runs = record["runs"]
+    seeds = sorted({run["seed"] for run in runs})
+    several = len({run["path"] for run in runs}) > 1
+    ceiling = statistics.mean(measures(run, "gray->color")["color_recall_ceiling"] for run in runs)
+    columns = {title: column for title, column in COLUMNS.items() if is_comparable(column, runs)}
+    lines = [
+        f"\n## {record['data']}, {record['steps']:,} steps, {'seeds' if len(seeds) > 1 else 'seed'} "
+        + f"{', '.join(map(str, seeds))}{': is quality paid for speed?' if several else ''}\n",
         f"{record['machine']}, torch {record['torch']}, commit {record['commit']}. Ceiling of Color Recall at this "
-        f"sample size: {ceiling:.3f}.\n",
+        f"sample size: {ceiling:.3f}.{' Seconds of one thread.' if 's per step' in columns else ''}\n",
         f"| variant | {' | '.join(columns)} |",
         f"|---|{'---|' * len(columns)}",
     ]
-    for path, variant in dict.fromkeys((run.get("path", "fast"), run["variant"]) for run in record["runs"]):
-        runs = [run for run in record["runs"] if (run.get("path", "fast"), run["variant"]) == (path, variant)]
-        cells = []
-        for direction, measure_name, form in columns.values():
-            values = [measures(run, direction)[measure_name] for run in runs]
-            spread = statistics.stdev(values) if len(values) > 1 else 0.0
-            cells.append(f"{form.format(statistics.mean(values))} ± {form.format(spread)}")
-        lines.append(f"| {NAMES[variant]}{PATHS[path]} | {' | '.join(cells)} |")
-    return lines + (distances(record) if several else [])
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        rows.setdefault(label(run), []).append(run)
+    for name, same in rows.items():
+        cells = [cell([measures(run, at)[what] for run in same], form) for at, what, form in columns.values()]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return [*lines, *(distances(rows) if several else []), *one_to_one(rows)]
 
 
-def distances(record: dict) -> list[str]:
+def is_comparable(column: tuple[str, str, str], runs: Sequence[dict[str, Any]]) -> bool:
+    """Whether all runs have a measure; distances of features depend on the number of images."""
+    at, name, _ = column
+    if name.startswith("fid") and len({run["protocol"].get("outputs_per_source") for run in runs}) > 1:
+        return False
+    return all(name in measures(run, at) for run in runs)
+
+
+def cell(values: Sequence[float], form: str) -> str:
+    """Mean and, of several values that differ, standard deviation."""
+    mean = form.format(statistics.mean(values))
+    return f"{mean} ± {form.format(statistics.stdev(values))}" if len(set(values)) > 1 else mean
+
+
+def distances(rows: dict[str, list[dict[str, Any]]]) -> list[str]:
     """How far the means of the other paths are from that of plain torch, in its standard deviations."""
     found = []
-    for path, variant in dict.fromkeys(
-        (run["path"], run["variant"]) for run in record["runs"] if run["path"] != "plain"
-    ):
+    for name, runs in rows.items():
+        plain = rows[label({**runs[0], "path": "plain"})]
+        if plain is runs:
+            continue
         words = []
         for title in ("MSE, color to gray", "Color Recall"):
-            plain, other = (values(record, at, variant, title) for at in ("plain", path))
-            away = abs(statistics.mean(other) - statistics.mean(plain)) / statistics.stdev(plain)
+            at, measure_name, _ = COLUMNS[title]
+            expected, found_values = ([measures(run, at)[measure_name] for run in of] for of in (plain, runs))
+            away = abs(statistics.mean(found_values) - statistics.mean(expected)) / statistics.stdev(expected)
             words.append(f"{away:.1f} ({title})")
-        found.append(f"{NAMES[variant]}{PATHS[path]}: {', '.join(words)}")
+        found.append(f"{name}: {', '.join(words)}")
     return ["\nMeans, in standard deviations of plain torch from its own. " + "; ".join(found) + "."]
 
 
-def values(record: dict, path: str, variant: str, title: str) -> list[float]:
-    """A column of the table for all seeds."""
-    direction, name, _ = COLUMNS[title]
+def one_to_one(rows: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """What a table shows that has systems with and without styles."""
+    recalls = {
+        name: statistics.mean(measures(run, "gray->color")["color_recall"] for run in runs)
+        for name, runs in rows.items()
+    }
+    without = [name for name, runs in rows.items() if "none" in runs[0]["directions"]["gray->color"]]
+    if not without or len(without) == len(rows):
+        return []
+    most = max(recalls[name] for name in without)
+    least = min(recalls[name] for name in rows if name not in without)
     return [
-        measures(run, direction)[name] for run in record["runs"] if (run["path"], run["variant"]) == (path, variant)
+        f"\n{' and '.join(without)} translate one to one: each gray digit gets a single color, so they cannot make the "
+        f"many colors that it could have. Their Color Recall is at most {most:.3f}, that of the others at least "
+        f"{least:.3f}."
     ]
 
 
-def measures(run: dict, direction: str) -> dict:
-    """The measures of a direction, of random styles where there are styles; earlier records hold no others."""
-    found = run["directions"][direction]
-    return found.get("none") or found.get("latent") or found
+def measures(run: dict[str, Any], direction: str) -> dict[str, Any]:
+    """The measures of a direction, of random styles where there are styles; earlier records hold no others.
+
+    ``"cost"`` in place of a direction: what training takes.
+    """
+    found = run.get("cost", {}) if direction == "cost" else run["directions"][direction]
+    measured: dict[str, Any] = found.get("none") or found.get("latent") or found
+    return measured
 
 
 if __name__ == "__main__":

@@ -16,8 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from ablation import VARIANTS, command
+from ablation import command
 
+from m2o_fast.m2o import VARIANTS
 from m2o_fast.report import write_report
 from m2o_fast.report.compare import grouped, side_by_side, summary
 from m2o_fast.report.measures import measure

@@ -15,18 +15,18 @@ from source_tree import ROOT, run_python
 PAGES = """
 import json, sys
 sys.path.insert(0, "benchmarks")
-import profile_step, publish
+import ablation, profile_step, publish
 records = [json.loads(path.read_text()) for path in sorted(publish.RESULTS.glob("*.json"))]
 steps = [record for record in records if "shares" in record]
 rows = [record for record in records if "rows" in record]
-lines = {"performance": profile_step.targets(steps), "benchmarks": publish.targets(rows)}
+lines = {"performance": profile_step.targets(steps), "benchmarks": publish.targets(rows), "results": ablation.page()}
 for record in steps:
     lines["performance"] += profile_step.section(record)
 for record in rows:
     lines["benchmarks"] += publish.section(record)
 for name, expected in lines.items():
     page = (publish.ROOT / "docs" / f"{name}.md").read_text()
-    assert len(expected) > 20
+    assert len(expected) > 15
     assert "\\n".join(expected) in page, f"docs/{name}.md is not what its results say"
 assert "matplotlib" not in sys.modules
 """
