@@ -66,7 +66,8 @@ class ManyToOne:
     """The many-to-one rules. All switched off (:meth:`symmetric`), the plain base model remains.
 
     Attributes:
-        domain_layers: ``"stem"`` gives every domain its own first and last layers around a shared trunk;
+        domain_layers: ``"stem"`` gives every domain its own first and last layers around a shared trunk; ``"adapter"``
+            puts 1x1 layers of every domain in front of a net and behind it, which has first and last layers of its own;
             ``None`` makes all domains share them, which needs equal channel counts.
         zero_style: Uni-modal domains have no style: their style vector is exactly 0 and they own no
             style heads.
@@ -75,7 +76,7 @@ class ManyToOne:
             the pairs.
     """
 
-    domain_layers: Literal["stem"] | None = "stem"
+    domain_layers: Literal["stem", "adapter"] | None = "stem"
     zero_style: bool = True
     diversity_on_multimodal_only: bool = True
     supervised_weight: float = 0.0
@@ -115,7 +116,7 @@ class ManyToOne:
             raise ValueError("no domain has a style: many-to-one translation needs at least one multi-modal domain")
         if self.supervised_weight > 0 and all(domain.multimodal for domain in domains):
             raise ValueError("the supervised loss needs a uni-modal domain, but every domain is multi-modal")
-        if self.domain_layers == "stem":
+        if self.domain_layers is not None:
             return tuple(domains)
         widest = max(domain.channels for domain in domains)
         for domain in domains:

@@ -30,7 +30,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 NETS, AVERAGED, OPTIMIZERS = "nets.safetensors", "ema.safetensors", "optimizers.safetensors"
 POOLS = "pools.safetensors"
-_MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam
+_MOMENTS, _COUNTS = ("exp_avg", "exp_avg_sq"), {"step": ((), torch.float32)}  # of Adam
 #: what the manifest of a training checkpoint counts
 COUNTERS = ("step", "skipped", "skipped_in_a_row")
 _LARGEST_MANIFEST = 1 << 24  # bytes
@@ -359,7 +359,10 @@ def training_tensors(training: Training) -> dict[str, dict[str, Tensor]]:
 
 def optimizer_kinds(optimizers: Mapping[str, torch.optim.Optimizer]) -> dict[str, str]:
     """Parameter group -> the kind of its optimizer, for the manifest."""
-    return {name: type(optimizer).__name__ for name, optimizer in optimizers.items()}
+    return {
+        name: type(optimizer).__name__ + (" with momentum" if optimizer.param_groups[0].get("momentum") else "")
+        for name, optimizer in optimizers.items()
+    }
 
 
 def _optimizer_tensors(translator: Translator, optimizers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
@@ -398,7 +401,7 @@ def load_training(folder: Path, training: Training) -> None:
     for optimizer in training.optimizers.values():
         parameters = {names[parameter]: parameter for parameter in optimizer.param_groups[0]["params"]}
         states = {name: saved[name] for name in parameters if name in saved}
-        if problems := _misfit_states(parameters, states):
+        if problems := _misfit_states(optimizer, parameters, states):
             raise CheckpointError(f"{folder / OPTIMIZERS}: {problems[0]}; {len(problems)} such problems")
         for name, state in states.items():
             device = parameters[name].device
@@ -418,12 +421,16 @@ def _load_pools(folder: Path, pools: Mapping[str, HistoryPool]) -> None:
         tensor.copy_(saved[name])
 
 
-def _misfit_states(parameters: Mapping[str, Tensor], states: Mapping[str, Mapping[str, Tensor]]) -> list[str]:
+def _misfit_states(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor], states: Mapping[str, Mapping[str, Tensor]]
+) -> list[str]:
     """What is wrong with the state of one optimizer. All its parameters have one, or none where it never stepped."""
+    with_momentum = isinstance(optimizer, torch.optim.SGD)
+    moments, counts = (("momentum_buffer",), {}) if with_momentum else (_MOMENTS, _COUNTS)
     problems = [f"no state of {name}" for name in parameters if states and name not in states]
     for name, state in states.items():
         like = parameters[name]
-        wanted = {"step": ((), torch.float32), **dict.fromkeys(_MOMENTS, (tuple(like.shape), like.dtype))}
+        wanted = counts | dict.fromkeys(moments, (tuple(like.shape), like.dtype))
         found = {key: (tuple(value.shape), value.dtype) for key, value in state.items()}
         wrong = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
         problems += [f"{key} of {name} is not finite" for key, value in state.items() if not value.isfinite().all()]

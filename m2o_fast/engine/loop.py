@@ -5,17 +5,17 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from m2o_fast.batch import Batch
-from m2o_fast.data import rows_of_share
 from m2o_fast.data.cache import Report, silent
-from m2o_fast.engine.build import build_sampler, build_translator, check_listing, open_split
+from m2o_fast.engine.batches import Batches
+from m2o_fast.engine.build import build_translator, check_listing, open_split
 from m2o_fast.engine.checkpoint import (
     COUNTERS,
     Training,
@@ -59,7 +59,6 @@ from m2o_fast.engine.step import Stepper, StepResult, compile_nets
 from m2o_fast.engine.watch import StyleWatch
 from m2o_fast.errors import UserError
 from m2o_fast.files import replacing
-from m2o_fast.randomness import torch_generator
 
 SKIPS_IN_A_ROW = 10
 
@@ -235,9 +234,7 @@ class Trainer:
             self._advance = GraphedStepper(self.stepper, CudaRecorder(self.device))
         if config.compile:
             compile_nets(self.translator)
-        self._shares = self.processes.count * config.accumulate
-        share = config.model_copy(update={"batch_size": config.batch_size // self._shares})
-        self.sampler = build_sampler(share, dataset, self.translator)
+        self.batches = Batches(config, dataset, self.translator, self.processes, self.device)
         held_out = open_split(config, "test", report=report)
         self.samples = SampleGrid(held_out, self.translator, config.seed)
         self.watch = StyleWatch(held_out, self.translator, config)
@@ -305,22 +302,8 @@ class Trainer:
         return result
 
     def batch(self, step: int) -> list[Batch]:
-        """This process's share of a step's batch in ``accumulate`` equal parts, with their noise, on the device.
-
-        The whole batch is a pure function of the seed and the step, whatever the number of processes and parts.
-        """
-        noise = self.translator.noise(self.config.batch_size, torch_generator(self.config.seed, "noise", step))
-        # The first parts of all processes come before their second ones: a history pool sees the samples in order.
-        shares = (self.processes.rank + part * self.processes.count for part in range(self.config.accumulate))
-        return [self._part(step, share, noise) for share in shares]
-
-    def _part(self, step: int, share: int, noise: Mapping[str, torch.Tensor]) -> Batch:
-        batch = self.sampler(step * self._shares + share)
-        if self._shares > 1:
-            rows = rows_of_share(step, self.config.batch_size, self.sampler.directions, share, self._shares)
-            noise = {name: numbers[rows] for name, numbers in noise.items()}
-        batch = replace(batch, noise=noise)
-        return (batch.pin_memory() if self.device.type == "cuda" else batch).to(self.device)
+        """This process's share of the batches of a step, in parts."""
+        return self.batches(step)
 
     def settle(self) -> None:
         """Waits until the device has done everything that it was given; for clocks."""

@@ -27,6 +27,7 @@ from m2o_fast.engine.precision import autocast
 from m2o_fast.engine.schema import Config
 from m2o_fast.errors import UserError
 from m2o_fast.translators.base import Iteration, Translator
+from m2o_fast.translators.settings import Optim
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Memory:
     Attributes:
         weights: Parameters and buffers of all nets, and history pools.
         gradients: Their gradients.
-        moments: Adam's two moments and step counts.
+        moments: What the optimizers keep: Adam's two moments and step counts, of SGD its momentum.
         averages: The copy of the nets that holds the moving average.
         activations: Estimated: what a step needs on top of that at its peak, without the workspaces of libraries.
     """
@@ -53,21 +54,26 @@ class Memory:
         return self.weights + self.gradients + self.moments + self.averages + self.activations
 
 
-def estimate_memory(translator: Translator, averaged: Translator, images: int, precision: str = "fp32") -> Memory:
+def estimate_memory(
+    translator: Translator, averaged: Translator, optim: Optim, images: int, precision: str = "fp32"
+) -> Memory:
     """The memory that training needs. Runs the losses of a few blank images, without a backward pass.
 
     Args:
         translator: The nets on their device; not changed.
         averaged: The copy for the moving average; ``translator`` itself where there is none.
+        optim: Says how each group is moved.
         images: Source images that go through the nets at once.
         precision: Number format of the run.
     """
-    parameters = list(translator.parameters())
-    size = _bytes(parameters)
+    size = _bytes(translator.parameters())
+    groups = {
+        name: [_bytes([p]) for net in nets for p in net.parameters()] for name, nets in translator.groups().items()
+    }
     return Memory(
         weights=size + _bytes(translator.buffers()) + _bytes(pool.images for pool in translator.pools().values()),
         gradients=size,
-        moments=2 * size + 4 * len(parameters),
+        moments=sum(optim.optimizer(name).state_bytes(sizes) for name, sizes in groups.items()),
         averages=0 if averaged is translator else _bytes(averaged.parameters()) + _bytes(averaged.buffers()),
         activations=_activations(translator, images, precision),
     )
@@ -130,6 +136,7 @@ def saved_bytes(translator: Translator, batch: Batch, precision: str = "fp32") -
     buffers = [(buffer, buffer.clone()) for buffer in translator.buffers()]
     with saved_tensors_hooks(held.pack, lambda kept: kept.tensor):
         for phase in translator.phases(0):
+            iteration = Iteration(0, pools=pools) if phase.new_batch else iteration
             with autocast(precision, batch.to_target.device):
                 translator.loss(phase.name, batch, iteration)
     for buffer, before in buffers:  # statistics of blank images

@@ -141,6 +141,7 @@ def make_plan(
         images: Domain -> training images.
     """
     device = next(translator.parameters()).device
+    share = config.batch_size // (processes.count * config.accumulate)
     return Plan(
         system=config.system,
         variant=config.variant,
@@ -160,9 +161,7 @@ def make_plan(
         note=precision_note(config.precision, device, compiled=config.compile),
         kernels=kernels_in_use(device.type, translator.operators()),
         parameters=dict(group_sizes(translator)),
-        memory=estimate_memory(
-            translator, averaged, config.batch_size // (processes.count * config.accumulate), config.precision
-        ),
+        memory=estimate_memory(translator, averaged, config.filled().optim, share, config.precision),
         free=free_memory(device),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from m2o_fast.engine.precision import autocast
 from m2o_fast.engine.processes import Processes
 from m2o_fast.nn.batch_norm import BatchNorm2d
 from m2o_fast.nn.history import HistoryPool
-from m2o_fast.translators.base import Iteration, Phase, Translator
+from m2o_fast.translators.base import Iteration, Phase, Translator, batches_of
 from m2o_fast.translators.settings import Optim, Optimizer
 
 
@@ -78,7 +79,7 @@ class Stepper:
     def __call__(
         self, parts: Sequence[Batch], index: int, iteration_of: Callable[[int], Iteration] = Iteration
     ) -> StepResult:
-        """Runs iteration ``index`` on a batch, given as one or more parts of equal size.
+        """Runs iteration ``index`` on its batches, each given as one or more parts of equal size.
 
         With several parts, gradients add up within each phase before its one optimizer step, and no part keeps a
         graph from one phase to the next, but what it puts into :attr:`Iteration.kept`: memory is that of one part, the
@@ -88,26 +89,25 @@ class Stepper:
         losses: dict[str, Tensor] = {}
         device = parts[0].to_target.device
         failed = torch.zeros((), dtype=torch.int64, device=device)
-        shared = self._iteration(index, iteration_of, {})
-        kept: list[dict[str, Tensor]] = [{} for _ in parts]
         for rate in self._rates:
-            rate.set(shared)
+            rate.set(iteration_of(index))
         before = [buffer.clone() for buffer in self._buffers]
-        for number, phase in enumerate(self.translator.phases(index), start=1):
+        phases = self.translator.phases(index)
+        often = Counter(phase.name for phase in phases)
+        for number, (phase, own) in enumerate(self._with_parts(phases, parts, index, iteration_of), start=1):
             chosen = [parameter for group in phase.groups for parameter in self.parameters[group]]
             for parameter in chosen:
                 parameter.grad = None
             loss = torch.zeros((), device=device)
-            for part, of_part in zip(parts, kept, strict=True):
-                iteration = shared if len(parts) == 1 else self._iteration(index, iteration_of, of_part)
+            for part, iteration in own:
                 with self._norms_together():
                     with autocast(self.precision, device):
                         value, logged = self.translator.loss(phase.name, part, iteration)
-                    (value / len(parts)).backward(inputs=chosen)
-                loss = loss + value.detach() / len(parts)
+                    (value / len(own)).backward(inputs=chosen)
+                loss = loss + value.detach() / len(own)
                 for name, tensor in logged.items():
                     key = f"{phase.name}/{name}"
-                    losses[key] = losses.get(key, 0) + tensor / len(parts)
+                    losses[key] = losses.get(key, 0) + tensor / (len(own) * often[phase.name])
             failed = self._descend(phase, number, loss, failed)
         for buffer, old in zip(self._buffers, before, strict=True):  # statistics of a step that failed are none
             buffer.copy_(torch.where(failed > 0, old, buffer))
@@ -117,9 +117,25 @@ class Stepper:
             to.copy_(of)
         return StepResult(losses, failed)
 
-    def _iteration(self, index: int, iteration_of: Callable[[int], Iteration], kept: dict[str, Tensor]) -> Iteration:
+    def _with_parts(
+        self, phases: Sequence[Phase], parts: Sequence[Batch], index: int, iteration_of: Callable[[int], Iteration]
+    ) -> Iterator[tuple[Phase, list[tuple[Batch, Iteration]]]]:
+        """Each phase with the parts of its batch, and with what it shares with others that have the same one."""
+        rest, count = list(parts), len(parts) // batches_of(phases)
+        own: list[tuple[Batch, Iteration]] = []
+        for phase in phases:
+            if phase.new_batch or not own:
+                own = [(part, self._iteration(index, iteration_of)) for part in rest[:count]]
+                del rest[:count]
+            elif count > 1:
+                own = [(part, self._iteration(index, iteration_of, earlier.kept)) for part, earlier in own]
+            yield phase, own
+
+    def _iteration(
+        self, index: int, iteration_of: Callable[[int], Iteration], kept: dict[str, Tensor] | None = None
+    ) -> Iteration:
         iteration = iteration_of(index)
-        iteration.pools, iteration.kept = self.pools, kept
+        iteration.pools, iteration.kept = self.pools, {} if kept is None else kept
         return iteration
 
     @contextmanager
@@ -173,7 +189,10 @@ def _made(of: Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimize
     # A rate that changes lies in a tensor: a recorded step reads it from there, with the bits of one that is not.
     lr = of.lr if of.schedule is None else like.new_full((), of.lr, dtype=torch.float32)
     if of.kind == "sgd":
-        return torch.optim.SGD(parameters, lr=lr, weight_decay=of.weight_decay, fused=True)
+        sgd = torch.optim.SGD(parameters, lr=lr, momentum=of.momentum, weight_decay=of.weight_decay, fused=True)
+        if of.momentum:  # in a first step that fails, torch leaves what lay in the memory that it took
+            sgd.state.update({parameter: {"momentum_buffer": torch.zeros_like(parameter)} for parameter in parameters})
+        return sgd
     # Adam adds weight decay to the gradient, as published; AdamW decouples it.
     make = torch.optim.AdamW if of.kind == "adamw" else torch.optim.Adam
     return make(

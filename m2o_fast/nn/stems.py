@@ -1,4 +1,4 @@
-"""Per-domain first and last layers around a shared trunk.
+"""Per-domain first and last layers around a shared trunk: stems, or adapters around a net that has its own.
 
 Images of mixed domains come as one tensor per domain, because channel counts differ; inside the trunk they are one
 batch, grouped by domain in the order of the domains.
@@ -27,7 +27,34 @@ class _DomainLayers(nn.ModuleDict):
         return self["0" if self.shared else str(domain)]
 
 
-class InputStem(_DomainLayers):
+class _InputLayers(_DomainLayers):
+    def forward(self, images: Sequence[Tensor]) -> Tensor:
+        """Per domain float ``[n_k, c_k, S, S]``, not all empty, to float ``[sum n_k, width, S, S]``."""
+        # Convolutions and fused operations keep the format of their input: what is chosen here holds for the whole net.
+        memory_format = feature_format(images[0].device.type)
+        present = {k: part.contiguous(memory_format=memory_format) for k, part in enumerate(images) if part.shape[0]}
+        if self.shared:
+            return self.layer(0)(_cat(list(present.values())))
+        return _cat([self.layer(k)(part) for k, part in present.items()])
+
+
+class _OutputLayers(_DomainLayers):
+    def __init__(self, layers: dict[int, nn.Module], channels: list[int], *, shared: bool) -> None:
+        super().__init__(layers, shared=shared)
+        self.channels = channels
+
+    def forward(self, features: Tensor, counts: Sequence[int]) -> tuple[Tensor, ...]:
+        """Float ``[sum counts, width, S, S]`` to one float ``[counts[k], c_k, S, S]`` per domain."""
+        if self.shared:
+            return tuple(self.layer(0)(features).split(list(counts)))
+        parts = features.split(list(counts))
+        return tuple(
+            self.layer(k)(part) if part.shape[0] else part.new_empty((0, self.channels[k], *part.shape[2:]))
+            for k, part in enumerate(parts)
+        )
+
+
+class InputStem(_InputLayers):
     """First layers: a 3x3 convolution from each domain's channels to the trunk's width.
 
     Args:
@@ -41,17 +68,8 @@ class InputStem(_DomainLayers):
         layers: dict[int, nn.Module] = {k: conv(domain.channels, width, 3, padding=1) for k, domain in chosen.items()}
         super().__init__(layers, shared=shared)
 
-    def forward(self, images: Sequence[Tensor]) -> Tensor:
-        """Per domain float ``[n_k, c_k, S, S]``, not all empty, to float ``[sum n_k, width, S, S]``."""
-        # Convolutions and fused operations keep the format of their input: what is chosen here holds for the whole net.
-        memory_format = feature_format(images[0].device.type)
-        present = {k: part.contiguous(memory_format=memory_format) for k, part in enumerate(images) if part.shape[0]}
-        if self.shared:
-            return self.layer(0)(_cat(list(present.values())))
-        return _cat([self.layer(k)(part) for k, part in present.items()])
 
-
-class OutputStem(_DomainLayers):
+class OutputStem(_OutputLayers):
     """Last layers: [affine instance norm,] LeakyReLU and a 1x1 convolution to each domain's channels. No tanh.
 
     Args:
@@ -64,18 +82,32 @@ class OutputStem(_DomainLayers):
     def __init__(self, domains: Sequence[Domain], width: int, *, shared: bool, normalize: bool) -> None:
         chosen = domains[:1] if shared else domains
         layers: dict[int, nn.Module] = {k: _ToImage(width, d.channels, normalize) for k, d in enumerate(chosen)}
-        super().__init__(layers, shared=shared)
-        self.channels = [domain.channels for domain in domains]
+        super().__init__(layers, [domain.channels for domain in domains], shared=shared)
 
-    def forward(self, features: Tensor, counts: Sequence[int]) -> tuple[Tensor, ...]:
-        """Float ``[sum counts, width, S, S]`` to one float ``[counts[k], c_k, S, S]`` per domain."""
-        if self.shared:
-            return tuple(self.layer(0)(features).split(list(counts)))
-        parts = features.split(list(counts))
-        return tuple(
-            self.layer(k)(part) if part.shape[0] else part.new_empty((0, self.channels[k], *part.shape[2:]))
-            for k, part in enumerate(parts)
-        )
+
+class InputAdapter(_InputLayers):
+    """In front of a net for images of one channel count: a 1x1 convolution from each domain's channels to it.
+
+    Args:
+        domains: All domains.
+        channels: What the net takes.
+    """
+
+    def __init__(self, domains: Sequence[Domain], channels: int) -> None:
+        super().__init__({k: conv(domain.channels, channels, 1) for k, domain in enumerate(domains)}, shared=False)
+
+
+class OutputAdapter(_OutputLayers):
+    """Behind a net for images of one channel count: a 1x1 convolution to each domain's channels. No tanh.
+
+    Args:
+        domains: All domains.
+        channels: What the net gives, without its tanh.
+    """
+
+    def __init__(self, domains: Sequence[Domain], channels: int) -> None:
+        counts = [domain.channels for domain in domains]
+        super().__init__({k: conv(channels, count, 1) for k, count in enumerate(counts)}, counts, shared=False)
 
 
 class _ToImage(nn.Module):

@@ -165,7 +165,8 @@ class Painter:
         styles = self._random_styles(pair[1], drawn)
         if drawn < STYLES:
             first, last = styles
-            styles = first + torch.linspace(0, 1, STYLES)[:, None].to(first) * (last - first)
+            ways = torch.linspace(0, 1, STYLES).view(-1, *[1] * first.dim())
+            styles = first + ways.to(first) * (last - first)
         strips = []
         for index in range(min(CONTENTS, self._data.count(pair[0]))):
             x = self._source(pair[0], [index])

@@ -21,15 +21,23 @@ class Phase(NamedTuple):
     Attributes:
         name: What :meth:`Translator.loss` is asked for.
         groups: The parameter groups that this phase trains; everything else is frozen.
+        new_batch: This phase and those after it have the next batch, where those before it left nothing behind. (The
+            first phase has a new one anyhow.)
     """
 
     name: str
     groups: tuple[str, ...]
+    new_batch: bool = False
+
+
+def batches_of(phases: Sequence[Phase]) -> int:
+    """How many batches the phases of an iteration have."""
+    return 1 + sum(phase.new_batch for phase in phases[1:])
 
 
 @dataclass
 class Iteration:
-    """What the phases of one training iteration share.
+    """What the phases of one training iteration share that have the same batch.
 
     Attributes:
         index: 0-based number of the iteration; schedules are pure functions of it.
@@ -100,6 +108,13 @@ class Translator(nn.Module, ABC):
         """Whether a style steers translations into a domain; else there is one translation of each image."""
         return self.rules.has_style(self.domain(target))
 
+    def style_shape(self, target: str | int) -> tuple[int, ...]:
+        """Shape of a style of a domain: ``(style_dim,)``, or ``(C, S, S)`` where it is an image of noise.
+
+        A domain without style has the shape of one that has a style; in a system that has no styles at all, ``(0,)``.
+        """
+        return (0,)
+
     def reads_style(self, domain: str | int) -> bool:
         """Whether :meth:`encode_style` finds the style of an image, so that an image can guide a translation.
 
@@ -130,7 +145,7 @@ class Translator(nn.Module, ABC):
 
     @abstractmethod
     def phases(self, index: int) -> Sequence[Phase]:
-        """The phases of iteration ``index``, in order."""
+        """The phases of iteration ``index``, in order; one that comes several times is logged with its mean losses."""
 
     def kind(self, index: int) -> Hashable:
         """Iterations of one kind do the same operations on batches of the same shapes."""
@@ -169,23 +184,25 @@ class Translator(nn.Module, ABC):
             x: Float ``[N, C_source, S, S]`` in [-1, 1].
             source: Name or index of the domain of ``x``.
             target: Name or index of the domain to translate into.
-            styles: Float ``[N or 1, M, style_dim]``: the styles of each image.
+            styles: Float ``[N or 1, M, *style_shape]``: the styles of each image.
 
         Returns:
             Float ``[N, M, C_target, S, S]``; ``[:, m]`` is ``translate(x, ..., style=styles[:, m])`` to the bit.
         """
         return torch.stack([self.translate(x, source, target, style=style) for style in styles.unbind(1)], dim=1)
 
-    @abstractmethod
     def sample_style(self, count: int, target: str | int, generator: torch.Generator | None = None) -> Tensor:
-        """``count`` random styles ``[count, style_dim]`` of domain ``target``; exactly 0 for one without style.
+        """``count`` random styles ``[count, *style_shape]`` of a domain; exactly 0 for one without style.
 
-        Of a system that has no styles at all, style_dim is 0.
+        Standard normal numbers, drawn on the CPU, unless a system makes styles of them.
         """
+        weight = next(self.parameters())
+        style = torch.randn((count, *self.style_shape(target)), generator=generator).to(weight)
+        return style if self.has_style(target) else torch.zeros_like(style)
 
     @abstractmethod
     def encode_style(self, x: Tensor, domain: str | int) -> Tensor:
-        """The style of each image, ``[N, style_dim]``; exactly 0 for a domain without style."""
+        """The style of each image, ``[N, *style_shape]``; exactly 0 for a domain without style."""
 
     # --- shared by all systems ---
 
@@ -218,6 +235,14 @@ class Translator(nn.Module, ABC):
         if self.multiple is None:
             return height == width == self.image_size
         return min(height, width) > 0 and height % self.multiple == width % self.multiple == 0
+
+    def _style_rows(self, style: Tensor, rows: int, target: int) -> Tensor:
+        """``style``, one for all images or one for each, as ``rows`` of them where the nets are."""
+        shape = self.style_shape(target)
+        if style.shape[1:] != shape or style.shape[0] not in (1, rows):
+            wanted = ", ".join(map(str, shape))
+            raise ValueError(f"translate: style must be [{rows} or 1, {wanted}], got {list(style.shape)}")
+        return self._placed(style).expand(rows, *shape)
 
     def _placed(self, x: Tensor) -> Tensor:
         """``x`` on the device of the nets, so that a freshly read image can be translated on any."""

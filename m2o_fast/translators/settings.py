@@ -26,23 +26,36 @@ class Optimizer:
 
     Attributes:
         lr: Learning rate at the first step.
-        kind: ``"adam"`` (weight decay is added to the gradient), ``"adamw"`` (it is not) or ``"sgd"`` (no momentum).
-        betas: Decay rates of the two moments.
+        kind: ``"adam"`` (weight decay is added to the gradient), ``"adamw"`` (it is not) or ``"sgd"`` (it is).
+        betas: Decay rates of Adam's two moments.
+        momentum: Of ``"sgd"``, in [0, 1).
         weight_decay: Of the parameters.
         schedule: What the rate is multiplied with in an iteration, a pure function of its 0-based number;
-            ``None``: nothing, in all of them.
+            ``None``: the rate is constant.
     """
 
     lr: float
     kind: Literal["adam", "adamw", "sgd"] = "adam"
     betas: tuple[float, float] = (0.9, 0.999)
+    momentum: float = 0.0
     weight_decay: float = 0.0
     schedule: Callable[[int], float] | None = None
+
+    def state_bytes(self, sizes: Sequence[int]) -> int:
+        """Bytes that it keeps for parameters of so many bytes each."""
+        if self.kind == "sgd":
+            return sum(sizes) if self.momentum else 0
+        return 2 * sum(sizes) + 4 * len(sizes)  # and a count of steps for each
 
 
 def linear_decay(constant: int, decay: int) -> Callable[[int], float]:
     """A schedule: 1 for ``constant`` iterations, then falling to 0 within ``decay`` more, as a straight line."""
     return lambda index: max(0.0, 1.0 - max(0, index - constant) / decay)
+
+
+def halving(every: int) -> Callable[[int], float]:
+    """A schedule: 1 for ``every`` iterations, one half for as many more, and so on."""
+    return lambda index: 0.5 ** (index // every)
 
 
 class Model(Section):

@@ -51,7 +51,7 @@ def test_a_gpu_gets_batches_from_pinned_memory(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
     expected = tensors(trainer.batch(0))
     assert pinned == []
-    trainer.device = torch.device("cuda")
+    trainer.batches.device = torch.device("cuda")
     monkeypatch.setattr(Batch, "to", lambda batch, device: moved.append(device) or batch)
     found = tensors(trainer.batch(0))
     assert moved == [torch.device("cuda")] * 2

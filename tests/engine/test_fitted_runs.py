@@ -74,7 +74,8 @@ def test_recipes_for_own_images_crop_as_published(own: Path, system: str, law: s
 def test_batches_are_cropped_by_the_law_of_the_settings(own: Path) -> None:
     for law in ("resized", "jitter"):
         config = tiny_config(*settings(own), f"data.crop_law={law}", "data.crop_probability=0.5")
-        assert Trainer(config, Path("nowhere")).sampler.augment == Augment(0.5, config.data.flip_probability, law)
+        batches = Trainer(config, Path("nowhere")).batches
+        assert batches.sampler.augment == Augment(0.5, config.data.flip_probability, law)
 
 
 def test_a_run_of_before_is_stretched(tmp_path: Path, own: Path) -> None:

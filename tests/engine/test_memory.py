@@ -24,6 +24,7 @@ from m2o_fast.engine.memory import (
 from m2o_fast.engine.runlog import Log
 from m2o_fast.engine.schema import Config
 from m2o_fast.errors import UserError
+from m2o_fast.translators.base import Phase
 from m2o_fast.translators.starganv2.translator import StarGANv2
 
 pytestmark = pytest.mark.usefixtures("tiny_data")
@@ -43,7 +44,7 @@ def size_of(tensors) -> int:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case[0])
 def test_what_stays_is_counted_exactly(case, tmp_path: Path) -> None:
     trainer = Trainer(tiny_config(*case), tmp_path)
-    memory = estimate_memory(trainer.translator, trainer.averaged, trainer.config.batch_size)
+    memory = estimate_memory(trainer.translator, trainer.averaged, trainer.config.optim, trainer.config.batch_size)
     trainer.advance(Log())
     parameters = list(trainer.translator.parameters())
     states = [state for optimizer in trainer.stepper.optimizers.values() for state in optimizer.state.values()]
@@ -57,7 +58,7 @@ def test_what_stays_is_counted_exactly(case, tmp_path: Path) -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case[0])
 def test_a_few_blank_images_tell_what_the_whole_batch_saves(case, tmp_path: Path) -> None:
     trainer = Trainer(tiny_config(*case), tmp_path)
-    memory = estimate_memory(trainer.translator, trainer.averaged, trainer.config.batch_size)
+    memory = estimate_memory(trainer.translator, trainer.averaged, trainer.config.optim, trainer.config.batch_size)
     whole = saved_bytes(trainer.translator, trainer.batch(0)[0])
     assert whole == pytest.approx(memory.activations, rel=0.1)
 
@@ -66,7 +67,9 @@ def test_a_few_blank_images_tell_what_the_whole_batch_saves(case, tmp_path: Path
 def test_the_peak_of_a_step_is_what_was_estimated(case, tmp_path: Path) -> None:
     """All allocations of a step as torch reports them; the end of a step is the beginning of the next."""
     trainer = Trainer(tiny_config(*case), tmp_path)
-    estimate = estimate_memory(trainer.translator, trainer.averaged, trainer.config.batch_size).activations
+    estimate = estimate_memory(
+        trainer.translator, trainer.averaged, trainer.config.optim, trainer.config.batch_size
+    ).activations
     trainer.advance(Log())
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         trainer.advance(Log())
@@ -107,7 +110,7 @@ def test_the_estimate_leaves_everything_as_it_was(tmp_path: Path) -> None:
     trainer = Trainer(tiny_config(), tmp_path)
     before = {name: tensor.clone() for name, tensor in trainer.translator.state_dict().items()}
     state = torch.random.get_rng_state()
-    estimate_memory(trainer.translator, trainer.averaged, 4)
+    estimate_memory(trainer.translator, trainer.averaged, trainer.config.optim, 4)
     assert torch.equal(state, torch.random.get_rng_state())
     assert all(torch.equal(before[name], tensor) for name, tensor in trainer.translator.state_dict().items())
     assert all(parameter.grad is None for parameter in trainer.translator.parameters())
@@ -119,7 +122,7 @@ def test_a_tensor_that_is_saved_twice_counts_once_and_goes_when_dropped() -> Non
             return {}
 
         def phases(self, index):
-            return [type("Phase", (), {"name": "only"})] * 2
+            return [Phase("only", ())] * 2
 
         def loss(self, phase, batch, iteration):
             y = batch.leaf * 1  # saves nothing that is not there: a number

@@ -1,7 +1,9 @@
-"""A system that uses what the published ones do not, or not yet: all of the contract in a hundred lines.
+"""A system that uses what the published ones do not, or not yet: all of the contract in two hundred lines.
 
 Two domains, a net for each way, no style; batch norm, dropout, history pools, a schedule that ends with the run,
-another optimizer for each group, pairs in both directions, and an average only where it is asked for.
+another optimizer for each group, pairs in both directions, and an average only where it is asked for. By its settings
+also: phases with batches of their own, styles that are images of noise, one net for both ways between adapters, rates
+that are halved or constant, SGD with momentum.
 """
 
 from __future__ import annotations
@@ -25,10 +27,11 @@ from m2o_fast.nn.batch_norm import BatchNorm2d
 from m2o_fast.nn.freezing import frozen
 from m2o_fast.nn.history import HistoryPool
 from m2o_fast.nn.permutation import inverse
-from m2o_fast.settings import Count, Rate, Weight
+from m2o_fast.nn.stems import InputAdapter, OutputAdapter
+from m2o_fast.settings import Count, CountOrZero, Rate, Weight
 from m2o_fast.translators import settings
 from m2o_fast.translators.base import Iteration, Phase, Translator
-from m2o_fast.translators.settings import Optimizer, Sizes, SystemFacts, linear_decay
+from m2o_fast.translators.settings import Optimizer, Sizes, SystemFacts, halving, linear_decay
 
 PLAIN = ManyToOne(zero_style=False, diversity_on_multimodal_only=False)
 
@@ -39,6 +42,9 @@ class Model(settings.Model):
     width: Count = 4
     batch_norm: bool = True
     average: bool = False
+    refine: CountOrZero = 0
+    noise: bool = False
+    adapter: bool = False
 
 
 class Loss(settings.Loss):
@@ -48,16 +54,19 @@ class Loss(settings.Loss):
 
 
 class Optim(settings.Optim):
-    """Rates that fall to 0 with the last step."""
+    """Rates that fall to 0 with the last step, or one that is halved beside one that is constant, with momentum."""
 
     lr: Rate = 0.02
     decay_steps: Count | None = None
+    halve_every: Count | None = None
 
     def optimizer(self, group: str) -> Optimizer:
         assert self.decay_steps is not None
-        falling = linear_decay(2, self.decay_steps)
+        falling = linear_decay(2, self.decay_steps) if self.halve_every is None else halving(self.halve_every)
         if group == "makers":
-            return Optimizer(self.lr, "adamw", (0.5, 0.9), 0.1, falling)
+            return Optimizer(self.lr, "adamw", (0.5, 0.9), weight_decay=0.1, schedule=falling)
+        if self.halve_every is not None:
+            return Optimizer(self.lr, "sgd", momentum=0.9)
         return Optimizer(self.lr, "sgd", schedule=falling)
 
     def average(self) -> float:
@@ -95,10 +104,22 @@ SYSTEM = SystemFacts(
 )
 
 
+class Adapted(nn.Module):
+    """One net for both ways, which knows its domains by the layers in front of it and behind it alone."""
+
+    def __init__(self, net: nn.Module, domains: Sequence[Domain]) -> None:
+        super().__init__()
+        self.front, self.net, self.behind = InputAdapter(domains, 3), net, OutputAdapter(domains, 3)
+        self.channels = [domain.channels for domain in domains]
+
+    def forward(self, x: Tensor, source: int, target: int) -> Tensor:
+        images = [x if k == source else x.new_empty((0, count, *x.shape[2:])) for k, count in enumerate(self.channels)]
+        counts = [len(x) if k == target else 0 for k in range(len(self.channels))]
+        return self.behind(self.net(self.front(images)), counts)[target]
+
+
 class Toy(Translator):
     """A convolution each way, and one that judges each domain."""
-
-    multiple = 1
 
     def __init__(self, description: Mapping[str, Any]) -> None:
         super().__init__()
@@ -106,14 +127,24 @@ class Toy(Translator):
         self.domains = self.rules.resolve([Domain(**domain) for domain in description["domains"]])
         self.size = description["size"]
         self.image_size = self.size["image_size"]
+        self.multiple = None if self.size["noise"] else 1
         channels = [domain.channels for domain in self.domains]
-        self.generators = nn.ModuleList([self._generator(channels[a], channels[b]) for a, b in self.directions()])
+        if self.size["adapter"]:
+            self.generators = nn.ModuleList([Adapted(self._generator(3, 3), self.domains)])
+        else:
+            self.generators = nn.ModuleList([self._generator(channels[a], channels[b]) for a, b in self.directions()])
+        self.styled = [k for k in range(2) if self.has_style(k)]
         self.discriminators = nn.ModuleList([nn.Conv2d(count, 1, 4, 4) for count in channels])
 
     def _generator(self, a: int, b: int) -> nn.Sequential:
         width = self.size["width"]
         norm = BatchNorm2d(width) if self.size["batch_norm"] else nn.Identity()
-        return nn.Sequential(nn.Conv2d(a, width, 3, 1, 1), norm, nn.ReLU(), nn.Conv2d(width, b, 3, 1, 1), nn.Tanh())
+        return nn.Sequential(nn.Conv2d(a, width, 3, 1, 1), norm, nn.ReLU(), nn.Conv2d(width, b, 3, 1, 1))
+
+    def _make(self, x: Tensor, source: int, target: int, style: Tensor | None) -> Tensor:
+        x = x if style is None else x + style
+        adapted = self.size["adapter"]
+        return (self.generators[0](x, source, target) if adapted else self.generators[source](x)).tanh()
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -134,6 +165,12 @@ class Toy(Translator):
         return self.directions() if self.rules.supervised_weight else ()
 
     def has_style(self, target: str | int) -> bool:
+        return self.size["noise"] and self.domain(target).multimodal
+
+    def style_shape(self, target: str | int) -> tuple[int, ...]:
+        return (1, self.image_size, self.image_size) if self.size["noise"] else (0,)
+
+    def reads_style(self, domain: str | int) -> bool:
         return False
 
     def groups(self) -> dict[str, list[nn.Module]]:
@@ -147,14 +184,16 @@ class Toy(Translator):
         return {domain.name: HistoryPool(5, (domain.channels, side, side)) for domain in self.domains}
 
     def phases(self, index: int) -> Sequence[Phase]:
-        return (Phase("generators", ("makers",)), Phase("discriminators", ("judges",)))
+        again = [Phase("generators", ("makers",), new_batch=True)] * self.size["refine"] * (index > 0)
+        return (Phase("generators", ("makers",)), *again, Phase("discriminators", ("judges",)))
 
     def noise(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         side = self.image_size
-        return {
+        numbers = {
             "dropout": torch.rand((count, 1, side, side), generator=generator),
             "pool": torch.rand((count, 2), generator=generator),
         }
+        return numbers | ({"style": torch.randn((count, 1, side, side), generator=generator)} if self.styled else {})
 
     def loss(self, phase: str, batch: Batch, iteration: Iteration) -> tuple[Tensor, dict[str, Tensor]]:
         if phase == "generators":
@@ -172,8 +211,10 @@ class Toy(Translator):
         masks = batch.noise["dropout"][inverse(batch.to_target)].split(list(batch.source_counts))
         total = batch.source[0].new_zeros(())
         known = batch.has_pair.split(list(batch.target_counts)) if batch.has_pair is not None else ()
-        for (source, target), net in zip(self.directions(), self.generators, strict=True):
-            fake = net(batch.source[source] * (masks[source] >= 0.3))
+        styles = batch.noise["style"].split(list(batch.target_counts)) if self.styled else ()
+        for source, target in self.directions():
+            style = styles[target] if target in self.styled else None
+            fake = self._make(batch.source[source] * (masks[source] >= 0.3), source, target, style)
             iteration.kept[self.domains[target].name] = fake.detach()
             with frozen(self.discriminators[target]):
                 judged = (self.discriminators[target](fake) - 1).square()
@@ -193,15 +234,15 @@ class Toy(Translator):
         style: Tensor | None = None,
         reference: Tensor | None = None,
     ) -> Tensor:
-        a = self.domain_index(source)
+        a, b = self.domain_index(source), self.domain_index(target)
         self._check_images("x", x, a)
-        return self.generators[a](self._placed(x))
-
-    def sample_style(self, count: int, target: str | int, generator: torch.Generator | None = None) -> Tensor:
-        return torch.zeros(count, 0)
+        if b not in self.styled:
+            return self._make(self._placed(x), a, b, None)
+        assert style is not None
+        return self._make(self._placed(x), a, b, self._style_rows(style, len(x), b))
 
     def encode_style(self, x: Tensor, domain: str | int) -> Tensor:
-        return torch.zeros(len(x), 0)
+        return torch.zeros(len(x), *self.style_shape(domain))
 
 
 def install(patch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from m2o_fast.engine.evaluation.options import SEED
 from m2o_fast.randomness import torch_generator
 from m2o_fast.translators.base import Translator
 
-_BLOCK = 1000  # styles drawn at a time, whatever the batch size
+_BLOCK, _IMAGE_BLOCK = 1000, 10  # styles drawn at a time, whatever the batch size: vectors, images of noise
 
 
 class Styles(ABC):
@@ -20,7 +20,7 @@ class Styles(ABC):
 
     @abstractmethod
     def rows(self, numbers: range) -> Tensor:
-        """The styles of sources, float ``[n, M, style_dim]``."""
+        """The styles of sources, float ``[n, M, *style_shape]``."""
 
 
 class LatentStyles(Styles):
@@ -35,14 +35,15 @@ class LatentStyles(Styles):
 
     def __init__(self, translator: Translator, source: int, target: int, outputs: int) -> None:
         self._translator, self._source, self._target, self._outputs = translator, source, target, outputs
+        self._size = _BLOCK if len(translator.style_shape(target)) == 1 else _IMAGE_BLOCK
         self._block, self._styles = -1, torch.empty(0)
 
     def rows(self, numbers: range) -> Tensor:
         """See :meth:`Styles.rows`."""
         parts = []
-        for block in range(numbers.start // _BLOCK, (numbers.stop - 1) // _BLOCK + 1):
-            start = block * _BLOCK
-            inside = slice(max(numbers.start - start, 0), min(numbers.stop - start, _BLOCK))
+        for block in range(numbers.start // self._size, (numbers.stop - 1) // self._size + 1):
+            start = block * self._size
+            inside = slice(max(numbers.start - start, 0), min(numbers.stop - start, self._size))
             parts.append(self._drawn(block)[inside])
         return torch.cat(parts)
 
@@ -50,7 +51,7 @@ class LatentStyles(Styles):
         if block != self._block:
             draws = [
                 self._translator.sample_style(
-                    _BLOCK,
+                    self._size,
                     self._target,
                     torch_generator(SEED, "evaluation", self._source, self._target, draw, block),
                 )
@@ -116,4 +117,4 @@ class MadeUpStyles(Styles):
 
     def rows(self, numbers: range) -> Tensor:
         """See :meth:`Styles.rows`."""
-        return self._styles.expand(len(numbers), -1, -1)
+        return self._styles.expand(len(numbers), *self._styles.shape[1:])

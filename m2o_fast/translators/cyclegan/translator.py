@@ -106,6 +106,10 @@ class CycleGAN(Translator):
         """Multi-modal domains have one, unless the system is plain."""
         return self.rules.zero_style and self.rules.has_style(self.domain(target))
 
+    def style_shape(self, target: str | int) -> tuple[int, ...]:
+        """A vector, where a domain has a style."""
+        return (self.size.style_dim if self.styled else 0,)
+
     def reads_style(self, domain: str | int) -> bool:
         """With a style encoder, those that have a style."""
         return str(self.domain_index(domain)) in self.style_encoders
@@ -323,14 +327,8 @@ class CycleGAN(Translator):
         if reference is not None:
             style = self.encode_style(reference, b)
         assert style is not None
-        rows = self._style_rows(style, x.shape[0])
+        rows = self._style_rows(style, x.shape[0], b)
         return as_image(self._generator(b)(x, rows), self.domains[b])
-
-    def sample_style(self, count: int, target: str | int, generator: torch.Generator | None = None) -> Tensor:
-        """Standard normal numbers, drawn on the CPU: ``[count, style_dim]``."""
-        k, weight = self.domain_index(target), next(self.parameters())
-        style = torch.randn((count, self.style_dim), generator=generator).to(weight)
-        return style if k in self.styled else torch.zeros_like(style)
 
     def encode_style(self, x: Tensor, domain: str | int) -> Tensor:
         """Images ``[N, C, H, W]`` of a domain to their styles ``[N, style_dim]``; exactly 0 for one without style."""
@@ -338,7 +336,7 @@ class CycleGAN(Translator):
         self._check_images("x", x, k)
         x = self._placed(x)
         if k not in self.styled:
-            return x.new_zeros((x.shape[0], self.style_dim))
+            return x.new_zeros((x.shape[0], *self.style_shape(k)))
         if str(k) not in self.style_encoders:
             raise ValueError("encode_style: with model.style noise there is no style encoder; draw styles instead")
         return self.style_encoders[str(k)](x)
@@ -348,16 +346,6 @@ class CycleGAN(Translator):
         k = self.domain_index(domain)
         self._check_images("x", x, k)
         return (self._discriminator(k)(self._placed(x)),)
-
-    @property
-    def style_dim(self) -> int:
-        """Length of a style vector; 0 where no domain has a style."""
-        return self.size.style_dim if self.styled else 0
-
-    def _style_rows(self, style: Tensor, rows: int) -> Tensor:
-        if style.dim() != 2 or style.shape[0] not in (1, rows) or style.shape[1] != self.style_dim:
-            raise ValueError(f"translate: style must be [{rows} or 1, {self.style_dim}], got {list(style.shape)}")
-        return self._placed(style).expand(rows, -1)
 
 
 def _sources(batch: Batch) -> _ByTarget:

@@ -129,6 +129,10 @@ class Pix2Pix(Translator):
         """Multi-modal domains have one, unless the system is plain."""
         return self.rules.zero_style and self.rules.has_style(self.domain(target))
 
+    def style_shape(self, target: str | int) -> tuple[int, ...]:
+        """A vector, where a domain has a style."""
+        return (self.size.style_dim if self.styled else 0,)
+
     def reads_style(self, domain: str | int) -> bool:
         """There is no style encoder."""
         return False
@@ -326,13 +330,7 @@ class Pix2Pix(Translator):
         if style is None:
             name = self.domains[b].name
             raise ValueError(f"translate: domain {name!r} needs style=; pix2pix reads no style off a reference")
-        return as_image(self._generate(b, x, self._style_rows(style, x.shape[0])), self.domains[b])
-
-    def sample_style(self, count: int, target: str | int, generator: torch.Generator | None = None) -> Tensor:
-        """Standard normal numbers, drawn on the CPU: ``[count, style_dim]``."""
-        k, weight = self.domain_index(target), next(self.parameters())
-        style = torch.randn((count, self.style_dim), generator=generator).to(weight)
-        return style if k in self.styled else torch.zeros_like(style)
+        return as_image(self._generate(b, x, self._style_rows(style, x.shape[0], b)), self.domains[b])
 
     def encode_style(self, x: Tensor, domain: str | int) -> Tensor:
         """Exactly 0, ``[N, style_dim]``, for a domain without style. Raises ``ValueError`` for one that has a style."""
@@ -340,7 +338,7 @@ class Pix2Pix(Translator):
         self._check_images("x", x, k)
         if k in self.styled:
             raise ValueError("encode_style: pix2pix has no style encoder; draw styles with sample_style")
-        return self._placed(x).new_zeros((x.shape[0], self.style_dim))
+        return self._placed(x).new_zeros((x.shape[0], *self.style_shape(k)))
 
     def discriminate(self, x: Tensor, domain: str | int, *, source: Tensor) -> tuple[Tensor, ...]:
         """How real patches of images look as translations of others.
@@ -357,16 +355,6 @@ class Pix2Pix(Translator):
         self._check_images("x", x, k)
         self._check_images("source", source, 1 - k)
         return (self._discriminator(k)(torch.cat([self._placed(source), self._placed(x)], dim=1)),)
-
-    @property
-    def style_dim(self) -> int:
-        """Length of a style vector; 0 where no domain has a style."""
-        return self.size.style_dim if self.styled else 0
-
-    def _style_rows(self, style: Tensor, rows: int) -> Tensor:
-        if style.dim() != 2 or style.shape[0] not in (1, rows) or style.shape[1] != self.style_dim:
-            raise ValueError(f"translate: style must be [{rows} or 1, {self.style_dim}], got {list(style.shape)}")
-        return self._placed(style).expand(rows, -1)
 
 
 def _sources(batch: Batch) -> _ByTarget:

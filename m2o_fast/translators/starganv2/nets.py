@@ -30,6 +30,8 @@ class Generator(nn.Module):
 
     def __init__(self, size: Size, domains: Sequence[Domain], rules: ManyToOne) -> None:
         super().__init__()
+        if rules.domain_layers == "adapter":
+            raise ValueError("domain_layers 'adapter': StarGAN v2 has stems; take 'stem', or None for shared ones")
         shared = rules.domain_layers is None
         widths = size.widths(int(math.log2(size.image_size)) - 4)
         bottleneck = widths[-1]

@@ -111,6 +111,10 @@ class StarGANv2(Translator):
 
     # --- training ---
 
+    def style_shape(self, target: str | int) -> tuple[int, ...]:
+        """A vector."""
+        return (self.size.style_dim,)
+
     def references(self) -> int:
         """Two, whose translations are to differ."""
         return 2
@@ -337,9 +341,9 @@ class StarGANv2(Translator):
         if b not in self.styled:
             styles = {}
         elif style is not None and reference is None:
-            styles = {b: self._style_rows(style, x.shape[0])}
+            styles = {b: self._style_rows(style, x.shape[0], b)}
         elif reference is not None and style is None:
-            styles = {b: self._style_rows(self.encode_style(reference, b), x.shape[0])}
+            styles = {b: self._style_rows(self.encode_style(reference, b), x.shape[0], b)}
         else:
             raise ValueError(f"translate: domain {self.domains[b].name!r} needs either style= or reference=")
         return self._decode_as(b, self.generator.encode(self._as_parts(x, a)), styles)
@@ -351,7 +355,9 @@ class StarGANv2(Translator):
         if styles.dim() != 3 or not styles.shape[1]:
             raise ValueError(f"translate_many: styles must be [N or 1, M >= 1, style_dim], got {list(styles.shape)}")
         content = self.generator.encode(self._as_parts(self._placed(x), a))
-        of_domain = ({b: self._style_rows(style, x.shape[0])} if b in self.styled else {} for style in styles.unbind(1))
+        of_domain = (
+            {b: self._style_rows(style, x.shape[0], b)} if b in self.styled else {} for style in styles.unbind(1)
+        )
         # One after the other, not in one batch: memory stays that of one, and so do the bits.
         return torch.stack([self._decode_as(b, content, style) for style in of_domain], dim=1)
 
@@ -391,11 +397,6 @@ class StarGANv2(Translator):
 
     def _as_parts(self, x: Tensor, domain: int) -> list[Tensor]:
         return [x if k == domain else x.new_empty((0, d.channels, *x.shape[2:])) for k, d in enumerate(self.domains)]
-
-    def _style_rows(self, style: Tensor, rows: int) -> Tensor:
-        if style.dim() != 2 or style.shape[0] not in (1, rows) or style.shape[1] != self.size.style_dim:
-            raise ValueError(f"translate: style must be [{rows} or 1, {self.size.style_dim}], got {list(style.shape)}")
-        return self._placed(style).expand(rows, -1)
 
 
 def _detached(parts: dict[str, Tensor]) -> dict[str, Tensor]:
