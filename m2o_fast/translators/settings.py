@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from m2o_fast.m2o import Domain, ManyToOne
-from m2o_fast.settings import Section, Weight
+from m2o_fast.settings import Count, CountOrZero, Decay, Rate, Section, Weight
 
 if TYPE_CHECKING:
     from m2o_fast.translators.base import Translator
@@ -82,6 +82,34 @@ class Optim(Section):
     def average(self) -> float | None:
         """Decay per step of the moving average of the weights; ``None``: there is none."""
         return None
+
+
+class DecayingAdam(Optim):
+    """Adam for all nets, its rate constant at first and then falling linearly to 0.
+
+    Attributes:
+        lr: Learning rate.
+        betas: Decay rates of Adam's two moments, each in [0, 1).
+        decay_from: Steps with the full rate; ``None``: half of the run's.
+        decay_steps: Steps within which it then falls to 0; ``None``: the rest of the run's.
+    """
+
+    lr: Rate = 2e-4
+    betas: tuple[Decay, Decay] = (0.5, 0.999)
+    decay_from: CountOrZero | None = None
+    decay_steps: Count | None = None
+
+    def optimizer(self, group: str) -> Optimizer:
+        """The same for every net; a rate that knows no steps stays as it is."""
+        schedule = None
+        if self.decay_from is not None and self.decay_steps is not None:
+            schedule = linear_decay(self.decay_from, self.decay_steps)
+        return Optimizer(self.lr, betas=self.betas, schedule=schedule)
+
+    def kept(self, steps: int) -> dict[str, int]:
+        """See :meth:`Settings.kept`."""
+        constant = self.decay_from if self.decay_from is not None else steps // 2
+        return {"optim.decay_from": constant, "optim.decay_steps": self.decay_steps or max(1, steps - constant)}
 
 
 class Settings(Section):

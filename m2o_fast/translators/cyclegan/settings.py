@@ -7,9 +7,9 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from m2o_fast.m2o import Domain, ManyToOne
-from m2o_fast.settings import Count, CountOrZero, Decay, Rate, Weight
+from m2o_fast.settings import Count, CountOrZero, Section, Weight
 from m2o_fast.translators import settings
-from m2o_fast.translators.settings import Optimizer, Sizes, linear_decay
+from m2o_fast.translators.settings import DecayingAdam, Sizes
 
 #: Two halvings, and reflected borders of 3 pixels and of 1 behind them.
 SIZES = Sizes(smallest=32, multiple=4)
@@ -55,8 +55,8 @@ class Size(Model):
     discriminator_layers: CountOrZero
 
 
-class Loss(settings.Loss):
-    """Weights of the losses, each at least 0; the adversarial losses have weight 1.
+class _Weights(Section):
+    """What :class:`Loss` and :class:`Weights` share.
 
     Attributes:
         cycle: Images restored from their translations.
@@ -64,19 +64,27 @@ class Loss(settings.Loss):
             domains have as many channels, and by hmu and hms for uni-modal targets alone.
         style: Of hmu and hms with a style encoder: styles read off the images that were made with them.
         diversity: Of hmu and hms: difference of two translations at the first step; it falls linearly to 0.
-        diversity_steps: Steps until it is 0; ``None``: all steps of the run.
-        supervised: Supervised loss of hms; the other variants have none.
     """
 
     cycle: Weight = 10.0
     identity: Weight = 0.5
     style: Weight = 1.0
     diversity: Weight = 1.0
+
+
+class Loss(_Weights, settings.Loss):
+    """Weights of the losses, each at least 0; the adversarial losses have weight 1.
+
+    Attributes:
+        diversity_steps: Steps until the weight of diversity is 0; ``None``: all steps of the run.
+        supervised: Supervised loss of hms; the other variants have none.
+    """
+
     diversity_steps: Count | None = None
     supervised: Weight = 10.0
 
 
-class Weights(Loss):
+class Weights(_Weights):
     """The weights of the losses in numbers; that of the supervised loss belongs to :class:`ManyToOne`.
 
     Attributes:
@@ -86,35 +94,12 @@ class Weights(Loss):
     diversity_steps: Count = 100_000
 
 
-class Optim(settings.Optim):
-    """Adam for all nets, its rate constant at first and then falling linearly to 0.
-
-    Attributes:
-        lr: Learning rate.
-        betas: Decay rates of Adam's two moments, each in [0, 1).
-        decay_from: Steps with the full rate; ``None``: half of the run's.
-        decay_steps: Steps within which it then falls to 0; ``None``: the rest of the run's.
-    """
-
-    lr: Rate = 2e-4
-    betas: tuple[Decay, Decay] = (0.5, 0.999)
-    decay_from: CountOrZero | None = None
-    decay_steps: Count | None = None
-
-    def optimizer(self, group: str) -> Optimizer:
-        """The same for every net; a rate that knows no steps stays as it is."""
-        schedule = None
-        if self.decay_from is not None and self.decay_steps is not None:
-            schedule = linear_decay(self.decay_from, self.decay_steps)
-        return Optimizer(self.lr, betas=self.betas, schedule=schedule)
-
-
 class CycleGANSettings(settings.Settings):
     """All of them."""
 
     model: Model = Model()
     loss: Loss = Loss()
-    optim: Optim = Optim()
+    optim: DecayingAdam = DecayingAdam()
 
     def description(self, domains: Sequence[Domain], rules: ManyToOne, image_size: int) -> dict[str, Any]:
         """See :meth:`m2o_fast.translators.settings.Settings.description`."""
@@ -145,12 +130,7 @@ class CycleGANSettings(settings.Settings):
 
     def kept(self, steps: int) -> dict[str, int]:
         """The schedule of the learning rate, and the steps within which the diversity weight falls to 0."""
-        constant = self.optim.decay_from if self.optim.decay_from is not None else steps // 2
-        return {
-            "loss.diversity_steps": self.loss.diversity_steps or steps,
-            "optim.decay_from": constant,
-            "optim.decay_steps": self.optim.decay_steps or max(1, steps - constant),
-        }
+        return {"loss.diversity_steps": self.loss.diversity_steps or steps, **self.optim.kept(steps)}
 
     def widths(self, image_size: int) -> dict[str, int]:
         """Those of generators and discriminators."""

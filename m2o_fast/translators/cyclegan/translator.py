@@ -79,7 +79,7 @@ class CycleGAN(Translator):
             "domains": [asdict(domain) for domain in self.domains],
             "rules": asdict(self.rules),
             "size": self.size.model_dump(),
-            "weights": self.weights.model_dump(exclude={"supervised"}),
+            "weights": self.weights.model_dump(),
             "generators": [str(k) in self.generators for k in range(2)],
             "discriminators": [str(k) in self.discriminators for k in range(2)],
         }

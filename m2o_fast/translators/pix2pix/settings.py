@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StrictBool
 
 from m2o_fast.m2o import Domain, ManyToOne
-from m2o_fast.settings import Count, CountOrZero, Decay, Rate, Weight
+from m2o_fast.settings import Count, CountOrZero, Weight
 from m2o_fast.translators import settings
-from m2o_fast.translators.settings import Optimizer, Sizes, linear_decay
+from m2o_fast.translators.settings import DecayingAdam, Sizes
 
 #: Discriminators with two layers of stride 2 need 16 pixels; there are halvings, whose number follows the size.
 SIZES = Sizes(smallest=32, multiple=4)
@@ -86,35 +86,12 @@ class Weights(Loss):
     diversity_steps: Count = 100_000
 
 
-class Optim(settings.Optim):
-    """Adam for all nets, its rate constant at first and then falling linearly to 0.
-
-    Attributes:
-        lr: Learning rate.
-        betas: Decay rates of Adam's two moments, each in [0, 1).
-        decay_from: Steps with the full rate; ``None``: half of the run's.
-        decay_steps: Steps within which it then falls to 0; ``None``: the rest of the run's.
-    """
-
-    lr: Rate = 2e-4
-    betas: tuple[Decay, Decay] = (0.5, 0.999)
-    decay_from: CountOrZero | None = None
-    decay_steps: Count | None = None
-
-    def optimizer(self, group: str) -> Optimizer:
-        """The same for every net; a rate that knows no steps stays as it is."""
-        schedule = None
-        if self.decay_from is not None and self.decay_steps is not None:
-            schedule = linear_decay(self.decay_from, self.decay_steps)
-        return Optimizer(self.lr, betas=self.betas, schedule=schedule)
-
-
 class Pix2PixSettings(settings.Settings):
     """All of them."""
 
     model: Model = Model()
     loss: Loss = Loss()
-    optim: Optim = Optim()
+    optim: DecayingAdam = DecayingAdam()
 
     def description(self, domains: Sequence[Domain], rules: ManyToOne, image_size: int) -> dict[str, Any]:
         """See :meth:`m2o_fast.translators.settings.Settings.description`."""
@@ -152,12 +129,7 @@ class Pix2PixSettings(settings.Settings):
 
     def kept(self, steps: int) -> dict[str, int]:
         """The schedule of the learning rate, and the steps within which the diversity weight falls to 0."""
-        constant = self.optim.decay_from if self.optim.decay_from is not None else steps // 2
-        return {
-            "loss.diversity_steps": self.loss.diversity_steps or steps,
-            "optim.decay_from": constant,
-            "optim.decay_steps": self.optim.decay_steps or max(1, steps - constant),
-        }
+        return {"loss.diversity_steps": self.loss.diversity_steps or steps, **self.optim.kept(steps)}
 
     def widths(self, image_size: int) -> dict[str, int]:
         """Those of generators and discriminators."""
