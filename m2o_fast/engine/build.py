@@ -150,6 +150,10 @@ def check_domains(config: Config, domains: Sequence[Domain]) -> None:
             f"{config.learner} is for multi-modal and uni-modal domains, but {names} are all {kind}; {advice}, or "
             f"train the base model without these rules: --system {config.system} --variant {PLAIN}"
         )
+    try:
+        config.settings.check_domains(domains, config.rules)
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def named_domains(domains: Sequence[Domain]) -> str:

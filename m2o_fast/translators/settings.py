@@ -138,6 +138,9 @@ class Settings(Section):
     def check(self, image_size: int, rules: ManyToOne) -> None:
         """Raises ``ValueError`` of ``KEY: REASON`` where settings do not go with each other, the size or the rules."""
 
+    def check_domains(self, domains: Sequence[Domain], rules: ManyToOne) -> None:
+        """Raises ``ValueError`` of ``KEY: REASON`` where settings do not go with the domains; channels do not count."""
+
     def kept(self, steps: int) -> dict[str, int]:
         """Dotted keys of what was left to the number of the run's steps, and their numbers: longer runs keep them."""
         return {}

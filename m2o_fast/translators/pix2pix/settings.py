@@ -127,6 +127,16 @@ class Pix2PixSettings(settings.Settings):
                 f"model.discriminator_layers {layers} leaves nothing to judge of {image_size} pixels; take fewer"
             )
 
+    def check_domains(self, domains: Sequence[Domain], rules: ManyToOne) -> None:
+        """By the rules, something must be supervised: a direction into a uni-modal domain, or the mean of looks."""
+        learned = domains if self.model.direction == "both" else domains[1:]
+        if rules.supervised_weight > 0 and not self.loss.multimodal and all(domain.multimodal for domain in learned):
+            raise ValueError(
+                f"model.direction: {self.model.direction} leads into multi-modal domain {domains[-1].name!r} alone, "
+                "where hms compares nothing with the truth, which is one of many. Take --variant plain (as published: "
+                "the mean of the looks), model.direction=both, or a loss.multimodal above 0"
+            )
+
     def kept(self, steps: int) -> dict[str, int]:
         """The schedule of the learning rate, and the steps within which the diversity weight falls to 0."""
         return {"loss.diversity_steps": self.loss.diversity_steps or steps, **self.optim.kept(steps)}

@@ -11,6 +11,8 @@ from gan_steps import EPS, Steps
 from torch import Tensor, nn
 
 from m2o_fast.batch import Batch
+from m2o_fast.engine.build import build_translator
+from m2o_fast.engine.config import load_config
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain, ManyToOne
 from m2o_fast.nn.patch_discriminator import PatchDiscriminator
@@ -308,3 +310,16 @@ def test_levels_and_size_go_together() -> None:
     assert Pix2PixSettings().sizes(96)["levels"] == 5
     with pytest.raises(UserError, match="model.levels 6"):
         from_official(weights(direction(3, 3)), image_size=96)
+
+
+def test_hms_one_way_into_a_multimodal_domain_is_refused_with_what_to_do() -> None:
+    """Its supervised loss would be none, without a word; the mean of the looks, as published, is what plain learns."""
+    gray, color = Domain("gray", 1, multimodal=False), Domain("color", 3)
+    one_way = ["system=pix2pix", "variant=hms", "model.direction=A->B", "data.image_size=32", "model.width=4"]
+    with pytest.raises(
+        UserError, match=r"^model.direction: A->B leads into multi-modal domain 'color' alone, .* plain"
+    ):
+        build_translator(load_config(assignments=one_way), (gray, color))
+    for words in (["variant=plain"], ["model.direction=both"], ["loss.multimodal=10"]):
+        assert build_translator(load_config(assignments=[*one_way, *words]), (gray, color)).directions()
+    assert build_translator(load_config(assignments=one_way), (color, gray)).directions() == ((0, 1),)
