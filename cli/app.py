@@ -15,6 +15,7 @@ import typer
 from m2o_fast import __version__
 from m2o_fast.cli import PROGRAM, bench, convert, data, doctor, evaluate, report, sim_scale, systems, train, translate
 from m2o_fast.cli.texts import examples, printable
+from m2o_fast.translators import DEFAULT, full_name
 
 app = typer.Typer(
     name=PROGRAM,
@@ -33,7 +34,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback(
     epilog=examples(
-        ("m2o-fast train", "HMS on real 8x8 digits; minutes on a CPU"),
+        ("m2o-fast train", f"{full_name(*DEFAULT)} on real 8x8 digits; minutes on a CPU"),
         ("m2o-fast eval", "measure the newest run on the test split"),
         ("m2o-fast translate digit.png --to color --out digit-color.png", "draw a gray digit in colour"),
         ("m2o-fast train --help", "every command explains itself"),

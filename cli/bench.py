@@ -21,9 +21,10 @@ from m2o_fast.cli.options import (
 )
 from m2o_fast.cli.texts import examples
 from m2o_fast.texts import harmless
+from m2o_fast.translators import DEFAULT, full_name
 
 EXAMPLES = examples(
-    ("m2o-fast bench train", "how fast this machine trains HMS on digits"),
+    ("m2o-fast bench train", f"how fast this machine trains {full_name(*DEFAULT)} on digits"),
     ("m2o-fast bench train --data mnist --set batch_size=32 --json", "another setting, for scripts"),
     ("m2o-fast bench train --config runs/a/config.yaml --steps 100", "the settings of a run, longer"),
 )

@@ -9,13 +9,13 @@ import typer
 
 from m2o_fast.cli.texts import examples
 from m2o_fast.texts import harmless
-from m2o_fast.translators import NAMES
+from m2o_fast.translators import EXAMPLE_WEIGHTS
 
 EXAMPLES = examples(
-    (f"m2o-fast convert {NAMES[0]} nets_ema.ckpt --out afhq --domains cat,dog,wild", "convert"),
-    (f"m2o-fast convert {NAMES[-1]} G_A=net_G_A.pth G_B=net_G_B.pth --out horses", "a file per net"),
+    (f"m2o-fast convert {EXAMPLE_WEIGHTS[0]} --out afhq --domains cat,dog,wild", "convert"),
+    (f"m2o-fast convert {EXAMPLE_WEIGHTS[1]} --out horses", "a file per net"),
     ("m2o-fast translate cat.png --run afhq --from cat --to dog --out dog.png", "then use"),
-    (f"m2o-fast convert {NAMES[-1]} runs/a --to-official --out published", "and back"),
+    (f"m2o-fast convert {EXAMPLE_WEIGHTS[1].split()[0]} runs/a --to-official --out published", "and back"),
 )
 
 

@@ -11,10 +11,11 @@ import typer
 
 from m2o_fast.cli.texts import examples
 from m2o_fast.texts import harmless
+from m2o_fast.translators import DEFAULT, short_name
 
 EXAMPLES = examples(
     ("m2o-fast eval", "the newest run below runs/"),
-    ("m2o-fast eval runs/hms-digits-001 --json", "one JSON object, for scripts"),
+    (f"m2o-fast eval runs/{short_name(*DEFAULT)}-digits-001 --json", "one JSON object, for scripts"),
     ("m2o-fast eval runs/a --checkpoint step-00000400", "an earlier state of it"),
     ("m2o-fast eval runs/a --extractor inception:FILE", "FID, KID, precision and recall of photographs"),
     ("m2o-fast eval out/ --truth right/", "MSE, PSNR and SSIM of image files against files of the same names"),

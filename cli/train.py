@@ -26,17 +26,19 @@ from m2o_fast.cli.options import (
     settings_from,
 )
 from m2o_fast.cli.texts import examples
+from m2o_fast.m2o import UNPAIRED
 from m2o_fast.texts import harmless
-from m2o_fast.translators import EXAMPLE_SETTING
+from m2o_fast.translators import DEFAULT, EXAMPLE_SETTING, full_name
 
 if TYPE_CHECKING:
     from m2o_fast.engine.config import Config
 
 _WHERE = "Where, and going on"
+_UNPAIRED = full_name(DEFAULT[0], UNPAIRED)
 
 EXAMPLES = examples(
-    ("m2o-fast train", "HMS on real 8x8 digits, no download"),
-    ("m2o-fast train --variant hmu --data mnist", "HMU on MNIST (see m2o-fast data fetch)"),
+    ("m2o-fast train", f"{full_name(*DEFAULT)} on real 8x8 digits, no download"),
+    (f"m2o-fast train --variant {UNPAIRED} --data mnist", f"{_UNPAIRED} on MNIST (see m2o-fast data fetch)"),
     (f"m2o-fast train --set {EXAMPLE_SETTING} --dry-run > my.yaml", "what would run, and how long; keep it"),
     ("m2o-fast train --run runs/a --resume auto", "go on after a stop"),
     ("m2o-fast train --config runs/a/config.yaml", "the same run once more"),

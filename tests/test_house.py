@@ -12,7 +12,7 @@ from source_tree import ROOT
 
 from m2o_fast.engine.config import keys
 from m2o_fast.engine.schema import config_class
-from m2o_fast.translators import NAMES, system
+from m2o_fast.translators import NAMES, full_name, system
 from m2o_fast.translators.settings import Loss
 
 #: what may name no system, nor a setting of one
@@ -38,7 +38,7 @@ SHARED = {f"loss.{key}" for key in Loss.model_fields}
 SETTINGS = {key for name in NAMES for key in keys(name) if key.partition(".")[0] in ("model", "loss", "optim")} - SHARED
 CLASSES = {name for facts in map(system, NAMES) for name in (facts.translator, facts.settings.__name__)}
 LAYOUTS = {layout for name in NAMES for layout in system(name).layouts}
-TITLES = {system(name).title for name in NAMES}
+TITLES = {full_name(name, variant) for name in NAMES for variant in system(name).variants}
 
 
 def texts(tree: ast.Module) -> Iterator[str]:
@@ -91,6 +91,7 @@ def test_what_is_looked_for_is_found() -> None:
     code = "'''optim.ema'''\nsay('--system starganv2', x.loss.cycle, 'lower optim.lr, or', StarGANv2, 'of StarGAN v2')"
     assert named(ast.parse(code)) == {"starganv2", "loss.cycle", "optim.lr", "StarGANv2", "StarGAN v2"}
     assert named(ast.parse("'FID as StarGAN v2 computes it'")) == set()
+    assert named(ast.parse("examples('HMS on digits')")) == {"HMS"}
 
 
 def imported(tree: ast.Module) -> Iterator[tuple[str, ...]]:

@@ -26,6 +26,8 @@ NAMES = ("starganv2", "pix2pix", "cyclegan")
 DEFAULT = (NAMES[0], PAIRED)
 #: a setting that all systems have, as an example of how one is given
 EXAMPLE_SETTING = "optim.lr=2e-4"
+#: systems and published weights, as m2o-fast convert takes them: nets in one file, and a file for each
+EXAMPLE_WEIGHTS = ("starganv2 nets_ema.ckpt", "cyclegan G_A=net_G_A.pth G_B=net_G_B.pth")
 
 
 @cache
@@ -50,10 +52,10 @@ def short_name(name: str, variant: str) -> str:
 
 def full_name(name: str, variant: str) -> str:
     """The same for people: ``HMS``, ``StarGAN v2``, ``CycleGAN-HMS``."""
+    if variant != PLAIN and name == NAMES[0]:  # help pages ask for it: nothing of the system is loaded
+        return variant.upper()
     full = system(name).title
-    if variant == PLAIN:
-        return full
-    return variant.upper() if name == NAMES[0] else f"{full}-{variant.upper()}"
+    return full if variant == PLAIN else f"{full}-{variant.upper()}"
 
 
 def create(description: Mapping[str, Any]) -> Translator:
