@@ -58,6 +58,10 @@ def check(
             help="Where to draw the first images, as a PNG. [dim]\\[default: contact-sheet.png][/dim]",
         ),
     ] = None,
+    system: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Base model that the command to train with is for, on own images."),
+    ] = None,
     max_unreadable: Annotated[
         float, typer.Option(metavar="SHARE", min=0, max=1, help="data.max_unreadable of the training.")
     ] = 0.01,
@@ -73,10 +77,22 @@ def check(
     """
     from m2o_fast.data.check import check_folder
     from m2o_fast.data.contact_sheet import DEFAULT
+    from m2o_fast.data.learner import Learner
 
+    learner = Learner()
+    if system is not None:
+        from m2o_fast.engine.config import load_config
+
+        facts = load_config(overrides={"system": system}).facts
+        learner = Learner(system, tuple(facts.variants), facts.two_domains, facts.sizes.at_most)
     drawn = sheet or (None if as_json else DEFAULT)
     report = check_folder(
-        folder, max_unreadable, drawn, verify=verify_data, report=lambda line: typer.echo(harmless(line), err=True)
+        folder,
+        max_unreadable,
+        drawn,
+        verify=verify_data,
+        report=lambda line: typer.echo(harmless(line), err=True),
+        learner=learner,
     )
     if as_json:
         typer.echo(json.dumps(report.as_json()))

@@ -13,6 +13,7 @@ from m2o_fast.data.check_mnist import NAMES, check_mnist, mnist_folder
 from m2o_fast.data.check_report import CheckReport
 from m2o_fast.data.contact_sheet import DEFAULT, require_place, write_contact_sheet
 from m2o_fast.data.layout import splits_of
+from m2o_fast.data.learner import Learner
 from m2o_fast.errors import UserError
 
 
@@ -23,6 +24,7 @@ def check_folder(
     *,
     verify: bool = False,
     report: Report = silent,
+    learner: Learner = Learner(),  # noqa: B008  (frozen)
 ) -> CheckReport:
     """Recognise the data set in a folder and check it.
 
@@ -33,6 +35,7 @@ def check_folder(
             default one cannot be written, that is a note.
         verify: Whether all image files are read again, whatever their dates say.
         report: Called with a line of text for what takes long.
+        learner: What the command to train on own images is for.
 
     Raises:
         UserError: If the folder does not exist or holds no data set that is known here, or the sheet cannot be written.
@@ -40,7 +43,7 @@ def check_folder(
     root = Path(directory).expanduser()
     if sheet is not None and sheet != DEFAULT:
         require_place(sheet)
-    found = _check(root, max_unreadable, verify, report)
+    found = _check(root, max_unreadable, verify, report, learner)
     if sheet is None:
         return found
     if not any(found.rows.values()):
@@ -55,13 +58,13 @@ def check_folder(
     return replace(found, lines=lines, facts={**found.facts, "sheet": str(sheet)})
 
 
-def _check(root: Path, max_unreadable: float, verify: bool, report: Report) -> CheckReport:
+def _check(root: Path, max_unreadable: float, verify: bool, report: Report, learner: Learner) -> CheckReport:
     if not root.is_dir():
         raise UserError(f"{root}: no such folder")
     if mnist_folder(root) is not None:
         return check_mnist(root)
     if splits_of(root):
-        return check_images(root, max_unreadable, verify, report)
+        return check_images(root, max_unreadable, verify, report, learner)
     try:
         scenes = scene_parsing_folder(root)
     except UserError:

@@ -36,6 +36,7 @@ from m2o_fast.data.layout import (
     list_domains,
     splits_of,
 )
+from m2o_fast.data.learner import Learner
 from m2o_fast.data.near_misses import near_misses
 from m2o_fast.data.pairs_table import Listing
 from m2o_fast.errors import UserError
@@ -43,7 +44,7 @@ from m2o_fast.m2o import PAIRED, UNPAIRED
 
 _LOOKED_AT = 16  # images of a domain whose colours are counted
 _FEW_COLORS = 256
-_SMALLEST_SIZE, _USUAL_SIZE = 32, 256
+_USUAL_SIZE = 256
 
 
 T = TypeVar("T")
@@ -54,7 +55,13 @@ class _Guess(NamedTuple):
     why: str
 
 
-def check_images(root: Path, max_unreadable: float, verify: bool = False, report: Report = silent) -> CheckReport:
+def check_images(
+    root: Path,
+    max_unreadable: float,
+    verify: bool = False,
+    report: Report = silent,
+    learner: Learner = Learner(),  # noqa: B008  (frozen)
+) -> CheckReport:
     """Check a folder of own images, ``DIR/{train,val}/<domain>/...``.
 
     Every file is decoded as training would, but for those that a check decoded before. What would end training is a
@@ -65,6 +72,7 @@ def check_images(root: Path, max_unreadable: float, verify: bool = False, report
         max_unreadable: Share of a domain's files that may be unreadable.
         verify: Whether all files are read again, whatever their dates say.
         report: Called with a line of text for what takes long.
+        learner: What the command to train with is for.
 
     Returns:
         Counts, sizes and modes of every domain, pairs, and the command to train with; it sums up like
@@ -99,6 +107,8 @@ def check_images(root: Path, max_unreadable: float, verify: bool = False, report
     pair_lines, pairs = describe_pairs(found, guess.domains)
     problems, notes = _remarks(found, max_unreadable)
     problems += unclear
+    paired = _are_paired(found, guess)
+    problems += learner.problems(_trained_on(found).keys(), paired)
     for split, domains in listing.items():
         keys = {name: images.keys() for name, images in domains.items()}
         if contents[split] == keys:  # names alone say what belongs together
@@ -113,7 +123,7 @@ def check_images(root: Path, max_unreadable: float, verify: bool = False, report
     facts |= {"splits": splits, "pairs": pairs, "uni_guess": list(guess.domains)}
     advice: list[str] = []
     if not problems:
-        facts["command"] = _command(root, found, guess, max_unreadable)
+        facts["command"] = _command(root, found, guess, max_unreadable, learner, paired)
         advice = [f"uni-modal: {' and '.join(guess.domains)} (a guess: {guess.why})", facts["command"]]
     total = sum(direction["found"] for directions in pairs.values() for direction in directions.values())
     return CheckReport(lines, counted(total, "pair"), problems, notes, advice, facts, _sheet_rows(found, guess.domains))
@@ -238,15 +248,21 @@ def _colors_of(fact: ImageFacts) -> int:
     return len(np.unique(pixels.astype(np.int32) @ np.array([1, 1 << 8, 1 << 16], dtype=np.int32)))
 
 
-def _command(root: Path, found: Found, guess: _Guess, max_unreadable: float) -> str:
-    """What trains on this folder."""
+def _are_paired(found: Found, guess: _Guess) -> bool:
+    """Whether images that are trained on have their content in common with one of a uni-modal domain."""
     domains = _trained_on(found)
     uni = set().union(*(domains[name].by_content for name in guess.domains))
-    paired = any(uni & domain.by_content.keys() for name, domain in domains.items() if name not in guess.domains)
-    words = ["m2o-fast", "train", "--variant", PAIRED if paired else UNPAIRED, "--data", f"folder:{root}"]
+    return any(uni & domain.by_content.keys() for name, domain in domains.items() if name not in guess.domains)
+
+
+def _command(root: Path, found: Found, guess: _Guess, max_unreadable: float, learner: Learner, paired: bool) -> str:
+    """What trains on this folder."""
+    domains = _trained_on(found)
+    variant = PAIRED if paired and PAIRED in learner.variants else UNPAIRED
+    words = ["m2o-fast", "train", *learner.options(), "--variant", variant, "--data", f"folder:{root}"]
     words += [word for name in guess.domains for word in ("--uni", name)]
     sides = [min(fact.size) for domain in domains.values() for fact in domain.readable()]
-    size = max(_SMALLEST_SIZE, 1 << (int(np.median(sides)).bit_length() - 1))
+    size = learner.size(int(np.median(sides)))
     if size < _USUAL_SIZE:  # enlarged images cost more and show nothing more
         words += ["--set", f"data.image_size={size}"]
     words += share_option(max_unreadable)

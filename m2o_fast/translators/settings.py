@@ -169,6 +169,12 @@ class Sizes:
         fits = not size & (size - 1) if self.power_of_two else size % self.multiple == 0
         return None if fits and size >= self.smallest else f"the image size must be {self.rule}"
 
+    def at_most(self, side: int) -> int:
+        """A good size up to a side length, and the smallest one below it: one that can be halved as often as that."""
+        if self.power_of_two:
+            return max(self.smallest, 1 << (side.bit_length() - 1))
+        return max(1, side // self.smallest) * self.smallest
+
     @property
     def rule(self) -> str:
         """In words: ``a power of two and at least 32 (32, 64, 128, 256, ...)``."""

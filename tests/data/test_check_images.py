@@ -64,6 +64,36 @@ def test_a_sound_folder(root: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [(None, "--variant hms --data DIR --uni b --set data.image_size=64")]
+    + [(name, f"--system {name} --variant hms --data DIR --uni b --set data.image_size={size}")
+       for name, size in (("starganv2", 64), ("cyclegan", 96), ("pix2pix", 96))],
+)  # fmt: skip
+def test_the_command_is_for_the_system_that_is_named(
+    name: str | None, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Images of 100 x 100: a power of two suits every system, others take sizes nearer to it."""
+    for domain, shape in (("a", (100, 100, 3)), ("b", (100, 100))):
+        write(tmp_path / "train" / domain / "1.png", np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
+    assert main(["data", "check", str(tmp_path), "--json", *(["--system", name] if name else [])]) == 0
+    found = json.loads(capsys.readouterr().out)["command"]
+    assert found == f"m2o-fast train {command}".replace("DIR", f"folder:{tmp_path}")
+
+
+def test_what_a_named_system_would_refuse_is_a_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, domain in enumerate("abc"):
+        shape = (40, 40) if domain == "c" else (40, 40, 3)
+        pixels = np.random.default_rng(number).integers(0, 256, shape, dtype=np.uint8)
+        write(tmp_path / "train" / domain / f"{number}.png", pixels)
+    assert main(["data", "check", str(tmp_path), "--system", "pix2pix", "--json"]) == 1
+    two, pairs = json.loads(capsys.readouterr().out)["problems"]
+    assert two == "system 'pix2pix' is for two domains, but there are 3: a, b, c"
+    assert pairs == "system 'pix2pix' learns from known pairs, but there are none"
+    assert main(["data", "check", str(tmp_path), "--system", "gan"]) == 2
+    assert "system = 'gan' in the options: unknown system" in capsys.readouterr().err
+
+
 def test_the_numbers_are_those_of_training(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     write_damaged(root / "train" / "photo")
