@@ -51,11 +51,12 @@ def translate(
     The results are PNG files. An image of a folder that cannot be read is
     named, the others are still translated, and the exit code is 2.
     """
-    from m2o_fast.engine.runs import load_translator
+    from m2o_fast.engine.runs import fit_of, load_translator
     from m2o_fast.engine.translate import Request, translate_path
 
-    request = Request(source=source, target=target, seed=seed, reference=reference, styles=styles)
-    written, failures = translate_path(load_translator(run, device=device), images, out, request)
+    translator = load_translator(run, device=device)
+    request = Request(target, source, seed=seed, reference=reference, styles=styles, fit=fit_of(run))
+    written, failures = translate_path(translator, images, out, request)
     for failure in failures:
         typer.echo(f"m2o-fast: error: {printable(failure)}", err=True)
     typer.echo(f"{written} of {written + len(failures)} images written to {harmless(str(out))}")

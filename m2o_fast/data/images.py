@@ -35,7 +35,7 @@ _DIM = 64  # of 255
 Part = Literal["whole", "left", "right"]
 
 
-def read_image(path: str | Path, channels: int, size: int | None) -> Tensor:
+def read_image(path: str | Path, channels: int, size: int | None, fit: Fit = "stretch") -> Tensor:
     """One image file as the networks take it.
 
     - Of an animation the first frame; turned as its EXIF orientation says; colour profiles are ignored.
@@ -43,13 +43,14 @@ def read_image(path: str | Path, channels: int, size: int | None) -> Tensor:
     - ``channels=1`` takes the luminance (Rec. 601) of a colour image, ``channels=3`` repeats a gray one.
     - Palettes, CMYK and 1-bit images are converted to 8 bit per channel. Images of up to 16 bit per channel keep their
       precision; gray floating-point images must be in [0, 1].
-    - An image of another size is stretched to ``size`` x ``size`` with an antialiased bilinear filter, like StarGAN
-      v2's own test images; one of that size keeps its values exactly.
+    - An image of another size is scaled to ``size`` x ``size`` with an antialiased bilinear filter, stretched like
+      StarGAN v2's own test images unless ``fit`` says otherwise; one of that size keeps its values exactly.
 
     Args:
         path: A PNG, JPEG, WebP, BMP, GIF, TIFF or PBM/PGM/PPM file.
         channels: 1 or 3.
         size: Side length S of the result in pixels; ``None``: height and width stay.
+        fit: What becomes of an image that is not square, see :func:`m2o_fast.data.fit.squared`.
 
     Returns:
         float32 ``[1, channels, S, S]``, or ``[1, channels, H, W]``, in [-1, 1].
@@ -58,7 +59,7 @@ def read_image(path: str | Path, channels: int, size: int | None) -> Tensor:
         UserError: If the file is missing, empty, damaged, not an image or too large; the message names it.
         ValueError: If ``channels`` is neither 1 nor 3.
     """
-    planes = torch.from_numpy(_read_values(Path(path), channels, size))
+    planes = torch.from_numpy(_read_values(Path(path), channels, size, "whole", fit))
     return (planes.expand(channels, -1, -1) * 2 - 1)[None].contiguous()
 
 

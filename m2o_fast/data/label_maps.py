@@ -53,7 +53,7 @@ def read_class_numbers(
         return np.array(_resized(image, size, fit), dtype=np.uint8)
 
 
-def read_label_map(path: Path, classes: int, size: int | None) -> Tensor:
+def read_label_map(path: Path, classes: int, size: int | None, fit: Fit = "stretch") -> Tensor:
     """A label map from a file with class numbers (mode L or P) or with palette colours (any other mode).
 
     Args:
@@ -61,6 +61,7 @@ def read_label_map(path: Path, classes: int, size: int | None) -> Tensor:
         classes: Number of classes, void included.
         size: Side length S of the result in pixels, to which the nearest pixels are taken; ``None``: height and width
             stay.
+        fit: What becomes of a map that is not square, see :func:`m2o_fast.data.fit.squared`.
 
     Returns:
         int64 ``[1, S, S]`` in [0, classes); a colour that is not in the palette counts as the nearest one.
@@ -72,8 +73,8 @@ def read_label_map(path: Path, classes: int, size: int | None) -> Tensor:
     with opened(path) as image:
         if image.mode not in ("L", "P"):
             colors = ImageOps.exif_transpose(image).convert("RGB")
-            return _from_colors(path, _resized(colors, size), classes)
-    return torch.from_numpy(read_class_numbers(path, classes, size)).to(torch.int64)[None]
+            return _from_colors(path, _resized(colors, size, fit), classes)
+    return torch.from_numpy(read_class_numbers(path, classes, size, fit=fit)).to(torch.int64)[None]
 
 
 def _resized(image: Image.Image, size: int | None, fit: Fit = "stretch") -> Image.Image:

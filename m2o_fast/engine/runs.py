@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from m2o_fast.data.fit import Fit
 from m2o_fast.engine.checkpoint import (
     MANIFEST,
     CheckpointError,
@@ -144,6 +145,17 @@ def load_translator(path: str | Path | None = None, device: str = "auto") -> Tra
     folder, manifest, problems = find_checkpoint(None if path is None else Path(path))
     warn_of_damage(problems, folder)
     return load_checkpoint(folder, manifest).to(choose_device(device))
+
+
+def fit_of(path: Path | None) -> Fit:
+    """How images of other aspect ratios became squares in a run, or that of a checkpoint; converted weights have none.
+
+    Args:
+        path: Run, checkpoint, or ``None``: the newest run.
+    """
+    place = newest_run() if path is None else path
+    run = place if is_run(place) else place.parent.parent
+    return load_config(run / CONFIG).data.fit if is_run(run) else "stretch"
 
 
 def run_config(checkpoint: Path) -> Config:

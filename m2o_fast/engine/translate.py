@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from m2o_fast.data.cache import named
-from m2o_fast.data.images import image_grid, read_image, save_image
+from m2o_fast.data.fit import Fit
+from m2o_fast.data.images import image_grid, opened, read_image, save_image
 from m2o_fast.data.label_maps import read_label_map
 from m2o_fast.data.layout import Images, list_images
 from m2o_fast.errors import UserError
@@ -20,6 +22,8 @@ from m2o_fast.labels import draw_labels, pictures
 from m2o_fast.m2o import Domain
 from m2o_fast.randomness import torch_generator
 from m2o_fast.translators.base import Translator
+
+_FITTED = {"stretch": "stretched to squares", "crop": "cut to the squares in their middle", "pad": "padded to squares"}
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Request:
         seed: Seed of the style, 0 if left out; every image gets the same one.
         reference: Image of the target domain whose style is taken instead.
         styles: Number of styles to show side by side, right of the source image; ``None``: only the translation.
+        fit: How images become squares for a system that is bound to one size, and references for any; as in training.
     """
 
     target: str
@@ -39,14 +44,15 @@ class Request:
     seed: int | None = None
     reference: Path | None = None
     styles: int | None = None
+    fit: Fit = "stretch"
 
 
 @torch.inference_mode()
 def translate_path(translator: Translator, images: Path, out: Path, request: Request) -> tuple[int, list[str]]:
     """Translates one image file, or every image file of a folder and of those below it, and writes PNG files.
 
-    A fully convolutional system translates images as they are, of any height and width; for others they are stretched
-    to the size that they were trained with.
+    A fully convolutional system translates images as they are, of any height and width; for others they become squares
+    of the size that they were trained with, as the request says. A warning tells how many were none.
 
     Label maps are read from class numbers (gray or indexed files) or palette colours, and written in palette colours.
 
@@ -68,16 +74,21 @@ def translate_path(translator: Translator, images: Path, out: Path, request: Req
     outputs = _outputs(list_images(images), out, into_folder=images.is_dir() or out.is_dir())
     _keep_inputs([*outputs, *([Path(request.reference)] if request.reference else [])], outputs.values())
     style = _style(translator, target, request)
-    failures = []
+    failures, odd = [], 0
+    size = translator.image_size if translator.multiple is None else None
     for file, output in outputs.items():
         try:
-            image = _read(file, source, translator.image_size if translator.multiple is None else None)
+            image = _read(file, source, size, request.fit)
+            odd += size is not None and not _is_square(file)
         except UserError as error:
             if not images.is_dir():
                 raise
             failures.append(str(error))
             continue
         save_image(_picture(translator, image, source, target, style, request), output)
+    if odd:
+        what = f"{_FITTED[request.fit]} of {size} x {size}, as in training (data.fit {request.fit})"
+        warnings.warn(f"{odd} of {len(outputs)} images not square: {what}", RuntimeWarning, stacklevel=2)
     return len(outputs) - len(failures), failures
 
 
@@ -142,15 +153,20 @@ def _style(translator: Translator, target: Domain, request: Request) -> Tensor:
             f"no style can be read off images of domain {target.name!r}: this translator was trained without a style "
             "encoder; leave --reference out"
         )
-    reference = _read(request.reference, target, translator.image_size)
+    reference = _read(request.reference, target, translator.image_size, request.fit)
     return translator.encode_style(reference.to(_device(translator)), target.name)
 
 
-def _read(file: Path, domain: Domain, size: int | None) -> Tensor:
+def _is_square(file: Path) -> bool:
+    with opened(file) as image:
+        return image.width == image.height
+
+
+def _read(file: Path, domain: Domain, size: int | None, fit: Fit) -> Tensor:
     """An image file as one of a domain, float ``[1, C, S, S]``, or ``[1, C, H, W]`` of its own size, in [-1, 1]."""
     if domain.kind == "continuous":
-        return read_image(file, domain.channels, size)
-    return draw_labels(read_label_map(file, domain.classes, size), domain.kind, domain.classes) * 2 - 1
+        return read_image(file, domain.channels, size, fit)
+    return draw_labels(read_label_map(file, domain.classes, size, fit), domain.kind, domain.classes) * 2 - 1
 
 
 def _picture(

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from folder_files import color_of, gray_of, write
+from PIL import Image
 from tiny import tiny_config
 
+from m2o_fast.cli import main
 from m2o_fast.data import Augment, open_dataset
+from m2o_fast.data.images import to_pillow
 from m2o_fast.engine.build import open_split
 from m2o_fast.engine.checkpoint import newest_checkpoint
 from m2o_fast.engine.config import dump_config, load_config
@@ -85,3 +89,20 @@ def test_a_run_of_before_is_stretched(tmp_path: Path, own: Path) -> None:
         text = text.replace(line, "")
     (tmp_path / "config.yaml").write_text(text)
     assert load_config(tmp_path / "config.yaml") == tiny_config(*settings(own))
+
+
+@pytest.mark.parametrize(("fit", "said"), [("stretch", "stretched to"), ("crop", "cut to the"), ("pad", "padded to")])
+def test_translations_are_of_squares_as_in_training(
+    fit: str, said: str, own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the command: a photograph is translated as what training sees of it; a warning says what became of it."""
+    train(tiny_config(*settings(own), f"data.fit={fit}", "steps=1"), tmp_path / "run", quiet=True)
+    data = open_dataset("folder", split="train", data_dir=own, image_size=SIZE, uni=["sketch"], fit=fit)
+    to_pillow(data.images("photo", [0]) * 2 - 1).save(tmp_path / "square.png")
+    made = []
+    for file in (own / "train" / "photo" / "0.png", tmp_path / "square.png"):
+        out = tmp_path / f"{file.stem}-out.png"
+        assert main(["translate", str(file), "--run", str(tmp_path / "run"), "--to", "sketch", "--out", str(out)]) == 0
+        made.append(np.asarray(Image.open(out)))
+        assert (f"1 of 1 images not square: {said}" in capsys.readouterr().err) == (file.stem == "0")
+    assert np.array_equal(*made)
