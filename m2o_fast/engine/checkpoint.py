@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from m2o_fast.errors import UserError
-from m2o_fast.nn.history import HistoryPool
 from m2o_fast.nn.misfits import misfits, shortened
 from m2o_fast.translators import create
 from m2o_fast.translators.base import Translator
@@ -29,8 +27,6 @@ from m2o_fast.translators.base import Translator
 FORMAT = 1
 MANIFEST = "manifest.json"
 NETS, AVERAGED, OPTIMIZERS = "nets.safetensors", "ema.safetensors", "optimizers.safetensors"
-POOLS = "pools.safetensors"
-_MOMENTS, _COUNTS = ("exp_avg", "exp_avg_sq"), {"step": ((), torch.float32)}  # of Adam
 #: what the manifest of a training checkpoint counts
 COUNTERS = ("step", "skipped", "skipped_in_a_row")
 _LARGEST_MANIFEST = 1 << 24  # bytes
@@ -299,7 +295,7 @@ def load_translator(folder: Path, manifest: Mapping[str, Any]) -> Translator:
         like = _described_translator(folder, manifest)
     tensors = read_tensors(folder, AVERAGED)
     if NETS in manifest["files"]:
-        _check_average(like, tensors, folder / AVERAGED)
+        check_average(like, tensors, folder / AVERAGED)
         tensors = read_tensors(folder, NETS) | tensors
     _check_weights(like, tensors, folder)
     with torch.random.fork_rng(devices=[]):
@@ -315,131 +311,16 @@ def _described_translator(folder: Path, manifest: Mapping[str, Any]) -> Translat
         raise CheckpointError(f"{folder / MANIFEST}: {error}") from None
 
 
-def _averaged_names(translator: Translator) -> set[str]:
+def averaged_names(translator: Translator) -> set[str]:
+    """Names of the weights and buffers of which an average is kept."""
     names, groups = {net: name for name, net in translator.named_modules()}, translator.groups()
     keep = tuple(f"{names[net]}." for group in translator.averaged_groups() for net in groups[group])
     return {name for name in translator.state_dict() if name.startswith(keep)}
 
 
-def _check_average(translator: Translator, average: Mapping[str, Tensor], origin: Path) -> None:
+def check_average(translator: Translator, average: Mapping[str, Tensor], origin: Path) -> None:
     """Raises ``CheckpointError`` where the file of averages has other names than those that are averaged."""
-    names = _averaged_names(translator)
+    names = averaged_names(translator)
     if wrong := sorted(names ^ set(average)):
         kind = "missing" if wrong[0] in names else "superfluous"
         raise CheckpointError(f"{origin} does not fit the nets: {kind} {shortened(wrong[0])}; {len(wrong)} such names")
-
-
-@dataclass(frozen=True)
-class Training:
-    """Everything that training changes.
-
-    Attributes:
-        translator: The nets that are trained.
-        averaged: Those that hold the moving average; the same ones where there is none.
-        optimizers: By parameter group.
-        pools: History pools by name.
-    """
-
-    translator: Translator
-    averaged: Translator
-    optimizers: Mapping[str, torch.optim.Optimizer]
-    pools: Mapping[str, HistoryPool] = field(default_factory=dict)
-
-
-def training_tensors(training: Training) -> dict[str, dict[str, Tensor]]:
-    """Everything that training needs to go on, by file and name."""
-    names = _averaged_names(training.averaged)
-    tensors = {
-        NETS: training.translator.state_dict(),
-        AVERAGED: {name: tensor for name, tensor in training.averaged.state_dict().items() if name in names},
-        OPTIMIZERS: _optimizer_tensors(training.translator, training.optimizers),
-    }
-    return tensors | ({POOLS: _pool_tensors(training.pools)} if training.pools else {})
-
-
-def optimizer_kinds(optimizers: Mapping[str, torch.optim.Optimizer]) -> dict[str, str]:
-    """Parameter group -> the kind of its optimizer, for the manifest."""
-    return {
-        name: type(optimizer).__name__ + (" with momentum" if optimizer.param_groups[0].get("momentum") else "")
-        for name, optimizer in optimizers.items()
-    }
-
-
-def _optimizer_tensors(translator: Translator, optimizers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
-    names: dict[Tensor, str] = {parameter: name for name, parameter in translator.named_parameters()}
-    return {
-        f"{names[parameter]}/{key}": value
-        for optimizer in optimizers.values()
-        for parameter, state in optimizer.state.items()
-        for key, value in state.items()
-        if value is not None
-    }
-
-
-def _pool_tensors(pools: Mapping[str, HistoryPool]) -> dict[str, Tensor]:
-    parts = {name: {"images": pool.images, "filled": pool.filled} for name, pool in pools.items()}
-    return {f"{name}/{key}": tensor for name, tensors in parts.items() for key, tensor in tensors.items()}
-
-
-def load_training(folder: Path, training: Training) -> None:
-    """Puts the state that :func:`training_tensors` gave back in place."""
-    translator = training.translator
-    nets, average = read_tensors(folder, NETS), read_tensors(folder, AVERAGED)
-    load_weights(translator, nets, folder / NETS)
-    if training.averaged is not translator:
-        _check_average(training.averaged, average, folder / AVERAGED)
-        load_weights(training.averaged, {**nets, **average}, folder / AVERAGED)
-    _load_pools(folder, training.pools)
-    saved: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in read_tensors(folder, OPTIMIZERS).items():
-        parameter, _, key = name.partition("/")
-        saved.setdefault(parameter, {})[key] = tensor
-    names = {parameter: name for name, parameter in translator.named_parameters()}
-    if unknown := sorted(saved.keys() - set(names.values())):
-        listed = ", ".join(map(shortened, unknown[:5]))
-        raise CheckpointError(f"{folder / OPTIMIZERS}: state of unknown parameters: {listed}")
-    for optimizer in training.optimizers.values():
-        parameters = {names[parameter]: parameter for parameter in optimizer.param_groups[0]["params"]}
-        states = {name: saved[name] for name in parameters if name in saved}
-        if problems := _misfit_states(optimizer, parameters, states):
-            raise CheckpointError(f"{folder / OPTIMIZERS}: {problems[0]}; {len(problems)} such problems")
-        for name, state in states.items():
-            device = parameters[name].device
-            optimizer.state[parameters[name]] = {key: value.to(device) for key, value in state.items()}
-
-
-def _load_pools(folder: Path, pools: Mapping[str, HistoryPool]) -> None:
-    if not pools:
-        return
-    way_out = "go on with the settings that it was trained with, or train anew"
-    if not (folder / POOLS).exists():
-        raise CheckpointError(f"{folder} has no history pools ({POOLS}), but these settings ask for them; {way_out}")
-    wanted, saved = _pool_tensors(pools), read_tensors(folder, POOLS)
-    if problems := misfits(wanted, saved):
-        raise CheckpointError(f"{folder / POOLS} does not fit the history pools: {problems}; {way_out}")
-    for name, tensor in wanted.items():
-        tensor.copy_(saved[name])
-
-
-def _misfit_states(
-    optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor], states: Mapping[str, Mapping[str, Tensor]]
-) -> list[str]:
-    """What is wrong with the state of one optimizer. All its parameters have one, or none where it never stepped."""
-    with_momentum = isinstance(optimizer, torch.optim.SGD)
-    moments, counts = (("momentum_buffer",), {}) if with_momentum else (_MOMENTS, _COUNTS)
-    problems = [f"no state of {name}" for name in parameters if states and name not in states]
-    for name, state in states.items():
-        like = parameters[name]
-        wanted = counts | dict.fromkeys(moments, (tuple(like.shape), like.dtype))
-        found = {key: (tuple(value.shape), value.dtype) for key, value in state.items()}
-        wrong = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
-        problems += [f"{key} of {name} is not finite" for key, value in state.items() if not value.isfinite().all()]
-        problems += [f"{key} of {name} must be {_described(wanted, key)}, is {_described(found, key)}" for key in wrong]
-    return problems
-
-
-def _described(tensors: Mapping[str, tuple[tuple[int, ...], torch.dtype]], key: str) -> str:
-    if key not in tensors:
-        return "left out"
-    shape, dtype = tensors[key]
-    return f"{str(dtype).removeprefix('torch.')} {list(shape)}"

@@ -18,15 +18,11 @@ from m2o_fast.engine.batches import Batches
 from m2o_fast.engine.build import build_translator, check_listing, open_split
 from m2o_fast.engine.checkpoint import (
     COUNTERS,
-    Training,
     checkpoint_folder,
-    load_training,
     newest_checkpoint,
-    optimizer_kinds,
     read_manifest,
     remove_leftovers,
     remove_old_checkpoints,
-    training_tensors,
     write_checkpoint,
 )
 from m2o_fast.engine.config import dump_config
@@ -56,6 +52,7 @@ from m2o_fast.engine.start import (
     remove_unused,
 )
 from m2o_fast.engine.step import Stepper, StepResult, compile_nets
+from m2o_fast.engine.training_state import Training, load_training, optimizer_kinds, training_tensors
 from m2o_fast.engine.watch import StyleWatch
 from m2o_fast.errors import UserError
 from m2o_fast.files import replacing
