@@ -66,10 +66,13 @@ void for_wide_type(const char* op, const Tensor& x, const Body& body) {
   type == ScalarType::Float ? body(float{}) : body(double{});
 }
 
-TileShape check_tiles(const char* op, const Tensor& x) {
+TileShape check_tiles(const char* op, const Tensor& x, bool reflected) {
   const ImageShape shape = check_input(op, x);
   require(shape.channels % kPanel == 0, op, "channels must be a multiple of ", kPanel, ", got ", shape.channels);
-  return {shape.batch, shape.channels, shape.height, shape.width, shape.format == MemoryFormat::ChannelsLast};
+  require(!reflected || std::min(shape.height, shape.width) >= 2, op, "borders can only be reflected where height and ",
+          "width are at least 2, got ", words_of_shape(x));
+  return {shape.batch, shape.channels, shape.height, shape.width, shape.format == MemoryFormat::ChannelsLast,
+          reflected};
 }
 
 MemoryFormat format_of(const TileShape& shape) {
@@ -96,16 +99,18 @@ struct Plan {
 
 Plan plan_convolution(const TileShape& input, const TileShape& output, int64_t size, bool wide, int64_t threads) {
   const int64_t out_panels = std::min<int64_t>(wide ? 2 : 1, output.panels());
+  const int64_t blocks = out_panels ? ceil_div(output.panels(), out_panels) : 0;
   const int64_t fitting = kBufferBytes / (kFrequencies * (input.channels + out_panels * kPanel) * size);
   const int64_t groups = ceil_div(input.tiles(), std::max(kLeastTiles, fitting));
   const int64_t spread = std::min(ceil_div(groups, threads) * threads, ceil_div(input.tiles(), kLeastTilesOfAThread));
-  const bool side_by_side = std::min(spread, threads) >= std::min(ceil_div(output.panels(), out_panels), threads);
+  // What adds to the output would meet there.
+  const bool side_by_side = !output.reflected && std::min(spread, threads) >= std::min(blocks, threads);
   return {ceil_div(input.tiles(), side_by_side ? std::max(groups, spread) : groups), out_panels, side_by_side};
 }
 
-Tensor winograd_convolve(Tensor x, Tensor weight, std::optional<Tensor> bias, bool transposed) {
+Tensor winograd_convolve(Tensor x, Tensor weight, std::optional<Tensor> bias, bool transposed, bool reflected) {
   const char* op = "winograd_convolve";
-  const TileShape input = check_tiles(op, x);
+  TileShape input = check_tiles(op, x, reflected);
   require(weight.dim() == 4 && weight.size(transposed ? 0 : 1) == input.channels &&
               weight.size(transposed ? 1 : 0) % kPanel == 0 && weight.size(2) == 3 && weight.size(3) == 3 &&
               weight.scalar_type() == x.scalar_type(),
@@ -113,6 +118,8 @@ Tensor winograd_convolve(Tensor x, Tensor weight, std::optional<Tensor> bias, bo
           ", 3, 3] if transposed, in the dtype of x ", words_of_shape(x), ", got ", words_of_shape(weight));
   TileShape output = input;
   output.channels = weight.size(transposed ? 1 : 0);
+  (transposed ? input : output).reflected = false;
+  require(!bias || !output.reflected, op, "a bias has no place in the derivative by a reflected image");
   require(!bias || (bias->dim() == 1 && bias->size(0) == output.channels && bias->scalar_type() == x.scalar_type()), op,
           "bias must be [output channels] in the dtype of x");
   const Tensor image = in_format(x, format_of(input)), kernel = torch::stable::contiguous(weight);
@@ -122,15 +129,19 @@ Tensor winograd_convolve(Tensor x, Tensor weight, std::optional<Tensor> bias, bo
                                         std::nullopt, format_of(output));
   for_wide_type(op, x, [&](auto number) {
     using T = decltype(number);
-    const ConvolveProblem<T> p{input,
-                               output,
-                               {output.channels, input.channels, numbers<T>(kernel), transposed},
-                               numbers<T>(image),
-                               bias ? numbers<T>(added) : nullptr,
-                               static_cast<T*>(y.mutable_data_ptr())};
+    const ConvolveProblem<T> p{
+        input,
+        output,
+        {output.channels, input.channels, numbers<T>(kernel), transposed, transposed && !output.reflected},
+        numbers<T>(image),
+        bias ? numbers<T>(added) : nullptr,
+        static_cast<T*>(y.mutable_data_ptr())};
     const int64_t tiles = input.tiles();
     if (y.numel() == 0) {
       return;
+    }
+    if (output.reflected) {
+      std::fill_n(p.y, y.numel(), T{});
     }
     const bool wide = wide_vectors;
     const Plan plan = plan_convolution(input, output, sizeof(T), wide, torch::stable::get_num_threads());
@@ -146,7 +157,11 @@ Tensor winograd_convolve(Tensor x, Tensor weight, std::optional<Tensor> bias, bo
           with_vectors(wide, [&](auto bytes) M2O_INLINED {
             using Vector = typename VectorOf<T, bytes>::Type;
             for (int64_t panel = from; panel < to; ++panel) {
-              to_frequencies<InputMap, Vector>(input, p.x, panel, begin, end, in, inputs);
+              if (output.reflected) {
+                to_frequencies<OutputAdjointMap, Vector>(input, p.x, panel, begin, end, in, inputs);
+              } else {
+                to_frequencies<InputMap, Vector>(input, p.x, panel, begin, end, in, inputs);
+              }
             }
           });
         });
@@ -184,9 +199,9 @@ int64_t block_panels(const TileShape& input, const TileShape& output, bool wide,
 
 // The gradient by weight of winograd_convolve. Every sum is one thread's and goes from tile to tile, in parts that do
 // not depend on the number of threads; so neither do the bits.
-Tensor winograd_by_weight(Tensor grad, Tensor x) {
+Tensor winograd_by_weight(Tensor grad, Tensor x, bool reflected) {
   const char* op = "winograd_by_weight";
-  const TileShape input = check_tiles(op, x), output = check_tiles(op, grad);
+  const TileShape input = check_tiles(op, x, reflected), output = check_tiles(op, grad, false);
   require(output.batch == input.batch && output.height == input.height && output.width == input.width &&
               grad.scalar_type() == x.scalar_type(),
           op, "grad must be [N, C', H, W] in the dtype of x ", words_of_shape(x), ", got ", words_of_shape(grad));

@@ -6,13 +6,13 @@
 
 namespace m2o_fast {
 
-// A contiguous weight [out, in, 3, 3]. The derivative by the input is a convolution as well, from outputs to inputs
-// with the kernel turned by 180 degrees: `transposed`, it is one of [in, out, 3, 3], whose taps are read from the last.
+// A contiguous weight [out, in, 3, 3]; `transposed` it is [in, out, 3, 3]. The derivative by the input is a convolution
+// as well, from outputs to inputs with the kernel turned by 180 degrees: `turned`, the taps are read from the last.
 template <typename T>
 struct Weight {
   int64_t out_channels, in_channels;
   const T* taps;
-  bool transposed;
+  bool transposed, turned;
 };
 
 // A block of a weight in frequencies, [out / 16, in / 16, 36, 16 in, 16 out]. The numbers that are written one after
@@ -40,7 +40,7 @@ M2O_INLINE void weight_to_frequencies(const Weight<T>& weight, int64_t out_panel
     transpose(weight.taps + (out * weight.in_channels + in) * 9, weight.in_channels * 9, kPanel, 9 * kPanel, taps,
               kPanel);
   }
-  const int64_t first = weight.transposed ? 8 * kPanel : 0, step = weight.transposed ? -kPanel : kPanel;
+  const int64_t first = weight.turned ? 8 * kPanel : 0, step = weight.turned ? -kPanel : kPanel;
   for (int64_t row = 0; row < kPanel; ++row, to += kPanel) {
     for (int64_t lane = 0; lane < kPanel; lane += kLanesOf<Vector>) {
       const T* from = taps + row * 9 * kPanel + first + lane;
@@ -135,6 +135,8 @@ inline constexpr int kLastTileRows = sizeof(Vector) == 64 ? 4 : 6;
 template <typename Vector>
 inline constexpr int kChannelRows = sizeof(Vector) == 64 ? 8 : 4;  // kPanel is a multiple
 
+// If the output is reflected, the derivative by the input of a convolution of a reflected image: the transposed maps,
+// which add to the output.
 template <typename T>
 struct ConvolveProblem {
   TileShape input, output;
@@ -194,7 +196,12 @@ M2O_INLINE void convolve_block(const ConvolveProblem<T>& p, int64_t out_begin, i
     }
   }
   for (int64_t panel = out_begin; panel < out_end; ++panel) {
-    to_image<Vector>(p.output, products + (panel - out_begin) * out.panel(), out, p.bias, panel, begin, end, p.y);
+    const T* found = products + (panel - out_begin) * out.panel();
+    if (p.output.reflected) {
+      add_to_image<Vector>(p.output, found, out, panel, begin, end, p.y);
+    } else {
+      to_image<Vector>(p.output, found, out, p.bias, panel, begin, end, p.y);
+    }
   }
 }
 

@@ -1,43 +1,24 @@
 // Images to Winograd's frequencies and back, tile by tile. The definitions are in m2o_fast/ops/winograd.py.
-//
-// Interpolation at 0, +-3/4, +-3/2 and infinity: of the points tried, those whose rounding errors are smallest. All
-// constants but those of the kernel are exact in float32.
 #pragma once
 
 #include <algorithm>
 
-#include "simd.h"
+#include "winograd_maps.h"
 
 namespace m2o_fast {
 
-inline constexpr int64_t kOutputTile = 4, kInputTile = 6, kFrequencies = 36;
-inline constexpr double kWinogradA = 0.75, kWinogradB = 1.5;
 // Channels come in panels of so many: in float32 a line of the caches, which is one vector of AVX-512 or two of AVX2.
 inline constexpr int64_t kPanel = 16;
 inline constexpr int64_t kLine = 64;  // bytes
 // So many tiles side by side are read or written at a time; their pixels stay in the first-level cache.
 inline constexpr int64_t kStripTiles = 8, kStripPixels = kStripTiles * kOutputTile + kInputTile - kOutputTile;
 
-// A vector of so many bytes, whatever width the other kernels have.
-template <typename T, int64_t kBytes>
-struct VectorOf {
-  using Type __attribute__((vector_size(kBytes))) = T;
-};
-template <typename Vector>
-using NumberOf = std::remove_cvref_t<decltype(Vector{}[0])>;
-template <typename Vector>
-inline constexpr int64_t kLanesOf = sizeof(Vector) / sizeof(NumberOf<Vector>);
-
-template <typename Vector>
-M2O_INLINE void write_vector(NumberOf<Vector>* to, Vector value) {
-  std::memcpy(to, &value, sizeof(value));
-}
-
 // Images [batch, channels, height, width] in tiles of 4x4, the last ones of a row or column may stand out. In memory a
-// pixel has its channels side by side (channels_last), or a channel its pixels.
+// pixel has its channels side by side (channels_last), or a channel its pixels. Around an image are zeros; if it is
+// reflected, its mirror image, one pixel wide, and both sides have two pixels at least.
 struct TileShape {
   int64_t batch, channels, height, width;
-  bool channels_last;
+  bool channels_last, reflected;
 
   int64_t rows() const { return ceil_div(height, kOutputTile); }
   int64_t columns() const { return ceil_div(width, kOutputTile); }
@@ -100,117 +81,6 @@ M2O_INLINE void for_strips(const TileShape& shape, int64_t begin, int64_t end, c
   }
 }
 
-// --- linear maps, in one direction -----------------------------------------------------------------------------------
-
-template <typename T>
-struct InputMap {
-  static constexpr int kFrom = kInputTile, kTo = kInputTile;
-  template <typename Vector>
-  static M2O_INLINE void run(const Vector* d, Vector* v) {
-    constexpr T a = kWinogradA, b = kWinogradB, sum = a * a + b * b, product = a * a * b * b;
-    const Vector even_a = d[4] - d[2] * (b * b), odd_a = (d[3] - d[1] * (b * b)) * a;
-    const Vector even_b = d[4] - d[2] * (a * a), odd_b = (d[3] - d[1] * (a * a)) * b;
-    v[0] = d[4] - d[2] * sum + d[0] * product;
-    v[1] = even_a + odd_a;
-    v[2] = even_a - odd_a;
-    v[3] = even_b + odd_b;
-    v[4] = even_b - odd_b;
-    v[5] = d[5] - d[3] * sum + d[1] * product;
-  }
-};
-
-template <typename T>
-struct OutputMap {
-  static constexpr int kFrom = kInputTile, kTo = kOutputTile;
-  template <typename Vector>
-  static M2O_INLINE void run(const Vector* m, Vector* y) {
-    constexpr T a = kWinogradA, b = kWinogradB;
-    const Vector sum_a = m[1] + m[2], difference_a = m[1] - m[2];
-    const Vector sum_b = m[3] + m[4], difference_b = m[3] - m[4];
-    y[0] = m[0] + sum_a + sum_b;
-    y[1] = difference_a * a + difference_b * b;
-    y[2] = sum_a * (a * a) + sum_b * (b * b);
-    y[3] = difference_a * (a * a * a) + difference_b * (b * b * b) + m[5];
-  }
-};
-
-// The transpose of OutputMap.
-template <typename T>
-struct OutputAdjointMap {
-  static constexpr int kFrom = kOutputTile, kTo = kInputTile;
-  template <typename Vector>
-  static M2O_INLINE void run(const Vector* y, Vector* m) {
-    constexpr T a = kWinogradA, b = kWinogradB;
-    const Vector even_a = y[0] + y[2] * (a * a), odd_a = y[1] * a + y[3] * (a * a * a);
-    const Vector even_b = y[0] + y[2] * (b * b), odd_b = y[1] * b + y[3] * (b * b * b);
-    m[0] = y[0];
-    m[1] = even_a + odd_a;
-    m[2] = even_a - odd_a;
-    m[3] = even_b + odd_b;
-    m[4] = even_b - odd_b;
-    m[5] = y[3];
-  }
-};
-
-// What the kernel's three numbers are multiplied by: the reciprocals of Lagrange's denominators.
-template <typename T>
-struct KernelScale {
-  static constexpr double kA2 = kWinogradA * kWinogradA, kB2 = kWinogradB * kWinogradB;
-  static constexpr T kZero = 1 / (kA2 * kB2), kA = 1 / (2 * kA2 * (kA2 - kB2)), kB = 1 / (2 * kB2 * (kB2 - kA2));
-};
-
-template <typename T>
-struct KernelMap {
-  static constexpr int kFrom = 3, kTo = kInputTile;
-  template <typename Vector>
-  static M2O_INLINE void run(const Vector* g, Vector* u) {
-    using Scale = KernelScale<T>;
-    constexpr T a = kWinogradA, b = kWinogradB;
-    const Vector even_a = (g[0] + g[2] * (a * a)) * Scale::kA, odd_a = g[1] * (a * Scale::kA);
-    const Vector even_b = (g[0] + g[2] * (b * b)) * Scale::kB, odd_b = g[1] * (b * Scale::kB);
-    u[0] = g[0] * Scale::kZero;
-    u[1] = even_a + odd_a;
-    u[2] = even_a - odd_a;
-    u[3] = even_b + odd_b;
-    u[4] = even_b - odd_b;
-    u[5] = g[2];
-  }
-};
-
-// The transpose of KernelMap.
-template <typename T>
-struct KernelAdjointMap {
-  static constexpr int kFrom = kInputTile, kTo = 3;
-  template <typename Vector>
-  static M2O_INLINE void run(const Vector* u, Vector* g) {
-    using Scale = KernelScale<T>;
-    constexpr T a = kWinogradA, b = kWinogradB;
-    const Vector sum_a = (u[1] + u[2]) * Scale::kA, difference_a = (u[1] - u[2]) * Scale::kA;
-    const Vector sum_b = (u[3] + u[4]) * Scale::kB, difference_b = (u[3] - u[4]) * Scale::kB;
-    g[0] = u[0] * Scale::kZero + sum_a + sum_b;
-    g[1] = difference_a * a + difference_b * b;
-    g[2] = sum_a * (a * a) + sum_b * (b * b) + u[5];
-  }
-};
-
-// The map along columns, then along rows: get(row, column) of a square of kFrom vectors a side, put(row, column,
-// vector) of one of kTo.
-template <typename Map, typename Vector, typename Get, typename Put>
-M2O_INLINE void map_square(const Get& get, const Put& put) {
-  Vector between[Map::kTo][Map::kFrom];
-  M2O_UNROLLED for (int column = 0; column < Map::kFrom; ++column) {
-    Vector from[Map::kFrom], to[Map::kTo];
-    M2O_UNROLLED for (int row = 0; row < Map::kFrom; ++row) { from[row] = get(row, column); }
-    Map::run(from, to);
-    M2O_UNROLLED for (int row = 0; row < Map::kTo; ++row) { between[row][column] = to[row]; }
-  }
-  M2O_UNROLLED for (int row = 0; row < Map::kTo; ++row) {
-    Vector to[Map::kTo];
-    Map::run(between[row], to);
-    M2O_UNROLLED for (int column = 0; column < Map::kTo; ++column) { put(row, column, to[column]); }
-  }
-}
-
 // --- pixels [count, 16] of a row of an image ------------------------------------------------------------------------
 
 M2O_INLINE void transpose_square(Floats* v) {
@@ -263,6 +133,11 @@ M2O_INLINE void transpose(const T* from, int64_t from_step, int64_t rows, int64_
   }
 }
 
+// Where in an image of so many rows, or columns, the mirror image of the one beside it stands.
+M2O_INLINE int64_t mirrored(int64_t place, int64_t count) {
+  return place == -1 ? 1 : place == count ? count - 2 : place;
+}
+
 template <typename T>
 M2O_INLINE void copy_pixels(const T* from, int64_t from_step, int64_t count, T* to, int64_t to_step) {
   for (int64_t pixel = 0; pixel < count; ++pixel) {
@@ -272,7 +147,7 @@ M2O_INLINE void copy_pixels(const T* from, int64_t from_step, int64_t count, T* 
   }
 }
 
-// Rows of a strip, `border` pixels before its corner, to pixels [rows, kStripPixels, 16]. Those outside are 0.
+// Rows of a strip, `border` pixels before its corner, to pixels [rows, kStripPixels, 16], and what is around the image.
 template <typename T>
 M2O_INLINE void read_strip(const TileShape& shape, const T* image, const Strip& strip, int64_t panel, int64_t border,
                            T* pixels) {
@@ -280,16 +155,24 @@ M2O_INLINE void read_strip(const TileShape& shape, const T* image, const Strip& 
   const int64_t first = std::max<int64_t>(left, 0), last = std::min(end, shape.width);
   for (int64_t row = strip.top - border; row < strip.top + kOutputTile + border;
        ++row, pixels += kStripPixels * kPanel) {
-    if (row < 0 || row >= shape.height) {
+    const int64_t source = shape.reflected ? mirrored(row, shape.height) : row;
+    if (source < 0 || source >= shape.height) {
       std::fill_n(pixels, (end - left) * kPanel, T{});
       continue;
     }
-    const T* from = image + shape.row_of(strip.image, panel, row) + first * shape.pixel_step();
+    const T* from = image + shape.row_of(strip.image, panel, source) + first * shape.pixel_step();
     T* to = pixels + (first - left) * kPanel;
     std::fill(pixels, to, T{});
     shape.channels_last ? copy_pixels(from, shape.channels, last - first, to, kPanel)
                         : transpose(from, shape.channel_step(), kPanel, last - first, to, kPanel);
     std::fill_n(to + (last - first) * kPanel, (end - last) * kPanel, T{});
+    if (shape.reflected && left < 0) {
+      copy_pixels(pixels + (1 - left) * kPanel, kPanel, 1, pixels, kPanel);
+    }
+    if (shape.reflected && end > shape.width) {
+      T* beyond = pixels + (shape.width - left) * kPanel;
+      copy_pixels(beyond - 2 * kPanel, kPanel, 1, beyond, kPanel);
+    }
   }
 }
 
@@ -302,6 +185,51 @@ M2O_INLINE void write_strip(const TileShape& shape, const T* pixels, const Strip
     T* to = image + shape.row_of(strip.image, panel, strip.top + row) + strip.left * shape.pixel_step();
     shape.channels_last ? copy_pixels(pixels, kPanel, count, to, shape.channels)
                         : transpose(pixels, kPanel, count, kPanel, to, shape.channel_step());
+  }
+}
+
+template <typename T>
+M2O_INLINE void add_pixels(const T* from, int64_t from_step, int64_t count, T* to, int64_t to_step) {
+  for (int64_t pixel = 0; pixel < count; ++pixel) {
+    M2O_UNROLLED for (int64_t channel = 0; channel < kPanel; channel += kLanes<T>) {
+      T* place = to + pixel * to_step + channel;
+      store(place, load(place) + load(from + pixel * from_step + channel));
+    }
+  }
+}
+
+// The adjoint of reading a strip of a reflected image with a border of one pixel: adds all pixels to where they came
+// from. Overwrites them.
+template <typename T>
+M2O_INLINE void add_strip(const TileShape& shape, T* pixels, const Strip& strip, int64_t panel, T* image) {
+  const int64_t left = strip.left - 1, end = left + strip.tiles * kOutputTile + 2;
+  const int64_t first = std::max<int64_t>(left, 0), last = std::min(end, shape.width);
+  for (int64_t at = 0; at < kInputTile; ++at) {
+    const int64_t row = mirrored(strip.top - 1 + at, shape.height);
+    if (row >= shape.height) {
+      break;
+    }
+    T* line = pixels + at * kStripPixels * kPanel;
+    if (left < 0) {
+      add_pixels(line, kPanel, 1, line + (1 - left) * kPanel, kPanel);
+    }
+    if (end > shape.width) {
+      T* beyond = line + (shape.width - left) * kPanel;
+      add_pixels(beyond, kPanel, 1, beyond - 2 * kPanel, kPanel);
+    }
+    const T* from = line + (first - left) * kPanel;
+    T* to = image + shape.row_of(strip.image, panel, row) + first * shape.pixel_step();
+    if (shape.channels_last) {
+      add_pixels(from, kPanel, last - first, to, shape.channels);
+      continue;
+    }
+    T turned[kPanel * kStripPixels];
+    transpose(from, kPanel, last - first, kPanel, turned, kStripPixels);
+    for (int64_t channel = 0; channel < kPanel; ++channel) {
+      for (int64_t column = 0; column < last - first; ++column) {
+        to[channel * shape.channel_step() + column] += turned[channel * kStripPixels + column];
+      }
+    }
   }
 }
 
@@ -364,6 +292,42 @@ M2O_INLINE void to_image(const TileShape& shape, const T* frequencies, const Pan
     }
     if (!direct) {
       write_strip(shape, pixels, strip, panel, image);
+    }
+  });
+}
+
+// The adjoint of to_frequencies of InputMap and a reflected image: adds to the image.
+template <typename Vector, typename T>
+M2O_INLINE void add_to_image(const TileShape& shape, const T* frequencies, const PanelShape& layout, int64_t panel,
+                             int64_t begin, int64_t end, T* image) {
+  alignas(kLine) T pixels[kInputTile * kStripPixels * kPanel];
+  int64_t done = 0;
+  for_strips(shape, begin, end, [&](const Strip& strip) M2O_INLINED {
+    const bool direct = shape.channels_last && strip.is_inside(shape, 1);
+    T* to = pixels;
+    int64_t row_step = kStripPixels * kPanel, pixel_step = kPanel;
+    if (direct) {
+      row_step = shape.width * shape.channels, pixel_step = shape.channels;
+      to = image + shape.row_of(strip.image, panel, strip.top - 1) + (strip.left - 1) * pixel_step;
+    } else {
+      std::fill(std::begin(pixels), std::end(pixels), T{});
+    }
+    for (int64_t tile = 0; tile < strip.tiles; ++tile, ++done) {
+      const T* from = frequencies + layout.at(done);
+      for (int64_t channel = 0; channel < kPanel; channel += kLanesOf<Vector>) {
+        T* corner = to + tile * kOutputTile * pixel_step + channel;
+        map_square<InputAdjointMap<T>, Vector>(
+            [&](int row, int column) M2O_INLINED {
+              return read_as<Vector>(from + (row * kInputTile + column) * layout.frequency() + channel);
+            },
+            [&](int row, int column, Vector value) M2O_INLINED {
+              T* place = corner + row * row_step + column * pixel_step;
+              write_vector(place, read_as<Vector>(place) + value);
+            });
+      }
+    }
+    if (!direct) {
+      add_strip(shape, pixels, strip, panel, image);
     }
   });
 }

@@ -26,9 +26,12 @@ from m2o_fast.ops._choices import is_worth_a_call, winograd_pays
 from m2o_fast.ops._library import NATIVE_MISSING, forced_backend, is_channels_last, needs_torch
 
 
-class _Geometry(NamedTuple):
+class Geometry(NamedTuple):
+    """How a convolution goes over an image."""
+
     stride: int
     padding: int
+    reflected: bool = False  # the padding, which is 1 then, is the image's own reflection
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1, padding: int = 0) -> Tensor:
@@ -54,16 +57,20 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int
     for name, value in (("stride", stride), ("padding", padding)):
         if not isinstance(value, int):
             raise TypeError(f"conv2d: {name} must be one int for both directions, got {value!r}")
-    geometry = _Geometry(stride, padding)
+    return differentiable("conv2d", x, weight, bias, Geometry(stride, padding))
+
+
+def differentiable(op: str, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    """What :func:`conv2d` does, for any geometry; ``op`` is named in errors."""
     if not _needs_torchs(x, weight):
-        _check(x, weight, bias)
+        _check(op, x, weight, bias)
         if is_widened(x, weight, bias):
             return _Convolution.apply(*in_bfloat16(x, weight, bias), geometry)
         if _is_exact(x, weight, bias) and (
             _takes_winograd(x, weight, geometry) or is_worth_a_call(x.shape, weight.shape)
         ):
             return _Convolution.apply(x, weight, bias, geometry)
-    return F.conv2d(x, weight, bias, stride, padding)
+    return _torchs(x, weight, bias, geometry)
 
 
 def conv_transpose2d(
@@ -83,7 +90,7 @@ def conv_transpose2d(
     """
     if _needs_torchs(x, weight) or not is_widened(x, weight, bias):
         return F.conv_transpose2d(x, weight, bias, stride, padding)
-    return _Transposed.apply(*in_bfloat16(x, weight, bias), _Geometry(stride, padding))
+    return _Transposed.apply(*in_bfloat16(x, weight, bias), Geometry(stride, padding))
 
 
 def _needs_torchs(x: Tensor, weight: Tensor) -> bool:
@@ -95,15 +102,15 @@ def _needs_torchs(x: Tensor, weight: Tensor) -> bool:
     return forced_backend() == "reference" or x.dim() != 4 or not x.numel()
 
 
-def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+def _check(op: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     if weight.dim() != 4 or weight.shape[1] != x.shape[1]:
         raise ValueError(
-            f"conv2d: weight must be [Co, Ci, k, k] with Ci = {x.shape[1]} for x of shape {list(x.shape)}, "
+            f"{op}: weight must be [Co, Ci, k, k] with Ci = {x.shape[1]} for x of shape {list(x.shape)}, "
             f"got shape {list(weight.shape)}"
         )
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(
-            f"conv2d: bias must be [Co] = {list(weight.shape[:1])} for weight of shape {list(weight.shape)}, "
+            f"{op}: bias must be [Co] = {list(weight.shape[:1])} for weight of shape {list(weight.shape)}, "
             f"got shape {list(bias.shape)}"
         )
 
@@ -124,8 +131,8 @@ def computes_itself(x: Tensor, weight: Tensor) -> bool:
     return is_widened(x, weight) or _is_exact(x, weight, None)
 
 
-def _takes_winograd(x: Tensor, weight: Tensor, geometry: _Geometry) -> bool:
-    if weight.shape[2:] != (3, 3) or geometry != (1, 1) or NATIVE_MISSING["cpu"] is not None:
+def _takes_winograd(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
+    if weight.shape[2:] != (3, 3) or geometry[:2] != (1, 1) or NATIVE_MISSING["cpu"] is not None:
         return False
     return winograd_pays(x.shape, weight.shape[0])
 
@@ -149,22 +156,22 @@ def _without_autocast(kernel: Callable[..., _Result]) -> Callable[..., _Result]:
 
 
 @_without_autocast
-def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: _Geometry) -> Tensor:
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     dtype, x, weight, bias = x.dtype, widened(x), widened(weight), None if bias is None else widened(bias)
     if _takes_winograd(x, weight, geometry):
-        return winograd.convolve(x, weight, bias).to(dtype)
-    return F.conv2d(x, weight, bias, geometry.stride, geometry.padding).to(dtype)
+        return winograd.convolve(x, weight, bias, reflected=geometry.reflected).to(dtype)
+    return _torchs(x, weight, bias, geometry).to(dtype)
 
 
 @_without_autocast
-def _convolve_transposed(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: _Geometry) -> Tensor:
+def _convolve_transposed(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     dtype, x, weight, bias = x.dtype, widened(x), widened(weight), None if bias is None else widened(bias)
     return F.conv_transpose2d(x, weight, bias, geometry.stride, geometry.padding).to(dtype)
 
 
 @_without_autocast
 def _gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, geometry: _Geometry, needed: tuple[bool, bool, bool]
+    grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, needed: tuple[bool, bool, bool]
 ) -> tuple[Any, ...]:
     """By x, weight and bias; None where it is not needed."""
     dtype, grad, weight = grad.dtype, widened(grad), widened(weight)
@@ -172,8 +179,8 @@ def _gradients(
     x = widened(x) if needed[1] or x.dtype == grad.dtype else torch.empty_like(x, dtype=grad.dtype)
     if _takes_winograd(x, weight, geometry):
         found: tuple[Any, ...] = (
-            winograd.by_input(grad, weight) if needed[0] else None,
-            winograd.by_weight(grad, x) if needed[1] else None,
+            winograd.by_input(grad, weight, reflected=geometry.reflected) if needed[0] else None,
+            winograd.by_weight(grad, x, reflected=geometry.reflected) if needed[1] else None,
             grad.sum((0, 2, 3)) if needed[2] else None,
         )
     else:
@@ -181,12 +188,26 @@ def _gradients(
     return tuple(None if gradient is None else gradient.to(dtype) for gradient in found)
 
 
+def _reflect(x: Tensor) -> Tensor:
+    return F.pad(x, (1,) * 4, mode="reflect")
+
+
+def _torchs(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    if geometry.reflected:
+        return F.conv2d(_reflect(x), weight, bias)
+    return F.conv2d(x, weight, bias, geometry.stride, geometry.padding)
+
+
 def _torchs_gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, geometry: _Geometry, needed: tuple[bool, bool, bool]
+    grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, needed: tuple[bool, bool, bool]
 ) -> tuple[Any, ...]:
-    stride, padding = geometry
+    stride, padding, reflected = geometry
+    image, padding = (_reflect(x), 0) if reflected else (x, padding)
     sizes = [weight.shape[0]], [stride, stride], [padding, padding], [1, 1], False, [0, 0], 1
-    return torch.ops.aten.convolution_backward.default(grad, x, weight, *sizes, needed)
+    by_input, *others = torch.ops.aten.convolution_backward.default(grad, image, weight, *sizes, needed)
+    if reflected and by_input is not None:
+        by_input = torch.ops.aten.reflection_pad2d_backward.default(by_input, x, (1,) * 4)
+    return by_input, *others
 
 
 # --- each with the two others as derivatives; forward mode and torch.func, which may come across them, need torch's ---
@@ -199,27 +220,27 @@ def _in_format_of(grad: Tensor, along: Tensor) -> Tensor:
     return along.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # vmap has no contiguous() of formats
 
 
-def _input_gradient(grad: Tensor, weight: Tensor, x: Tensor, geometry: _Geometry) -> Tensor:
+def _input_gradient(grad: Tensor, weight: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
     if needs_torch():
         return _torchs_gradients(grad, x, weight, geometry, (True, False, False))[0]
     return _ByInput.apply(grad, weight, x, geometry)
 
 
-def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, geometry: _Geometry) -> Tensor:
+def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     if needs_torch():
         return _torchs_gradients(grad, x, weight, geometry, (False, True, False))[1]
     return _ByWeight.apply(grad, x, weight, geometry)
 
 
-def _convolution(x: Tensor, weight: Tensor, geometry: _Geometry) -> Tensor:
+def _convolution(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     if needs_torch():
-        return F.conv2d(x, weight, None, geometry.stride, geometry.padding)
+        return _torchs(x, weight, None, geometry)
     return _Convolution.apply(x, weight, None, geometry)
 
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: _Geometry) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.geometry = geometry
         return _convolve(x, weight, bias, geometry)
@@ -242,7 +263,7 @@ class _Transposed(torch.autograd.Function):
     """The gradient of a convolution by its input: what is x here is a gradient there, and grad here an input there."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: _Geometry) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.geometry = geometry
         return _convolve_transposed(x, weight, bias, geometry)
@@ -261,7 +282,7 @@ class _Transposed(torch.autograd.Function):
 
 class _ByInput(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, grad: Tensor, weight: Tensor, x: Tensor, geometry: _Geometry) -> Tensor:
+    def forward(ctx: Any, grad: Tensor, weight: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
         ctx.save_for_backward(grad, weight)
         ctx.geometry = geometry
         return _gradients(grad, x, weight, geometry, (True, False, False))[0]
@@ -281,7 +302,7 @@ class _ByInput(torch.autograd.Function):
 
 class _ByWeight(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, grad: Tensor, x: Tensor, weight: Tensor, geometry: _Geometry) -> Tensor:
+    def forward(ctx: Any, grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
         ctx.save_for_backward(grad, x)
         ctx.geometry = geometry
         return _gradients(grad, x, weight, geometry, (False, True, False))[1]

@@ -5,6 +5,10 @@ convolution is one product of matrices (channels by channels) per frequency; ano
 is exact algebra, other rounding: interpolation at 0, +-3/4, +-3/2 and infinity keeps the error in float32 about twice
 that of a sum taken product by product (with the usual 0, +-1, +-2 it is 4 times as large). The derivatives by input and
 by weight are the transposed maps, so they need as few multiplications. On a CPU, for channels in sixteens.
+
+Around the images are zeros or, `reflected`, their own mirror image, one pixel wide, which is read in place. What is
+behind such a border is read twice, so the derivative by input is not a convolution over zeros; it adds the tiles of
+6x6 inputs, which overlap, where they came from.
 """
 
 from __future__ import annotations
@@ -19,9 +23,9 @@ from m2o_fast.ops._library import define, in_format, output_format, register
 
 TILE, PATCH = 4, 6
 
-# transposed: from outputs to inputs with the weight turned by 180 degrees, the derivative by input
-define("winograd_convolve(Tensor x, Tensor weight, Tensor? bias, bool transposed) -> Tensor")
-define("winograd_by_weight(Tensor grad, Tensor x) -> Tensor")
+# transposed: from outputs to inputs, the derivative by input; that of a convolution of reflected images, if reflected
+define("winograd_convolve(Tensor x, Tensor weight, Tensor? bias, bool transposed, bool reflected) -> Tensor")
+define("winograd_by_weight(Tensor grad, Tensor x, bool reflected) -> Tensor")
 
 # --- references -------------------------------------------------------------------------------------------------------
 
@@ -63,9 +67,10 @@ def _to_frequencies(squares: Tensor, matrix: list[list[float]]) -> Tensor:
     return found.reshape(PATCH * PATCH, -1, squares.shape[1]).contiguous()
 
 
-def _input_reference(x: Tensor) -> Tensor:
+def _input_reference(x: Tensor, *, reflected: bool) -> Tensor:
     rows, columns = _tile_count(x)
-    padded = F.pad(x, (1, TILE * columns - x.shape[3] + 1, 1, TILE * rows - x.shape[2] + 1))
+    framed = F.pad(x, (1,) * 4, mode="reflect" if reflected else "constant")
+    padded = F.pad(framed, (0, TILE * columns - x.shape[3], 0, TILE * rows - x.shape[2]))
     return _to_frequencies(padded.unfold(2, PATCH, TILE).unfold(3, PATCH, TILE), INPUT)
 
 
@@ -88,17 +93,22 @@ def _kernel_frequencies(weight: Tensor, *, transposed: bool) -> Tensor:
     return (_kernel_map(weight) @ weight.reshape(-1, 9).T).view(PATCH * PATCH, *weight.shape[:2])
 
 
-def _convolve_reference(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
+def _convolve_reference(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool, reflected: bool) -> Tensor:
+    if transposed and reflected:  # by the image with its border, and that to where it came from
+        framed = _convolve_reference(F.pad(x, (1,) * 4), weight, bias, True, False)
+        size = _convolve_fake(x, weight, bias, True, True)
+        folded = torch.ops.aten.reflection_pad2d_backward.default(framed, size, (1,) * 4)
+        return in_format(folded, output_format(x))
     rows, columns = _tile_count(x)
     transform, kernel = _constant(OUTPUT, x), _kernel_frequencies(weight, transposed=transposed)
-    squares = (_input_reference(x) @ kernel).view(PATCH, PATCH, -1, rows, columns, kernel.shape[2])
+    squares = (_input_reference(x, reflected=reflected) @ kernel).view(PATCH, PATCH, -1, rows, columns, kernel.shape[2])
     y = torch.einsum("yi,xj,ijnabc->ncaybx", transform, transform, squares)
     y = y.reshape(-1, kernel.shape[2], TILE * rows, TILE * columns)[:, :, : x.shape[2], : x.shape[3]]
     return in_format(y if bias is None else y + bias[:, None, None], output_format(x))
 
 
-def _by_weight_reference(grad: Tensor, x: Tensor) -> Tensor:
-    frequencies = _output_adjoint_reference(grad).transpose(1, 2) @ _input_reference(x)
+def _by_weight_reference(grad: Tensor, x: Tensor, reflected: bool) -> Tensor:
+    frequencies = _output_adjoint_reference(grad).transpose(1, 2) @ _input_reference(x, reflected=reflected)
     taps = _kernel_map(x).T @ frequencies.flatten(1)
     return taps.T.reshape(*frequencies.shape[1:], 3, 3).contiguous()
 
@@ -106,12 +116,12 @@ def _by_weight_reference(grad: Tensor, x: Tensor) -> Tensor:
 # --- fakes and registration -------------------------------------------------------------------------------------------
 
 
-def _convolve_fake(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
+def _convolve_fake(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool, reflected: bool) -> Tensor:
     size = (x.shape[0], weight.shape[1 if transposed else 0], *x.shape[2:])
     return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=output_format(x))
 
 
-def _by_weight_fake(grad: Tensor, x: Tensor) -> Tensor:
+def _by_weight_fake(grad: Tensor, x: Tensor, reflected: bool) -> Tensor:
     return x.new_empty((grad.shape[1], x.shape[1], 3, 3))
 
 
@@ -122,16 +132,19 @@ register("winograd_by_weight", fake=_by_weight_fake, reference=_by_weight_refere
 # --- the convolution and its derivatives; m2o_fast.ops.convolution makes them differentiable --------------------------
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``conv2d(x, weight, bias, padding=1)`` for a 3x3 weight; float32 or float64, in the format of x, no gradient."""
-    return torch.ops.m2o_fast.winograd_convolve.default(x, weight, bias, False)
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, *, reflected: bool = False) -> Tensor:
+    """``conv2d(x, weight, bias, padding=1)`` for a 3x3 weight; float32 or float64, in the format of x, no gradient.
+
+    Reflected: of ``pad(x, 1, mode="reflect")`` without padding; height and width are at least 2 then.
+    """
+    return torch.ops.m2o_fast.winograd_convolve.default(x, weight, bias, False, reflected)
 
 
-def by_input(grad: Tensor, weight: Tensor) -> Tensor:
+def by_input(grad: Tensor, weight: Tensor, *, reflected: bool = False) -> Tensor:
     """The gradient by x, in the format of ``grad``."""
-    return torch.ops.m2o_fast.winograd_convolve.default(grad, weight, None, True)
+    return torch.ops.m2o_fast.winograd_convolve.default(grad, weight, None, True, reflected)
 
 
-def by_weight(grad: Tensor, x: Tensor) -> Tensor:
+def by_weight(grad: Tensor, x: Tensor, *, reflected: bool = False) -> Tensor:
     """The gradient by weight ``[Co, Ci, 3, 3]``."""
-    return torch.ops.m2o_fast.winograd_by_weight.default(grad, x)
+    return torch.ops.m2o_fast.winograd_by_weight.default(grad, x, reflected)

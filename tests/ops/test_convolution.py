@@ -72,14 +72,17 @@ def test_winograd_is_the_convolution(size: tuple[int, ...], vectors: None) -> No
 
 
 @compiled
+@pytest.mark.parametrize("reflected", [False, True])
 @pytest.mark.parametrize("size", WINOGRAD_SIZES, ids=str)
-def test_kernels_are_their_references(size: tuple[int, ...], vectors: None) -> None:
+def test_kernels_are_their_references(size: tuple[int, ...], reflected: bool, vectors: None) -> None:
+    if reflected and min(size[:2]) < 2:
+        return
     x, weight, bias, grad = drawn(*size, torch.float64)
     convolve, by_weight = torch.ops.m2o_fast.winograd_convolve.default, torch.ops.m2o_fast.winograd_by_weight.default
     for operator, reference, arguments in (
-        (convolve, winograd._convolve_reference, (x, weight, bias, False)),
-        (convolve, winograd._convolve_reference, (grad, weight, None, True)),
-        (by_weight, winograd._by_weight_reference, (grad, x)),
+        (convolve, winograd._convolve_reference, (x, weight, bias, False, reflected)),
+        (convolve, winograd._convolve_reference, (grad, weight, None, True, reflected)),
+        (by_weight, winograd._by_weight_reference, (grad, x, reflected)),
     ):
         torch.testing.assert_close(operator(*arguments), reference(*arguments), rtol=0, atol=1e-11)
         torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
@@ -195,7 +198,7 @@ def test_only_what_is_asked_for_gets_a_gradient(any_tile_count: None) -> None:
 
 
 def test_winograd_runs_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(*arguments: object) -> Tensor:
+    def never(*arguments: object, **named: object) -> Tensor:
         raise AssertionError("Winograd's form")
 
     monkeypatch.setattr(winograd, "convolve", never)
@@ -389,15 +392,21 @@ def test_wrong_input_is_worded() -> None:
     operators, x = torch.ops.m2o_fast, torch.randn(1, 16, 4, 4)
     weight = torch.randn(32, 16, 3, 3)
     with pytest.raises(RuntimeError, match="channels must be a multiple of 16, got 8"):
-        operators.winograd_convolve(torch.randn(1, 8, 4, 4), torch.randn(16, 8, 3, 3), None, False)
+        operators.winograd_convolve(torch.randn(1, 8, 4, 4), torch.randn(16, 8, 3, 3), None, False, False)
     for wrong, transposed in ((weight[:8], False), (weight[:, :8], False), (weight, True), (weight[..., :1], False)):
         with pytest.raises(RuntimeError, match="weight must be"):
-            operators.winograd_convolve(x, wrong, None, transposed)
+            operators.winograd_convolve(x, wrong, None, transposed, False)
     with pytest.raises(RuntimeError, match=r"weight must be .* got \[32, 16, 3, 3\]"):
-        operators.winograd_convolve(x, weight.double(), None, False)
+        operators.winograd_convolve(x, weight.double(), None, False, False)
     with pytest.raises(RuntimeError, match="bias must be"):
-        operators.winograd_convolve(x, weight, torch.randn(8), False)
+        operators.winograd_convolve(x, weight, torch.randn(8), False, False)
     with pytest.raises(RuntimeError, match=r"grad must be .* got \[2, 16, 4, 4\]"):
-        operators.winograd_by_weight(torch.randn(2, 16, 4, 4), x)
+        operators.winograd_by_weight(torch.randn(2, 16, 4, 4), x, False)
+    with pytest.raises(RuntimeError, match=r"height and width are at least 2, got \[1, 16, 1, 4\]"):
+        operators.winograd_convolve(x[:, :, :1], weight, None, False, True)
+    with pytest.raises(RuntimeError, match="height and width are at least 2"):
+        operators.winograd_by_weight(x[..., :1], x[..., :1], True)
+    with pytest.raises(RuntimeError, match="a bias has no place"):
+        operators.winograd_convolve(x, weight.transpose(0, 1), torch.randn(32), True, True)
     with pytest.raises(RuntimeError, match="float32 or float64"):
-        operators.winograd_by_weight(x.half(), x.half())
+        operators.winograd_by_weight(x.half(), x.half(), False)

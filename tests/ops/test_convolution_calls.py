@@ -63,12 +63,12 @@ def test_stride_and_padding_are_numbers(geometry: dict) -> None:
 @pytest.mark.parametrize(("images", "inputs", "outputs"), [(4, 16, 0), (4, 0, 16), (4, 0, 0), (0, 16, 16)])
 def test_images_or_channels_that_are_not_there(images: int, inputs: int, outputs: int) -> None:
     torch.ops.m2o_fast.winograd_convolve(
-        torch.ones(4, 16, 16, 16), torch.ones(16, 16, 3, 3), None, False
+        torch.ones(4, 16, 16, 16), torch.ones(16, 16, 3, 3), None, False, False
     )  # dirty memory
     x, weight, bias = torch.ones(images, inputs, 16, 16), torch.ones(outputs, inputs, 3, 3), torch.arange(outputs * 1.0)
-    y = torch.ops.m2o_fast.winograd_convolve(x, weight, bias, False)
+    y = torch.ops.m2o_fast.winograd_convolve(x, weight, bias, False, False)
     assert torch.equal(y, bias[:, None, None].expand(images, outputs, 16, 16))
-    gradient = torch.ops.m2o_fast.winograd_by_weight(torch.ones(images, outputs, 16, 16), x)
+    gradient = torch.ops.m2o_fast.winograd_by_weight(torch.ones(images, outputs, 16, 16), x, False)
     assert torch.equal(gradient, torch.zeros(outputs, inputs, 3, 3))
     if inputs:  # torch's own, which is the definition, wants some
         assert conv2d(x, weight, bias, padding=1).shape == (images, outputs, 16, 16)
