@@ -8,6 +8,10 @@
 #include "stable_torch.h"
 #include "tensor_cpu.h"
 #include "winograd_cpu.h"
+#if defined(__linux__)
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
 
 namespace m2o_fast {
 namespace {
@@ -54,8 +58,23 @@ class Scratch {
   size_t size_ = 0;
 };
 
-// One is for what all threads read, the other for each thread's own.
-thread_local Scratch shared_scratch, own_scratch;
+// From this size on, in bytes, an allocator takes the memory of each image from the system and hands it back.
+constexpr int64_t kFreshBytes = int64_t{1} << 25;
+
+// Each page of new memory costs a fault, which for large images takes a quarter of the time. Larger pages are fewer; a
+// system that has none leaves everything as it is.
+void prefer_large_pages(void* memory, int64_t bytes) {
+#if defined(__linux__)
+  const uintptr_t page = sysconf(_SC_PAGESIZE), from = (reinterpret_cast<uintptr_t>(memory) + page - 1) / page * page;
+  const uintptr_t to = reinterpret_cast<uintptr_t>(memory) + bytes;
+  if (bytes >= kFreshBytes) {
+    madvise(reinterpret_cast<void*>(from), to - from, MADV_HUGEPAGE);
+  }
+#endif
+}
+
+// Two are for what all threads read, the last for each thread's own.
+thread_local Scratch shared_scratch, weight_scratch, own_scratch;
 
 // Calls body with a number of the type, which is float32 or float64.
 template <typename Body>
@@ -90,11 +109,17 @@ const T* numbers(const Tensor& x) {
 constexpr int64_t kBufferBytes = int64_t{1} << 20, kLeastTiles = 64, kLeastTilesOfAThread = 24;
 // Panels of input channels of a product at a time: with the outputs of one product they stay in the first-level cache.
 constexpr int64_t kInPanels = 8;
+// If all frequencies of the weight take no more than this, in bytes, they stay in the second-level cache from one group
+// of tiles to the next.
+constexpr int64_t kKeptBytes = int64_t{3} << 18;
+// Groups have a multiple of so many tiles, which the products take at a time.
+constexpr int64_t kWholeTiles = kTileRows<VectorOf<float, 64>::Type>;
 
 // How a convolution is cut into groups of tiles and blocks of output channels. It decides nothing but speed.
 struct Plan {
   int64_t tiles, out_panels;
   bool groups_side_by_side;  // on several threads; else the blocks
+  bool keeps_weight;         // in frequencies, for all groups
 };
 
 Plan plan_convolution(const TileShape& input, const TileShape& output, int64_t size, bool wide, int64_t threads) {
@@ -105,7 +130,10 @@ Plan plan_convolution(const TileShape& input, const TileShape& output, int64_t s
   const int64_t spread = std::min(ceil_div(groups, threads) * threads, ceil_div(input.tiles(), kLeastTilesOfAThread));
   // What adds to the output would meet there.
   const bool side_by_side = !output.reflected && std::min(spread, threads) >= std::min(blocks, threads);
-  return {ceil_div(input.tiles(), side_by_side ? std::max(groups, spread) : groups), out_panels, side_by_side};
+  const int64_t part = ceil_div(input.tiles(), side_by_side ? std::max(groups, spread) : groups);
+  const bool keeps = part < input.tiles() && input.panels() <= kInPanels &&
+                     blocks * BlockShape{out_panels, input.panels()}.size() * size <= kKeptBytes;
+  return {ceil_div(part, kWholeTiles) * kWholeTiles, out_panels, side_by_side, keeps};
 }
 
 Tensor winograd_convolve(Tensor x, Tensor weight, std::optional<Tensor> bias, bool transposed, bool reflected) {
@@ -140,6 +168,7 @@ Tensor winograd_convolve(Tensor x, Tensor weight, std::optional<Tensor> bias, bo
     if (y.numel() == 0) {
       return;
     }
+    prefer_large_pages(p.y, y.numel() * sizeof(T));
     if (output.reflected) {
       std::fill_n(p.y, y.numel(), T{});
     }
@@ -147,6 +176,16 @@ Tensor winograd_convolve(Tensor x, Tensor weight, std::optional<Tensor> bias, bo
     const Plan plan = plan_convolution(input, output, sizeof(T), wide, torch::stable::get_num_threads());
     const int64_t groups = ceil_div(tiles, plan.tiles), blocks = ceil_div(output.panels(), plan.out_panels);
     const PanelShape in{input.channels, plan.tiles};
+    const BlockShape whole{plan.out_panels, input.panels()};
+    T* kept = plan.keeps_weight ? weight_scratch.numbers_of<T>(blocks * whole.size()) : nullptr;
+    if (kept) {
+      with_vectors(wide, [&](auto bytes) M2O_INLINED {
+        using Vector = typename VectorOf<T, bytes>::Type;
+        for (int64_t panel = 0; panel < output.panels(); ++panel) {
+          block_to_frequencies<Vector>(p.weight, panel, 0, {1, input.panels()}, kept + panel * whole.panel());
+        }
+      });
+    }
     // Inside a loop that runs on several threads, the loops below run on one.
     torch::stable::parallel_for(0, groups, plan.groups_side_by_side ? 1 : groups, [&](int64_t first, int64_t last) {
       T* inputs = shared_scratch.numbers_of<T>(in.size());
@@ -173,7 +212,8 @@ Tensor winograd_convolve(Tensor x, Tensor weight, std::optional<Tensor> bias, bo
             for (int64_t block = from; block < to; ++block) {
               const int64_t panel = block * plan.out_panels;
               convolve_block<Vector>(p, panel, std::min(panel + plan.out_panels, output.panels()), kInPanels, begin,
-                                     end, inputs, in, weights, weights + size);
+                                     end, inputs, in, kept != nullptr, kept ? kept + block * whole.size() : weights,
+                                     weights + size);
             }
           });
         });

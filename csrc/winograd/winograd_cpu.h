@@ -81,8 +81,9 @@ struct Panels {
 };
 
 // c [kRows, kVectors] = the sum over runs and steps of a[run, step, row] * b[run, step], added to what is there if
-// `add`. The order is that of the steps, however often a sum is put down and taken up again.
-template <typename Vector, int kRows, int kVectors, int kARow, int kAStep, typename T>
+// `add`. The order is that of the steps, however often a sum is put down and taken up again. If `kFetch`, the next rows
+// of a are brought near: each run of them is on a page of its own, where no processor would look ahead.
+template <typename Vector, int kRows, int kVectors, int kARow, int kAStep, bool kFetch, typename T>
 M2O_INLINE void multiply_small(const T* a, int64_t a_run, const T* const* b, int64_t b_run, int64_t run, int64_t steps,
                                bool add, T* const* c, int64_t c_row) {
   Vector sums[kRows][kVectors];
@@ -94,6 +95,9 @@ M2O_INLINE void multiply_small(const T* a, int64_t a_run, const T* const* b, int
   for (int64_t done = 0, place = 0; done < steps; done += run, a += a_run, place += b_run) {
     const T* left = a;
     int64_t right = place;
+    if constexpr (kFetch) {
+      M2O_UNROLLED for (int row = kRows; row < 2 * kRows; ++row) { __builtin_prefetch(a + row * kARow); }
+    }
     for (int64_t count = std::min(run, steps - done); count > 0; --count, left += kAStep, right += kPanel) {
       Vector factors[kVectors];
       M2O_UNROLLED for (int at = 0; at < kVectors; ++at) { factors[at] = read_as<Vector>(b[at] + right); }
@@ -156,7 +160,7 @@ M2O_INLINE void multiply_block(const T* inputs, int64_t tiles, const PanelShape&
                                 constexpr int count = decltype(vectors)::value;
                                 const auto run = [&](auto rows, int64_t tile) M2O_INLINED {
                                   T* to[] = {c[0] + out.at(tile), c[1] + out.at(tile)};
-                                  multiply_small<Vector, decltype(rows)::value, count, kPanel, 1>(
+                                  multiply_small<Vector, decltype(rows)::value, count, kPanel, 1, true>(
                                       inputs + in.at(tile), in.panel(), b, BlockShape::square(), kPanel,
                                       block.in_panels * kPanel, add, to, kPanel);
                                 };
@@ -170,12 +174,24 @@ M2O_INLINE void multiply_block(const T* inputs, int64_t tiles, const PanelShape&
                               });
 }
 
+// Input channels [first, first + block.in_panels) of output channels from out_begin on, all in panels.
+template <typename Vector, typename T>
+M2O_INLINE void block_to_frequencies(const Weight<T>& weight, int64_t out_begin, int64_t first, const BlockShape& block,
+                                     T* to) {
+  for (int64_t panel = 0; panel < block.out_panels; ++panel) {
+    for (int64_t at = 0; at < block.in_panels; ++at) {
+      weight_to_frequencies<Vector>(weight, out_begin + panel, first + at,
+                                    to + panel * block.panel() + at * block.square());
+    }
+  }
+}
+
 // Channels [out_begin, out_end) (in panels) of the tiles [begin, end), whose inputs are there in frequencies. The
-// weight's frequencies are made for this: a block at a time they stay in the second-level cache, and making them costs
-// less than fetching them from memory would.
+// weight's frequencies are made for this, unless they are there as a whole (`made`): a block at a time they stay in the
+// second-level cache, and making them costs less than fetching them from memory would.
 template <typename Vector, typename T>
 M2O_INLINE void convolve_block(const ConvolveProblem<T>& p, int64_t out_begin, int64_t out_end, int64_t in_block,
-                               int64_t begin, int64_t end, const T* inputs, const PanelShape& in, T* weights,
+                               int64_t begin, int64_t end, const T* inputs, const PanelShape& in, bool made, T* weights,
                                T* products) {
   const PanelShape out{(out_end - out_begin) * kPanel, in.tiles};
   if (p.input.panels() == 0) {
@@ -183,11 +199,8 @@ M2O_INLINE void convolve_block(const ConvolveProblem<T>& p, int64_t out_begin, i
   }
   for (int64_t first = 0; first < p.input.panels(); first += in_block) {
     const BlockShape block{out_end - out_begin, std::min(in_block, p.input.panels() - first)};
-    for (int64_t panel = 0; panel < block.out_panels; ++panel) {
-      for (int64_t at = 0; at < block.in_panels; ++at) {
-        weight_to_frequencies<Vector>(p.weight, out_begin + panel, first + at,
-                                      weights + panel * block.panel() + at * block.square());
-      }
+    if (!made) {
+      block_to_frequencies<Vector>(p.weight, out_begin, first, block, weights);
     }
     for (int64_t frequency = 0; frequency < kFrequencies; ++frequency) {
       multiply_block<Vector>(inputs + frequency * in.frequency() + first * in.panel(), end - begin, in,
@@ -226,7 +239,7 @@ M2O_INLINE void weight_gradient_block(const T* gradients, const PanelShape& out,
       for_vector_pairs<Vector, T>(block.row(), {inputs + frequency * in.frequency(), in.panel()},
                                   {sums + frequency * block.frequency() + channel * block.row(), kPanel},
                                   [&](auto vectors, const T* const* b, T* const* c) M2O_INLINED {
-                                    multiply_small<Vector, rows, decltype(vectors)::value, 1, kPanel>(
+                                    multiply_small<Vector, rows, decltype(vectors)::value, 1, kPanel, false>(
                                         a, out.block(), b, in.block(), kTileBlock, tiles, false, c, block.row());
                                   });
     }

@@ -87,10 +87,13 @@ def feature_format(device: str) -> torch.memory_format:
 #: Winograd's convolution on a CPU: the least number of tiles of 4x4 outputs, and what the numbers of channels must be
 #: multiples of. Forward and backward through ``conv2d``, one thread, processor time, images of 8x8. AMD EPYC, AVX2:
 #: with 16 tiles 1.1 times as fast as torch's at 16 channels, 1.4 at 64 and 1.7 at 512; with 8 tiles 0.8 to 1.3, with
-#: 64 tiles 1.3 to 3. Intel Xeon, AVX-512: with 4 tiles 0.8 to 2.7, with 8 tiles 1.3 to 3.2, with 16 tiles 1.4 to 2.3.
-#: Fewer tiles do not make up for the weight's frequencies, nor few channels for the calls. A tile costs the same
-#: however much of it is image: half used they gained 1.1 to 1.7, a quarter used 0.7 to 1.2.
+#: 64 tiles 1.3 to 3. Intel Xeon, AVX-512: with 4 tiles 0.7 to 1.1 at 64 and 128 channels, 1.2 to 3.5 at 256 and 512;
+#: with 8 tiles 1.3 to 3.2, with 16 tiles 1.4 to 2.3. Fewer tiles do not make up for the weight's frequencies, nor few
+#: channels for the calls. A tile costs the same however much of it is image: half used they gained 1.1 to 1.7, a quarter
+#: used 0.7 to 1.2.
 WINOGRAD_TILES = 8 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 16
+#: Channels, in and out, from which half of those tiles do.
+WINOGRAD_MANY_CHANNELS = 256
 WINOGRAD_CHANNELS = 16
 
 
@@ -98,7 +101,8 @@ def winograd_pays(shape: torch.Size, out_channels: int) -> bool:
     """Whether a 3x3 convolution of a CPU tensor ``[N, C, H, W]`` takes Winograd's form."""
     batch, channels, height, width = shape
     tiles = batch * -(-height // 4) * -(-width // 4)
-    enough = tiles >= WINOGRAD_TILES and batch * height * width >= 8 * tiles
+    least = WINOGRAD_TILES // (2 if min(channels, out_channels) >= WINOGRAD_MANY_CHANNELS else 1)
+    enough = tiles >= least and batch * height * width >= 8 * tiles
     return enough and channels % WINOGRAD_CHANNELS == out_channels % WINOGRAD_CHANNELS == 0
 
 

@@ -54,9 +54,9 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int
         TypeError: ``stride`` or ``padding`` is not one number.
         ValueError: A weight or a bias of a wrong shape; where torch's own is called, it is torch's error.
     """
-    for name, value in (("stride", stride), ("padding", padding)):
-        if not isinstance(value, int):
-            raise TypeError(f"conv2d: {name} must be one int for both directions, got {value!r}")
+    if not (isinstance(stride, int) and isinstance(padding, int)):
+        name, value = ("padding", padding) if isinstance(stride, int) else ("stride", stride)
+        raise TypeError(f"conv2d: {name} must be one int for both directions, got {value!r}")
     return differentiable("conv2d", x, weight, bias, Geometry(stride, padding))
 
 
@@ -64,12 +64,16 @@ def differentiable(op: str, x: Tensor, weight: Tensor, bias: Tensor | None, geom
     """What :func:`conv2d` does, for any geometry; ``op`` is named in errors."""
     if not _needs_torchs(x, weight):
         _check(op, x, weight, bias)
-        if is_widened(x, weight, bias):
+        if _is_exact(x, weight, bias):
+            winograds = _takes_winograd(x, weight, geometry)
+            operands = (x, weight) if bias is None else (x, weight, bias)
+            if torch.is_grad_enabled() and any(operand.requires_grad for operand in operands):
+                if winograds or is_worth_a_call(x.shape, weight.shape):
+                    return _Convolution.apply(x, weight, bias, geometry)
+            elif winograds:
+                return winograd.convolve(x, weight, bias, reflected=geometry.reflected)
+        elif is_widened(x, weight, bias):
             return _Convolution.apply(*in_bfloat16(x, weight, bias), geometry)
-        if _is_exact(x, weight, bias) and (
-            _takes_winograd(x, weight, geometry) or is_worth_a_call(x.shape, weight.shape)
-        ):
-            return _Convolution.apply(x, weight, bias, geometry)
     return _torchs(x, weight, bias, geometry)
 
 

@@ -18,7 +18,7 @@ from m2o_fast.ops.convolution import conv_transpose2d
 compiled = pytest.mark.skipif(build_info() is None, reason="needs the native library")
 #: height, width, input and output channels: full tiles, cut ones, less than one, inner ones; tiles for several parts,
 #: and channels
-WINOGRAD_SIZES = [(8, 8, 16, 32), (6, 9, 48, 16), (1, 1, 16, 16), (3, 17, 32, 48), (12, 12, 16, 16), (27, 75, 16, 16)]
+WINOGRAD_SIZES = [(8, 8, 16, 32), (6, 9, 48, 16), (1, 1, 16, 16), (3, 17, 32, 48), (12, 12, 16, 16), (27, 75, 16, 48)]
 WINOGRAD_SIZES += [(9, 10, 272, 16)]
 #: channels, out channels, kernel, stride, padding
 GEOMETRIES = [(16, 32, 3, 1, 1), (3, 5, 3, 1, 1), (4, 6, 4, 2, 1), (6, 4, 4, 1, 0), (5, 3, 1, 1, 0)]
@@ -203,16 +203,19 @@ def test_winograd_runs_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(winograd, "convolve", never)
     monkeypatch.setattr(_choices, "WINOGRAD_TILES", 16)
+    monkeypatch.setattr(_choices, "WINOGRAD_MANY_CHANNELS", 32)
     weight = torch.randn(16, 16, 3, 3)
     conv2d(torch.randn(3, 16, 8, 8), weight, padding=1)  # 12 tiles
     conv2d(torch.randn(32, 16, 1, 8), weight, padding=1)  # a quarter of 64 tiles
     conv2d(torch.randn(32, 16, 16, 16), weight)  # another geometry
     with use_backend("reference"):
         conv2d(torch.randn(32, 16, 16, 16), weight, padding=1)
+    many = torch.randn(32, 32, 3, 3)
+    conv2d(torch.randn(1, 32, 8, 8), many, padding=1)  # 4 tiles, of many channels
     if build_info() is not None:
-        for size in ((4, 16, 8, 8), (32, 16, 2, 4)):
+        for size, kernel in (((4, 16, 8, 8), weight), ((32, 16, 2, 4), weight), ((2, 32, 8, 8), many)):
             with pytest.raises(AssertionError, match="Winograd's form"):
-                conv2d(torch.randn(size), weight, padding=1)
+                conv2d(torch.randn(size), kernel, padding=1)
 
 
 @compiled
@@ -220,7 +223,12 @@ def test_winograd_runs_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_small_convolutions_are_torchs(batch: int, ours: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     monkeypatch.setattr(convolution._Convolution, "apply", lambda *arguments: calls.append(arguments))
-    conv2d(torch.randn(batch, 24, 16, 16), torch.randn(24, 24, 4, 4), padding=1)  # 2.4 million multiplications each
+    x, weight = torch.randn(batch, 24, 16, 16), torch.randn(24, 24, 4, 4)  # 2.4 million multiplications each
+    conv2d(x, weight, padding=1)  # nothing to differentiate
+    with torch.no_grad():
+        conv2d(x.requires_grad_(), weight, padding=1)
+    assert not calls
+    conv2d(x, weight, padding=1)
     assert bool(calls) == ours
 
 
