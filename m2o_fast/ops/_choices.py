@@ -89,8 +89,8 @@ def feature_format(device: str) -> torch.memory_format:
 #: with 16 tiles 1.1 times as fast as torch's at 16 channels, 1.4 at 64 and 1.7 at 512; with 8 tiles 0.8 to 1.3, with
 #: 64 tiles 1.3 to 3. Intel Xeon, AVX-512: with 4 tiles 0.7 to 1.1 at 64 and 128 channels, 1.2 to 3.5 at 256 and 512;
 #: with 8 tiles 1.3 to 3.2, with 16 tiles 1.4 to 2.3. Fewer tiles do not make up for the weight's frequencies, nor few
-#: channels for the calls. A tile costs the same however much of it is image: half used they gained 1.1 to 1.7, a quarter
-#: used 0.7 to 1.2.
+#: channels for the calls. A tile costs the same however much of it is image: half used they gained 1.1 to 1.7, a
+#: quarter used 0.7 to 1.2.
 WINOGRAD_TILES = 8 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 16
 #: Channels, in and out, from which half of those tiles do.
 WINOGRAD_MANY_CHANNELS = 256
