@@ -17,6 +17,8 @@ from PIL import Image
 
 from m2o_fast.data import open_dataset
 from m2o_fast.data.check import check_folder
+from m2o_fast.data.layout import list_domains, splits_of
+from m2o_fast.data.one_look import one_look
 
 SIDE = 32
 SHARES = {"train": 0.45, "val": 0.05}  # of the images, in each of two domains
@@ -42,8 +44,11 @@ def main(count: int) -> None:
         make_images(root, count)
 
         def start() -> None:
-            for split in ("train", "test"):
-                open_dataset("folder", split=split, data_dir=root, image_size=SIDE, uni=("map",))  # type: ignore[arg-type]
+            options = {"data_dir": root, "image_size": SIDE, "uni": ("map",)}
+            with one_look():
+                list_domains(root, splits_of(root))  # training looks at the names first
+                open_dataset("folder", split="train", **options)
+                open_dataset("folder", split="test", **options)
 
         time.sleep(3)  # what is new is not believed
         for what, call in (("start", start), ("data check", lambda: check_folder(root))):

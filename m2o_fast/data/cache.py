@@ -116,7 +116,7 @@ def decoded(
     if not len(paths):
         raise ValueError("there must be at least one file to decode")
     index = paths if isinstance(paths, FileIndex) else FileIndex.of(paths, keep=keep, verify=verify, report=report)
-    job = _Job(index.paths(), decode, shape, _fingerprint(index, recipe), report, verify, index.folder)
+    job = _Job(index.paths, decode, shape, _fingerprint(index, recipe), report, verify, index.folder)
     result = _kept(job) if keep else _in_memory(job)
     _judge(len(index), result, max_unreadable)
     return result

@@ -116,7 +116,7 @@ def examine_all(index: FileIndex, part: Part = "whole") -> list[ImageFacts]:
     values = {text: json.loads(text) for text in set(known) if text}
     return [
         problems[path] if not text else _from_json(path, values[text], part)
-        for path, text in zip(index.paths(), known, strict=True)
+        for path, text in zip(index.paths, known, strict=True)
     ]
 
 

@@ -141,7 +141,8 @@ def load_folder(files: Files, uni: Sequence[str] = ()) -> FolderDataset:
     with many_objects():
         contents = contents_of(files.root, listing, uni, split)
         index = indices_of(listing, keep=files.cache, verify=files.verify, report=files.report)
-    channels = {name: _channels([domains[name] for domains in index.values()]) for name in found}
+    own_first = sorted(index, key=lambda name: name != split)  # where that is coloured, the other one need not be read
+    channels = {name: _channels([index[which][name] for which in own_first]) for name in found}
     domains = [Domain(name, channels[name], multimodal=name not in uni) for name in found]
     results = [_decode(files, found[domain.name], index[split][domain.name], domain.channels) for domain in domains]
     for domain, result in zip(domains, results, strict=True):

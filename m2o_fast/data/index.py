@@ -11,6 +11,8 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +44,7 @@ class FileIndex:
         verify: bool = False,
         report: Report = silent,
     ) -> None:
-        """Look at the dates of files; none is opened.
+        """Look at the dates of files once something is asked of them; none is opened.
 
         Args:
             folder: The folder.
@@ -52,12 +54,7 @@ class FileIndex:
             report: Called with a line of text now and then while files are read.
         """
         self.folder, self.names = str(folder), names
-        self._keep, self._report = keep, report
-        self._started = time.time_ns()
-        start = os.path.join(self.folder, "")
-        self._paths = [start + name for name in names]
-        self._stats = np.array(list(map(_stat, self._paths)), dtype=np.int64).reshape(-1, 4)
-        self._columns: dict[str, np.ndarray] = {} if verify else self._load()
+        self._keep, self._verify, self._report = keep, verify, report
 
     @classmethod
     def of(cls, paths: Sequence[str | Path], *, keep: bool, verify: bool, report: Report) -> FileIndex:
@@ -70,9 +67,11 @@ class FileIndex:
     def __len__(self) -> int:
         return len(self.names)
 
+    @cached_property
     def paths(self) -> list[str]:
         """The paths of the files."""
-        return self._paths
+        start = os.path.join(self.folder, "")
+        return [start + name for name in self.names]
 
     def digests(self) -> np.ndarray:
         """SHA-256 of each file, as 64 hexadecimal digits, ``S64`` ``[n]``; zeros for what cannot be read."""
@@ -94,7 +93,7 @@ class FileIndex:
         missing = np.flatnonzero(known == b"")
         if len(missing):
             words = f"{what} of {self.folder}"
-            found = list(mapped(find, [self._paths[row] for row in missing.tolist()], words, self._report))
+            found = list(mapped(find, [self.paths[row] for row in missing.tolist()], words, self._report))
             known = known.astype(f"S{max(known.itemsize, *map(len, found))}")
             known[missing] = found
             self._columns[name] = known
@@ -102,6 +101,19 @@ class FileIndex:
                 with suppress(OSError, UserError):  # then they are read again
                     self._save()
         return known
+
+    @cached_property
+    def _stats(self) -> np.ndarray:
+        """What tells each file to be the same, int64 ``[n, 4]``."""
+        self._looked = time.time_ns()
+        numbers = chain.from_iterable(map(_stat, self.paths))
+        return np.fromiter(numbers, dtype=np.int64, count=4 * len(self)).reshape(-1, 4)
+
+    @cached_property
+    def _columns(self) -> dict[str, np.ndarray]:
+        """The facts that are known."""
+        _ = self._stats  # looked at before any file is read, so that a change meanwhile shows
+        return {} if self._verify else self._load()
 
     def _path(self) -> Path:
         key = hashlib.sha256(os.fsencode(os.path.realpath(self.folder))).hexdigest()
@@ -138,7 +150,7 @@ class FileIndex:
         return taken
 
     def _save(self) -> None:
-        recent = (self._stats[:, 1:3] > self._started - _RECENT).any(axis=1) | (self._stats[:, 0] < 0)
+        recent = (self._stats[:, 1:3] > self._looked - _RECENT).any(axis=1) | (self._stats[:, 0] < 0)
         columns = {name: _as_bytes(np.where(recent, b"", column)) for name, column in self._columns.items()}
         facts = {"format": np.array([_FORMAT]), "names": self._blob(), "stats": self._stats}
         with replacing(self._path()) as file:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
 from m2o_fast.data.cache import named
 from m2o_fast.data.images import SUFFIXES, Part, opened, shown_size
 from m2o_fast.data.index import FileIndex
+from m2o_fast.data.one_look import looked
 from m2o_fast.data.parallel import Report, silent
 from m2o_fast.errors import UserError
 from m2o_fast.files import composed
@@ -67,13 +68,15 @@ def is_hidden(path: Path) -> bool:
 
 def image_files(folder: Path, part: Part = "whole") -> Images:
     """The files below a folder; hidden ones, and what lies in hidden folders, are left out."""
+    return Images(folder, *looked(("files", folder), lambda: _files_below(str(folder))), part)
+
+
+def _files_below(folder: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Images by their suffix, and all others."""
     images: list[str] = []
     others: list[str] = []
-    for name, is_file in _visible_files(str(folder), ""):
-        dot = name.rfind(".")
-        is_image = is_file and dot > name.rfind("/") and name[dot:].lower() in SUFFIXES
-        (images if is_image else others).append(name)
-    return Images(folder, _in_order(images), _in_order(others), part)
+    _collect(folder, "", images, others)
+    return _in_order(images), _in_order(others)
 
 
 def _in_order(names: list[str]) -> tuple[str, ...]:
@@ -100,10 +103,10 @@ def list_images(path: str | Path) -> Images:
     return found
 
 
-def _visible_files(folder: str, below: str) -> Iterator[tuple[str, bool]]:
-    """What lies in a folder and below, and whether each is a file.
+def _collect(folder: str, below: str, images: list[str], others: list[str]) -> None:
+    """Adds the files of a folder, and of those below it, to ``images`` or ``others``.
 
-    So is a link to a file that is not there: it is to be missed, not left out without a word.
+    A link to a file that is not there counts as one: it is to be missed, not left out without a word.
     """
     try:
         with os.scandir(folder) as entries:
@@ -113,16 +116,19 @@ def _visible_files(folder: str, below: str) -> Iterator[tuple[str, bool]]:
             f"{error.filename}: cannot list the folder ({error.strerror}); make it readable, or remove it"
         ) from None
     for entry in found:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _visible_files(entry.path, f"{below}{entry.name}/")
-        elif (is_file := _is_file(entry)) or not entry.is_dir():
-            yield below + entry.name, is_file
+        name = entry.name
+        if entry.is_file(follow_symlinks=False) or _leads_to_file_or_nothing(entry):
+            dot = name.rfind(".")
+            is_image = dot >= 0 and name[dot:].lower() in SUFFIXES
+            (images if is_image else others).append(below + name)
+        elif entry.is_dir(follow_symlinks=False):
+            _collect(entry.path, f"{below}{name}/", images, others)
+        elif not entry.is_dir():
+            others.append(below + name)
 
 
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    if entry.is_symlink():
-        return os.path.isfile(entry.path) or not os.path.exists(entry.path)
-    return entry.is_file()
+def _leads_to_file_or_nothing(entry: os.DirEntry[str]) -> bool:
+    return entry.is_symlink() and (os.path.isfile(entry.path) or not os.path.exists(entry.path))
 
 
 def domain_folders(split: Path) -> dict[str, tuple[Path, Part]]:
@@ -258,7 +264,11 @@ def indices_of(
     everywhere = [images for domains in listing.values() for images in domains.values()]
     by_folder = {images.folder: images.names for images in everywhere}
     found = {
-        folder: FileIndex(folder, names, keep=keep, verify=verify, report=report) for folder, names in by_folder.items()
+        folder: looked(
+            ("index", folder, keep, verify),
+            partial(FileIndex, folder, names, keep=keep, verify=verify, report=report),
+        )
+        for folder, names in by_folder.items()
     }
     return {
         split: {name: found[images.folder] for name, images in domains.items()} for split, domains in listing.items()

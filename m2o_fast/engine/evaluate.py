@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from m2o_fast.data import Dataset
+from m2o_fast.data.one_look import one_look
 from m2o_fast.engine.build import is_own_data, named_domains, open_split
 from m2o_fast.engine.checkpoint import MANIFEST, load_translator, read_manifest
 from m2o_fast.engine.config import load_config
@@ -79,7 +80,7 @@ def evaluate_run(
             # Others take what the leading process found: a new checkpoint may appear in between.
             chosen = _choose(run, checkpoint) if processes.leads else None
         folder = Path(processes.tell({"folder": str(chosen)} if processes.leads else None)["folder"])
-        with processes.in_turn():
+        with processes.in_turn(), one_look():
             subject = _open_subject(folder, options, data, data_dir, uni, choose_device(device, processes))
         evaluation = Evaluation(
             subject.translator,

@@ -14,6 +14,7 @@ import torch
 
 from m2o_fast.batch import Batch
 from m2o_fast.data.cache import Report, silent
+from m2o_fast.data.one_look import one_look
 from m2o_fast.engine.batches import Batches
 from m2o_fast.engine.build import build_translator, check_listing, open_split
 from m2o_fast.engine.checkpoint import (
@@ -195,6 +196,7 @@ class Trainer:
         claim: That of the process that writes the run folder.
     """
 
+    @one_look()
     def __init__(
         self,
         config: Config,

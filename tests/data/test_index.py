@@ -15,10 +15,12 @@ from folder_files import color_of, gray_of, write
 from safetensors.numpy import load, save
 
 from m2o_fast.cli import main
-from m2o_fast.data import check_report, open_dataset, parallel
+from m2o_fast.data import check_report, layout, open_dataset, parallel
 from m2o_fast.data import index as index_module
 from m2o_fast.data.check import check_folder
 from m2o_fast.data.index import FileIndex
+from m2o_fast.data.layout import list_domains, splits_of
+from m2o_fast.data.one_look import one_look
 from m2o_fast.data.parallel import mapped
 
 
@@ -98,6 +100,21 @@ def test_verifying_reads_all(tmp_path: Path) -> None:
     for options in ({}, {"verify": True}, {"keep": False}, {}):
         facts(tmp_path / "a", names, reader, **options)
     assert len(reader.read) == 80
+
+
+def test_dates_are_looked_at_before_files_are_read(tmp_path: Path) -> None:
+    names, reader = files(tmp_path / "a"), Reader()
+
+    def read_what_changes_meanwhile(path: str) -> bytes:
+        fact = reader(path)
+        Path(path).write_text(f"another {path}")
+        return fact
+
+    FileIndex(tmp_path / "a", names, verify=True).column("fact", read_what_changes_meanwhile, "reading")
+    assert (
+        facts(tmp_path / "a", names, reader)[1]
+        == hashlib.sha256((tmp_path / "a" / names[1]).read_bytes()).hexdigest().encode()
+    )
 
 
 def test_nothing_is_kept_unasked(tmp_path: Path) -> None:
@@ -204,6 +221,58 @@ def test_a_second_start_opens_no_image_file(tmp_path: Path, monkeypatch: pytest.
         assert opened == []
     monkeypatch.setattr("m2o_fast.data.check_report._examine", lambda path, part: examined.append(path))
     assert check_folder(root).text() == report.text() and examined == []
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_a_start_looks_at_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verify: bool) -> None:
+    root = write_images(tmp_path / "d")
+    options = {"data_dir": root, "image_size": 16, "uni": ("map",), "verify": verify}
+    seen: dict[str, list[str]] = {"_stat": [], "_digest": [], "_collect": []}
+
+    def watch(module: object, name: str) -> None:
+        function = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda path, *more: seen[name].append(path) or function(path, *more))
+
+    apart = [open_dataset("folder", split=split, **options) for split in ("train", "test")]
+    for module, name in ((index_module, "_stat"), (index_module, "_digest"), (layout, "_collect")):
+        watch(module, name)
+    with one_look():
+        list_domains(root, splits_of(root))  # as training does first
+        together = [open_dataset("folder", split=split, **options) for split in ("train", "test")]
+    assert [one.fingerprint for one in together] == [one.fingerprint for one in apart]
+    images = sorted(path for path in map(str, root.rglob("*.png")))
+    assert sorted(path for path in seen["_stat"] if path.endswith(".png")) == images
+    assert sorted(seen["_digest"]) == (images if verify else [])
+    assert len(seen["_collect"]) == len(set(seen["_collect"]))
+
+
+def test_training_looks_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, seen = write_images(tmp_path / "d"), []
+    stat = index_module._stat
+    monkeypatch.setattr(index_module, "_stat", lambda path: seen.append(path) or stat(path))
+    words = ["train", "--data", f"folder:{root}", "--uni", "map", "--preset", "digits", "--dry-run"]
+    assert main(words) == 0
+    images = [path for path in seen if path.endswith(".png")]
+    assert len(images) == len(set(images)) > 0
+
+
+def test_a_change_after_the_look_is_seen(tmp_path: Path) -> None:
+    root = write_images(tmp_path / "d")
+    options = {"split": "train", "data_dir": root, "image_size": 16, "uni": ("map",)}
+    with one_look():
+        first = open_dataset("folder", **options)
+        write(root / "train" / "photo" / "new.png", color_of(77))
+        assert open_dataset("folder", **options).fingerprint == first.fingerprint
+    assert open_dataset("folder", **options).count("photo") == first.count("photo") + 1
+
+
+def test_the_other_split_is_left_alone_where_the_own_one_is_coloured(tmp_path: Path, monkeypatch) -> None:
+    root, seen = write_images(tmp_path / "d"), []
+    stat = index_module._stat
+    monkeypatch.setattr(index_module, "_stat", lambda path: seen.append(path) or stat(path))
+    open_dataset("folder", split="test", data_dir=root, image_size=16, uni=("map",))
+    others = {Path(path).parent.name for path in seen if path.startswith(str(root / "train"))}
+    assert others == {"map"}
 
 
 def test_a_change_that_dates_do_not_show_is_found_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
