@@ -69,6 +69,7 @@ def run(arguments: Sequence[str]) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"] or ["--help"]
     _print_any_name()
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # Pillow's; we refuse them by name
     warnings.showwarning = lambda message, *_: print(f"{PROGRAM}: warning: {printable(str(message))}", file=sys.stderr)
     command = typer.main.get_command(app)
     try:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from PIL import ImageOps
 
 from m2o_fast.data.cache import Report, allowed_unreadable, named, silent
 from m2o_fast.data.check_pairs import Checked, Found, content_with_looks, contents_in_both, describe_pairs
@@ -26,7 +25,7 @@ from m2o_fast.data.check_report import (
 )
 from m2o_fast.data.contact_sheet import COLUMNS, TILE
 from m2o_fast.data.contents import contents_of, named_by_folders
-from m2o_fast.data.images import is_gray, opened, part_of
+from m2o_fast.data.images import colors_of, is_gray
 from m2o_fast.data.layout import (
     Split,
     about_layout,
@@ -239,13 +238,7 @@ def _colors(facts: Sequence[ImageFacts]) -> float:
 
 
 def _colors_of(fact: ImageFacts) -> int:
-    if is_gray(fact.path):
-        return 0
-    with opened(fact.path) as image:
-        pixels = np.asarray(part_of(ImageOps.exif_transpose(image).convert("RGB"), fact.part)).reshape(-1, 3)
-    if (pixels == pixels[:, :1]).all():
-        return 0
-    return len(np.unique(pixels.astype(np.int32) @ np.array([1, 1 << 8, 1 << 16], dtype=np.int32)))
+    return 0 if is_gray(fact.path) else colors_of(Path(fact.path), fact.part)
 
 
 def _are_paired(found: Found, guess: _Guess) -> bool:

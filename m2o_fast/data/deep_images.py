@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, TiffTags
+from PIL import Image, ImageOps, TiffTags
 
+from m2o_fast.data.fit import Box
 from m2o_fast.errors import UserError
 
 _TAGS = {tag.name: number for number, tag in TiffTags.TAGS_V2.items()}
@@ -47,21 +48,22 @@ def is_deep_gray(image: Any) -> bool:
     return raw_mode(image) == _GRAY_WITH_ALPHA
 
 
-def deep_values(image: Any) -> np.ndarray | None:
-    """The pixels of an opened image file at full depth, what is transparent on black.
+def deep_reader(image: Any) -> Callable[[Box], np.ndarray] | None:
+    """How to read an opened image file at full depth.
 
     Args:
-        image: As opened, not decoded yet.
+        image: As opened, not decoded yet; it is turned as its EXIF orientation says.
 
     Returns:
-        float32 ``[H, W]`` or ``[H, W, 3]``, in [0, 1] for all images that are as they should be; ``None`` for an
-        image of 8 bits per channel.
+        A function from a box to its pixels, what is transparent on black: float32 ``[H, W]`` or ``[H, W, 3]``, in
+        [0, 1] for all images that are as they should be. ``None`` for an image of 8 bits per channel.
 
     Raises:
         UserError: For whole numbers whose range the file does not tell.
     """
     if image.mode == "F":
-        return np.asarray(image, dtype=np.float32)
+        ImageOps.exif_transpose(image, in_place=True)
+        return lambda box: np.asarray(image.crop(box), dtype=np.float32)
     if image.mode.startswith("I"):
         return _gray(image)
     mode = raw_mode(image)
@@ -73,7 +75,7 @@ def luminance(values: np.ndarray) -> np.ndarray:
     return values if values.ndim == 2 else values @ _LUMINANCE
 
 
-def _gray(image: Any) -> np.ndarray:
+def _gray(image: Any) -> Callable[[Box], np.ndarray]:
     tags = getattr(image, "tag_v2", {})
     if image.mode == "I" and image.format == "TIFF" or "S" in image.mode:
         raise UserError(
@@ -81,31 +83,43 @@ def _gray(image: Any) -> np.ndarray:
             "to white is not clear; convert the image to 8 or 16 bits without a sign"
         )
     highest = 2.0 ** tags[_BITS][0] - 1 if _BITS in tags else _SIXTEEN_BIT
+    inverted = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
     transparent = image.info.get("transparency")
-    numbers = np.asarray(image)
-    values = numbers.astype(np.float32) / np.float32(highest)
-    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
-        values = 1 - values
-    if isinstance(transparent, int):
-        values[numbers == transparent] = 0
-    return values
+    ImageOps.exif_transpose(image, in_place=True)
+
+    def read(box: Box) -> np.ndarray:
+        numbers = np.asarray(image.crop(box))
+        values = numbers.astype(np.float32) / np.float32(highest)
+        if inverted:
+            values = 1 - values
+        if isinstance(transparent, int):
+            values[numbers == transparent] = 0
+        return values
+
+    return read
 
 
-def _colored(image: Any, mode: str | None) -> np.ndarray:
+def _colored(image: Any, mode: str | None) -> Callable[[Box], np.ndarray]:
     transparent = image.info.get("transparency")
     lower = _undecoded_copy(image, _LOWER_BYTES[mode])
-    high, low = np.asarray(image), np.asarray(lower)
-    if mode == _GRAY_WITH_ALPHA:
-        numbers = low[..., 0::2].astype(np.uint16) << 8 | low[..., 1::2]
-        gray, alpha = (numbers / np.float32(_SIXTEEN_BIT)).astype(np.float32).transpose(2, 0, 1)
-        return gray * alpha
-    numbers = high.astype(np.uint16) << 8 | low
-    values = numbers.astype(np.float32) / np.float32(_SIXTEEN_BIT)
-    if values.shape[-1] == 4:
-        return values[..., :3] * values[..., 3:]
-    if isinstance(transparent, Sequence) and len(transparent) == 3:
-        values[(numbers == np.array(transparent)).all(-1)] = 0
-    return values
+    for half in (image, lower):
+        ImageOps.exif_transpose(half, in_place=True)
+
+    def read(box: Box) -> np.ndarray:
+        high, low = np.asarray(image.crop(box)), np.asarray(lower.crop(box))
+        if mode == _GRAY_WITH_ALPHA:
+            numbers = low[..., 0::2].astype(np.uint16) << 8 | low[..., 1::2]
+            gray, alpha = (numbers / np.float32(_SIXTEEN_BIT)).astype(np.float32).transpose(2, 0, 1)
+            return gray * alpha
+        numbers = high.astype(np.uint16) << 8 | low
+        values = numbers.astype(np.float32) / np.float32(_SIXTEEN_BIT)
+        if values.shape[-1] == 4:
+            return values[..., :3] * values[..., 3:]
+        if isinstance(transparent, Sequence) and len(transparent) == 3:
+            values[(numbers == np.array(transparent)).all(-1)] = 0
+        return values
+
+    return read
 
 
 def _undecoded_copy(image: Any, mode: str) -> Any:

@@ -12,8 +12,9 @@ import torch
 from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from m2o_fast.data.deep_images import deep_values, is_deep_gray, luminance
-from m2o_fast.data.fit import Fit, squared
+from m2o_fast.data.deep_images import deep_reader, is_deep_gray, luminance
+from m2o_fast.data.fit import LARGE, Box, Fit, Read, squared, strips
+from m2o_fast.data.parallel import room_for_pixels
 from m2o_fast.errors import UserError
 from m2o_fast.files import replacing
 
@@ -89,10 +90,10 @@ def largest_value(path: Path) -> int:
     Raises:
         UserError: As :func:`opened`.
     """
-    with opened(path) as image:
-        if (deep := deep_values(image)) is not None:
-            return round(float(deep.max()) * 255)
-        return int(np.asarray(image.convert("RGB")).max())
+    with opened(path) as image, room_for_pixels(image.width * image.height):
+        read, box, highest = _reader(image, 3)
+        largest = max(float(np.asarray(plane).max()) for strip in strips(box) for plane in read(strip))
+        return round(largest / highest * 255)
 
 
 def is_gray(path: str | Path) -> bool | None:
@@ -117,10 +118,14 @@ def _read_values(path: Path, channels: int, size: int | None, part: Part = "whol
             width, height = shown_size(image)
             if width != 2 * height:
                 raise UserError(f"{path}: {width} x {height} pixels; two joined images are twice as wide as high")
-        values = _values(image, channels, size, part, fit)
+        if size is not None and image.width * image.height > LARGE:
+            side = 2 * size if part == "whole" else 4 * size
+            image.draft(None, (side, side))  # a JPEG file can be decoded at a half, a quarter or an eighth of its size
+        with room_for_pixels(image.width * image.height):
+            values = _values(image, channels, size, part, fit)
     if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
         raise UserError(f"{path}: the values of a floating-point image must be in [0, 1]; convert it")
-    return values.reshape(*values.shape[:2], -1).transpose(2, 0, 1)
+    return values.transpose(2, 0, 1)
 
 
 @contextmanager
@@ -134,12 +139,17 @@ def opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path, formats=_FORMATS) as image:
             if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-                raise UserError(f"{path}: {image.width} x {image.height} pixels are too many; make the image smaller")
+                raise UserError(
+                    f"{path}: {image.width} x {image.height} pixels are too many, {Image.MAX_IMAGE_PIXELS} at most; "
+                    "make the image smaller"
+                )
             yield image
     except (UserError, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise UserError(f"{path}: the image has too many pixels; make it smaller") from None
+        raise UserError(
+            f"{path}: the image has too many pixels, more than {Image.MAX_IMAGE_PIXELS}; make it smaller"
+        ) from None
     except UnidentifiedImageError:
         raise UserError(f"{path}: {_about_unidentified(path)}") from None
     except PermissionError:
@@ -177,42 +187,67 @@ def shown_size(image: Image.Image) -> tuple[int, int]:
     return (height, width) if image.getexif().get(_ORIENTATION, 1) in _TURNED else (width, height)
 
 
+def shown_size_of(path: Path) -> tuple[int, int]:
+    """The same of a file, from its head."""
+    with opened(path) as image:
+        return shown_size(image)
+
+
 def _values(image: Image.Image, channels: int, size: int | None, part: Part, fit: Fit) -> np.ndarray:
-    """float32 ``[S, S]`` or ``[S, S, 3]``, in [0, 1] for all images that are as they should be."""
-    if (deep := deep_values(image)) is not None:
-        orientation = image.getexif().get(_ORIENTATION, 1)
-        return _deep(deep if channels == 3 else luminance(deep), orientation, size, part, fit)
-    image = ImageOps.exif_transpose(image)
+    """float32 ``[S, S, 1]`` or ``[S, S, 3]``, in [0, 1] for all images that are as they should be."""
+    read, whole, highest = _reader(image, channels)
+    box = box_of(whole, part)
+    planes = read(box) if size is None else squared(read, box, size, fit)
+    return np.dstack([np.asarray(plane, dtype=np.float32) for plane in planes]) / np.float32(highest)
+
+
+def _reader(image: Image.Image, channels: int) -> tuple[Read, Box, int]:
+    """How to read an opened image as it is shown, all of it as a box, and what its largest value would be."""
+    if (deep := deep_reader(image)) is not None:
+        read_deep = deep
+
+        def planes(box: Box) -> list[Image.Image]:
+            values = read_deep(box) if channels == 3 else luminance(read_deep(box))
+            return [Image.fromarray(plane) for plane in np.ascontiguousarray(np.atleast_3d(values).transpose(2, 0, 1))]
+
+        return planes, (0, 0, *image.size), 1
+    ImageOps.exif_transpose(image, in_place=True)
+    return (lambda box: [_on_black(image.crop(box), _MODES[channels])]), (0, 0, *image.size), 255
+
+
+def _on_black(image: Image.Image, mode: str) -> Image.Image:
+    """In 8 bits per channel, what is transparent on black."""
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
         image = image.convert("RGB")
     elif image.mode not in ("L", "RGB", "1"):
         image = image.convert("RGB")
-    return np.array(_resized(image.convert(_MODES[channels]), size, part, fit), dtype=np.float32) / 255
+    return image if image.mode == mode else image.convert(mode)
 
 
-def _deep(values: np.ndarray, orientation: int, size: int | None, part: Part, fit: Fit) -> np.ndarray:
-    """Turns and resizes ``[H, W]`` or ``[H, W, 3]``, channel by channel."""
-    planes = []
-    for plane in values.reshape(*values.shape[:2], -1).transpose(2, 0, 1):
-        image = Image.fromarray(np.ascontiguousarray(plane, dtype=np.float32))
-        image.getexif()[_ORIENTATION] = orientation
-        planes.append(np.asarray(_resized(ImageOps.exif_transpose(image), size, part, fit)))
-    return np.stack(planes, axis=-1)
+def box_of(whole: Box, part: Part) -> Box:
+    """The part of an image, as it is shown, that is meant."""
+    left, top, right, bottom = whole
+    half = (left + right) // 2
+    return {"whole": whole, "left": (left, top, half, bottom), "right": (half, top, right, bottom)}[part]
 
 
-def part_of(image: Image.Image, part: Part) -> Image.Image:
-    """The part of an image, turned as it is shown, that is meant."""
-    if part == "whole":
-        return image
-    half = image.width // 2
-    return image.crop((0, 0, half, image.height) if part == "left" else (half, 0, image.width, image.height))
+def colors_of(path: Path, part: Part) -> int:
+    """How many colours an image file has in 8 bits, at its own size; 0 if all are gray.
 
-
-def _resized(image: Image.Image, size: int | None, part: Part, fit: Fit) -> Image.Image:
-    image = part_of(image, part)
-    return image if size is None else squared(image, size, fit)
+    Raises:
+        UserError: As :func:`opened`.
+    """
+    found = np.zeros(0, dtype=np.int32)
+    is_colored = False
+    with opened(path) as image, room_for_pixels(image.width * image.height):
+        ImageOps.exif_transpose(image, in_place=True)
+        for strip in strips(box_of((0, 0, *image.size), part)):
+            pixels = np.asarray(image.crop(strip).convert("RGB")).reshape(-1, 3).astype(np.int32)
+            is_colored = is_colored or bool((pixels != pixels[:, :1]).any())
+            found = np.union1d(found, pixels @ np.array([1, 1 << 8, 1 << 16], dtype=np.int32))
+    return len(found) if is_colored else 0
 
 
 def save_image(image: Tensor, path: str | Path) -> None:

@@ -10,12 +10,11 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from m2o_fast.data.fit import Fit, squared
-from m2o_fast.data.images import opened
+from m2o_fast.data.images import opened, shown_size_of
+from m2o_fast.data.parallel import room_for_pixels
 from m2o_fast.errors import UserError
 from m2o_fast.labels import draw_labels, read_labels
 
-_TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
-_ORIENTATION = 0x0112
 _NEAR = 16 / 255  # beyond what JPEG does to flat areas; a tenth of the RGB cube is nearer than that to ADE20K's colours
 
 
@@ -43,14 +42,15 @@ def read_class_numbers(
             raise UserError(
                 f"{path}: mode {image.mode}, but a label map holds class numbers: an 8-bit image of mode L or P"
             )
-        image = ImageOps.exif_transpose(image)
-        if photo is not None and (wanted := _shown_size(photo)) != image.size:
-            raise UserError(
-                f"{path}: {image.width} x {image.height} pixels, but {photo.name} has {wanted[0]} x {wanted[1]}"
-            )
-        if (largest := int(np.asarray(image).max())) >= classes:
-            raise UserError(f"{path}: class {largest}, but classes are 0 to {classes - 1}")
-        return np.array(_resized(image, size, fit), dtype=np.uint8)
+        with room_for_pixels(image.width * image.height):
+            ImageOps.exif_transpose(image, in_place=True)
+            if photo is not None and (wanted := shown_size_of(photo)) != image.size:
+                raise UserError(
+                    f"{path}: {image.width} x {image.height} pixels, but {photo.name} has {wanted[0]} x {wanted[1]}"
+                )
+            if (largest := int(np.asarray(image).max())) >= classes:
+                raise UserError(f"{path}: class {largest}, but classes are 0 to {classes - 1}")
+            return np.array(_resized(image, size, fit), dtype=np.uint8)
 
 
 def read_label_map(path: Path, classes: int, size: int | None, fit: Fit = "stretch") -> Tensor:
@@ -78,7 +78,10 @@ def read_label_map(path: Path, classes: int, size: int | None, fit: Fit = "stret
 
 
 def _resized(image: Image.Image, size: int | None, fit: Fit = "stretch") -> Image.Image:
-    return image if size is None else squared(image, size, fit, is_label_map=True)
+    if size is None:
+        return image
+    (resized,) = squared(lambda box: [image.crop(box)], (0, 0, *image.size), size, fit, is_label_map=True)
+    return resized
 
 
 def _from_colors(path: Path, image: Image.Image, classes: int) -> Tensor:
@@ -91,10 +94,3 @@ def _from_colors(path: Path, image: Image.Image, classes: int) -> Tensor:
             "give class numbers (mode L or P) or palette colours, or say with --from what the image is"
         )
     return labels
-
-
-def _shown_size(photo: Path) -> tuple[int, int]:
-    """Width and height of an image as it is shown, from the head of its file."""
-    with opened(photo) as image:
-        width, height = image.size
-        return (height, width) if image.getexif().get(_ORIENTATION) in _TURNED else (width, height)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
 
 #: What is called with a line of text for the person who waits.
@@ -22,6 +23,36 @@ R = TypeVar("R")
 
 def silent(line: str) -> None:
     """A report that nobody reads."""
+
+
+class _Room:
+    """What may be in memory at a time."""
+
+    def __init__(self, size: int) -> None:
+        self._size, self._taken = size, 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def of(self, size: int) -> Iterator[None]:
+        """Waits for room; what is larger than all of it gets it alone."""
+        size = min(size, self._size)
+        with self._changed:
+            self._changed.wait_for(lambda: self._taken + size <= self._size)
+            self._taken += size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken -= size
+                self._changed.notify_all()
+
+
+_pixels = _Room(1 << 27)  # four bytes each, eight of 16-bit colours
+
+
+def room_for_pixels(count: int) -> AbstractContextManager[None]:
+    """Keeps threads from decoding so many large images at a time that they fill the memory; not to be nested."""
+    return _pixels.of(count)
 
 
 @contextmanager
