@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import unicodedata
 import zipfile
 from collections.abc import Iterator
@@ -42,6 +44,25 @@ def no_links(path: str, flags: int) -> int:
         OSError: The file is a link (ELOOP).
     """
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+
+
+def read_whole(path: Path, most: int = 1 << 28) -> bytes:
+    """The content of a file of a folder that may come from elsewhere.
+
+    Args:
+        path: The file.
+        most: Bytes that it may have.
+
+    Raises:
+        OSError: It cannot be read, is larger, or is a pipe, which to open would wait for ever, or a device.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "not a file", str(path))
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"larger than {most >> 20} MiB", str(path))
+    return content
 
 
 def inflates(path: Path) -> bool:

@@ -244,7 +244,7 @@ def _clock(seconds: float) -> str:
 
 def _drop_lines_after(path: Path, step: int) -> None:
     """Removes records of steps that will be run again, and a line that an interruption left incomplete."""
-    if not path.exists():
+    if not path.is_file():
         return
     kept = []
     for line in path.read_bytes().splitlines(keepends=True):

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from m2o_fast.files import read_whole
 from m2o_fast.report.svg import drawable
 
 FOLDER = "evaluation"
@@ -98,7 +99,7 @@ def newest_evaluation(run: Path) -> tuple[Evaluation | None, list[str]]:
     problems: list[str] = []
     for path in sorted((run / FOLDER).glob("step-*.json"), reverse=True):
         try:
-            return Evaluation.model_validate_json(path.read_bytes()), problems
+            return Evaluation.model_validate_json(read_whole(path)), problems
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])

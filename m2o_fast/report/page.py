@@ -30,6 +30,7 @@ from m2o_fast.report.svg import Bar, bar_chart, color_cells
 from m2o_fast.version import __version__
 
 _BARS = 50  # classes in one chart
+_CLASSES = 1000  # that are drawn or named
 _MEANS = {"none": "without styles", "latent": "random styles", "reference": "by reference"}
 
 
@@ -288,12 +289,16 @@ class Classes:
 
     title: str
     charts: list[Markup]
-    never: list[str]
-    absent: list[str]
+    never: str
+    absent: str
+    left_out: int
 
 
 def class_charts(evaluation: Evaluation) -> list[Classes]:
-    """Bars for the classes that are ever right, best first, in charts of at most :data:`_BARS`; the others by name."""
+    """Bars for the classes that are ever right, best first, in charts of at most :data:`_BARS`; the others by name.
+
+    Beyond :data:`_CLASSES` of them, which no page could show, they are counted.
+    """
     found = []
     for direction, details in evaluation.details.items():
         names = [*details.classes, *(f"class {k}" for k in range(len(details.classes), len(details.iou)))]
@@ -305,6 +310,7 @@ def class_charts(evaluation: Evaluation) -> list[Classes]:
         ]
         bars = sorted((bar for bar in scored if bar.value > 0), key=lambda bar: -bar.value)
         if scored:
+            left_out, bars = len(bars[_CLASSES:]), bars[:_CLASSES]
             size = -(-len(bars) // max(1, -(-len(bars) // _BARS)))  # charts of nearly one length
             parts = [bars[i : i + size] for i in range(0, len(bars), size)] if bars else []
             charts = [
@@ -314,8 +320,13 @@ def class_charts(evaluation: Evaluation) -> list[Classes]:
             known = zip(names[1:], details.iou[1:], strict=False)  # class 0, void, is never scored
             absent = [name for name, score in known if score is None]
             never = [bar.label for bar in scored if bar.value <= 0]
-            found.append(Classes(direction_title(direction), charts, never, absent))
+            found.append(Classes(direction_title(direction), charts, _some(never), _some(absent), left_out))
     return found
+
+
+def _some(names: Sequence[str]) -> str:
+    more = [f"and {len(names) - _CLASSES:,} more"] if len(names) > _CLASSES else []
+    return ", ".join([*names[:_CLASSES], *more])
 
 
 def speed(record: Record) -> dict[str, float]:

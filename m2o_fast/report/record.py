@@ -14,6 +14,7 @@ from m2o_fast.engine.runlog import METRICS, SAMPLES, TIMINGS
 from m2o_fast.engine.runs import CONFIG
 from m2o_fast.engine.watch import COLOR_FLOOR, STYLE_FLOOR, first_alarm
 from m2o_fast.errors import UserError
+from m2o_fast.files import read_whole
 from m2o_fast.report.evaluation import Evaluation, newest_evaluation
 from m2o_fast.report.svg import drawable
 from m2o_fast.translators import DEFAULT
@@ -120,7 +121,7 @@ def _read_config(path: Path) -> tuple[Config | None, str, list[str]]:
 
 def _read_environment(path: Path, problems: list[str]) -> dict[str, Any]:
     try:
-        facts = json.loads(path.read_bytes())
+        facts = json.loads(read_whole(path))
         if isinstance(facts, dict):
             return facts
         problems.append(f"{path} is damaged: not a JSON object")
@@ -136,7 +137,7 @@ def _read_environment(path: Path, problems: list[str]) -> dict[str, Any]:
 def _read_lines(path: Path, problems: list[str]) -> list[Line]:
     """The lines of a log by step; damaged lines and numbers that no chart can hold are left out and counted."""
     try:
-        raw = path.read_bytes().splitlines() if path.exists() else []
+        raw = read_whole(path).splitlines() if path.exists() else []
     except OSError as error:
         problems.append(f"{path} cannot be read: {error.strerror}")
         return []

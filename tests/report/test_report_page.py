@@ -98,6 +98,17 @@ def test_class_scores_are_bars_and_absent_classes_are_named(make_run: MakeRun, r
     assert order == [f"thing{k}" for k in range(70, 0, -1) if k not in (7, 9)]
 
 
+def test_classes_beyond_what_a_page_can_show_are_counted(make_run: MakeRun, report: Report) -> None:
+    names = [f"thing{k}" for k in range(100_000)]
+    scores = [None if k % 3 == 0 else 0.0 if k % 3 == 1 else k / 100_000 for k in range(100_000)]
+    page = report(make_run("a", evaluation(details={"color->gray": {"classes": names, "iou": scores}})))
+    assert len(page) < 2_000_000
+    assert "thing99998<" in page and "thing97001<" in page and "thing96998<" not in page, "the best thousand"
+    assert "32,333 more classes are not drawn" in page
+    assert "thing1, thing4, thing7," in page and "thing2998, and 32,333 more." in page, "never right"
+    assert "thing3, thing6, thing9," in page and "thing3000, and 32,333 more." in page, "absent; class 0 is void"
+
+
 def test_hostile_names_are_text(make_run: MakeRun, tmp_path: Path, report: Report) -> None:
     evil = "<script>alert(1)<!--\"'&{{ 7 * 7 }}"
     result = evaluation(warnings=[evil], protocol={evil: evil})

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from no_files import KINDS, put_no_file
 from result_file import evaluation
 from tiny import tiny_config
 
@@ -97,6 +98,26 @@ def test_a_damaged_file_is_named(make_run: MakeRun, name: str, content: bytes) -
         assert read_record(run, "a").environment == {"format": 2}
     else:
         assert Path(name).name in problems(run)
+
+
+@pytest.mark.parametrize("name", ["env.json", "metrics.jsonl", "evaluation/step-00000004.json"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_no_file_is_named_and_not_waited_for(make_run: MakeRun, name: str, kind: str) -> None:
+    run = make_run("a", evaluation())
+    put_no_file(kind, run / name)
+    found = problems(run)
+    unseen = {
+        "env.json": ["missing", "link to nothing"],
+        "metrics.jsonl": ["missing", "link to nothing", "link to itself"],
+    }
+    assert (Path(name).name in found) == (kind not in unseen.get(name, ["missing"])), found
+
+
+def test_a_log_larger_than_any_is_named(make_run: MakeRun) -> None:
+    run = make_run("a")
+    with (run / "metrics.jsonl").open("wb") as file:
+        file.truncate(1 << 40)  # a hole, which takes no room
+    assert "metrics.jsonl cannot be read: larger than 256 MiB" in problems(run)
 
 
 def test_the_newest_readable_evaluation_is_taken(make_run: MakeRun) -> None:

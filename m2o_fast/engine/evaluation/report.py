@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from m2o_fast.engine.evaluation.measures import Value
-from m2o_fast.files import replacing
+from m2o_fast.files import read_whole, replacing
 
 FORMAT = 1
 FOLDER = "evaluation"
@@ -55,7 +55,7 @@ def is_whole(report: Mapping[str, Any]) -> bool:
 def holds_whole(path: Path) -> bool:
     """Whether a file holds a report of all sources."""
     try:
-        return is_whole(json.loads(path.read_bytes()))
+        return is_whole(json.loads(read_whole(path)))
     except (OSError, ValueError, LookupError, TypeError):
         return False
 
