@@ -32,6 +32,7 @@ _RUNS_ONLY = (
     "--guidance",
     "--sources",
     "--lpips",
+    "--verify-data",
 )
 
 
@@ -91,6 +92,14 @@ def evaluate(
         list[str] | None,
         typer.Option(metavar="DOMAIN", help="A uni-modal domain of --data folder:DIR.", rich_help_panel=_WHAT),
     ] = None,
+    verify_data: Annotated[
+        bool,
+        typer.Option(
+            "--verify-data",
+            help="Read all image files again, whatever their dates say.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = False,
     extractor: Annotated[
         str | None,
         typer.Option(
@@ -177,9 +186,9 @@ def evaluate(
         download=download,
         **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
     )
-    of_run = (checkpoint, data, data_dir, uni, outputs_per_source, guidance, sources, lpips)
+    of_run = (checkpoint, data, data_dir, uni, outputs_per_source, guidance, sources, lpips, verify_data)
     if real is None and truth is None and size is None and fit is None:
-        result = _run(subject, options, checkpoint, data, data_dir, uni, device, quiet)
+        result = _run(subject, options, checkpoint, data, data_dir, uni, verify_data, device, quiet)
     else:
         _refuse([name for name, value in zip(_RUNS_ONLY, of_run, strict=True) if value])
         result = _images(subject, options, real, truth, size, fit, device, quiet)
@@ -205,6 +214,7 @@ def _run(
     data: str | None,
     data_dir: str | None,
     uni: list[str] | None,
+    verify: bool,
     device: str,
     quiet: bool,
 ) -> dict[str, Any]:
@@ -217,6 +227,7 @@ def _run(
         data=data,
         data_dir=data_dir,
         uni=tuple(uni or ()),
+        verify=verify,
         device=device,
         quiet=quiet,
     )

@@ -51,7 +51,8 @@ def load_ade20k(files: Files, labels: Literal["palette", "onehot"] = "palette") 
         UserError: If the folder holds no such data set or files of the split do not fit; names the first five.
     """
     root = scene_parsing_folder(files.root)
-    pairs = scene_pairs(root, _split_there(root, SPLITS[files.split]))
+    split = _split_there(root, SPLITS[files.split])
+    pairs = scene_pairs(root, split)
     size, fit = files.image_size, files.fit
     kept = partial(
         decoded, keep=files.cache, max_unreadable=files.max_unreadable, report=files.report, verify=files.verify
@@ -69,9 +70,11 @@ def load_ade20k(files: Files, labels: Literal["palette", "onehot"] = "palette") 
 
     # Whether a label map has the size of its photograph depends on both; the photographs' fingerprint knows the fit.
     recipe = f"labels {size} of {photos.fingerprint}"
-    return LabelledScenes(
-        photos, kept(list(photo_of), read_map, (size, size), recipe), files, labels, class_names(root)
-    )
+    maps = kept(list(photo_of), read_map, (size, size), recipe)
+    unreadable = len(photos.unreadable) + len(maps.unreadable)
+    left_out = f"; not: {unreadable} with an unreadable file" if unreadable else ""
+    files.report(f"{split}: {len(maps.images)} scenes with their label maps used{left_out}")
+    return LabelledScenes(photos, maps, files, labels, class_names(root))
 
 
 class LabelledScenes(Dataset):

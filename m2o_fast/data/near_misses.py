@@ -18,11 +18,19 @@ def near_misses(names: Mapping[str, Sequence[str]], uni: Collection[str]) -> lis
         uni: Names of the uni-modal domains.
     """
     others = [name for name in names if name not in uni]
-    found = (_near(source, names[source], target, names[target]) for source, target in product(others, uni))
-    return [sentence for sentence in found if sentence]
+    found = (nearly_pairs(source, names[source], target, names[target]) for source, target in product(others, uni))
+    return [f"{sentence}: rename one of each, or say it in pairs.csv" for sentence in found if sentence]
 
 
-def _near(source: str, first: Sequence[str], target: str, second: Sequence[str]) -> str:
+def nearly_pairs(source: str, first: Sequence[str], target: str, second: Sequence[str]) -> str:
+    """A sentence where few images of one name have a partner, and more nearly have one; else nothing.
+
+    Args:
+        source: What messages call the images of ``first``.
+        first: Their paths without suffix.
+        target: What messages call the others.
+        second: Their paths without suffix.
+    """
     partners = set(second)
     exact = sum(name in partners for name in first)
     if exact >= _FEW * min(len(first), len(second)):
@@ -38,7 +46,7 @@ def _near(source: str, first: Sequence[str], target: str, second: Sequence[str])
             one, other = next(pair for pair in nearly if pair[0] not in partners)
             return (
                 f"{exact} of {len(first)} images of {source} have the name of an image of {target}, but {len(nearly)} "
-                f"would without {what}, such as {one!r} and {other!r}: rename one of each, or say it in pairs.csv"
+                f"would without {what}, such as {one!r} and {other!r}"
             )
     return ""
 

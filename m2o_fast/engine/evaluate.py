@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -50,6 +50,7 @@ def evaluate_run(
     data: str | None = None,
     data_dir: str | None = None,
     uni: tuple[str, ...] = (),
+    verify: bool = False,
     device: str = "auto",
     quiet: bool = True,
 ) -> dict[str, Any]:
@@ -63,6 +64,7 @@ def evaluate_run(
         data_dir: Folder of the data set, in place of the run's. Where it holds other test images than those that the
             run was begun with, the result is not kept.
         uni: With ``data`` of own folders: the uni-modal domains.
+        verify: Read all image files again, whatever their dates say.
         device: Where to compute.
         quiet: Show no progress.
 
@@ -81,11 +83,12 @@ def evaluate_run(
             chosen = _choose(run, checkpoint) if processes.leads else None
         folder = Path(processes.tell({"folder": str(chosen)} if processes.leads else None)["folder"])
         with processes.in_turn(), one_look():
-            subject = _open_subject(folder, options, data, data_dir, uni, choose_device(device, processes))
+            given = _Given(data, data_dir, uni, verify)
+            subject = _open_subject(folder, options, given, choose_device(device, processes), meter)
         evaluation = Evaluation(
             subject.translator,
             subject.test,
-            partial(_open_data, subject.config, "train", data_dir),
+            partial(_open_data, subject.config, "train", data_dir, meter),
             options,
             extractor=subject.extractor,
             lpips=subject.lpips,
@@ -101,6 +104,15 @@ def evaluate_run(
         elif subject.foreign:
             meter.say(f"not written: {data_dir} holds other images than those that {report['run']} was begun with")
         return report
+
+
+class _Given(NamedTuple):
+    """What is said of the data, in place of what the run says."""
+
+    data: str | None
+    data_dir: str | None
+    uni: tuple[str, ...]
+    verify: bool
 
 
 @dataclass(frozen=True)
@@ -130,9 +142,8 @@ def _choose(run: str | Path | None, checkpoint: str | None) -> Path:
     return folder
 
 
-def _open_subject(
-    folder: Path, options: Options, data: str | None, data_dir: str | None, uni: tuple[str, ...], device: torch.device
-) -> _Subject:
+def _open_subject(folder: Path, options: Options, given: _Given, device: torch.device, meter: Meter) -> _Subject:
+    data, data_dir, uni, verify = given
     manifest = read_manifest(folder)
     translator = load_translator(folder, manifest).to(device)
     run = folder.parent.parent
@@ -141,10 +152,11 @@ def _open_subject(
         raise UserError(
             f"{folder} belongs to no run: there is no {run / CONFIG}; say with --data what it is measured on"
         )
-    given = {} if data is None else {"data.name": data, "data.uni": uni, "data.image_size": translator.image_size}
+    values = {} if data is None else {"data.name": data, "data.uni": uni, "data.image_size": translator.image_size}
+    values |= {"data.verify": True} if verify else {}
     of = {} if in_run else {"system": manifest["translator"]["system"]}
-    config = load_config(run / CONFIG if in_run else None, of | given)
-    test = _open_data(config, "test", data_dir)
+    config = load_config(run / CONFIG if in_run else None, of | values)
+    test = _open_data(config, "test", data_dir, meter)
     _require_fit(translator, test, data or config.data.name)
     of_run = in_run and data is None
     own_data = of_run and is_own_data(run, manifest, config, data_dir)
@@ -161,10 +173,10 @@ def _open_subject(
     )
 
 
-def _open_data(config: Config, split: str, data_dir: str | None) -> Dataset:
+def _open_data(config: Config, split: str, data_dir: str | None, meter: Meter) -> Dataset:
     """A split in which every pair that there is counts as known: how few a run learned from is no matter here."""
     data = config.data.model_copy(update={"pair_fraction": 1.0})
-    return open_split(config.model_copy(update={"data": data}), split, data_dir)
+    return open_split(config.model_copy(update={"data": data}), split, data_dir, meter.say)
 
 
 def _require_fit(translator: Translator, dataset: Dataset, data: str) -> None:

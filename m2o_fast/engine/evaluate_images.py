@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from m2o_fast.data.fit import Fit
+from m2o_fast.data.images import about_range
 from m2o_fast.engine.device import choose_device
 from m2o_fast.engine.evaluation.extractor import NO_REAL, features_protocol, open_features
 from m2o_fast.engine.evaluation.images import FolderImages, Images, open_images, paired, require_one_size
@@ -77,17 +78,20 @@ def evaluate_images(
         where, meter = choose_device(device, processes), Meter(show=processes.leads and not quiet)
         with processes.in_turn():
             sets = {
-                name: open_images(given, name, size, fit)
-                for name, given in (("images", images), ("truth", truth), ("real", real))
-                if given is not None
+                name: open_images(where_from, name, size, fit)
+                for name, where_from in (("images", images), ("truth", truth), ("real", real))
+                if where_from is not None
             }
             partners = paired(sets["images"], sets["truth"]) if "truth" in sets else []
             if "real" in sets:
                 require_one_size(sets["images"], sets["real"])
+            for given in sets.values():
+                if isinstance(given, FolderImages):
+                    meter.say(given.used())
             extractor = open_features(options, where) if "real" in sets else None
         with torch.inference_mode():
-            measures = _measure_images(sets, partners, extractor, options, where, meter, processes)
-        return _images_report(sets, measures, extractor, fit) if processes.leads else {}
+            measures, largest = _measure_images(sets, partners, extractor, options, where, meter, processes)
+        return _images_report(sets, measures, largest, extractor, fit) if processes.leads else {}
 
 
 def _measure_images(
@@ -98,7 +102,8 @@ def _measure_images(
     device: torch.device,
     meter: Meter,
     processes: Processes,
-) -> list[Measure]:
+) -> tuple[list[Measure], int]:
+    """The measures, and the largest value of all images, of 255."""
     images, batch = sets["images"], options.batch(sets["images"].size, device)
     measures: list[Measure] = []
     if "truth" in sets:
@@ -107,17 +112,19 @@ def _measure_images(
         bank = real_features(sets["real"], extractor, batch, meter, processes)
         measures.append(Features(extractor, bank, options.fid, batch))
     share = processes.share(images.count)
+    largest = 0.0
     meter.expect(len(share))
     with meter.stage(images.name, len(share)) as advance:
         for start in range(share.start, share.stop, batch):
             numbers = torch.arange(start, min(start + batch, share.stop))
             read = images.read(range(start, start + len(numbers)))[:, None]
+            largest = max(largest, float(read.max()))
             for measure in measures:
                 measure.update(Outputs(numbers, numbers, read, read))
             advance(len(numbers))
     for measure in measures:
         merge(measure, processes)
-    return measures
+    return measures, processes.agree_on_largest(round(largest * 255))
 
 
 def _true_images(truth: Images, partners: Sequence[int], indices: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,9 +133,11 @@ def _true_images(truth: Images, partners: Sequence[int], indices: Tensor) -> tup
 
 
 def _images_report(
-    sets: Mapping[str, Images], measures: Sequence[Measure], extractor: Extractor | None, fit: Fit
+    sets: Mapping[str, Images], measures: Sequence[Measure], largest: int, extractor: Extractor | None, fit: Fit
 ) -> dict[str, Any]:
     images, notes = sets["images"], [] if extractor else [NO_REAL]
+    if sentence := about_range(largest):
+        notes.append(f"{images.name}: {sentence}")
     values: dict[str, Value] = {}
     details: dict[str, Any] = {}
     for measure in measures:

@@ -15,6 +15,7 @@ from m2o_fast.data.cache import named
 from m2o_fast.data.fit import Fit
 from m2o_fast.data.images import opened, read_pixels
 from m2o_fast.data.layout import list_images
+from m2o_fast.data.near_misses import nearly_pairs
 from m2o_fast.engine.evaluation.real import RealImages
 from m2o_fast.errors import UserError
 
@@ -53,6 +54,11 @@ class FolderImages(RealImages):
             digest.update(hashlib.sha256(path.read_bytes()).digest())
         fit = {} if self._fit == "stretch" else {"fit": self._fit}
         return {"images": digest.hexdigest(), "image_size": self.size, "channels": _CHANNELS, **fit}
+
+    def used(self) -> str:
+        """Which files of the folder are images, in words."""
+        others = len(self._images.others)
+        return f"{self.name}: {self.count} images used" + (f"; not: {others} of other kinds" if others else "")
 
     def names(self) -> list[str]:
         """The paths of the files below the folder."""
@@ -174,7 +180,9 @@ def _by_name(images: FolderImages, truth: FolderImages) -> list[int]:
             raise UserError(f"{folder.name}: {_first(twice, 'names stand for several files')}; pairs are found by name")
     numbers = {key: number for number, key in enumerate(truth.keys)}
     if missing := [name for name, key in zip(images.names(), images.keys, strict=True) if key not in numbers]:
-        raise UserError(f"{truth.name}: {_first(missing, f'images of {images.name} have no true image here')}")
+        near = nearly_pairs(images.name, images.keys, truth.name, truth.keys)
+        hint = f"; {near}: rename one of each" if near else ""
+        raise UserError(f"{truth.name}: {_first(missing, f'images of {images.name} have no true image here')}{hint}")
     wanted = set(images.keys)
     if left := [name for name, key in zip(truth.names(), truth.keys, strict=True) if key not in wanted]:
         raise UserError(f"{truth.name}: {_first(left, f'true images have no image in {images.name}')}")
