@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ import numpy as np
 import PIL
 
 from m2o_fast.data.fit import Fit
-from m2o_fast.data.index import FileIndex, stat_of
+from m2o_fast.data.index import UNREADABLE, FileIndex, stat_of
 from m2o_fast.data.parallel import Report, mapped, silent
 from m2o_fast.errors import UserError
 from m2o_fast.files import replacing, user_cache
@@ -116,7 +116,10 @@ def decoded(
     if not len(paths):
         raise ValueError("there must be at least one file to decode")
     index = paths if isinstance(paths, FileIndex) else FileIndex.of(paths, keep=keep, verify=verify, report=report)
-    job = _Job(index.paths, decode, shape, _fingerprint(index, recipe), report, verify, index.folder)
+    digests = index.digests()
+    fingerprint = _fingerprint(index.names, digests, recipe)
+    unknown = frozenset(np.flatnonzero(digests == UNREADABLE).tolist())
+    job = _Job(index.paths, decode, shape, fingerprint, unknown, report, verify, index.folder)
     result = _kept(job) if keep else _in_memory(job)
     _judge(len(index), result, max_unreadable)
     return result
@@ -127,6 +130,7 @@ class _Job(NamedTuple):
     decode: Callable[[Path], np.ndarray]
     shape: tuple[int, ...]
     fingerprint: str
+    unknown: Collection[int]  # files whose content the fingerprint does not know
     report: Report
     verify: bool
     folder: str
@@ -153,11 +157,11 @@ class _Job(NamedTuple):
         return Decoded(images, kept, self.fingerprint, tuple(reasons.values()))
 
 
-def _fingerprint(index: FileIndex, recipe: str) -> str:
-    digest = hashlib.sha256(f"{recipe}\0{len(index)}\0".encode())
-    contents = bytes.fromhex(index.digests().tobytes().decode())
+def _fingerprint(names: Sequence[str], digests: np.ndarray, recipe: str) -> str:
+    digest = hashlib.sha256(f"{recipe}\0{len(names)}\0".encode())
+    contents = bytes.fromhex(digests.tobytes().decode())
     size = hashlib.sha256().digest_size
-    for number, name in enumerate(index.names):
+    for number, name in enumerate(names):
         last = name[name.rfind("/") + 1 :].encode(errors="surrogateescape")
         digest.update(last + b"\0" + contents[number * size : (number + 1) * size])
     return digest.hexdigest()
@@ -259,6 +263,8 @@ def _write(path: Path, job: _Job) -> None:
         for number, image in job.files():
             if isinstance(image, str):
                 unreadable.append(number)
+            elif number in job.unknown:  # what is kept would be found for whatever it holds another time
+                raise OSError(f"{job.paths[number]} could not be read at first")
             else:
                 file.write(np.ascontiguousarray(image).data)
         size = file.tell()

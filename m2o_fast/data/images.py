@@ -155,6 +155,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
     except PermissionError:
         raise UserError(f"{path}: no permission to read the file") from None
     except Exception as error:  # Pillow's decoders raise errors of nearly every kind for damaged files
+        if isinstance(error, OSError) and error.errno:  # the system's own
+            raise UserError(f"{path}: cannot be read ({error.strerror}); the file may be sound") from error
         raise UserError(f"{path}: the image is damaged or cut off ({error}); replace or remove it") from error
 
 

@@ -24,7 +24,8 @@ from m2o_fast.files import replacing, user_cache
 
 _RECENT = 2_000_000_000  # nanoseconds; coarse clocks of file systems tick every second or two
 _FORMAT = 2
-_UNREADABLE = b"0" * 64  # for the SHA-256 of a file that cannot be read
+#: Stands for the SHA-256 of a file that cannot be read.
+UNREADABLE = b"0" * 64
 
 
 class FileIndex:
@@ -76,7 +77,7 @@ class FileIndex:
     def digests(self) -> np.ndarray:
         """SHA-256 of each file, as 64 hexadecimal digits, ``S64`` ``[n]``; zeros for what cannot be read."""
         found = self.column("sha256", _digest, "reading files")
-        return np.where(found == b"", _UNREADABLE, found)
+        return np.where(found == b"", UNREADABLE, found)
 
     def column(self, name: str, find: Callable[[str], bytes], what: str) -> np.ndarray:
         """A fact about each file, known or found out.

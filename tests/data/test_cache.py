@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from source_tree import ROOT
 
-from m2o_fast.data import cache
+from m2o_fast.data import cache, index
 from m2o_fast.data.cache import Decoded, decoded, decoded_directory, named
 from m2o_fast.errors import UserError
 
@@ -140,6 +140,20 @@ def test_a_file_that_failed_for_a_moment_comes_back(tmp_path: Path) -> None:
     assert np.array_equal(call(paths, works).images, expected(*range(5)))
 
 
+def test_a_file_whose_content_was_unknown_for_a_moment_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its images would be found again for any other content that could not be read."""
+    paths, digest = files(tmp_path / "a"), index._digest
+    for content in (b"abcdef", b"ghijkl"):
+        paths[1].write_bytes(content)
+        with monkeypatch.context() as patch, pytest.warns(RuntimeWarning, match="1.raw could not be read at first"):
+            patch.setattr(index, "_digest", lambda path: b"" if path.endswith("1.raw") else digest(path))
+            assert bytes(call(paths).images[1].flat) == content
+        assert ".npy" not in kept_files()
+    assert bytes(call(paths).images[1].flat) == b"ghijkl" and ".npy" in kept_files()
+
+
 def test_without_keeping_nothing_is_written(tmp_path: Path) -> None:
     result = call(files(tmp_path / "a"), keep=False)
     assert np.array_equal(result.images, expected(*range(5))) and not isinstance(result.images, np.memmap)
@@ -202,7 +216,7 @@ PROGRAM = """
 import os, signal, sys, time
 from pathlib import Path
 import numpy as np
-from m2o_fast.data import cache
+from m2o_fast.data import cache, index
 folder, log, die = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 cache._ROUND = 1
 def decode(path):

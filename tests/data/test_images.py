@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from m2o_fast.data.images import image_grid, read_image, save_image
+from m2o_fast.data.images import image_grid, read_image, read_pixels, save_image
 from m2o_fast.errors import UserError
 
 SIZE = 8
@@ -198,3 +199,19 @@ def test_a_grid_puts_gray_and_colored_images_in_their_places() -> None:
     for rows in ((), (torch.zeros(0, 3, 4, 4),), (gray, torch.zeros(1, 3, 4, 4)), (torch.zeros(2, 2, 4, 4),)):
         with pytest.raises(ValueError, match="a grid needs images"):
             image_grid(*rows)
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.EIO, errno.ESTALE])
+def test_an_error_of_the_system_is_not_called_damage(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.png"
+    Image.new("L", (4, 4)).save(path)
+
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code), str(path))
+
+    monkeypatch.setattr("PIL.Image.open", fails)
+    with pytest.raises(UserError) as error:
+        read_pixels(path, 1, 4)
+    assert str(error.value) == f"{path}: cannot be read ({os.strerror(code)}); the file may be sound"
