@@ -12,7 +12,7 @@ from m2o_fast.data.check_images import check_images
 from m2o_fast.data.check_mnist import NAMES, check_mnist, mnist_folder
 from m2o_fast.data.check_report import CheckReport
 from m2o_fast.data.contact_sheet import DEFAULT, require_place, write_contact_sheet
-from m2o_fast.data.layout import splits_of
+from m2o_fast.data.layout import half_of_a_split, splits_of
 from m2o_fast.data.learner import Learner
 from m2o_fast.errors import UserError
 
@@ -63,7 +63,7 @@ def _check(root: Path, max_unreadable: float, verify: bool, report: Report, lear
         raise UserError(f"{root}: no such folder")
     if mnist_folder(root) is not None:
         return check_mnist(root)
-    if splits_of(root):
+    if splits_of(root) or half_of_a_split(root):
         return check_images(root, max_unreadable, verify, report, learner)
     try:
         scenes = scene_parsing_folder(root)

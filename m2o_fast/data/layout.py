@@ -162,6 +162,16 @@ def _holds_joined(folder: Path) -> bool:
     return bool(sizes) and all(width == 2 * height for width, height in sizes)
 
 
+def half_of_a_split(root: Path) -> str | None:
+    """A sentence where ``DIR/trainA`` is there without ``DIR/trainB``, or the like."""
+    for name in (name for some in FOLDERS.values() for name in some):
+        a, b = root / (name + _A), root / (name + _B)
+        if a.is_dir() != b.is_dir():
+            there, missing = (a, b) if a.is_dir() else (b, a)
+            return f"{there} is there, but no {missing}; add it, or remove the folder"
+    return None
+
+
 def shown_folder(split: Path) -> str:
     """How messages call the folder of a split."""
     return str(split) if split.is_dir() or not _siblings(split) else f"{split}{_A} and {split.name}{_B}"
@@ -197,7 +207,7 @@ def about_test_folder(root: Path) -> str | None:
         return None
     shown = shown_folder(other)
     if splits_of(root)["test"] == other:
-        return f"{shown} serves as {usual.name}"
+        return f"{shown} {'serves' if other.is_dir() else 'serve'} as {usual.name}"
     return f"{shown} is not used, {shown_folder(usual)} serves for testing"
 
 
@@ -231,6 +241,8 @@ def list_domains(root: Path, splits: Mapping[Split, Path]) -> dict[Split, dict[s
     if not root.is_dir():
         raise UserError(f"{root}: no such folder")
     if not splits:
+        if half := half_of_a_split(root):
+            raise UserError(half)
         raise UserError(
             f"{root} has neither a folder train nor a folder val; put the images of each domain into "
             f"{root / 'train' / '<domain>'} and {root / 'val' / '<domain>'}"
@@ -280,11 +292,8 @@ def _check_layout(
 ) -> None:
     """Raises ``UserError`` where one split has a layout without domains of its own, and another one does not fit it."""
     if any(place.parent == root for domains in folders.values() for place, part in domains.values() if part == "whole"):
-        for name in (name for some in FOLDERS.values() for name in some):
-            a, b = root / (name + _A), root / (name + _B)
-            if a.is_dir() != b.is_dir():
-                there, missing = (a, b) if a.is_dir() else (b, a)
-                raise UserError(f"{there} is there, but no {missing}; add it, or remove the folder")
+        if half := half_of_a_split(root):
+            raise UserError(half)
     joined = [split for split in folders if any(part != "whole" for _, part in folders[split].values())]
     for split, domains in folders.items():
         if joined and list(domains) != [_A, _B]:

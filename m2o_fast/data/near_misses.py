@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from itertools import product
 
 _FEW = 0.5  # share of the images with a partner below which something is said
-_ENDING = re.compile(r"[ _-](real|fake|[ab])$", re.IGNORECASE)
+_ENDINGS = ("real", "fake", "a", "b")
+_ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
 
 
 def near_misses(names: Mapping[str, Sequence[str]], uni: Collection[str]) -> list[str]:
@@ -32,13 +34,17 @@ def nearly_pairs(source: str, first: Sequence[str], target: str, second: Sequenc
         second: Their paths without suffix.
     """
     partners = set(second)
+    endings = "|".join(map(re.escape, (*_ENDINGS, source, target)))
+    without_ending = partial(re.compile(rf"[ _-]({endings})$", re.IGNORECASE).sub, "")
     exact = sum(name in partners for name in first)
     if exact >= _FEW * min(len(first), len(second)):
         return ""
     for what, plain in (
         ("letter case", str.casefold),
-        ("endings such as _real and _fake", _without_ending),
-        ("letter case and endings such as _real and _fake", lambda name: _without_ending(name).casefold()),
+        ("endings such as _real and _fake", without_ending),
+        ("letter case and endings such as _real and _fake", lambda name: without_ending(name).casefold()),
+        ("zeros in front", partial(_ZEROS.sub, "")),
+        ("subfolders", lambda name: name[name.rfind("/") + 1 :]),
     ):
         there = {plain(name): name for name in second}
         nearly = [(name, there[plain(name)]) for name in first if plain(name) in there]
@@ -49,7 +55,3 @@ def nearly_pairs(source: str, first: Sequence[str], target: str, second: Sequenc
                 f"would without {what}, such as {one!r} and {other!r}"
             )
     return ""
-
-
-def _without_ending(name: str) -> str:
-    return _ENDING.sub("", name)

@@ -66,7 +66,7 @@ def test_the_check_recognises_them_and_prints_the_command(tmp_path: Path) -> Non
     assert report.facts["command"] == (
         f"m2o-fast train --variant hms --data folder:{tmp_path} --uni B --set data.image_size=32"
     )
-    assert f"{tmp_path}/testA and testB serves as val" in report.notes and report.problems == []
+    assert f"{tmp_path}/testA and testB serve as val" in report.notes and report.problems == []
 
 
 def test_joined_images_are_pairs_without_being_copied(tmp_path: Path) -> None:
@@ -146,6 +146,15 @@ def test_half_of_a_split_is_not_overlooked(tmp_path: Path) -> None:
         for name in ("trainA", "trainB", "testA"):
             write(tmp_path / name / f"{number}.png", color_of(number))
     told = f"{tmp_path / 'testA'} is there, but no {tmp_path / 'testB'}; add it, or remove the folder"
+    with pytest.raises(UserError) as error:
+        open_it(tmp_path)
+    assert str(error.value) == told and check_folder(tmp_path).problems == [told]
+
+
+@pytest.mark.parametrize(("there", "missing"), [("trainA", "trainB"), ("trainB", "trainA"), ("valA", "valB")])
+def test_a_half_alone_is_told(tmp_path: Path, there: str, missing: str) -> None:
+    write(tmp_path / there / "1.png", color_of(1))
+    told = f"{tmp_path / there} is there, but no {tmp_path / missing}; add it, or remove the folder"
     with pytest.raises(UserError) as error:
         open_it(tmp_path)
     assert str(error.value) == told and check_folder(tmp_path).problems == [told]

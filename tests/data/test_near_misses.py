@@ -39,6 +39,10 @@ def said(root: Path, **options) -> list[str]:
         ("{}_real", "{}_fake", "endings such as _real and _fake"),
         ("{}-B", "{}-A", "endings such as _real and _fake"),
         ("x/P{}_Real", "x/p{}", "letter case and endings such as _real and _fake"),
+        ("{}_photo", "{}-sketch", "endings such as _real and _fake"),
+        ("IMG_{}", "img_{}_sketch", "letter case and endings such as _real and _fake"),
+        ("00{}", "{}", "zeros in front"),
+        ("x/{}", "{}", "subfolders"),
     ],
 )
 def test_names_that_are_nearly_pairs_are_told(tmp_path: Path, photo: str, sketch: str, what: str) -> None:
