@@ -5,7 +5,9 @@ Torch takes a second to import, so no module of this package imports it, or anyt
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 PROGRAM = "m2o-fast"
@@ -18,10 +20,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
     and SIGUSR1.
     Errors are one line on stderr; ``--debug``, anywhere on the line, adds the traceback.
     """
-    try:
-        from m2o_fast.cli.app import run  # takes a while, in which Ctrl-C is no error either
+    with _CtrlC() as pressed:
+        try:
+            from m2o_fast.cli.app import run  # takes a while, in which Ctrl-C is no error either
 
-        return run(sys.argv[1:] if arguments is None else arguments)
-    except KeyboardInterrupt:
-        print(f"{PROGRAM}: interrupted", file=sys.stderr)
-        return 130
+            code = run(sys.argv[1:] if arguments is None else arguments, pressed)
+        except KeyboardInterrupt:
+            code = _interrupted()
+        except ImportError:
+            if not pressed:
+                raise
+            code = _interrupted()
+        else:
+            if pressed and code:
+                code = _interrupted()
+        return code
+
+
+def _interrupted() -> int:
+    print(f"{PROGRAM}: interrupted", file=sys.stderr)
+    return 130
+
+
+class _CtrlC:
+    """Whether Ctrl-C was pressed: an import that it ends may say that something is not installed instead."""
+
+    def __init__(self) -> None:
+        self._is_pressed = False
+
+    def __bool__(self) -> bool:
+        return self._is_pressed
+
+    def __enter__(self) -> _CtrlC:
+        is_main = threading.current_thread() is threading.main_thread()  # only there may handlers be set
+        self._waits = is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if self._waits:
+            signal.signal(signal.SIGINT, self._press)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._waits:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _press(self, *_: object) -> None:
+        self._is_pressed = True
+        raise KeyboardInterrupt

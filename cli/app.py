@@ -63,8 +63,13 @@ app.command("sim-scale", epilog=sim_scale.EXAMPLES)(sim_scale.sim_scale)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 
 
-def run(arguments: Sequence[str]) -> int:
-    """What :func:`m2o_fast.cli.main` does, once all is imported."""
+def run(arguments: Sequence[str], interrupted: object = False) -> int:
+    """What :func:`m2o_fast.cli.main` does, once all is imported.
+
+    Args:
+        arguments: The words of the command line.
+        interrupted: True once Ctrl-C was pressed, whatever became of it.
+    """
     words = list(arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"] or ["--help"]
@@ -77,6 +82,8 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
+        if interrupted:
+            return 130
         message, code = _explain(error)
         print(f"{PROGRAM}: error: {printable(message)}", file=sys.stderr)
         return code

@@ -88,6 +88,34 @@ def test_ctrl_c_while_python_imports_is_one_line(module):
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "m2o-fast: interrupted\n")
 
 
+@pytest.mark.parametrize("becomes", ["KeyboardInterrupt", "ImportError", "nothing"])
+@pytest.mark.parametrize("module", ["m2o_fast.cli.app", "PIL.Image"])
+def test_ctrl_c_within_an_import_is_one_line_whatever_becomes_of_it(module, becomes, tmp_path):
+    """Libraries replace it by an ImportError of their own, or lose it."""
+    code = f"""if True:
+        import signal, sys
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        class Finder:
+            def find_spec(self, name, *_):
+                if name == {module!r}:
+                    sys.meta_path.remove(self)
+                    try:
+                        signal.raise_signal(signal.SIGINT)
+                    except KeyboardInterrupt:
+                        if {becomes!r} == "KeyboardInterrupt":
+                            raise
+                        if {becomes!r} == "ImportError":
+                            raise ImportError("numpy._core.multiarray failed to import", name="numpy") from None
+
+        sys.meta_path.insert(0, Finder())
+        from m2o_fast.cli import main
+
+        sys.exit(main(["data", "check", {str(tmp_path)!r}]))"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "m2o-fast: interrupted\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
