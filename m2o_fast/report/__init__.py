@@ -41,8 +41,9 @@ def write_report(
         UserError: No such run, nothing in it to report, or a file that cannot be written.
     """
     folders = [require_run(folder) for folder in runs] or [require_run(None)]
-    if len({folder.resolve() for folder in folders}) < len(folders):
-        raise UserError("a run is named twice; name each once")
+    resolved = [folder.resolve() for folder in folders]
+    if twice := [folder for number, folder in enumerate(folders) if resolved[number] in resolved[:number]]:
+        raise UserError(f"{twice[0]}: named twice; name each run once")
     target = _target(folders, out)
     sources = Sources(choose_device(device), data_dir, seed)
     records = [read_record(folder, name) for folder, name in zip(folders, _names(folders), strict=True)]

@@ -11,6 +11,7 @@ import resource
 import shutil
 import signal
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,8 +37,23 @@ PROCESSOR_SECONDS, CLOCK_SECONDS = 2, 60
 MEMORY = 1 << 30  # bytes beyond what the process has
 RUNS_CODE = {"os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "pickle.find_class", "socket.connect"}
 LONGEST = 4000  # characters of a message
+TAKE_LONG = ("test_hostile_checkpoint.py", "test_terminal.py")
 
 Refuses = Callable[..., str]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Cases stand beside their kin: of each test every other one, of those that take long every third, is not slow."""
+    cases = defaultdict(list)
+    for item in items:
+        if item.path.parent == Path(__file__).parent and not item.get_closest_marker("slow"):
+            cases[item.path.name, item.nodeid.partition("[")[0]].append(item)
+    for (module, _), alike in cases.items():
+        kept, of = ((0, 4, 8), 9) if module in TAKE_LONG else ((0, 3), 4)  # not always the same of two parameters
+        for number, item in enumerate(alike):
+            if number % of not in kept:
+                item.add_marker(pytest.mark.slow)
 
 
 class StillBusy(BaseException):

@@ -121,4 +121,4 @@ def test_images_to_measure(kind: str, picture: Path, tmp_path: Path, refuses) ->
 @pytest.mark.parametrize("name", ["\x1b[2Jbad.png", "bad\n.png", "[bold]bad.png", ":horse: bad.png", "bad\udcff.png"])
 def test_names(name: str, run: Path, tmp_path: Path, refuses) -> None:
     (tmp_path / name).write_bytes(b"no image")
-    translate(refuses, run, tmp_path / name, "no")
+    translate(refuses, run, tmp_path / name, "bad")
