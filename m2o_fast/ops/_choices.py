@@ -116,6 +116,36 @@ def is_worth_a_call(shape: torch.Size, kernel: torch.Size) -> bool:
     return shape.numel() * kernel[0] * kernel[2] * kernel[3] >= WORTH_A_CALL
 
 
+#: Numbers of a weight per output pixel of the batch from which a convolution on a CPU is a product of gathered patches
+#: (m2o_fast/ops/patches.py), and from which its gradient by weight is one. Intel Xeon, AVX-512, one thread, processor
+#: time, channels_last, 4x4 with stride 2: 512 channels from 2 pixels to 1, batch 4, forward 1.6 times as fast as
+#: torch's, by input 2.5, by weight 9.5; 512 from 4 to 2 pixels, batch 32, 2.8, 2.8 and 5.2; 256 to 512 channels from 8
+#: to 4 pixels, batch 4, 1.5, 1.9 and 3.3; 128 to 256 from 16 to 8, batch 4, 0.8, 0.9 and 1.4; 64 to 128 from 32 to 16
+#: 0.5, 0.6 and 1.1.
+PATCHES_FROM = 2**13
+PATCHES_BY_WEIGHT_FROM = 2**11
+
+
+def patches_pay(pixels: int, weight: torch.Size, *, by_weight: bool) -> bool:
+    """Whether a convolution of so many output pixels takes gathered patches, or whether its gradient by weight does."""
+    return weight.numel() >= pixels * (PATCHES_BY_WEIGHT_FROM if by_weight else PATCHES_FROM)
+
+
+#: Convolutions of stride 1 without padding between images of many channels and of few, by rows of the kernel
+#: (m2o_fast/ops/rows.py) on a CPU: at most so many channels, at least so many, a kernel and images of at least so many
+#: pixels in a row. Intel Xeon, AVX-512, one thread, processor time, 7x7, 64 channels and 3, 64 outputs in a row, batch
+#: of 4: forward 1.9 to 2.3 times as fast as torch's, by weight 2.5 to 3.4, by input of 3 channels 1.4 to 1.8; with 8
+#: channels 1.1, 1.4 and 0.9; with 32 channels to 3 and 32 outputs in a row 1.2, 1.7 and 1.0; with 16 outputs 1.0, 1.5
+#: and 0.8.
+FEW_CHANNELS, ROWS_CHANNELS, ROWS_KERNEL, ROWS_SIDE = 4, 32, 5, 32
+
+
+def rows_pay(shape: torch.Size, few: int, kernel: int) -> bool:
+    """Whether a convolution between images ``[N, C, H, W]`` and images of few channels goes by rows of the kernel."""
+    wide = shape[1] >= ROWS_CHANNELS and min(shape[2:]) >= ROWS_SIDE
+    return wide and few <= FEW_CHANNELS and kernel >= ROWS_KERNEL
+
+
 #: Instruction sets (``torch.backends.cpu.get_cpu_capability()``) without products of bfloat16, which torch emulates:
 #: convolutions took 10 to 40 times as long as in float32, matrix products 5 times.
 WITHOUT_BFLOAT16 = ("DEFAULT", "AVX2")

@@ -12,26 +12,20 @@ kept for the derivatives is bfloat16 all the same.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from m2o_fast.ops import winograd
+from m2o_fast.ops import patches, rows, winograd
 from m2o_fast.ops._bfloat16 import in_bfloat16, is_widened, widened
-from m2o_fast.ops._choices import is_worth_a_call, winograd_pays
+from m2o_fast.ops._choices import is_worth_a_call, patches_pay, rows_pay, winograd_pays
 from m2o_fast.ops._library import NATIVE_MISSING, forced_backend, is_channels_last, needs_torch
-
-
-class Geometry(NamedTuple):
-    """How a convolution goes over an image."""
-
-    stride: int
-    padding: int
-    reflected: bool = False  # the padding, which is 1 then, is the image's own reflection
+from m2o_fast.ops.patches import Geometry
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1, padding: int = 0) -> Tensor:
@@ -92,9 +86,13 @@ def conv_transpose2d(
     Returns:
         Float ``[N, Co, H', W']``, in the dtype of x, or in that of autocast.
     """
-    if _needs_torchs(x, weight) or not is_widened(x, weight, bias):
-        return F.conv_transpose2d(x, weight, bias, stride, padding)
-    return _Transposed.apply(*in_bfloat16(x, weight, bias), Geometry(stride, padding))
+    geometry = Geometry(stride, padding)
+    if not _needs_torchs(x, weight):
+        if is_widened(x, weight, bias):
+            return _Transposed.apply(*in_bfloat16(x, weight, bias), geometry)
+        if _is_exact(x, weight, bias) and _takes_patches(_pixels(x), weight, geometry):
+            return _Transposed.apply(x, weight, bias, geometry)
+    return F.conv_transpose2d(x, weight, bias, stride, padding)
 
 
 def _needs_torchs(x: Tensor, weight: Tensor) -> bool:
@@ -141,6 +139,24 @@ def _takes_winograd(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
     return winograd_pays(x.shape, weight.shape[0])
 
 
+def _takes_patches(pixels: int, weight: Tensor, geometry: Geometry, *, by_weight: bool = False) -> bool:
+    """Whether a convolution with that many outputs, or its gradient by weight, is a product with gathered patches."""
+    fits = weight.shape[2] == weight.shape[3] and weight.shape[2] % geometry.stride == 0
+    if not fits or geometry.reflected or not is_channels_last(weight) or needs_torch():
+        return False
+    return patches_pay(pixels, weight.shape, by_weight=by_weight)
+
+
+def _takes_rows(wide: Tensor, few: int, weight: Tensor, geometry: Geometry) -> bool:
+    """Whether a convolution between images of many channels and of few goes by rows of the kernel."""
+    square = weight.shape[2] == weight.shape[3]
+    return square and geometry == (1, 0, False) and not needs_torch() and rows_pay(wide.shape, few, weight.shape[2])
+
+
+def _pixels(x: Tensor) -> int:
+    return x.shape[0] * x.shape[2] * x.shape[3]
+
+
 # --- the three kernels ------------------------------------------------------------------------------------------------
 
 _Result = TypeVar("_Result")
@@ -164,12 +180,18 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry
     dtype, x, weight, bias = x.dtype, widened(x), widened(weight), None if bias is None else widened(bias)
     if _takes_winograd(x, weight, geometry):
         return winograd.convolve(x, weight, bias, reflected=geometry.reflected).to(dtype)
+    if _takes_rows(x, weight.shape[0], weight, geometry):
+        return rows.convolve(x, weight, bias).to(dtype)
+    if _takes_patches(x.shape[0] * math.prod(patches.output_size(x, weight, geometry)), weight, geometry):
+        return patches.convolve(x, weight, bias, geometry).to(dtype)
     return _torchs(x, weight, bias, geometry).to(dtype)
 
 
 @_without_autocast
 def _convolve_transposed(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     dtype, x, weight, bias = x.dtype, widened(x), widened(weight), None if bias is None else widened(bias)
+    if _takes_patches(_pixels(x), weight, geometry):
+        return patches.convolve_transposed(x, weight, bias, geometry).to(dtype)
     return F.conv_transpose2d(x, weight, bias, geometry.stride, geometry.padding).to(dtype)
 
 
@@ -188,7 +210,7 @@ def _gradients(
             grad.sum((0, 2, 3)) if needed[2] else None,
         )
     else:
-        found = _torchs_gradients(grad, x, weight, geometry, needed)
+        found = _other_gradients(grad, x, weight, geometry, needed)
     return tuple(None if gradient is None else gradient.to(dtype) for gradient in found)
 
 
@@ -200,6 +222,26 @@ def _torchs(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) 
     if geometry.reflected:
         return F.conv2d(_reflect(x), weight, bias)
     return F.conv2d(x, weight, bias, geometry.stride, geometry.padding)
+
+
+def _other_gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, needed: tuple[bool, bool, bool]
+) -> tuple[Any, ...]:
+    """By rows or patches where that pays, the others by torch."""
+    by_x = by_weight = None
+    if needed[0] and _takes_rows(grad, weight.shape[1], weight, geometry):
+        by_x = rows.by_input(grad, weight)
+    elif needed[0] and _takes_patches(_pixels(grad), weight, geometry):
+        by_x = patches.by_input(grad, weight, (x.shape[2], x.shape[3]), geometry)
+    if needed[1] and _takes_rows(x, weight.shape[0], weight, geometry):
+        by_weight = rows.by_weight(grad, x, weight.shape[2])
+    elif needed[1] and _takes_patches(_pixels(grad), weight, geometry, by_weight=True):
+        by_weight = patches.by_weight(grad, x, weight.shape[2], geometry)
+    rest = (needed[0] and by_x is None, needed[1] and by_weight is None)
+    # Torch's kernel for the gradient by bias is that for the gradient by weight, too.
+    found = _torchs_gradients(grad, x, weight, geometry, (*rest, needed[2] and rest[1])) if any(rest) else (None,) * 3
+    by_bias = grad.sum((0, 2, 3)) if needed[2] and found[2] is None else found[2]
+    return (found[0] if by_x is None else by_x, found[1] if by_weight is None else by_weight, by_bias)
 
 
 def _torchs_gradients(
