@@ -102,8 +102,13 @@ def load_training(folder: Path, training: Training) -> None:
         if problems := _misfit_states(optimizer, parameters, states):
             raise CheckpointError(f"{folder / OPTIMIZERS}: {problems[0]}; {len(problems)} such problems")
         for name, state in states.items():
-            device = parameters[name].device
-            optimizer.state[parameters[name]] = {key: value.to(device) for key, value in state.items()}
+            optimizer.state[parameters[name]] = {key: _placed_like(parameters[name], of) for key, of in state.items()}
+
+
+def _placed_like(parameter: Tensor, value: Tensor) -> Tensor:
+    """On the device of a parameter and, where it is as large, in its memory format: fused kernels count on that."""
+    like = parameter if value.shape == parameter.shape else value
+    return torch.empty_like(like, dtype=value.dtype, device=parameter.device).copy_(value)
 
 
 def _load_pools(folder: Path, pools: Mapping[str, HistoryPool]) -> None:

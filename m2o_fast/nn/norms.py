@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m2o_fast.nn.batch_norm import BatchNorm2d
+from m2o_fast.nn.recomputation import recomputed
 from m2o_fast.ops import adain_act, conv2d, instance_norm_act
+from m2o_fast.ops._choices import feature_format
 from m2o_fast.ops.convolution import conv_transpose2d
 
 Norm = Literal["batch", "instance", "none"]
@@ -35,7 +39,7 @@ class NormAct(nn.Module):
         """Float ``[N, C, H, W]`` to the same shape."""
         if self.norm == "instance":
             return instance_norm_act(x, slope=self.slope)
-        return activate(x if self.batch is None else self.batch(x), self.slope)
+        return activate(x, self.slope) if self.batch is None else activate_(self.batch(x), self.slope)
 
 
 class StyledNormAct(nn.Module):
@@ -48,8 +52,48 @@ class StyledNormAct(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         """Float ``[N, C, H, W]`` and style ``[N, style_dim]`` to the shape of ``x``."""
+        return self.steered(style)(x)
+
+    def steered(self, style: Tensor) -> Callable[[Tensor], Tensor]:
+        """The same as a function of ``x`` alone."""
         gamma, beta = self.fc(style).chunk(2, dim=1)
-        return adain_act(x, gamma, beta, slope=self.slope)
+        return partial(adain_act, gamma=gamma, beta=beta, slope=self.slope)
+
+
+def norm_act(norm: Norm, channels: int, slope: float, style_dim: int) -> nn.Module:
+    """A norm and its activation, steered by a style where there is one."""
+    return StyledNormAct(style_dim, channels, slope) if style_dim else NormAct(norm, channels, slope)
+
+
+def normalised(norm: nn.Module, x: Tensor, style: Tensor | None) -> Tensor:
+    """``x`` through a layer of :func:`norm_act`."""
+    return norm(x, style) if isinstance(norm, StyledNormAct) else norm(x)
+
+
+def convolved(
+    convolution: Callable[[Tensor], Tensor],
+    norm: nn.Module,
+    x: Tensor,
+    style: Tensor | None = None,
+    *,
+    border: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """``convolution(border(normalised(norm, x, style)))``; ``None``: no border.
+
+    Instance norm and border are computed again for the backward pass.
+    """
+    normalise: Callable[[Tensor], Tensor] = norm
+    if isinstance(norm, StyledNormAct):
+        assert style is not None
+        normalise = norm.steered(style)
+
+    def make() -> Tensor:
+        y = normalise(x)
+        return y if border is None else border(y)
+
+    if isinstance(norm, NormAct) and norm.norm != "instance":
+        return convolution(make())
+    return recomputed(convolution, make)
 
 
 def activate(x: Tensor, slope: float) -> Tensor:
@@ -57,6 +101,13 @@ def activate(x: Tensor, slope: float) -> Tensor:
     if slope == LINEAR:
         return x
     return F.relu(x) if slope == RELU else F.leaky_relu(x, slope)
+
+
+def activate_(x: Tensor, slope: float) -> Tensor:
+    """:func:`activate` in place, for what nobody else needs: of input and output autograd then keeps one."""
+    if slope == LINEAR:
+        return x
+    return F.relu_(x) if slope == RELU else F.leaky_relu_(x, slope)
 
 
 def has_bias(norm: Norm) -> bool:
@@ -117,3 +168,18 @@ def init_normal_(net: nn.Module, std: float = 0.02) -> None:
             nn.init.normal_(module.weight, mean=float(isinstance(module, nn.BatchNorm2d)), std=std)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+def lay_out_(net: nn.Module) -> None:
+    """Puts weights of convolutions into the format of features, in which they are read without a copy.
+
+    Those of 3x3 and stride 1 stay as they are, as Winograd's form takes them. Initialise weights first: random numbers
+    are drawn in the order of memory.
+    """
+    for module in net.modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) and (module.kernel_size, module.stride) != (
+            (3, 3),
+            (1, 1),
+        ):
+            weight = module.weight
+            weight.data = weight.data.contiguous(memory_format=feature_format(weight.device.type))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from m2o_fast.losses import at_least_float32
-from m2o_fast.nn.norms import Conv2d, Norm, NormAct, activate, conv, has_bias, init_normal_
+from m2o_fast.nn.norms import Conv2d, Norm, NormAct, activate_, conv, convolved, has_bias, init_normal_, lay_out_
 from m2o_fast.ops._choices import feature_format
 
 _SLOPE = 0.2
@@ -34,12 +34,14 @@ class PatchDiscriminator(nn.Module):
             self.convs.append(conv(*options, norm=norm) if 0 < k < last else Conv2d(*options, bias=bias))
         self.norms = nn.ModuleList([NormAct(norm, channels, _SLOPE) for channels in widths[2:-1]])
         init_normal_(self)
+        lay_out_(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images, float ``[N, channels, H, W]``, to float scores without sigmoid ``[N, 1, H', W']``."""
         first, *middle, last = self.convs
         x = x.contiguous(memory_format=feature_format(x.device.type))
-        x = activate(first(x), _SLOPE)
-        for convolution, norm in zip(middle, self.norms, strict=True):
-            x = norm(convolution(x))
-        return at_least_float32(last(x))
+        x = activate_(first(x), _SLOPE)
+        x = middle[0](x)
+        for norm, convolution in zip(self.norms, (*middle[1:], last), strict=True):
+            x = convolved(convolution, norm, x)
+        return at_least_float32(x)

@@ -13,10 +13,13 @@ from m2o_fast.nn.norms import (
     Conv2d,
     Norm,
     NormAct,
-    StyledNormAct,
     conv,
     conv_transpose,
+    convolved,
     init_normal_,
+    lay_out_,
+    norm_act,
+    normalised,
 )
 from m2o_fast.ops._choices import feature_format
 from m2o_fast.ops.reflected import reflected_conv3x3
@@ -57,20 +60,21 @@ class ResNetGenerator(nn.Module):
         self.up_norm = nn.ModuleList([norm_act(styled, b, RELU, style_dim) for _, b in ups])
         self.head = Conv2d(width, out_channels, 7)
         init_normal_(self)
+        lay_out_(self)
 
     def forward(self, x: Tensor, style: Tensor | None = None) -> Tensor:
         """Images, float ``[N, in_channels, H, W]``, and styles ``[N, style_dim]`` to what tanh makes images of."""
         x = x.contiguous(memory_format=feature_format(x.device.type))
-        x = self.stem_norm(self.stem(_reflected(x, 3)))
-        for convolution, norm in zip(self.down, self.down_norm, strict=True):
-            x = norm(convolution(x))
+        x = self.stem(_reflected(x))
+        for norm, convolution in zip((self.stem_norm, self.down_norm[0]), self.down, strict=True):
+            x = convolved(convolution, norm, x)
+        x = self.down_norm[1](x)
         for block in self.blocks:
             x = block(x, style)
-        for convolution, norm in zip(self.up, self.up_norm, strict=True):
-            x = normalised(norm, convolution(x), style)
+        x = convolved(self.up[1], self.up_norm[0], self.up[0](x), style)
         # Rounded to bfloat16, images could be told from real ones by the rounding.
         with torch.autocast(x.device.type, enabled=False):
-            return self.head(_reflected(at_least_float32(x), 3))
+            return convolved(self.head, self.up_norm[1], x, style, border=_reflected)
 
 
 class ReflectedConv3x3(Conv2d):
@@ -99,19 +103,10 @@ class ReflectedResBlock(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor | None = None) -> Tensor:
         """Float ``[N, channels, H, W]`` and style ``[N, style_dim]`` to the shape of ``x``."""
-        y = normalised(self.norm1, self.conv1(x), style)
-        return x + normalised(self.norm2, self.conv2(y), style)
+        y = convolved(self.conv2, self.norm1, self.conv1(x), style)
+        return x + normalised(self.norm2, y, style)
 
 
-def norm_act(norm: Norm, channels: int, slope: float, style_dim: int) -> nn.Module:
-    """A norm and its activation, steered by a style where there is one."""
-    return StyledNormAct(style_dim, channels, slope) if style_dim else NormAct(norm, channels, slope)
-
-
-def normalised(norm: nn.Module, x: Tensor, style: Tensor | None) -> Tensor:
-    """``x`` through a layer of :func:`norm_act`."""
-    return norm(x, style) if isinstance(norm, StyledNormAct) else norm(x)
-
-
-def _reflected(x: Tensor, pixels: int) -> Tensor:
-    return F.pad(x, (pixels,) * 4, mode="reflect")
+def _reflected(x: Tensor) -> Tensor:
+    """At least float32, with the three pixels on each side that a convolution of 7x7 sees beyond an image."""
+    return F.pad(at_least_float32(x), (3,) * 4, mode="reflect")

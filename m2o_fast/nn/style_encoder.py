@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from m2o_fast.nn.norms import Conv2d, activate, init_normal_
+from m2o_fast.nn.norms import Conv2d, activate_, init_normal_, lay_out_
 from m2o_fast.ops._choices import feature_format
 
 _SLOPE = 0.2
@@ -31,10 +31,11 @@ class ConvStyleEncoder(nn.Module):
         init_normal_(self)
         for layer in layers:  # so few layers without norm would hand on next to nothing with smaller weights
             nn.init.kaiming_normal_(layer.weight, a=_SLOPE)
+        lay_out_(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images, float ``[N, channels, H, W]``, to styles ``[N, style_dim]``."""
         x = x.contiguous(memory_format=feature_format(x.device.type))
         for layer in self.convs:
-            x = activate(layer(x), _SLOPE)
+            x = activate_(layer(x), _SLOPE)
         return self.head(x.mean((2, 3)))

@@ -13,11 +13,12 @@ from m2o_fast.nn.norms import (
     ConvTranspose2d,
     Norm,
     NormAct,
-    activate,
+    activate_,
     conv,
     conv_transpose,
     has_bias,
     init_normal_,
+    lay_out_,
 )
 from m2o_fast.ops._choices import feature_format
 
@@ -47,12 +48,13 @@ class UNet(nn.Module):
         self.down = nn.ModuleList([Conv2d(in_channels, width, 4, 2, 1, bias=has_bias(norm))])
         self.down.extend([conv(a, b, 4, 2, 1, norm=norm) for a, b in zip(widths[:-2], widths[1:-1], strict=True)])
         self.down.append(Conv2d(widths[-2], widths[-1], 4, 2, 1, bias=has_bias(norm)))
-        self.down_norm = nn.ModuleList([NormAct(norm, channels, LINEAR) for channels in widths[1:-1]])
+        self.down_norm = nn.ModuleList([NormAct(norm, channels, _SLOPE) for channels in widths[1:-1]])
         self.up = nn.ModuleList([ConvTranspose2d(2 * width, out_channels, 4, 2, 1)])
         for k, (a, b) in enumerate(zip(widths[1:], widths[:-1], strict=True), start=1):
             self.up.append(conv_transpose(a if k == levels - 1 else 2 * a, b, 4, norm=norm))
         self.up_norm = nn.ModuleList([NormAct(norm, channels, LINEAR) for channels in widths[:-1]])
         init_normal_(self)
+        lay_out_(self)
 
     def dropped_levels(self) -> range:
         """Levels behind whose doubling the published net drops half of the numbers: those with 8 times the width."""
@@ -76,20 +78,21 @@ class UNet(nn.Module):
         skips = self._down(x.contiguous(memory_format=feature_format(x.device.type)))
         y = skips.pop()
         for k in range(self.levels - 1, 0, -1):
-            y = self.up_norm[k - 1](self.up[k](activate(y, RELU)))
+            y = self.up_norm[k - 1](self.up[k](activate_(y, RELU)))
             if kept is not None and k in kept:
                 y = y * (2 * kept[k]).to(y.dtype)
             y = torch.cat([skips.pop(), y], dim=1)
         # Rounded to bfloat16, images could be told from real ones by the rounding.
         with torch.autocast(x.device.type, enabled=False):
-            return self.up[0](activate(at_least_float32(y), RELU))
+            return self.up[0](activate_(at_least_float32(y), RELU))
 
     def _down(self, x: Tensor) -> list[Tensor]:
-        """What every level hands to the way up, the outermost first."""
-        found: list[Tensor] = []
-        for k, down in enumerate(self.down):
-            x = down(activate(x, _SLOPE) if k else x)
-            if 0 < k < self.levels - 1:
-                x = self.down_norm[k - 1](x)
-            found.append(x)
-        return found
+        """What every level hands on to the next one, the outermost first.
+
+        It is the same for the way up: ReLU(LeakyReLU(x)) is ReLU(x).
+        """
+        first, *middle, last = self.down
+        found = [activate_(first(x), _SLOPE)]
+        for convolution, norm in zip(middle, self.down_norm, strict=True):
+            found.append(norm(convolution(found[-1])))
+        return [*found, last(found[-1])]

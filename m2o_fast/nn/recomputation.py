@@ -1,0 +1,40 @@
+"""Inputs of convolutions that are computed again for the backward pass instead of being kept."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+
+def recomputed(convolution: Callable[[Tensor], Tensor], make: Callable[[], Tensor]) -> Tensor:
+    """``convolution(make())``, of whose input autograd keeps how it was made.
+
+    It is worth it where ``make`` is cheap and what it is made of is kept anyway, as an instance norm keeps its input.
+
+    Args:
+        convolution: Takes the tensor in; what else it keeps is kept as usual.
+        make: Gives the same numbers whenever it is called, whether in autocast or not, and changes nothing.
+    """
+    x = make()
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return convolution(x)
+
+    made = weakref.ref(x)  # hooks live as long as what they packed, and must not keep what is not to be kept
+
+    def pack(tensor: Tensor) -> Tensor | Callable[[], Tensor]:
+        this = made()
+        return make if this is not None and tensor.is_set_to(this) else tensor
+
+    with saved_tensors_hooks(pack, _unpacked):
+        return convolution(x)
+
+
+def _unpacked(kept: Tensor | Callable[[], Tensor]) -> Tensor:
+    if isinstance(kept, Tensor):
+        return kept
+    with torch.no_grad():
+        return kept()
