@@ -79,6 +79,7 @@ def iterations(out: Path, words: list[str], more: list[str]) -> int:
             losses.append(trainer._read(trainer.stepper(parts, step)))
         if processes.leads:
             files = {name: tensor for name, tensor in state(trainer).items() if not name.startswith("optimizers")}
-            save_file(files, out.with_suffix(".safetensors"))
+            packed = {name: tensor.contiguous() for name, tensor in files.items()}
+            save_file(packed, out.with_suffix(".safetensors"))
             out.with_suffix(".json").write_text(json.dumps(losses))
     return 0
