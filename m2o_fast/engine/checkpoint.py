@@ -292,19 +292,20 @@ def load_translator(folder: Path, manifest: Mapping[str, Any]) -> Translator:
     """The translator of a checkpoint in evaluation mode on the CPU, with averaged weights where an average is kept."""
     # Without memory first: a description may ask for any size, which the files must have.
     with torch.device("meta"):
-        like = _described_translator(folder, manifest)
+        like = described_translator(folder, manifest)
     tensors = read_tensors(folder, AVERAGED)
     if NETS in manifest["files"]:
         check_average(like, tensors, folder / AVERAGED)
         tensors = read_tensors(folder, NETS) | tensors
     _check_weights(like, tensors, folder)
     with torch.random.fork_rng(devices=[]):
-        translator = _described_translator(folder, manifest)
+        translator = described_translator(folder, manifest)
     translator.load_state_dict(tensors)
     return translator.eval().requires_grad_(False)
 
 
-def _described_translator(folder: Path, manifest: Mapping[str, Any]) -> Translator:
+def described_translator(folder: Path, manifest: Mapping[str, Any]) -> Translator:
+    """The nets that a checkpoint's manifest describes, with fresh weights."""
     try:
         return create(manifest["translator"])
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:  # torch's own for absurd sizes

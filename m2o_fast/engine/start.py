@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,7 +14,13 @@ from typing import IO, Any
 import torch
 
 from m2o_fast.engine.build import build_translator, named_domains
-from m2o_fast.engine.checkpoint import OPTIMIZERS, checkpoint_folder, list_checkpoints, newest_checkpoint
+from m2o_fast.engine.checkpoint import (
+    OPTIMIZERS,
+    checkpoint_folder,
+    described_translator,
+    list_checkpoints,
+    newest_checkpoint,
+)
 from m2o_fast.engine.config import differences, flatten, load_config
 from m2o_fast.engine.device import choose_device
 from m2o_fast.engine.graphs import check_cuda_graphs
@@ -278,10 +283,12 @@ def check_nets(wanted: Mapping[str, Any], checkpoint: Path, manifest: Mapping[st
     if saved.get("system") != wanted["system"]:
         found, asked = saved.get("system"), wanted["system"]
         raise UserError(f"{checkpoint} holds nets of system {found!r}, but the settings are of {asked!r}")
+    with torch.device("meta"):  # described as today: what is younger than the checkpoint has its default
+        saved = described_translator(checkpoint, manifest).describe()
     changed = [
         f"{part}.{key}: {saved[part].get(key)!r} -> {value!r}"
         for part in ("size", "rules")
-        for key, value in json.loads(json.dumps(wanted[part])).items()
+        for key, value in wanted[part].items()
         if saved[part].get(key) != value
     ]
     if changed:

@@ -70,7 +70,7 @@ class InputStem(_InputLayers):
 
 
 class OutputStem(_OutputLayers):
-    """Last layers: [affine instance norm,] LeakyReLU and a 1x1 convolution to each domain's channels. No tanh.
+    """Last layers: [affine instance norm,] LeakyReLU and a 1x1 convolution to each domain's channels.
 
     Args:
         domains: All domains.

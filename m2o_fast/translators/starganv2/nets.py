@@ -37,6 +37,8 @@ class Generator(nn.Module):
         bottleneck = widths[-1]
         self.one_hot = [domain.kind == "onehot" for domain in domains]
         self.unimodal = [k for k, domain in enumerate(domains) if not rules.has_style(domain)]
+        bounded = size.output == "tanh"
+        self.bounded = [bounded and domain.multimodal and domain.kind != "onehot" for domain in domains]
         code_dim = size.style_dim + self._indexed_domains()
         block = AdaINResBlock if size.style_op == "adain" else ModulatedResBlock
         self.stem_in = InputStem(dict(enumerate(domains)), widths[0], shared=shared)
@@ -72,7 +74,8 @@ class Generator(nn.Module):
             content = block(content, code)
         # Rounded to bfloat16, images could be told from real ones by the rounding.
         with torch.autocast(content.device.type, enabled=False):
-            return self.stem_out(at_least_float32(content), counts)
+            outputs = self.stem_out(at_least_float32(content), counts)
+        return tuple(part.tanh() if bound else part for part, bound in zip(outputs, self.bounded, strict=True))
 
     def images(self, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """What everybody else sees of :meth:`decode`'s outputs: class probabilities p as 2 p - 1 in place of logits."""

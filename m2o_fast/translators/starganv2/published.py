@@ -81,10 +81,10 @@ def to_official(translator: StarGANv2) -> dict[str, dict[str, Tensor]]:
     Raises:
         UserError: It has layers of its own for each domain, or another decoder.
     """
-    if translator.rules != ManyToOne.symmetric() or translator.size.style_op != "adain":
+    if translator.rules != ManyToOne.symmetric() or not translator.size.as_published:
         raise UserError(
             "there is no published layout for these nets: it has no first and last layers per domain, no domain "
-            "without style and no weight demodulation; train with --variant plain"
+            "without style, no weight demodulation and no tanh; train with --variant plain"
         )
     blocks = int(math.log2(translator.size.image_size)) - 2
     nets: dict[str, dict[str, Tensor]] = {}

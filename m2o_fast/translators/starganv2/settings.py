@@ -26,7 +26,12 @@ class Model(settings.Model):
         style_dim: Length of a style vector.
         latent_dim: Length of the latent vectors that the mapping network turns into styles.
         hidden_dim: Width of the mapping network.
-        style_op: How a style acts on features: ``"adain"`` or ``"demod"`` (weight demodulation).
+        style_op: How a style acts on features: ``"adain"``, as published, or ``"demod"`` (weight demodulation).
+        output: Range of the images of multi-modal domains: ``"linear"``, as published, without a limit, or ``"tanh"``,
+            in (-1, 1). Uni-modal and one-hot domains are linear in any case.
+
+    Where ``style_op`` is ``None``, ``plain`` has both as published, and the other variants have demodulation and tanh;
+    where it is named, ``output: None`` is linear (docs/recipe.md says why).
     """
 
     base_width: Count | Literal["official"] | None = None
@@ -34,7 +39,14 @@ class Model(settings.Model):
     style_dim: Count = 64
     latent_dim: Count = 16
     hidden_dim: Count = 512
-    style_op: Literal["adain", "demod"] = "adain"
+    style_op: Literal["adain", "demod"] | None = None
+    output: Literal["linear", "tanh"] | None = None
+
+    def decoder(self, rules: ManyToOne) -> dict[str, str]:
+        """``style_op`` and ``output`` under these rules."""
+        if self.style_op is None and rules.domain_layers is not None:
+            return {"style_op": "demod", "output": self.output or "tanh"}
+        return {"style_op": self.style_op or "adain", "output": self.output or "linear"}
 
 
 def _takes(size: int) -> int:
@@ -53,6 +65,13 @@ class Size(Model):
 
     image_size: Annotated[int, AfterValidator(_takes)]
     base_width: Count
+    style_op: Literal["adain", "demod"] = "adain"
+    output: Literal["linear", "tanh"] = "linear"
+
+    @property
+    def as_published(self) -> bool:
+        """Whether the decoder is the published one."""
+        return (self.style_op, self.output) == ("adain", "linear")
 
     def widths(self, halvings: int) -> list[int]:
         """Channels before the first and after each of ``halvings`` halvings of the image."""
@@ -142,7 +161,8 @@ class StarGANv2Settings(settings.Settings):
 
     def description(self, domains: Sequence[Domain], rules: ManyToOne, image_size: int) -> dict[str, Any]:
         """See :meth:`m2o_fast.translators.settings.Settings.description`."""
-        size = {**self.model.model_dump(), "image_size": image_size, "base_width": self.base_width(image_size)}
+        numbers = {"image_size": image_size, "base_width": self.base_width(image_size)}
+        size = {**self.model.model_dump(), **numbers, **self.model.decoder(rules)}
         return {
             "domains": [asdict(domain) for domain in domains],
             "rules": asdict(rules),

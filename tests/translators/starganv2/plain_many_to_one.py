@@ -72,6 +72,7 @@ class Setup:
     base_width: int = 512
     max_width: int = 512
     style_op: Literal["adain", "demod"] = "adain"
+    bounded: bool = False
 
     def stem(self, domain: int) -> int:
         """The stem that a domain uses."""
@@ -187,7 +188,9 @@ class Generator(nn.Module):
             x = block(x)
         for block in self.decode:
             x = block(x, condition)
-        return self.stem_out[str(self.setup.stem(target))](x)
+        x = self.stem_out[str(self.setup.stem(target))](x)
+        domain = self.setup.domains[target]
+        return torch.tanh(x) if self.setup.bounded and domain.multimodal and not domain.one_hot else x
 
 
 class MappingNetwork(nn.Module):

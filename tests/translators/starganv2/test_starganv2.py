@@ -33,7 +33,7 @@ from torch import Tensor
 from m2o_fast.m2o import VARIANTS, Domain, ManyToOne
 from m2o_fast.translators.base import Iteration, Translator
 from m2o_fast.translators.starganv2.published import from_official
-from m2o_fast.translators.starganv2.settings import Size
+from m2o_fast.translators.starganv2.settings import Model, Size, StarGANv2Settings
 from m2o_fast.translators.starganv2.translator import PHASES, StarGANv2
 
 # --- training, step by step ---
@@ -70,20 +70,24 @@ def test_iteration_is_the_published_one() -> None:
             assert close(parameter, getattr(expected, group).get_parameter(name), 1e-10), name
 
 
-@pytest.mark.parametrize("style_op", ["adain", "demod"])
+@pytest.mark.parametrize(("style_op", "output"), [("adain", "linear"), ("demod", "linear"), ("demod", "tanh")])
 @pytest.mark.parametrize("variant", ["hmu", "hms"])
 @pytest.mark.parametrize(
     "domains",
     [[COLOR, GRAY], [GRAY, COLOR, EDGES], [COLOR, LABELS], [SKETCHES, LABELS, GRAY]],
     ids=["color-gray", "two-unimodal", "color-onehot", "onehot-twice"],
 )
-def test_iteration_is_the_naive_many_to_one_one(domains: list[Domain], variant: str, style_op: str) -> None:
+def test_iteration_is_the_naive_many_to_one_one(
+    domains: list[Domain], variant: str, style_op: str, output: str
+) -> None:
     """Losses and weights of two iterations against one sample at a time with explicit modulated weights."""
-    size = Size(image_size=32, base_width=4, max_width=8, style_dim=8, latent_dim=6, hidden_dim=16, style_op=style_op)
+    widths = {"base_width": 4, "max_width": 8, "style_dim": 8, "latent_dim": 6, "hidden_dim": 16}
+    size = Size(image_size=32, **widths, style_op=style_op, output=output)
     plain_domains = tuple(
         PlainDomain(domain.channels, domain.multimodal, one_hot=domain.kind == "onehot") for domain in domains
     )
-    setup = Setup(plain_domains, 32, 8, 6, 16, base_width=4, max_width=8, style_op=style_op)
+    kinds = {"style_op": style_op, "bounded": output == "tanh"}
+    setup = Setup(plain_domains, 32, 8, 6, 16, base_width=4, max_width=8, **kinds)
     nets = build_nets(setup)
     translator = StarGANv2(domains, ManyToOne(supervised_weight=0.8 if variant == "hms" else 0), size, WEIGHTS)
     copy_weights(nets, translator)
@@ -95,6 +99,36 @@ def test_iteration_is_the_naive_many_to_one_one(domains: list[Domain], variant: 
     for net, module in vars(nets).items():
         for name, parameter in module.named_parameters():
             assert close(translator.get_parameter(our_name(net, name)), parameter, 1e-10), name
+
+
+@pytest.mark.parametrize(
+    ("rules", "model", "decoder"),
+    [
+        (ManyToOne.symmetric(), Model(), ("adain", "linear")),
+        (ManyToOne(), Model(), ("demod", "tanh")),
+        (ManyToOne(), Model(output="linear"), ("demod", "linear")),
+        # What runs hold that were begun when there was no other output: they name the decoder, not the output.
+        (ManyToOne(), Model(style_op="adain"), ("adain", "linear")),
+        (ManyToOne(), Model(style_op="demod"), ("demod", "linear")),
+        (ManyToOne.symmetric(), Model(output="tanh"), ("adain", "tanh")),
+    ],
+)
+def test_the_decoder_follows_the_variant_where_it_is_not_named(
+    rules: ManyToOne, model: Model, decoder: tuple[str, str]
+) -> None:
+    description = StarGANv2Settings(model=model).description([COLOR, GRAY], rules, 32)
+    assert (description["size"]["style_op"], description["size"]["output"]) == decoder
+
+
+def test_images_of_multimodal_domains_are_in_range() -> None:
+    """Only they are: a uni-modal image is compared with the true one, and logits have no range."""
+    domains = [COLOR, GRAY, LABELS]
+    translator = StarGANv2(domains, ManyToOne(), SIZE.model_copy(update={"output": "tanh"}))
+    with torch.no_grad():
+        for layer in translator.generator.stem_out.values():
+            layer.conv.weight.mul_(100)
+        outputs = translator.generator.decode(torch.randn(3, 8, 16, 16), torch.randn(3, 8), [1, 1, 1])
+    assert [bool((output.abs() <= 1).all()) for output in outputs] == [True, False, False]
 
 
 def test_phases_train_their_groups_only() -> None:
