@@ -106,6 +106,8 @@ class Stepper:
                     with autocast(self.precision, device):
                         value, logged = self.translator.loss(phase.name, part, iteration)
                     (value / len(own)).backward(inputs=chosen)
+                if len(own) > 1:
+                    iteration.cache.clear()
                 loss = loss + value.detach() / len(own)
                 for name, tensor in logged.items():
                     key = f"{phase.name}/{name}"
@@ -129,15 +131,11 @@ class Stepper:
             if phase.new_batch or not own:
                 own = [(part, self._iteration(index, iteration_of)) for part in rest[:count]]
                 del rest[:count]
-            elif count > 1:
-                own = [(part, self._iteration(index, iteration_of, earlier.kept)) for part, earlier in own]
             yield phase, own
 
-    def _iteration(
-        self, index: int, iteration_of: Callable[[int], Iteration], kept: dict[str, Tensor] | None = None
-    ) -> Iteration:
+    def _iteration(self, index: int, iteration_of: Callable[[int], Iteration]) -> Iteration:
         iteration = iteration_of(index)
-        iteration.pools, iteration.kept = self.pools, {} if kept is None else kept
+        iteration.pools = self.pools
         return iteration
 
     @contextmanager

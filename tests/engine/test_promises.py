@@ -16,9 +16,11 @@ from recording import CpuRecorder
 from safetensors.torch import load_file
 from small import CASES, STEPS, iterations, small_config, state
 from tiny import contents, stop_at, tiny_digits
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import m2o_fast
+from m2o_fast.engine import memory
 from m2o_fast.engine.evaluate import evaluate_run
 from m2o_fast.engine.evaluation.options import Options
 from m2o_fast.engine.graphs import GraphedStepper
@@ -141,6 +143,21 @@ def test_two_processes_and_several_parts_do_what_one_does(words: list[str], tmp_
         ended = together(count, tmp_path, iterations, tmp_path / name, words, more)
         assert [outcome.code for outcome in ended] == [0] * count, ended
         assert_same(tmp_path / "one", tmp_path / name)
+
+
+@pytest.mark.parametrize("words", CASES)
+def test_a_batch_in_parts_takes_the_memory_of_one_part(words: list[str], tmp_path: Path) -> None:
+    """Of what autograd keeps, nothing stays when the next part comes, nor what phases could have shared."""
+    trainer = Trainer(small_config(words, "batch_size=8"), tmp_path)
+    if any(isinstance(net, BatchNorm2d) for net in trainer.translator.modules()):
+        return  # has no parts
+    trainer = Trainer(small_config(words, "batch_size=8", "accumulate=4"), tmp_path)
+    parts = trainer.batch(0)
+    images = [x for part in parts for x in (*part.source, *part.reference, *part.reference2, *part.paired)]
+    held = memory._Held([*trainer.translator.parameters(), *images])
+    with saved_tensors_hooks(held.pack, lambda kept: kept.tensor):
+        trainer.stepper(parts, 0)
+    assert held.peak <= 1.01 * max(memory.saved_bytes(trainer.translator, part) for part in parts)
 
 
 @pytest.mark.parametrize("words", CASES)
