@@ -110,6 +110,8 @@ def from_official(
 def to_official(translator: Translator) -> dict[str, dict[str, Tensor]]:
     """The reverse of :func:`from_official`: the published state dicts of a translator's nets, by net name.
 
+    Its tensors are contiguous, as safetensors wants them; where a weight is not, it is a copy.
+
     Raises:
         UserError: Its nets have parts for which there is no published layout.
     """

@@ -137,8 +137,8 @@ def load(net: nn.Module, prefixes: Prefixes, given: StateDict, name: str) -> Non
 
 
 def saved(net: nn.Module, prefixes: Prefixes) -> dict[str, Tensor]:
-    """The published state dict of a net, in the published order; the reverse of :func:`load`."""
-    named = {_published(key, prefixes): tensor for key, tensor in net.state_dict().items()}
+    """The published state dict of a net, contiguous, in the published order; the reverse of :func:`load`."""
+    named = {_published(key, prefixes): tensor.contiguous() for key, tensor in net.state_dict().items()}
     return {key: named[key] for key in sorted(named, key=_place)}
 
 

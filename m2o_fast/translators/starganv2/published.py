@@ -90,7 +90,7 @@ def to_official(translator: StarGANv2) -> dict[str, dict[str, Tensor]]:
     nets: dict[str, dict[str, Tensor]] = {}
     for name, tensor in translator.state_dict().items():
         net, _, key = _published_name(name, blocks).partition(".")
-        nets.setdefault(net, {})[key] = tensor
+        nets.setdefault(net, {})[key] = tensor.contiguous()
     return nets
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import plain_cyclegan as plain
 import pytest
 import torch
 from cyclegan_cases import SIDE, many_to_one_pair, published, published_nets, weights
+from safetensors.torch import save_file
 
 from m2o_fast.errors import UserError
 from m2o_fast.translators.cyclegan.published import from_official, to_official
@@ -14,7 +17,7 @@ from m2o_fast.translators.cyclegan.published import from_official, to_official
 @pytest.mark.parametrize("norm", ["instance", "batch", "none"])
 @pytest.mark.parametrize(("a", "b"), [(3, 3), (1, 4)])
 @pytest.mark.parametrize("layers", [1, 3])
-def test_functions_are_the_published_ones(a: int, b: int, norm: str, layers: int) -> None:
+def test_functions_are_the_published_ones(tmp_path: Path, a: int, b: int, norm: str, layers: int) -> None:
     nets = published_nets(a, b, norm, layers)
     for net in published(nets).values():
         net.eval()
@@ -32,6 +35,7 @@ def test_functions_are_the_published_ones(a: int, b: int, norm: str, layers: int
     for name, net in weights(nets).items():
         assert list(again[name]) == list(net)
         assert all(torch.equal(again[name][key], tensor) for key, tensor in net.items())
+        save_file(again[name], tmp_path / name)  # refuses what is not contiguous
 
 
 def test_float32_wrapped_weights_and_names() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 from starganv2_cases import (
     SIZE,
     close,
@@ -33,6 +36,15 @@ def test_functions_are_the_published_networks() -> None:
         reference = torch.rand(4, 3, 32, 32)
         expected = nets.generator(x, nets.style_encoder(reference, labels))
         assert close(translator.translate(x, 0, name, reference=reference), expected)
+
+
+def test_the_same_weights_come_out_and_are_contiguous(tmp_path: Path) -> None:
+    weights = published_weights(published_nets())
+    translator = from_official(weights).to(memory_format=torch.channels_last)
+    for name, net in m2o_fast.to_official(translator).items():
+        assert net.keys() == weights[name].keys()
+        assert all(torch.equal(net[key], tensor) for key, tensor in weights[name].items())
+        save_file(net, tmp_path / name)  # refuses what is not contiguous
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
