@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
@@ -194,8 +195,7 @@ def _made(of: Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimize
             sgd.state.update({parameter: {"momentum_buffer": torch.zeros_like(parameter)} for parameter in parameters})
         return sgd
     # Adam adds weight decay to the gradient, as published; AdamW decouples it.
-    make = torch.optim.AdamW if of.kind == "adamw" else torch.optim.Adam
-    optimizer = make(
+    return (_Adam if _collects_as_known(torch.optim.Adam) else torch.optim.Adam)(
         parameters,
         lr=lr,
         betas=of.betas,
@@ -203,25 +203,28 @@ def _made(of: Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimize
         weight_decay=of.weight_decay,
         fused=True,
         capturable=like.device.type == "cuda",
+        decoupled_weight_decay=of.kind == "adamw",
     )
-    _read_in_memory_order(optimizer)
-    return optimizer
 
 
-def _read_in_memory_order(optimizer: torch.optim.Adam) -> None:
-    """Lets Adam see weights, gradients and moments as they lie in memory: it copies gradients that are channels_last.
+class _Adam(torch.optim.Adam):
+    """Adam that sees weights, gradients and moments as they lie in memory: torch's copies what is channels_last.
 
     The fused kernel on a CPU does so without need, for it goes through all four in the order of memory.
     """
-    collect = optimizer._init_group
 
-    def collect_in_order(group: dict[str, Any], *lists: list[Tensor]) -> bool:
-        has_complex = collect(group, *lists)
+    def _init_group(self, group: dict[str, Any], *lists: list[Tensor]) -> bool:
+        has_complex = super()._init_group(group, *lists)
         for tensors in lists:
             tensors[:] = [_in_memory_order(tensor) for tensor in tensors]
         return has_complex
 
-    optimizer._init_group = collect_in_order  # type: ignore[method-assign]
+
+def _collects_as_known(optimizer: type[torch.optim.Optimizer]) -> bool:
+    """Whether torch has the private method that :class:`_Adam` replaces; without it, gradients are copied."""
+    lists = ("params_with_grad", "grads", "exp_avgs", "exp_avg_sqs", "max_exp_avg_sqs", "state_steps")
+    found = getattr(optimizer, "_init_group", None)
+    return found is not None and tuple(signature(found).parameters) == ("self", "group", *lists)
 
 
 def _in_memory_order(tensor: Tensor) -> Tensor:

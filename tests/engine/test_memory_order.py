@@ -10,6 +10,7 @@ from m2o_fast.engine.step import _made
 from m2o_fast.engine.training_state import _placed_like
 from m2o_fast.translators.settings import Optimizer
 
+COLLECT = torch.optim.Adam._init_group
 SHAPES = [(8, 6, 4, 4), (1, 6, 4, 4), (8, 1, 4, 4), (5, 3, 1, 1), (7,)]
 
 
@@ -34,6 +35,24 @@ def moved(memory_format: torch.memory_format) -> list[Tensor]:
 def test_adam_moves_weights_of_any_memory_format_alike() -> None:
     for plain, ours in zip(moved(torch.contiguous_format), moved(torch.channels_last), strict=True):
         torch.testing.assert_close(ours, plain, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_where_torch_collects_otherwise_its_adam_gives_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch, memory_format: torch.memory_format
+) -> None:
+    ours = moved(memory_format)
+    monkeypatch.setattr(torch.optim.Adam, "_init_group", lambda self, group, *lists: COLLECT(self, group, *lists))
+    for mine, plain in zip(ours, moved(memory_format), strict=True):
+        assert torch.equal(mine, plain)
+
+
+@pytest.mark.parametrize("kind", ["adam", "adamw"])
+def test_where_torch_does_not_collect_it_is_torchs_adam(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.delattr(torch.optim.Adam, "_init_group")
+    optimizer = _made(Optimizer(kind=kind, lr=0.1), [nn.Parameter(torch.zeros(1))])
+    assert type(optimizer) is torch.optim.Adam
+    assert optimizer.param_groups[0]["decoupled_weight_decay"] is (kind == "adamw")
 
 
 def test_adam_copies_no_gradient() -> None:
