@@ -4,6 +4,8 @@ import subprocess
 import sys
 
 import pytest
+from folder_files import color_of, write
+from PIL import Image
 
 from m2o_fast import __version__
 from m2o_fast.cli import main
@@ -189,6 +191,14 @@ def test_errors_of_the_package_become_one_line(error, code, message, capsys, mon
     err = capsys.readouterr().err
     assert err.startswith(f"m2o-fast: error: {message}")
     assert len(err.splitlines()) == 1
+
+
+def test_an_image_that_pillow_warns_of_is_refused_in_one_line(refused, tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 63)  # Pillow warns of more, and raises from twice as many on
+    for folder in ("fakes", "reals"):
+        write(tmp_path / folder / "big.png", color_of(0, side=10))
+    line = refused("eval", tmp_path / "fakes", "--truth", tmp_path / "reals", "--quiet")
+    assert "big.png: 10 x 10 pixels are too many, 63 at most" in line
 
 
 def test_an_interrupted_command_ends_with_130(capsys, monkeypatch):
