@@ -7,6 +7,7 @@ a minute on the clock for what sleeps.
 
 from __future__ import annotations
 
+import functools
 import resource
 import shutil
 import signal
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from PIL import Image
 from tiny import tiny_config
 
@@ -44,16 +46,24 @@ Refuses = Callable[..., str]
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Cases stand beside their kin: of each test every other one, of those that take long every third, is not slow."""
+    """Cases stand beside their kin: of each test two of five, of those that take long one of three, are not slow."""
     cases = defaultdict(list)
     for item in items:
         if item.path.parent == Path(__file__).parent and not item.get_closest_marker("slow"):
             cases[item.path.name, item.nodeid.partition("[")[0]].append(item)
     for (module, _), alike in cases.items():
-        kept, of = ((0, 4, 8), 9) if module in TAKE_LONG else ((0, 3), 4)  # not always the same of two parameters
+        kept, of = ((0, 4, 8), 9) if module in TAKE_LONG else ((0, 3), 5)  # not always the same of two parameters
         for number, item in enumerate(alike):
             if number % of not in kept:
                 item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def parsed_once() -> Iterator[None]:
+    """The options of all commands: finding them out takes longer than refusing one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("typer.main.get_command", functools.cache(typer.main.get_command))
+        yield
 
 
 class StillBusy(BaseException):

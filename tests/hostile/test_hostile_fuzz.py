@@ -70,7 +70,7 @@ def examples(count: int) -> settings:
     return settings(max_examples=count, deadline=None, derandomize=True, database=None, suppress_health_check=checks)
 
 
-@often(200, 5000)
+@often(100, 5000)
 def test_values_of_a_configuration(count: int) -> None:
     @examples(count)
     @given(st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=3))

@@ -34,6 +34,7 @@ def tiff(*entries: tuple[int, int, int, int], body: bytes = b"", following: int 
 
 
 WHOLE = zlib.compress(bytes(33 * 32))
+INFLATES = b"a\0\0" + zlib.compress(bytes(200_000_000), 1)
 FILES = {
     "empty": b"",
     "text": b"no image",
@@ -44,12 +45,8 @@ FILES = {
     "no height": png(32, 0, WHOLE),
     "less data than pixels": png(32, 32, zlib.compress(bytes(40))),
     "data that is no zlib": png(32, 32, b"x" * 100),
-    "a text chunk that inflates": png(
-        32, 32, WHOLE, before=chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(200_000_000)))
-    ),
-    "a colour profile that inflates": png(
-        32, 32, WHOLE, before=chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(200_000_000)))
-    ),
+    "a text chunk that inflates": png(32, 32, WHOLE, before=chunk(b"zTXt", INFLATES)),
+    "a colour profile that inflates": png(32, 32, WHOLE, before=chunk(b"iCCP", INFLATES)),
     "an unknown kind of colour": png(32, 32, WHOLE, color=7),
     "an unknown depth": png(32, 32, WHOLE, depth=3),
     "a wrong checksum": png(32, 32, WHOLE)[:40] + b"\0\0\0\0" + png(32, 32, WHOLE)[44:],

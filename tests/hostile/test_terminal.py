@@ -1,4 +1,4 @@
-"""What a terminal is shown of names that would tell it what to do: no control character but the end of a line."""
+"""What a terminal is shown of names that would tell it what to do: no control character but newlines, no emoji."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from folder_files import color_of, write, write_places
 
 from m2o_fast.cli import main
 
-ESCAPE = "\x1b]0;owned\x07\x1b[2J"
+ESCAPE = "\x1b]0;:horse:\x07\x1b[2J"
 WORDS = {
     "data check": ["data", "check", f"{ESCAPE}d"],
     "a dry run": ["train", "--data", f"folder:{ESCAPE}d", "--uni", "map", "--preset", "digits", "--dry-run"],
@@ -45,5 +45,5 @@ def test_names_tell_the_terminal_nothing(command: str, run: Path, tmp_path: Path
     os.rename(run, tmp_path / f"{ESCAPE}run")
     main(WORDS[command])
     out, err = capfd.readouterr()
-    assert "\\x1b" in out + err
+    assert "\\x1b" in out + err and ":horse:" in out + err
     assert [char for char in out + err if not char.isprintable() and char != "\n"] == []
