@@ -32,7 +32,9 @@ WORDS = {
 }
 
 
-@pytest.mark.parametrize("command", WORDS)
+@pytest.mark.parametrize(
+    "command", [pytest.param(command, marks=[pytest.mark.slow] * (command == "eval of a run")) for command in WORDS]
+)
 def test_names_tell_the_terminal_nothing(command: str, run: Path, tmp_path: Path, monkeypatch, capfd) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
