@@ -10,8 +10,8 @@ Each system has its preset for the data; variants that it refuses are left out. 
 
 Every run is one `m2o-fast train` and one `m2o-fast eval` in a process of its own with one thread, in a folder named
 after its settings; runs that are measured are not trained again, others are gone on with. Figures are kept in
-benchmarks/results/ablation-<data>.json, with several systems in ablation-<data>-systems.json, with several paths in
-ablation-<data>-paths.json, with the settings they belong to.
+benchmarks/results/ablation-<data>.json for the first system, ablation-<data>-systems.json for all of them, with the
+names of the systems for others; -paths is added with several paths. The settings they belong to lie beside them.
 """
 
 from __future__ import annotations
@@ -75,6 +75,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="runs at the same time")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "ablation")
     options = parser.parse_args()
+    if len(options.paths) > 1 and ("plain" not in options.paths or len(options.seeds) < 2):
+        parser.error("paths are compared with plain, in its standard deviations: --paths plain ..., and two --seeds")
     runs = [
         Run(name, variant, path, seed)
         for seed in options.seeds
@@ -97,9 +99,16 @@ def main() -> None:
         },
         "runs": results,
     }
-    suffix = "-systems" * (len(options.systems) > 1) + "-paths" * (len(options.paths) > 1)
+    suffix = of_systems(options.systems) + "-paths" * (len(options.paths) > 1)
     (RESULTS / f"ablation-{options.data}{suffix}.json").write_text(json.dumps(record, indent=1) + "\n")
     (ROOT / "docs" / "results.md").write_text("\n".join(page()) + "\n")
+
+
+def of_systems(chosen: Sequence[str]) -> str:
+    """What the file's name says of the systems in it, so that no record takes the place of another."""
+    if set(chosen) == set(NAMES):
+        return "-systems"
+    return "" if list(chosen) == [NAMES[0]] else "-" + "-".join(sorted(chosen))
 
 
 def config_of(run: Run, data: str, steps: int) -> Config:

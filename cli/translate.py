@@ -55,7 +55,9 @@ def translate(
     from m2o_fast.engine.translate import Request, translate_path
 
     translator = load_translator(run, device=device)
-    request = Request(target, source, seed=seed, reference=reference, styles=styles, fit=fit_of(run))
+    fits = translator.multiple is None or reference is not None  # a checkpoint alone need not know of any
+    fit = fit_of(run) if fits else "stretch"
+    request = Request(target, source, seed=seed, reference=reference, styles=styles, fit=fit)
     written, failures = translate_path(translator, images, out, request)
     for failure in failures:
         typer.echo(f"m2o-fast: error: {printable(failure)}", err=True)

@@ -71,6 +71,22 @@ def test_what_a_run_did_not_come_to_is_a_dash_on_the_page() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+def test_no_ablation_takes_the_place_of_another() -> None:
+    code = """
+import sys
+sys.path.insert(0, "benchmarks")
+import ablation
+from m2o_fast.translators import NAMES
+chosen = [[NAMES[0]], [NAMES[1]], [NAMES[1], NAMES[2]], [NAMES[2], NAMES[1]], list(NAMES)]
+one, other, two, again, every = map(ablation.of_systems, chosen)
+assert (one, every) == ("", "-systems") and two == again and len({one, other, two, every}) == 4
+sys.argv = ["ablation.py", "--paths", "fast", "plain", "--seeds", "1"]
+ablation.main()
+"""
+    result = run_python(code, folder=ROOT)
+    assert result.returncode == 2 and "two --seeds" in result.stderr, result.stdout + result.stderr
+
+
 def benchmarks(*words: str) -> subprocess.CompletedProcess[str]:
     """``pytest benchmarks`` with more words."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words]

@@ -6,7 +6,7 @@ Together with a launcher's other processes, if there are any: each takes a share
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -88,7 +88,7 @@ def evaluate_run(
         evaluation = Evaluation(
             subject.translator,
             subject.test,
-            partial(_open_data, subject.config, "train", data_dir, meter),
+            partial(_open_data, subject.config, "train", data_dir, meter.say),
             options,
             extractor=subject.extractor,
             lpips=subject.lpips,
@@ -156,8 +156,11 @@ def _open_subject(folder: Path, options: Options, given: _Given, device: torch.d
     values |= {"data.verify": True} if verify else {}
     of = {} if in_run else {"system": manifest["translator"]["system"]}
     config = load_config(run / CONFIG if in_run else None, of | values)
-    test = _open_data(config, "test", data_dir, meter)
+    words: list[str] = []
+    test = _open_data(config, "test", data_dir, words.append)
     _require_fit(translator, test, data or config.data.name)
+    for line in words:  # of data that is not refused
+        meter.say(line)
     of_run = in_run and data is None
     own_data = of_run and is_own_data(run, manifest, config, data_dir)
     return _Subject(
@@ -173,10 +176,10 @@ def _open_subject(folder: Path, options: Options, given: _Given, device: torch.d
     )
 
 
-def _open_data(config: Config, split: str, data_dir: str | None, meter: Meter) -> Dataset:
+def _open_data(config: Config, split: str, data_dir: str | None, say: Callable[[str], None]) -> Dataset:
     """A split in which every pair that there is counts as known: how few a run learned from is no matter here."""
     data = config.data.model_copy(update={"pair_fraction": 1.0})
-    return open_split(config.model_copy(update={"data": data}), split, data_dir, meter.say)
+    return open_split(config.model_copy(update={"data": data}), split, data_dir, say)
 
 
 def _require_fit(translator: Translator, dataset: Dataset, data: str) -> None:

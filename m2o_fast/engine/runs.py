@@ -153,7 +153,7 @@ def fit_of(path: Path | None) -> Fit:
     Args:
         path: Run, checkpoint, or ``None``: the newest run.
     """
-    place = newest_run() if path is None else path
+    place = (newest_run() if path is None else path).absolute()  # "." inside a run has parents, too
     run = place if is_run(place) else place.parent.parent
     return load_config(run / CONFIG).data.fit if is_run(run) else "stretch"
 

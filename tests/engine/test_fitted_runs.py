@@ -20,6 +20,7 @@ from m2o_fast.engine.config import dump_config, load_config
 from m2o_fast.engine.evaluate import evaluate_run
 from m2o_fast.engine.evaluation.options import Options
 from m2o_fast.engine.loop import Trainer, train
+from m2o_fast.engine.runs import fit_of
 from m2o_fast.engine.samples import SampleGrid
 from m2o_fast.errors import UserError
 
@@ -106,3 +107,12 @@ def test_translations_are_of_squares_as_in_training(
         made.append(np.asarray(Image.open(out)))
         assert (f"1 of 1 images not square: {said}" in capsys.readouterr().err) == (file.stem == "0")
     assert np.array_equal(*made)
+
+
+def test_the_fit_of_a_run_is_found_from_inside_it(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(tiny_config(*settings(own), "data.fit=pad", "steps=1"), tmp_path / "run", quiet=True)
+    checkpoint = newest_checkpoint(tmp_path / "run")[0]
+    monkeypatch.chdir(checkpoint.parent)
+    assert fit_of(Path(checkpoint.name)) == "pad"
+    monkeypatch.chdir(checkpoint)
+    assert fit_of(Path()) == "pad"
