@@ -195,7 +195,8 @@ def _made(of: Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimize
             sgd.state.update({parameter: {"momentum_buffer": torch.zeros_like(parameter)} for parameter in parameters})
         return sgd
     # Adam adds weight decay to the gradient, as published; AdamW decouples it.
-    return (_Adam if _collects_as_known(torch.optim.Adam) else torch.optim.Adam)(
+    adam, adamw = (Adam, AdamW) if _collects_as_known(torch.optim.Adam) else (torch.optim.Adam, torch.optim.AdamW)
+    return (adamw if of.kind == "adamw" else adam)(
         parameters,
         lr=lr,
         betas=of.betas,
@@ -203,12 +204,11 @@ def _made(of: Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimize
         weight_decay=of.weight_decay,
         fused=True,
         capturable=like.device.type == "cuda",
-        decoupled_weight_decay=of.kind == "adamw",
     )
 
 
-class _Adam(torch.optim.Adam):
-    """Adam that sees weights, gradients and moments as they lie in memory: torch's copies what is channels_last.
+class Adam(torch.optim.Adam):  # checkpoints have the names of these classes: they are torch's
+    """Torch's, but it sees weights, gradients and moments as they lie in memory: torch copies what is channels_last.
 
     The fused kernel on a CPU does so without need, for it goes through all four in the order of memory.
     """
@@ -220,8 +220,12 @@ class _Adam(torch.optim.Adam):
         return has_complex
 
 
+class AdamW(Adam, torch.optim.AdamW):
+    """The same."""
+
+
 def _collects_as_known(optimizer: type[torch.optim.Optimizer]) -> bool:
-    """Whether torch has the private method that :class:`_Adam` replaces; without it, gradients are copied."""
+    """Whether torch has the private method that :class:`Adam` replaces; without it, gradients are copied."""
     lists = ("params_with_grad", "grads", "exp_avgs", "exp_avg_sqs", "max_exp_avg_sqs", "state_steps")
     found = getattr(optimizer, "_init_group", None)
     return found is not None and tuple(signature(found).parameters) == ("self", "group", *lists)

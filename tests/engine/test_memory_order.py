@@ -48,11 +48,16 @@ def test_where_torch_collects_otherwise_its_adam_gives_the_same_bits(
 
 
 @pytest.mark.parametrize("kind", ["adam", "adamw"])
-def test_where_torch_does_not_collect_it_is_torchs_adam(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_where_torch_does_not_collect_the_optimizer_is_torchs(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    def made() -> torch.optim.Optimizer:
+        return _made(Optimizer(kind=kind, lr=0.1), [nn.Parameter(torch.zeros(1))])
+
+    ours = made()
     monkeypatch.delattr(torch.optim.Adam, "_init_group")
-    optimizer = _made(Optimizer(kind=kind, lr=0.1), [nn.Parameter(torch.zeros(1))])
-    assert type(optimizer) is torch.optim.Adam
-    assert optimizer.param_groups[0]["decoupled_weight_decay"] is (kind == "adamw")
+    torchs = made()
+    assert type(torchs) is {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[kind]
+    assert type(ours) is not type(torchs) and isinstance(ours, type(torchs))
+    assert ours.param_groups[0]["decoupled_weight_decay"] is torchs.param_groups[0]["decoupled_weight_decay"]
 
 
 def test_adam_copies_no_gradient() -> None:
