@@ -214,11 +214,12 @@ def test_the_number_of_processes_may_change(tmp_path: Path) -> None:
         assert first == pytest.approx(second, rel=1e-3, abs=1e-4)
 
 
-def test_only_the_leading_process_writes(tmp_path: Path) -> None:
+def test_only_the_leading_process_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A follower that does all the work of a run leaves no file."""
     train(tiny_config("steps=2"), tmp_path / "run", quiet=True)
     before = contents(tmp_path / "run")
-    trainer = Trainer(tiny_config("steps=6", "sample_every=1"), tmp_path / "run", processes=Processes(rank=1, count=1))
+    monkeypatch.setattr(Processes, "leads", property(lambda processes: False))
+    trainer = Trainer(tiny_config("steps=6", "sample_every=1"), tmp_path / "run")
     trainer.run_until(6, Log(), StopRequest())
     assert trainer.step == 6
     assert contents(tmp_path / "run") == before
