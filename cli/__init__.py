@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code = run(sys.argv[1:] if arguments is None else arguments, pressed)
         except KeyboardInterrupt:
             code = _interrupted()
-        except ImportError:
+        except Exception:  # an import that Ctrl-C ends may raise any
             if not pressed:
                 raise
             code = _interrupted()

@@ -118,10 +118,13 @@ def _read_values(path: Path, channels: int, size: int | None, part: Part = "whol
             width, height = shown_size(image)
             if width != 2 * height:
                 raise UserError(f"{path}: {width} x {height} pixels; two joined images are twice as wide as high")
-        if size is not None and image.width * image.height > LARGE:
+        pixels = image.width * image.height
+        if size is not None and pixels > LARGE:
             side = 2 * size if part == "whole" else 4 * size
             image.draft(None, (side, side))  # a JPEG file can be decoded at a half, a quarter or an eighth of its size
-        with room_for_pixels(image.width * image.height):
+            if not image.info.get("progressive"):  # its coefficients are in memory, all of them
+                pixels = image.width * image.height
+        with room_for_pixels(pixels):
             values = _values(image, channels, size, part, fit)
     if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
         raise UserError(f"{path}: the values of a floating-point image must be in [0, 1]; convert it")

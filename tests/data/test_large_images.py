@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import struct
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -138,16 +139,29 @@ def test_a_large_jpeg_is_decoded_at_a_fraction(
     assert np.abs(scaled.astype(int) - whole).mean() < 1
 
 
+def test_a_large_progressive_jpeg_takes_the_room_of_all_its_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "large.jpg", np.full((320, 640, 3), 128, dtype=np.uint8), progressive=True)
+    counted: list[int] = []
+    room = parallel.room_for_pixels
+    monkeypatch.setattr(images, "room_for_pixels", lambda count: counted.append(count) or room(count))
+    monkeypatch.setattr(images, "LARGE", 1000)
+    assert np.abs(read_pixels(path, 3, 40).astype(int) - 128).max() <= 1
+    assert counted == [640 * 320]
+
+
 def test_large_images_are_not_decoded_all_at_once() -> None:
     room, inside, most = parallel._Room(10), [0], [0]
     lock = threading.Lock()
 
     def work(size: int) -> None:
-        for _ in range(50):
+        for _ in range(20):
             with room.of(size):
                 with lock:
                     inside[0] += size
                     most[0] = max(most[0], inside[0])
+                time.sleep(0.001)  # so that the others come, if they are let in
                 with lock:
                     inside[0] -= size
 
