@@ -111,7 +111,7 @@ def read_record(folder: Path, name: str) -> Record:
 
 def _read_config(path: Path) -> tuple[Config | None, str, list[str]]:
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = read_whole(path, 1 << 20).decode("utf-8", errors="replace")
         return load_config(path), text, []
     except OSError as error:
         return None, "", [f"{path} cannot be read: {error.strerror}"]
