@@ -1,8 +1,9 @@
 """How a run gets its configuration: defaults, presets, files and options are laid over each other.
 
 From weak to strong: the defaults of the schema, the preset of the data set (``presets/<data.name>.yaml``), that of the
-system for this data, a YAML file, the options of the command line, ``--set KEY=VALUE``. A dumped configuration holds
-every key, so that it alone decides when it is loaded again, whatever the defaults and presets have become by then.
+system for this data, what the variant has otherwise, a YAML file, the options of the command line, ``--set KEY=VALUE``.
+A dumped configuration holds every key, so that it alone decides when it is loaded again, whatever the defaults and
+presets have become by then.
 """
 
 from __future__ import annotations
@@ -304,7 +305,8 @@ def load_config(
     config = config_class(name)
     data = given.values.get("data.name", config.model_fields["data"].default.name)
     chosen = preset or (data if isinstance(data, str) else "")
-    for recipes in (_data_presets(), system(name).presets):
+    of_variant = system(name).presets_of(variant) if variant in tuple(VARIANTS) else {}
+    for recipes in (_data_presets(), system(name).presets, of_variant):
         if chosen in recipes:  # an unknown data set is reported with all other wrong values
             merged.add(_read_yaml(recipes[chosen]), f"preset {chosen}.yaml")
     merged.values |= given.values | {"system": name, "variant": variant}

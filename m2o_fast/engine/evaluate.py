@@ -156,11 +156,8 @@ def _open_subject(folder: Path, options: Options, given: _Given, device: torch.d
     values |= {"data.verify": True} if verify else {}
     of = {} if in_run else {"system": manifest["translator"]["system"]}
     config = load_config(run / CONFIG if in_run else None, of | values)
-    words: list[str] = []
-    test = _open_data(config, "test", data_dir, words.append)
+    test = _open_data(config, "test", data_dir, meter.say)
     _require_fit(translator, test, data or config.data.name)
-    for line in words:  # of data that is not refused
-        meter.say(line)
     of_run = in_run and data is None
     own_data = of_run and is_own_data(run, manifest, config, data_dir)
     return _Subject(

@@ -245,5 +245,12 @@ class SystemFacts:
     @cached_property
     def presets(self) -> Mapping[str, Path]:
         """Name of a recipe -> its file in the folder."""
-        folder = Path(__file__).with_name(self.name) / "presets"
-        return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+        return self._presets_in("presets")
+
+    def presets_of(self, variant: str) -> Mapping[str, Path]:
+        """What a variant has otherwise than the recipe of that name, on top of it."""
+        return self._presets_in(f"presets/{variant}")
+
+    def _presets_in(self, folder: str) -> dict[str, Path]:
+        path = Path(__file__).with_name(self.name) / folder
+        return {path.stem: path for path in sorted(path.glob("*.yaml"))}

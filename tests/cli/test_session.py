@@ -59,7 +59,7 @@ def test_a_run_and_a_foreign_folder_are_not_overwritten(refused, home, tmp_path)
 def test_going_on_needs_no_settings_and_refuses_others(here, refused, home, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(home / "runs" / "hms-digits-001", run)
-    assert "model.style_dim: 4 -> 5" in refused("train", "--run", run, "--resume", "auto", "--set", "model.style_dim=5")
+    assert "model.style_dim: 8 -> 5" in refused("train", "--run", run, "--resume", "auto", "--set", "model.style_dim=5")
     code, out, err = here("train", "--run", run, "--resume", "auto", "--steps", 5)
     assert code == 0, err
     assert "step-00000004" in out
@@ -139,7 +139,7 @@ def test_eval_prints_tables(here, home, evaluated):
     assert here("eval", "runs/hms-digits-001", *QUICKLY, "--quiet", cwd=home)[2] == ""
 
 
-def test_eval_refusals(refused, home, tmp_path):
+def test_eval_refusals(here, refused, home, tmp_path):
     assert "no run below runs" in refused("eval", cwd=tmp_path)
     assert "nowhere" in refused("eval", "nowhere", cwd=tmp_path)
     assert "--real" in refused("eval", home / "gray")
@@ -150,8 +150,11 @@ def test_eval_refusals(refused, home, tmp_path):
     assert "nowhere.pth: no such file" in refused("eval", run, "--lpips", "nowhere.pth")
     for name in ("a", "b"):
         shutil.copytree(home / "gray", tmp_path / "own" / "val" / name)
-    line = refused("eval", run, "--data", f"folder:{tmp_path / 'own'}", *QUICKLY)
-    assert "the run translates between color (3 channels, multi-modal), gray" in line
+    code, out, err = here("eval", run, "--data", f"folder:{tmp_path / 'own'}", *QUICKLY)
+    assert (code, out) == (2, "")
+    *said, line = err.splitlines()  # which images there are is said as they are read
+    assert all("images used" in note for note in said)
+    assert "error: the run translates between color (3 channels, multi-modal), gray" in line
 
 
 def test_eval_of_images(here, refused, home, tmp_path):

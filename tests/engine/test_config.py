@@ -98,8 +98,16 @@ def test_a_home_folder_is_expanded(monkeypatch):
 
 
 def test_nested_dotted_and_empty_sections(tmp_path):
-    file = write(tmp_path / "c.yaml", "optim:\n  # all defaults\nloss.r1: 3\nmodel:\n  max_width: 32\n")
-    assert differences(load_config(), load_config(file)) == {"loss.r1": (1.0, 3.0), "model.max_width": (64, 32)}
+    file = write(tmp_path / "c.yaml", "optim:\n  # all defaults\nloss.cycle: 3\nmodel:\n  max_width: 32\n")
+    assert differences(load_config(), load_config(file)) == {"loss.cycle": (1.0, 3.0), "model.max_width": (64, 32)}
+
+
+def test_a_variant_has_its_own_on_top_of_the_preset():
+    """StarGAN v2 as published keeps what was found for its decoder, unless something else is said."""
+    plain, hms = (load_config(overrides={"variant": variant, "data.name": "digits"}) for variant in ("plain", "hms"))
+    assert (plain.model.style_dim, plain.loss.r1, plain.loss.diversity) == (4, 1, 1)
+    assert plain.model.base_width == hms.model.base_width == 8 and hms.model.style_dim != 4
+    assert load_config(overrides={"variant": "plain"}, assignments=["model.style_dim=5"]).model.style_dim == 5
 
 
 def test_a_configuration_cannot_be_changed_in_place():

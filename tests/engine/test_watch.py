@@ -134,13 +134,14 @@ def test_a_run_that_died_records_every_grid_once(tmp_path: Path, monkeypatch: py
 def test_a_run_warns_and_records(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = ("steps=4", "sample_every=1", "optim.ema=0", "checkpoint_every=9")  # may sound from step 3 on
+    # It may sound from step 3 on; by AdaIN, styles act as soon.
+    settings = ("steps=4", "sample_every=1", "optim.ema=0", "checkpoint_every=9", "model.style_op=adain")
     train(tiny_config(*settings), tmp_path / "sound", quiet=True)
     sound = capsys.readouterr().err
     translate = StarGANv2.translate
 
     def without_style(self, x, source, target, *, style=None, reference=None):
-        return translate(self, x, source, target, style=torch.zeros(1, 4))
+        return translate(self, x, source, target, style=torch.zeros(1, self.size.style_dim))
 
     monkeypatch.setattr(StarGANv2, "translate", without_style)
     train(tiny_config(*settings), tmp_path / "poor", quiet=True)
