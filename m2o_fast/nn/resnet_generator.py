@@ -74,6 +74,7 @@ class ResNetGenerator(nn.Module):
         x = convolved(self.up[1], self.up_norm[0], self.up[0](x), style)
         # Rounded to bfloat16, images could be told from real ones by the rounding.
         with torch.autocast(x.device.type, enabled=False):
+            style = None if style is None else at_least_float32(style)  # one that was read off an image may be bfloat16
             return convolved(self.head, self.up_norm[1], x, style, border=_reflected)
 
 

@@ -197,6 +197,17 @@ def test_receptive_field(layers: int, field: int) -> None:
     assert x.grad[0, 0].ne(0).any(dim=0).sum() == x.grad[0, 0].ne(0).any(dim=1).sum() == field
 
 
+def test_a_style_of_bfloat16_steers_every_norm() -> None:
+    """One that was read off an image under autocast is; the last norm stands outside of it."""
+    generator = ResNetGenerator(3, 3, WIDTH, 1, style_dim=STYLE_DIM).float()
+    x, style = torch.rand(2, 3, SIDE, SIDE, dtype=torch.float32), torch.randn(2, STYLE_DIM).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = generator(x, style)
+    assert y.dtype is torch.float32
+    y.sum().backward()
+    assert all(layer.weight.grad is not None for layer in styled_layers(generator))
+
+
 def test_any_size_that_is_a_multiple_of_4() -> None:
     translator = from_official(weights(published_nets(blocks=BLOCKS)))
     assert translator.translate(torch.rand(1, 3, 20, 44), "A", "B").shape == (1, 3, 20, 44)
