@@ -42,6 +42,17 @@ def test_numbers_are_those_of_a_plain_call(norm: str) -> None:
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("norm", ["instance", "styled"])
+def test_transforms_of_torch_func(norm: str) -> None:
+    layer, convolution, x, style = nets(norm)
+
+    def loss(x: Tensor) -> Tensor:
+        return convolved(convolution, layer, x, style).square().sum()
+
+    expected = torch.autograd.grad(loss(x), x)[0]
+    torch.testing.assert_close(torch.func.grad(loss)(x.detach()), expected, rtol=1e-12, atol=1e-12)
+
+
 def test_what_is_made_again_is_not_kept() -> None:
     made: list[weakref.ref[Tensor]] = []
     x, weight = torch.randn(2, 4, 6, 6, requires_grad=True), torch.randn(3, 4, 3, 3, requires_grad=True)

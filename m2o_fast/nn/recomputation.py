@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from m2o_fast.ops._library import needs_torch
+
 
 def recomputed(convolution: Callable[[Tensor], Tensor], make: Callable[[], Tensor]) -> Tensor:
     """``convolution(make())``, of whose input autograd keeps how it was made.
@@ -20,7 +22,8 @@ def recomputed(convolution: Callable[[Tensor], Tensor], make: Callable[[], Tenso
         make: Gives the same numbers whenever it is called, whether in autocast or not, and changes nothing.
     """
     x = make()
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+    # The transforms of torch.func refuse hooks.
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or needs_torch():
         return convolution(x)
 
     made = weakref.ref(x)  # hooks live as long as what they packed, and must not keep what is not to be kept
