@@ -66,7 +66,7 @@ constexpr int64_t kFreshBytes = int64_t{1} << 25;
 void prefer_large_pages(void* memory, int64_t bytes) {
 #if defined(__linux__)
   const uintptr_t page = sysconf(_SC_PAGESIZE), from = (reinterpret_cast<uintptr_t>(memory) + page - 1) / page * page;
-  const uintptr_t to = reinterpret_cast<uintptr_t>(memory) + bytes;
+  const uintptr_t to = (reinterpret_cast<uintptr_t>(memory) + bytes) / page * page;  // what follows may be another's
   if (bytes >= kFreshBytes) {
     madvise(reinterpret_cast<void*>(from), to - from, MADV_HUGEPAGE);
   }
