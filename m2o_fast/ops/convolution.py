@@ -1,10 +1,12 @@
 """``conv2d`` on a CPU, with faster kernels where there are some, for derivatives of any order.
 
 Two things are gained over torch. Convolutions of 3x3 take Winograd's form where that was measured to be faster
-(:mod:`m2o_fast.ops.winograd`), and so do their derivatives. And the second derivatives, which R1 needs, are the same
-three kernels again - convolution, its gradient by input, its gradient by weight, each of which is linear in both
-arguments with the other two as derivatives - where torch builds the gradient by weight from a convolution of transposed
-images that takes 2 to 4 times as long.
+(:mod:`m2o_fast.ops.winograd`), and so do their derivatives; where gradients are asked for, those of few pixels take
+gathered patches (:mod:`m2o_fast.ops.patches`), and those to few channels go by rows of the kernel
+(:mod:`m2o_fast.ops.rows`). And the second derivatives, which R1 needs, are the same three kernels again - convolution,
+its gradient by input, its gradient by weight, each of which is linear in both arguments with the other two as
+derivatives - where torch builds the gradient by weight from a convolution of transposed images that takes 2 to 4 times
+as long.
 
 bfloat16 comes, by autocast or as it is, to the same kernels where torch would emulate it (:mod:`._bfloat16`); what is
 kept for the derivatives is bfloat16 all the same.
@@ -74,7 +76,7 @@ def differentiable(op: str, x: Tensor, weight: Tensor, bias: Tensor | None, geom
 def conv_transpose2d(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1, padding: int = 0
 ) -> Tensor:
-    """``torch.nn.functional.conv_transpose2d``, with bfloat16 as in :func:`conv2d`.
+    """``torch.nn.functional.conv_transpose2d``, with bfloat16 and gathered patches as in :func:`conv2d`.
 
     Args:
         x: Float ``[N, Ci, H, W]``.
