@@ -71,6 +71,15 @@ def test_what_is_made_again_is_not_kept() -> None:
     assert calls == [True, False]
 
 
+def test_a_weight_that_was_changed_meanwhile_is_told() -> None:
+    layer, convolution, x, _ = nets("instance")
+    y = convolved(convolution, layer, x).sum()
+    with torch.no_grad():
+        convolution.weight.mul_(2)
+    with pytest.raises(RuntimeError, match="weight, was changed in place"):
+        y.backward()
+
+
 def test_without_gradients_it_is_made_once() -> None:
     calls = []
     with torch.no_grad():

@@ -28,16 +28,22 @@ def recomputed(convolution: Callable[[Tensor], Tensor], make: Callable[[], Tenso
 
     made = weakref.ref(x)  # hooks live as long as what they packed, and must not keep what is not to be kept
 
-    def pack(tensor: Tensor) -> Tensor | Callable[[], Tensor]:
+    def pack(tensor: Tensor) -> tuple[Tensor, int] | Callable[[], Tensor]:
         this = made()
-        return make if this is not None and tensor.is_set_to(this) else tensor
+        return make if this is not None and tensor.is_set_to(this) else (tensor, tensor._version)
 
     with saved_tensors_hooks(pack, _unpacked):
         return convolution(x)
 
 
-def _unpacked(kept: Tensor | Callable[[], Tensor]) -> Tensor:
-    if isinstance(kept, Tensor):
-        return kept
+def _unpacked(kept: tuple[Tensor, int] | Callable[[], Tensor]) -> Tensor:
+    if isinstance(kept, tuple):
+        tensor, version = kept
+        if tensor._version != version:  # of what comes through hooks autograd does not find out
+            raise RuntimeError(
+                f"a tensor of shape {list(tensor.shape)} that the backward pass of a convolution needs, such as its "
+                "weight, was changed in place after the forward pass"
+            )
+        return tensor
     with torch.no_grad():
         return kept()
