@@ -83,3 +83,13 @@ class Batch:
         if self.has_pair is not None:
             yield self.has_pair
         yield from self.noise.values()
+
+
+def images_by_target(batch: Batch) -> dict[int, Tensor]:
+    """Of two domains that are translated into each other: by target with samples, the images to be translated.
+
+    They are those of the other domain. The second target comes first: of the first domain's images come its.
+    """
+    rows, first = batch.to_target.split(list(batch.target_counts)), batch.source_counts[0]
+    found = {1: batch.source[0][rows[1]], 0: batch.source[1][rows[0] - first]}
+    return {k: images for k, images in found.items() if images.shape[0]}

@@ -25,7 +25,7 @@ _ATTEMPTS = 10  # a box that sticks out is drawn again; in the rare case that al
 _ENLARGED, _KEPT = 286, 256
 _BLOCK = 1024  # samples whose random numbers are drawn together
 
-#: How crops are drawn: of random area and aspect, StarGAN v2's; or 256 of 286 pixels, pix2pix' and CycleGAN's.
+#: How crops are drawn: of random area and aspect, or 256 of 286 pixels.
 CropLaw = Literal["resized", "jitter"]
 
 

@@ -44,8 +44,8 @@ def read_image(path: str | Path, channels: int, size: int | None, fit: Fit = "st
     - ``channels=1`` takes the luminance (Rec. 601) of a colour image, ``channels=3`` repeats a gray one.
     - Palettes, CMYK and 1-bit images are converted to 8 bit per channel. Images of up to 16 bit per channel keep their
       precision; gray floating-point images must be in [0, 1].
-    - An image of another size is scaled to ``size`` x ``size`` with an antialiased bilinear filter, stretched like
-      StarGAN v2's own test images unless ``fit`` says otherwise; one of that size keeps its values exactly.
+    - An image of another size is scaled to ``size`` x ``size`` with an antialiased bilinear filter, stretched unless
+      ``fit`` says otherwise; one of that size keeps its values exactly.
 
     Args:
         path: A PNG, JPEG, WebP, BMP, GIF, TIFF or PBM/PGM/PPM file.

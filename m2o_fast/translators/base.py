@@ -35,6 +35,11 @@ def batches_of(phases: Sequence[Phase]) -> int:
     return 1 + sum(phase.new_batch for phase in phases[1:])
 
 
+def detached(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The parts of a loss for the log."""
+    return {name: value.detach() for name, value in parts.items()}
+
+
 @dataclass
 class Iteration:
     """What the phases of one training iteration share that have the same batch.

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import resource
 import struct
 import threading
 import time
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from bounded_memory import bounded_memory
 from folder_files import write, write_odd
 from PIL import Image
 
@@ -38,18 +36,6 @@ def write_png(path: Path, kind: str, side: int) -> Path:
     return path
 
 
-@contextmanager
-def memory(beyond: int) -> Iterator[None]:
-    """No more bytes than ``beyond`` what there is."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + beyond, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
 @pytest.mark.parametrize(
     ("kind", "side", "megabytes"),
     [
@@ -65,7 +51,7 @@ def memory(beyond: int) -> Iterator[None]:
 @pytest.mark.parametrize("how", ["stretch", "crop"])
 def test_a_large_file_is_in_memory_once(kind: str, side: int, megabytes: int, how: str, tmp_path: Path) -> None:
     path = write_png(tmp_path / "large.png", kind, side)
-    with memory(megabytes << 20):
+    with bounded_memory(megabytes << 20):
         pixels = read_pixels(path, 3, 16, fit=how)
     value = 200 * 200 / 255 if "alpha" in kind else 200
     assert np.abs(pixels.astype(float) - value).max() <= 1
@@ -74,7 +60,7 @@ def test_a_large_file_is_in_memory_once(kind: str, side: int, megabytes: int, ho
 @pytest.mark.slow
 def test_the_data_check_reads_a_large_file_as_sparingly(tmp_path: Path) -> None:
     path = write_png(tmp_path / "large.png", "colours", SIDE)
-    with memory(450 << 20):
+    with bounded_memory(450 << 20):
         assert (colors_of(path, "whole"), largest_value(path)) == (0, 200)
 
 

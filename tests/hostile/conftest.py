@@ -8,7 +8,6 @@ a minute on the clock for what sleeps.
 from __future__ import annotations
 
 import functools
-import resource
 import shutil
 import signal
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 
 import pytest
 import typer
+from bounded_memory import bounded_memory
 from PIL import Image
 from tiny import tiny_config
 
@@ -106,17 +106,6 @@ def _watchdog() -> Iterator[None]:
 
 
 @contextmanager
-def _bounded_memory() -> Iterator[None]:
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
-@contextmanager
 def _nothing_runs() -> Iterator[None]:
     _code.watched = []
     try:
@@ -146,7 +135,7 @@ def refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     def call(*words: object, names: str, code: int = 2) -> str:
         before = everything_in(tmp_path)
         capsys.readouterr()
-        with _nothing_runs(), _bounded_memory(), _watchdog():
+        with _nothing_runs(), bounded_memory(MEMORY), _watchdog():
             got = main([str(word) for word in words])
         out, err = capsys.readouterr()
         lines = [line for line in err.splitlines() if line.startswith("m2o-fast: error: ")]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import needs_native
 from torch import Tensor
 from torch.autograd import forward_ad
 
@@ -15,7 +16,6 @@ from m2o_fast.ops import _choices, build_info, conv2d, convolution, use_backend,
 from m2o_fast.ops._library import output_format
 from m2o_fast.ops.convolution import conv_transpose2d
 
-compiled = pytest.mark.skipif(build_info() is None, reason="needs the native library")
 #: height, width, input and output channels: full tiles, cut ones, less than one, inner ones; tiles for several parts,
 #: and channels
 WINOGRAD_SIZES = [(8, 8, 16, 32), (6, 9, 48, 16), (1, 1, 16, 16), (3, 17, 32, 48), (12, 12, 16, 16), (27, 75, 16, 48)]
@@ -71,7 +71,7 @@ def test_winograd_is_the_convolution(size: tuple[int, ...], vectors: None) -> No
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-11)
 
 
-@compiled
+@needs_native
 @pytest.mark.parametrize("reflected", [False, True])
 @pytest.mark.parametrize("size", WINOGRAD_SIZES, ids=str)
 def test_kernels_are_their_references(size: tuple[int, ...], reflected: bool, vectors: None) -> None:
@@ -103,7 +103,7 @@ def layouts_of(x: Tensor) -> dict[str, Tensor]:
     }
 
 
-@compiled
+@needs_native
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("size", WINOGRAD_SIZES, ids=str)
 def test_any_layout_gives_the_same_bits_in_the_format_of_its_image(
@@ -122,7 +122,7 @@ def test_any_layout_gives_the_same_bits_in_the_format_of_its_image(
     assert torch.equal(winograd.by_weight(first, last), expected[2])  # each in a format of its own
 
 
-@compiled
+@needs_native
 def test_expanded_images_and_weights(vectors: None) -> None:
     x, grad = torch.randn(1, 16, 1, 9, dtype=torch.float64), torch.randn(1, 1, 1, 1, dtype=torch.float64)
     x, grad, bias = x.expand(3, 16, 6, 9), grad.expand(3, 32, 6, 9), torch.zeros(32, dtype=torch.float64)
@@ -144,7 +144,7 @@ def test_formats_are_those_of_torchs_convolution(memory_format: torch.memory_for
     assert found[0][2].is_contiguous()
 
 
-@compiled
+@needs_native
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_bits_do_not_depend_on_the_number_of_threads(
     memory_format: torch.memory_format, any_tile_count: None, vectors: None
@@ -218,7 +218,7 @@ def test_winograd_runs_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
                 conv2d(torch.randn(size), kernel, padding=1)
 
 
-@compiled
+@needs_native
 @pytest.mark.parametrize(("batch", "ours"), [(1, False), (32, True)])
 def test_small_convolutions_are_torchs(batch: int, ours: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
@@ -393,28 +393,3 @@ def test_bfloat16_of_torch_where_it_has_to_be(monkeypatch: pytest.MonkeyPatch, n
         function(x, weight, padding=1)
         with torch.autocast("cpu", torch.bfloat16):
             function(x.float(), weight, padding=1)
-
-
-@compiled
-def test_wrong_input_is_worded() -> None:
-    operators, x = torch.ops.m2o_fast, torch.randn(1, 16, 4, 4)
-    weight = torch.randn(32, 16, 3, 3)
-    with pytest.raises(RuntimeError, match="channels must be a multiple of 16, got 8"):
-        operators.winograd_convolve(torch.randn(1, 8, 4, 4), torch.randn(16, 8, 3, 3), None, False, False)
-    for wrong, transposed in ((weight[:8], False), (weight[:, :8], False), (weight, True), (weight[..., :1], False)):
-        with pytest.raises(RuntimeError, match="weight must be"):
-            operators.winograd_convolve(x, wrong, None, transposed, False)
-    with pytest.raises(RuntimeError, match=r"weight must be .* got \[32, 16, 3, 3\]"):
-        operators.winograd_convolve(x, weight.double(), None, False, False)
-    with pytest.raises(RuntimeError, match="bias must be"):
-        operators.winograd_convolve(x, weight, torch.randn(8), False, False)
-    with pytest.raises(RuntimeError, match=r"grad must be .* got \[2, 16, 4, 4\]"):
-        operators.winograd_by_weight(torch.randn(2, 16, 4, 4), x, False)
-    with pytest.raises(RuntimeError, match=r"height and width are at least 2, got \[1, 16, 1, 4\]"):
-        operators.winograd_convolve(x[:, :, :1], weight, None, False, True)
-    with pytest.raises(RuntimeError, match="height and width are at least 2"):
-        operators.winograd_by_weight(x[..., :1], x[..., :1], True)
-    with pytest.raises(RuntimeError, match="a bias has no place"):
-        operators.winograd_convolve(x, weight.transpose(0, 1), torch.randn(32), True, True)
-    with pytest.raises(RuntimeError, match="float32 or float64"):
-        operators.winograd_by_weight(x.half(), x.half(), False)

@@ -72,3 +72,28 @@ def test_images_or_channels_that_are_not_there(images: int, inputs: int, outputs
     assert torch.equal(gradient, torch.zeros(outputs, inputs, 3, 3))
     if inputs:  # torch's own, which is the definition, wants some
         assert conv2d(x, weight, bias, padding=1).shape == (images, outputs, 16, 16)
+
+
+@needs_native
+def test_wrong_input_is_worded() -> None:
+    operators, x = torch.ops.m2o_fast, torch.randn(1, 16, 4, 4)
+    weight = torch.randn(32, 16, 3, 3)
+    with pytest.raises(RuntimeError, match="channels must be a multiple of 16, got 8"):
+        operators.winograd_convolve(torch.randn(1, 8, 4, 4), torch.randn(16, 8, 3, 3), None, False, False)
+    for wrong, transposed in ((weight[:8], False), (weight[:, :8], False), (weight, True), (weight[..., :1], False)):
+        with pytest.raises(RuntimeError, match="weight must be"):
+            operators.winograd_convolve(x, wrong, None, transposed, False)
+    with pytest.raises(RuntimeError, match=r"weight must be .* got \[32, 16, 3, 3\]"):
+        operators.winograd_convolve(x, weight.double(), None, False, False)
+    with pytest.raises(RuntimeError, match="bias must be"):
+        operators.winograd_convolve(x, weight, torch.randn(8), False, False)
+    with pytest.raises(RuntimeError, match=r"grad must be .* got \[2, 16, 4, 4\]"):
+        operators.winograd_by_weight(torch.randn(2, 16, 4, 4), x, False)
+    with pytest.raises(RuntimeError, match=r"height and width are at least 2, got \[1, 16, 1, 4\]"):
+        operators.winograd_convolve(x[:, :, :1], weight, None, False, True)
+    with pytest.raises(RuntimeError, match="height and width are at least 2"):
+        operators.winograd_by_weight(x[..., :1], x[..., :1], True)
+    with pytest.raises(RuntimeError, match="a bias has no place"):
+        operators.winograd_convolve(x, weight.transpose(0, 1), torch.randn(32), True, True)
+    with pytest.raises(RuntimeError, match="float32 or float64"):
+        operators.winograd_by_weight(x.half(), x.half(), False)

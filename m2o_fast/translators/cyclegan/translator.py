@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from m2o_fast.batch import Batch
+from m2o_fast.batch import Batch, images_by_target
 from m2o_fast.losses import absolute_error, least_squares, masked_reconstruction_error, reconstruction_error
 from m2o_fast.m2o import Domain, ManyToOne
 from m2o_fast.nn.freezing import frozen
 from m2o_fast.nn.history import HistoryPool
 from m2o_fast.nn.outputs import as_image, to_compare
-from m2o_fast.translators.base import Iteration, Phase, Translator, schedule_to_zero
+from m2o_fast.translators.base import Iteration, Phase, Translator, detached, schedule_to_zero
 from m2o_fast.translators.cyclegan import nets
 from m2o_fast.translators.cyclegan.settings import SIZES, Size, Weights
 
@@ -154,7 +154,7 @@ class CycleGAN(Translator):
         raise ValueError(f"unknown phase {phase!r}; the phases are generators, discriminators")
 
     def _generators_loss(self, batch: Batch, iteration: Iteration) -> tuple[Tensor, dict[str, Tensor]]:
-        x, style, share = _sources(batch), self._drawn(batch, "latent"), batch.size / 2
+        x, style, share = images_by_target(batch), self._drawn(batch, "latent"), batch.size / 2
         outputs: _ByTarget = {}
         fakes: _ByTarget = {}
         cycled: _ByTarget = {}
@@ -177,7 +177,7 @@ class CycleGAN(Translator):
             parts |= self._style_losses(batch, x, style, fakes, share)
         if batch.paired and batch.has_pair is not None:
             parts["supervised"] = self._supervised(batch, outputs, share)
-        return self._weighted(parts, iteration), _detached(parts)
+        return self._weighted(parts, iteration), detached(parts)
 
     def _weighted(self, parts: Mapping[str, Tensor], iteration: Iteration) -> Tensor:
         weights = self.weights
@@ -268,7 +268,7 @@ class CycleGAN(Translator):
             "real": least_squares(real, real=True, batch_size=share),
             "fake": least_squares(fake, real=False, batch_size=share),
         }
-        return 0.5 * (parts["real"] + parts["fake"]), _detached(parts)
+        return 0.5 * (parts["real"] + parts["fake"]), detached(parts)
 
     def _drawn(self, batch: Batch, name: str) -> _ByTarget:
         """Random styles by target domain that has them."""
@@ -346,15 +346,3 @@ class CycleGAN(Translator):
         k = self.domain_index(domain)
         self._check_images("x", x, k)
         return (self._discriminator(k)(self._placed(x)),)
-
-
-def _sources(batch: Batch) -> _ByTarget:
-    """By target domain with samples: the images to be translated, which are those of the other one."""
-    rows = batch.to_target.split(list(batch.target_counts))
-    counts = batch.source_counts
-    found = {k: batch.source[1 - k][rows[k] - (counts[0] if k == 0 else 0)] for k in _TARGETS}
-    return {k: images for k, images in found.items() if images.shape[0]}
-
-
-def _detached(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach() for name, value in parts.items()}

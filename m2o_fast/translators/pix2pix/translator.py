@@ -17,14 +17,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from m2o_fast.batch import Batch
+from m2o_fast.batch import Batch, images_by_target
 from m2o_fast.losses import absolute_error, masked_reconstruction_error, patch_cross_entropy
 from m2o_fast.m2o import Domain, ManyToOne
 from m2o_fast.nn.freezing import frozen
 from m2o_fast.nn.outputs import as_image, to_compare
 from m2o_fast.nn.patch_discriminator import PatchDiscriminator
 from m2o_fast.nn.unet import UNet
-from m2o_fast.translators.base import Iteration, Phase, Translator, schedule_to_zero
+from m2o_fast.translators.base import Iteration, Phase, Translator, detached, schedule_to_zero
 from m2o_fast.translators.pix2pix.settings import Size, Weights
 
 PHASES = (Phase("discriminators", ("discriminators",)), Phase("generators", ("generators",)))
@@ -184,7 +184,7 @@ class Pix2Pix(Translator):
     def _made(self, batch: Batch, iteration: Iteration) -> _Made:
         """Fakes with graph: no generator changes before its own phase."""
         if "made" not in iteration.cache:
-            x, style = _sources(batch), self._drawn(batch, "latent")
+            x, style = images_by_target(batch), self._drawn(batch, "latent")
             outputs = {k: self._generate(k, images, style.get(k), batch) for k, images in x.items()}
             fakes = {k: as_image(output, self.domains[k]) for k, output in outputs.items()}
             iteration.cache["made"] = _Made(x, outputs, fakes)
@@ -222,7 +222,7 @@ class Pix2Pix(Translator):
             name: patch_cross_entropy(scores, real=name == "real", batch_size=share, masks=masks)
             for name, scores in (("real", real), ("fake", fake))
         }
-        return 0.5 * (parts["fake"] + parts["real"]), _detached(parts)
+        return 0.5 * (parts["fake"] + parts["real"]), detached(parts)
 
     def _generators_loss(self, batch: Batch, iteration: Iteration, made: _Made) -> tuple[Tensor, dict[str, Tensor]]:
         share, known = self._share(batch), self._known(batch)
@@ -249,7 +249,7 @@ class Pix2Pix(Translator):
             weights = self.weights
             falling = iteration.number(lambda at: schedule_to_zero(weights.diversity, at, weights.diversity_steps))
             total = total - falling * parts["diversity"]
-        return total, _detached(parts)
+        return total, detached(parts)
 
     def _diversity(self, batch: Batch, made: _Made, share: float) -> Tensor:
         """Difference from translations with another style, and the same numbers dropped."""
@@ -355,15 +355,3 @@ class Pix2Pix(Translator):
         self._check_images("x", x, k)
         self._check_images("source", source, 1 - k)
         return (self._discriminator(k)(torch.cat([self._placed(source), self._placed(x)], dim=1)),)
-
-
-def _sources(batch: Batch) -> _ByTarget:
-    """By target domain with samples: the images to be translated, which are those of the other one."""
-    rows = batch.to_target.split(list(batch.target_counts))
-    counts = batch.source_counts
-    found = {k: batch.source[1 - k][rows[k] - (counts[0] if k == 0 else 0)] for k in _TARGETS}
-    return {k: images for k, images in found.items() if images.shape[0]}
-
-
-def _detached(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach() for name, value in parts.items()}

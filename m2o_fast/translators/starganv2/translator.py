@@ -30,7 +30,7 @@ from m2o_fast.losses import (
 from m2o_fast.m2o import Domain, ManyToOne
 from m2o_fast.nn.freezing import frozen
 from m2o_fast.nn.permutation import inverse, permuted
-from m2o_fast.translators.base import Iteration, Phase, Translator, schedule_to_zero
+from m2o_fast.translators.base import Iteration, Phase, Translator, detached, schedule_to_zero
 from m2o_fast.translators.starganv2.nets import Discriminator, Generator, MappingNetwork, StyleEncoder
 from m2o_fast.translators.starganv2.settings import Size, Weights
 
@@ -207,7 +207,7 @@ class StarGANv2(Translator):
         if penalty:
             total = total + every * self.weights.r1 * penalty["r1"]
         parts |= penalty
-        return total, _detached(parts)
+        return total, detached(parts)
 
     def _generator_latent_loss(self, batch: Batch, iteration: Iteration) -> tuple[Tensor, dict[str, Tensor]]:
         content, style, outputs = self._latent(batch, iteration)
@@ -253,7 +253,7 @@ class StarGANv2(Translator):
         if batch.paired and batch.has_pair is not None:
             parts["supervised"] = self._supervised(batch, outputs)
             total = total + self.rules.supervised_weight * parts["supervised"]
-        return total, _detached(parts)
+        return total, detached(parts)
 
     def _cycle(self, batch: Batch, fakes: Sequence[Tensor], source_style: dict[int, Tensor]) -> tuple[Tensor, ...]:
         content = self.generator.encode(fakes)
@@ -397,7 +397,3 @@ class StarGANv2(Translator):
 
     def _as_parts(self, x: Tensor, domain: int) -> list[Tensor]:
         return [x if k == domain else x.new_empty((0, d.channels, *x.shape[2:])) for k, d in enumerate(self.domains)]
-
-
-def _detached(parts: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach() for name, value in parts.items()}
