@@ -35,6 +35,7 @@ from typing import Any, NamedTuple
 
 from m2o_fast.engine.config import dump_config, load_config
 from m2o_fast.engine.schema import Config
+from m2o_fast.engine.yaml12 import dump_yaml
 from m2o_fast.m2o import VARIANTS
 from m2o_fast.translators import NAMES, full_name, short_name, system
 
@@ -211,7 +212,7 @@ def section(record: dict[str, Any]) -> list[str]:
     for name, same in rows.items():
         cells = [cell([measures(run, at)[what] for run in same], form) for at, what, form in columns.values()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    return [*lines, *(distances(rows) if several else []), *one_to_one(rows)]
+    return [*lines, *(distances(rows) if several else []), *one_to_one(rows), *earlier_decoder(record)]
 
 
 def is_comparable(column: tuple[str, str, str], runs: Sequence[dict[str, Any]]) -> bool:
@@ -243,6 +244,17 @@ def distances(rows: dict[str, list[dict[str, Any]]]) -> list[str]:
             words.append(f"{away:.1f} ({title})")
         found.append(f"{name}: {', '.join(words)}")
     return ["\nMeans, in standard deviations of plain torch from its own. " + "; ".join(found) + "."]
+
+
+def earlier_decoder(record: dict[str, Any]) -> list[str]:
+    """What has to be said of records from before HMU and HMS had a decoder of their own: they name AdaIN for all."""
+    return ["\nAll by AdaIN, which HMU and HMS had by default then."] if "style_op: adain" in text_of(record) else []
+
+
+def text_of(record: dict[str, Any]) -> str:
+    """The settings of a record as YAML; early ones are kept as that."""
+    settings = record["settings"]
+    return settings if isinstance(settings, str) else dump_yaml(settings)
 
 
 def one_to_one(rows: dict[str, list[dict[str, Any]]]) -> list[str]:
