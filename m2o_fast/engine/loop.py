@@ -292,13 +292,17 @@ class Trainer:
     def advance(self, log: Log) -> StepResult:
         """Trains one step; nothing of its result has been read from the device yet."""
         started = time.perf_counter()
-        parts = self.batches(self.step)
+        parts = self.batch(self.step)
         log.waited(time.perf_counter() - started)
         result = self._advance(parts, self.step)
         self._unread.append((self.step, result.failed))
         self.step += 1
         log.advance(self.step)
         return result
+
+    def batch(self, step: int) -> list[Batch]:
+        """This process's share of the batches of a step, in parts."""
+        return self.batches(step)
 
     def settle(self) -> None:
         """Waits until the device has done everything that it was given; for clocks."""

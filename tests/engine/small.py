@@ -75,7 +75,7 @@ def iterations(out: Path, words: list[str], more: list[str]) -> int:
                 kept.update({name: tensor.double() for name, tensor in kept.items()})
         losses = []
         for step in range(STEPS):
-            parts = [part.to(dtype=torch.float64) for part in trainer.batches(step)]
+            parts = [part.to(dtype=torch.float64) for part in trainer.batch(step)]
             losses.append(trainer._read(trainer.stepper(parts, step)))
         if processes.leads:
             files = {name: tensor for name, tensor in state(trainer).items() if not name.startswith("optimizers")}

@@ -26,7 +26,7 @@ def test_batches_are_the_same_in_any_order_and_from_any_number_of_threads(tmp_pa
     """Over several epochs, with augmentation, in parts."""
     settings = ("data.crop_probability=0.5", "data.flip_probability=0.5", "accumulate=2")
     expected = [
-        tensors(trainer.batches(step)) for trainer in [Trainer(tiny_config(*settings), tmp_path)] for step in range(20)
+        tensors(trainer.batch(step)) for trainer in [Trainer(tiny_config(*settings), tmp_path)] for step in range(20)
     ]
     assert len(expected[0]) > 16
     for workers in (1, 2, 4):
@@ -49,11 +49,11 @@ def test_a_gpu_gets_batches_from_pinned_memory(tmp_path: Path, monkeypatch: pyte
 
     trainer = Trainer(tiny_config("accumulate=2"), tmp_path)
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
-    expected = tensors(trainer.batches(0))
+    expected = tensors(trainer.batch(0))
     assert pinned == []
     trainer.batches.device = torch.device("cuda")
     monkeypatch.setattr(Batch, "to", lambda batch, device: moved.append(device) or batch)
-    found = tensors(trainer.batches(0))
+    found = tensors(trainer.batch(0))
     assert moved == [torch.device("cuda")] * 2
     assert {id(tensor) for tensor in found} == {id(tensor) for tensor in pinned}
     assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))

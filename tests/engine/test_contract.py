@@ -221,10 +221,10 @@ def test_a_phase_has_the_next_batch_and_nothing_of_the_one_before(
     numbers = [0, 0, 1, 2, 3, 3, 4, 5, 6, 6]
     assert [phase for phase, _, _ in seen] == [*phases, "discriminators"]
     for (phase, images, kept), number in zip(seen, numbers, strict=True):
-        assert torch.equal(images, plain.batches(number)[0].source[0])
+        assert torch.equal(images, plain.batch(number)[0].source[0])
         assert kept == ({"color", "gray"} if phase == "discriminators" else set())
     torch.testing.assert_close(results[1].losses["generators/total"], torch.stack(totals[2:5]).mean())
-    assert len(trainer.batches(2)) == 3 and torch.equal(trainer.batches(1)[0].source[0], plain.batches(1)[0].source[0])
+    assert len(trainer.batch(2)) == 3 and torch.equal(trainer.batch(1)[0].source[0], plain.batch(1)[0].source[0])
 
 
 def test_rates_are_halved_or_constant_and_momentum_moves(tmp_path: Path) -> None:
@@ -250,8 +250,8 @@ def test_a_first_step_that_fails_leaves_no_momentum(tmp_path: Path, monkeypatch:
     """Fresh memory may hold anything: what torch would begin with is made visible."""
     monkeypatch.setattr(torch, "empty_like", lambda like, **words: torch.full_like(like, _largest(like), **words))
     trainer = Trainer(small_config(["system=toy", *LATER]), tmp_path)
-    poisoned = [part.mapped(lambda t: t * float("nan") if t.is_floating_point() else t) for part in trainer.batches(0)]
-    assert trainer.stepper(poisoned, 0).failed > 0 and not trainer.stepper(trainer.batches(1), 1).failed
+    poisoned = [part.mapped(lambda t: t * float("nan") if t.is_floating_point() else t) for part in trainer.batch(0)]
+    assert trainer.stepper(poisoned, 0).failed > 0 and not trainer.stepper(trainer.batch(1), 1).failed
     assert all(parameter.isfinite().all() for parameter in trainer.translator.parameters())
 
 

@@ -64,7 +64,7 @@ def test_batches_and_sample_grids_hold_fitted_images(own: Path) -> None:
     trainer = Trainer(config, Path("nowhere"))
     options = {"data_dir": own, "image_size": SIZE, "uni": ["sketch"], "fit": "crop"}
     grid = SampleGrid(open_split(config, "test"), trainer.averaged, 7).translate(trainer.averaged)
-    for split, found in (("train", trainer.batches(0)[0].source[0]), ("test", grid[0, 1]["source"])):
+    for split, found in (("train", trainer.batch(0)[0].source[0]), ("test", grid[0, 1]["source"])):
         wanted = open_dataset("folder", split=split, **options).images("photo", range(4)) * 2 - 1
         assert len(found) and all(any(torch.allclose(image, other) for other in wanted) for image in found), split
 

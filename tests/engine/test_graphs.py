@@ -256,7 +256,7 @@ def test_compiled_nets_give_the_same_numbers(backend: str, monkeypatch: pytest.M
         setup.translator.double(), setup.averaged.double()
     compile_nets(ours.translator)
     assert seen == ["encode", "decode", "forward", "forward"]
-    theirs = [eager.stepper([eager.batches(index)], index).losses for index in range(2)]
+    theirs = [eager.stepper([eager.batch(index)], index).losses for index in range(2)]
     found = [ours.stepper([ours.batch(index)], index).losses for index in range(2)]
     for name in theirs[0]:
         for a, b in zip(found, theirs, strict=True):

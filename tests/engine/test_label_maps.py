@@ -84,7 +84,7 @@ def test_parts_of_a_batch_do_what_the_whole_does(settings: tuple[str, ...]) -> N
         for nets in (trainer.translator, trainer.averaged):
             nets.double()
         for step in range(3):
-            result = trainer.stepper([part.to(dtype=torch.float64) for part in trainer.batches(step)], step)
+            result = trainer.stepper([part.to(dtype=torch.float64) for part in trainer.batch(step)], step)
         results.append((result.losses, trainer.translator.state_dict()))
     (losses, weights), (same_losses, same_weights) = results
     assert losses["generator_latent/supervised"] > 1  # near ln 151
@@ -96,7 +96,7 @@ def test_parts_of_a_batch_do_what_the_whole_does(settings: tuple[str, ...]) -> N
 
 def test_bf16_gives_float32_probabilities(settings: tuple[str, ...]) -> None:
     trainer = Trainer(tiny_config(*settings, "data.labels=onehot", "precision=bf16"), Path("nowhere"))
-    batch = trainer.batches(0)[0]
+    batch = trainer.batch(0)[0]
     result = trainer.stepper([batch], 0)
     assert all(value.dtype is torch.float32 and value.isfinite() for value in result.losses.values())
     with torch.autocast("cpu", torch.bfloat16):

@@ -59,7 +59,7 @@ def test_what_stays_is_counted_exactly(case, tmp_path: Path) -> None:
 def test_a_few_blank_images_tell_what_the_whole_batch_saves(case, tmp_path: Path) -> None:
     trainer = Trainer(tiny_config(*case), tmp_path)
     memory = estimate_memory(trainer.translator, trainer.averaged, trainer.config.optim, trainer.config.batch_size)
-    whole = saved_bytes(trainer.translator, trainer.batches(0)[0])
+    whole = saved_bytes(trainer.translator, trainer.batch(0)[0])
     assert whole == pytest.approx(memory.activations, rel=0.1)
 
 
@@ -91,7 +91,7 @@ def test_small_batches_are_measured_as_they_are(variant: str, tmp_path: Path, mo
         with monkeypatch.context() as patch:
             patch.setattr(memory_module, "saved_bytes", lambda t, b, p: probed.append(b.size) or probe(t, b, p))
             estimate = trainer.plan().memory.activations
-        drawn = max(saved_bytes(trainer.translator, trainer.batches(step)[0]) for step in range(4))
+        drawn = max(saved_bytes(trainer.translator, trainer.batch(step)[0]) for step in range(4))
         assert estimate == pytest.approx(drawn, rel=0.06), size
     assert probed == [1, 2, 3, 4]
 
@@ -102,7 +102,7 @@ def test_what_does_not_grow_with_the_batch_is_not_scaled(tmp_path: Path) -> None
     for images, parts in ((16, 1), (4, 2)):
         trainer = Trainer(tiny_config(*wide, f"batch_size={images}", f"accumulate={parts}"), tmp_path)
         estimate = trainer.plan().memory.activations
-        whole = saved_bytes(trainer.translator, trainer.batches(0)[0])
+        whole = saved_bytes(trainer.translator, trainer.batch(0)[0])
         assert estimate == pytest.approx(whole, rel=0.06), (images, parts)
 
 
@@ -135,7 +135,7 @@ def test_a_tensor_that_is_saved_twice_counts_once_and_goes_when_dropped() -> Non
 
 def test_the_blank_batch_is_a_batch(tmp_path: Path) -> None:
     trainer = Trainer(tiny_config("batch_size=4"), tmp_path)
-    blank, (real,) = blank_batch(trainer.translator, 4), trainer.batches(0)
+    blank, (real,) = blank_batch(trainer.translator, 4), trainer.batch(0)
     assert [part.shape for part in blank.source] == [part.shape for part in real.source]
     assert [part.shape for part in blank.paired] == [part.shape for part in real.paired]
     assert sorted(blank.to_target.tolist()) == list(range(4))

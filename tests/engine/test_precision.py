@@ -28,7 +28,7 @@ def iterations(*assignments: str, count: int = 1, dtype: torch.dtype = torch.flo
         nets.to(dtype)
     result = None
     for step in range(count):
-        result = trainer.stepper([part.to(dtype=dtype) for part in trainer.batches(step)], step)
+        result = trainer.stepper([part.to(dtype=dtype) for part in trainer.batch(step)], step)
     assert result is not None
     return trainer, result
 
@@ -48,7 +48,7 @@ def test_parts_of_a_batch_do_what_the_whole_does(variant: str, style_op: str, pa
     settings = (*STILL, f"variant={variant}", f"model.style_op={style_op}")
     whole, losses = iterations(*settings, count=6, dtype=torch.float64)
     several, same_losses = iterations(*settings, f"accumulate={parts}", count=6, dtype=torch.float64)
-    assert len(several.batches(0)) == parts
+    assert len(several.batch(0)) == parts
     for name, value in losses.losses.items():
         assert same_losses.losses[name].item() == pytest.approx(value.item(), rel=1e-9, abs=1e-12), name
     for nets in ("translator", "averaged"):
@@ -67,7 +67,7 @@ def test_parts_keep_no_graph_between_phases(monkeypatch: pytest.MonkeyPatch) -> 
         return loss(phase, batch, iteration)
 
     monkeypatch.setattr(trainer.translator, "loss", watched)
-    trainer.stepper(trainer.batches(0), 0)
+    trainer.stepper(trainer.batch(0), 0)
     assert caches == [phase.name for phase in trainer.translator.phases(0) for _ in range(2)]
 
 
@@ -82,7 +82,7 @@ def test_one_bad_part_fails_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(trainer.translator, "loss", poisoned)
     before = {name: value.clone() for name, value in trainer.translator.state_dict().items()}
-    assert trainer.stepper(trainer.batches(0), 0).failed == 3
+    assert trainer.stepper(trainer.batch(0), 0).failed == 3
     for name, value in trainer.translator.state_dict().items():
         assert torch.equal(value, before[name]) == (not name.startswith("discriminator.")), name
     assert not any(value["step"] for value in trainer.stepper.optimizers["generator"].state.values())
@@ -105,13 +105,13 @@ def test_bf16_computes_in_bfloat16_and_keeps_float32() -> None:
     for net in (other.translator.generator, other.translator.discriminator):
         for module in net.modules():
             module.register_forward_hook(lambda module, inputs, output: seen.update(dtypes(output)))
-    result = other.stepper(other.batches(0), 0)
+    result = other.stepper(other.batch(0), 0)
     assert torch.bfloat16 in seen
     for name, value in result.losses.items():
         assert value.dtype is torch.float32, name
         assert value.item() == pytest.approx(exact.losses[name].item(), rel=0.05, abs=0.05), name
     with autocast("bf16", other.device):
-        translated = other.translator.translate(other.batches(0)[0].source[0], 0, 1)
+        translated = other.translator.translate(other.batch(0)[0].source[0], 0, 1)
     assert translated.dtype is torch.float32 and not torch.equal(translated, translated.bfloat16().float())
     # R1 and the real half of the first phase take place before any weight has changed, and in float32
     for part in ("real", "r1"):
@@ -160,7 +160,7 @@ def test_bf16_products_are_float32s_where_a_cpu_has_no_others(
     monkeypatch.setattr(_choices, "WITHOUT_BFLOAT16", (capability,) if emulates else ())
     trainer = Trainer(tiny_config("precision=bf16", f"model.style_op={style_op}"), Path("nowhere"))
     with Products() as products:
-        trainer.stepper(trainer.batches(0), 0)
+        trainer.stepper(trainer.batch(0), 0)
     assert (torch.bfloat16 in products.dtypes) != emulates and torch.float32 in products.dtypes
 
 
@@ -197,7 +197,7 @@ def phase_gradients(*assignments: str) -> dict[str, list[Tensor]]:
         return descend(phase, *rest)
 
     trainer.stepper._descend = recorded
-    trainer.stepper(trainer.batches(0), 0)
+    trainer.stepper(trainer.batch(0), 0)
     return result
 
 

@@ -94,7 +94,7 @@ def iterations(out: Path, assignments: list[str], count: int) -> int:
             net.double()
         losses = []
         for step in range(count):
-            parts = [part.to(dtype=torch.float64) for part in trainer.batches(step)]
+            parts = [part.to(dtype=torch.float64) for part in trainer.batch(step)]
             losses.append(trainer._read(trainer.stepper(parts, step)))
         if processes.leads:
             nets = {"nets": trainer.translator, "averaged": trainer.averaged}

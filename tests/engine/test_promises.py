@@ -152,7 +152,7 @@ def test_a_batch_in_parts_takes_the_memory_of_one_part(words: list[str], tmp_pat
     if any(isinstance(net, BatchNorm2d) for net in trainer.translator.modules()):
         return  # has no parts
     trainer = Trainer(small_config(words, "batch_size=8", "accumulate=4"), tmp_path)
-    parts = trainer.batches(0)
+    parts = trainer.batch(0)
     images = [x for part in parts for x in (*part.source, *part.reference, *part.reference2, *part.paired)]
     held = memory._Held([*trainer.translator.parameters(), *images])
     with saved_tensors_hooks(held.pack, lambda kept: kept.tensor):
@@ -165,7 +165,7 @@ def test_recorded_steps_have_the_bits_of_others(words: list[str], tmp_path: Path
     eager, graphed = (Trainer(small_config(words), tmp_path) for _ in range(2))
     step: Callable[..., Any] = GraphedStepper(graphed.stepper, CpuRecorder())
     for index in range(STEPS):
-        wanted, found = eager.stepper(eager.batches(index), index), step(graphed.batches(index), index)
+        wanted, found = eager.stepper(eager.batch(index), index), step(graphed.batch(index), index)
         assert all(torch.equal(found.losses[name], loss) for name, loss in wanted.losses.items())
     assert all(torch.equal(state(graphed)[name], tensor) for name, tensor in state(eager).items())
 
@@ -178,7 +178,7 @@ def test_a_step_that_fails_changes_nothing(words: list[str], tmp_path: Path) -> 
     before = {name: tensor.clone() for name, tensor in state(trainer).items()}
     trainer.plan()
     assert all(torch.equal(tensor, before[name]) for name, tensor in state(trainer).items())
-    poisoned = [part.mapped(lambda t: t * float("nan") if t.is_floating_point() else t) for part in trainer.batches(1)]
+    poisoned = [part.mapped(lambda t: t * float("nan") if t.is_floating_point() else t) for part in trainer.batch(1)]
     assert trainer.stepper(poisoned, 1).failed > 0
     nets = {name for name in before if name.startswith(("nets", "pools"))}
     assert all(torch.equal(tensor, before[name]) for name, tensor in state(trainer).items() if name in nets)
