@@ -1,12 +1,11 @@
 """``conv2d`` on a CPU, with faster kernels where there are some, for derivatives of any order.
 
 Two things are gained over torch. Convolutions of 3x3 take Winograd's form where that was measured to be faster
-(:mod:`m2o_fast.ops.winograd`), and so do their derivatives; where gradients are asked for, those of few pixels take
-gathered patches (:mod:`m2o_fast.ops.patches`), and those to few channels go by rows of the kernel
-(:mod:`m2o_fast.ops.rows`). And the second derivatives, which R1 needs, are the same three kernels again - convolution,
-its gradient by input, its gradient by weight, each of which is linear in both arguments with the other two as
-derivatives - where torch builds the gradient by weight from a convolution of transposed images that takes 2 to 4 times
-as long.
+(:mod:`m2o_fast.ops.winograd`), those of few pixels take gathered patches (:mod:`m2o_fast.ops.patches`), those to few
+channels go by rows of the kernel (:mod:`m2o_fast.ops.rows`), and so do their derivatives. And the second derivatives,
+which R1 needs, are the same three kernels again - convolution, its gradient by input, its gradient by weight, each of
+which is linear in both arguments with the other two as derivatives - where torch builds the gradient by weight from a
+convolution of transposed images that takes 2 to 4 times as long.
 
 bfloat16 comes, by autocast or as it is, to the same kernels where torch would emulate it (:mod:`._bfloat16`); what is
 kept for the derivatives is bfloat16 all the same.
@@ -48,12 +47,10 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int
 
     Raises:
         TypeError: ``stride`` or ``padding`` is not one number.
-        ValueError: A weight or a bias of a wrong shape; where torch's own is called, it is torch's error.
+        ValueError: A stride below 1, a padding below 0, a weight or a bias of a wrong shape; where torch's own is
+            called, the shapes are torch's error.
     """
-    if not (isinstance(stride, int) and isinstance(padding, int)):
-        name, value = ("padding", padding) if isinstance(stride, int) else ("stride", stride)
-        raise TypeError(f"conv2d: {name} must be one int for both directions, got {value!r}")
-    return differentiable("conv2d", x, weight, bias, Geometry(stride, padding))
+    return differentiable("conv2d", x, weight, bias, _geometry("conv2d", stride, padding))
 
 
 def differentiable(op: str, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
@@ -61,13 +58,11 @@ def differentiable(op: str, x: Tensor, weight: Tensor, bias: Tensor | None, geom
     if not _needs_torchs(x, weight):
         _check(op, x, weight, bias)
         if _is_exact(x, weight, bias):
-            winograds = _takes_winograd(x, weight, geometry)
             operands = (x, weight) if bias is None else (x, weight, bias)
-            if torch.is_grad_enabled() and any(operand.requires_grad for operand in operands):
-                if winograds or is_worth_a_call(x.shape, weight.shape):
-                    return _Convolution.apply(x, weight, bias, geometry)
-            elif winograds:
-                return winograd.convolve(x, weight, bias, reflected=geometry.reflected)
+            if not (torch.is_grad_enabled() and any(operand.requires_grad for operand in operands)):
+                return _convolve(x, weight, bias, geometry)
+            if _takes_winograd(x, weight, geometry) or is_worth_a_call(x.shape, weight.shape):
+                return _Convolution.apply(x, weight, bias, geometry)
         elif is_widened(x, weight, bias):
             return _Convolution.apply(*in_bfloat16(x, weight, bias), geometry)
     return _torchs(x, weight, bias, geometry)
@@ -87,9 +82,13 @@ def conv_transpose2d(
 
     Returns:
         Float ``[N, Co, H', W']``, in the dtype of x, or in that of autocast.
+
+    Raises:
+        TypeError, ValueError: As :func:`conv2d`.
     """
-    geometry = Geometry(stride, padding)
+    geometry = _geometry("conv_transpose2d", stride, padding)
     if not _needs_torchs(x, weight):
+        _check("conv_transpose2d", x, weight, bias, transposed=True)
         if is_widened(x, weight, bias):
             return _Transposed.apply(*in_bfloat16(x, weight, bias), geometry)
         if _is_exact(x, weight, bias) and _takes_patches(_pixels(x), weight, geometry):
@@ -106,15 +105,25 @@ def _needs_torchs(x: Tensor, weight: Tensor) -> bool:
     return forced_backend() == "reference" or x.dim() != 4 or not x.numel()
 
 
-def _check(op: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    if weight.dim() != 4 or weight.shape[1] != x.shape[1]:
+def _geometry(op: str, stride: int, padding: int) -> Geometry:
+    for name, value, least in (("stride", stride, 1), ("padding", padding, 0)):
+        if not isinstance(value, int):
+            raise TypeError(f"{op}: {name} must be one int for both directions, got {value!r}")
+        if value < least:
+            raise ValueError(f"{op}: {name} must be at least {least}, got {value}")
+    return Geometry(stride, padding)
+
+
+def _check(op: str, x: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: bool = False) -> None:
+    into, out, order = (0, 1, "Ci, Co") if transposed else (1, 0, "Co, Ci")
+    if weight.dim() != 4 or weight.shape[into] != x.shape[1]:
         raise ValueError(
-            f"{op}: weight must be [Co, Ci, k, k] with Ci = {x.shape[1]} for x of shape {list(x.shape)}, "
+            f"{op}: weight must be [{order}, k, k] with Ci = {x.shape[1]} for x of shape {list(x.shape)}, "
             f"got shape {list(weight.shape)}"
         )
-    if bias is not None and bias.shape != weight.shape[:1]:
+    if bias is not None and bias.shape != weight.shape[out : out + 1]:
         raise ValueError(
-            f"{op}: bias must be [Co] = {list(weight.shape[:1])} for weight of shape {list(weight.shape)}, "
+            f"{op}: bias must be [Co] = {[weight.shape[out]]} for weight of shape {list(weight.shape)}, "
             f"got shape {list(bias.shape)}"
         )
 

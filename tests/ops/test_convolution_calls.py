@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from cases import needs_native
 from torch import Tensor
 
 from m2o_fast.ops import _choices, conv2d, convolution
+from m2o_fast.ops.convolution import conv_transpose2d
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
@@ -55,8 +58,27 @@ def test_wrong_arguments_are_worded(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("geometry", [{"stride": (2, 2)}, {"padding": (1, 1)}, {"padding": "same"}], ids=str)
 def test_stride_and_padding_are_numbers(geometry: dict) -> None:
     """Where torch would take more, the derivatives here would not."""
-    with pytest.raises(TypeError, match=r"^conv2d: (stride|padding) must be one int for both directions, got"):
-        conv2d(torch.randn(2, 3, 8, 8), torch.randn(4, 3, 3, 3), **geometry)
+    for function in (conv2d, conv_transpose2d):
+        with pytest.raises(TypeError, match=rf"^{function.__name__}: (stride|padding) must be one int for both dir"):
+            function(torch.randn(2, 3, 8, 8), torch.randn(3, 3, 3, 3), **geometry)
+
+
+@pytest.mark.parametrize("function", [conv2d, conv_transpose2d])
+def test_strides_and_paddings_that_there_are_not(function: Callable[..., Tensor]) -> None:
+    x, weight = torch.randn(2, 64, 32, 32, requires_grad=True), torch.randn(64, 64, 4, 4)
+    for wrong, words in (({"stride": 0}, "stride must be at least 1, got 0"), ({"padding": -1}, "padding must be at")):
+        with pytest.raises(ValueError, match=f"^{function.__name__}: {words}"):
+            function(x, weight, **wrong)
+
+
+def test_shapes_of_a_transposed_convolution() -> None:
+    x, weight = torch.randn(1, 8, 2, 2), torch.randn(8, 5, 4, 4)
+    for wrong in (weight[:4], weight[..., 0]):
+        with pytest.raises(ValueError, match=r"^conv_transpose2d: weight must be \[Ci, Co, k, k\] with Ci = 8 for x"):
+            conv_transpose2d(x, wrong, stride=2)
+    for wrong in (torch.randn(1), torch.randn(8), torch.randn(5, 1)):
+        with pytest.raises(ValueError, match=r"^conv_transpose2d: bias must be \[Co\] = \[5\] for weight"):
+            conv_transpose2d(x, weight, wrong, stride=2)
 
 
 @needs_native

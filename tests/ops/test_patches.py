@@ -105,6 +105,17 @@ def test_what_is_asked_for_is_what_there_is(function, always: None) -> None:
         assert [tensor.grad is not None for tensor in inputs] == [k == chosen for k in range(3)]
 
 
+@pytest.mark.parametrize("function", [conv2d, conv_transpose2d], ids=["conv2d", "conv_transpose2d"])
+def test_without_gradients_it_gives_the_same_bits(function, always: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight, bias = torch.randn(2, 4, 6, 6), torch.randn(4, 4, 4, 4), torch.randn(4)
+    weight = weight.contiguous(memory_format=torch.channels_last).requires_grad_()
+    y = function(x, weight, bias, stride=2, padding=1)
+    for name in ("conv2d", "conv_transpose2d"):
+        monkeypatch.delattr(F, name)
+    with torch.no_grad():
+        assert torch.equal(function(x, weight, bias, stride=2, padding=1), y)
+
+
 def test_results_may_be_changed_in_place(always: None) -> None:
     """Nets put their activations into what convolutions give."""
     x, weight = torch.randn(2, 4, 4, 4, requires_grad=True), torch.randn(4, 4, 4, 4)

@@ -69,6 +69,14 @@ def test_derivatives_of_any_order(channels: tuple[int, int], always: None) -> No
     assert torch.autograd.gradgradcheck(conv2d, (x, weight, bias), fast_mode=True)
 
 
+def test_without_gradients_it_gives_the_same_bits(always: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight, bias = torch.randn(2, 8, 9, 12), torch.randn(3, 8, 7, 7, requires_grad=True), torch.randn(3)
+    y = conv2d(x, weight, bias)
+    monkeypatch.delattr(F, "conv2d")
+    with torch.no_grad():
+        assert torch.equal(conv2d(x, weight, bias), y)
+
+
 def test_the_table_knows_heads_of_images() -> None:
     assert rows_pay(torch.Size((4, 64, 70, 70)), 3, 7)
     assert not rows_pay(torch.Size((4, 64, 70, 70)), 64, 7) and not rows_pay(torch.Size((4, 3, 70, 70)), 3, 7)
