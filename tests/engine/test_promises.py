@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -168,6 +169,18 @@ def test_recorded_steps_have_the_bits_of_others(words: list[str], tmp_path: Path
         wanted, found = eager.stepper(eager.batch(index), index), step(graphed.batch(index), index)
         assert all(torch.equal(found.losses[name], loss) for name, loss in wanted.losses.items())
     assert all(torch.equal(state(graphed)[name], tensor) for name, tensor in state(eager).items())
+
+
+@pytest.mark.parametrize("words", CASES)
+def test_bfloat16_has_losses_like_float32(words: list[str], tmp_path: Path) -> None:
+    """Of the first step, where the nets are the same; they stay float32, and a second step follows."""
+    losses = []
+    for precision in ("fp32", "bf16"):
+        trainer = Trainer(small_config(words, f"precision={precision}"), tmp_path)
+        losses.append(trainer._read(trainer.stepper(trainer.batch(0), 0)))
+    assert losses[1] == pytest.approx(losses[0], rel=0.1, abs=0.1) and losses[1] != losses[0]
+    assert all(map(math.isfinite, trainer._read(trainer.stepper(trainer.batch(1), 1)).values()))
+    assert {parameter.dtype for parameter in trainer.translator.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("words", CASES)
