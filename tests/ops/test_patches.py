@@ -78,7 +78,7 @@ def test_float32_is_as_exact_as_torchs() -> None:
 
 
 @pytest.mark.parametrize("function", [conv2d, conv_transpose2d], ids=["conv2d", "conv_transpose2d"])
-@pytest.mark.parametrize("geometry", [(4, 2, 1), (4, 1, 1), (2, 2, 0)], ids=str)
+@pytest.mark.parametrize("geometry", [(4, 2, 1), (4, 1, 1), (2, 2, 0), (3, 2, 1)], ids=str)
 def test_derivatives_of_any_order(function, geometry: tuple[int, ...], always: None) -> None:
     kernel, stride, padding = geometry
     shape = (3, 2, kernel, kernel) if function is conv2d else (2, 3, kernel, kernel)
