@@ -55,7 +55,7 @@ def check(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Where to draw the first images, as a PNG. [dim]\\[default: contact-sheet.png][/dim]",
+            help="Where to draw some images, as a PNG. [dim]\\[default: contact-sheet.png][/dim]",
         ),
     ] = None,
     system: Annotated[

@@ -31,7 +31,7 @@ def check_folder(
     Args:
         directory: The folder.
         max_unreadable: Share of the files that training would leave out if they cannot be read.
-        sheet: A PNG file to draw the first images of own images and of ADE20K in; ``None`` draws nothing. Where the
+        sheet: A PNG file to draw some of own images and of ADE20K in; ``None`` draws nothing. Where the
             default one cannot be written, that is a note.
         verify: Whether all image files are read again, whatever their dates say.
         report: Called with a line of text for what takes long.
@@ -54,7 +54,7 @@ def check_folder(
         if sheet != DEFAULT:
             raise
         return replace(found, notes=[*found.notes, str(error)])
-    lines = [*found.lines, f"the first images of each domain: {sheet}"]
+    lines = [*found.lines, f"some images of each domain: {sheet}"]
     return replace(found, lines=lines, facts={**found.facts, "sheet": str(sheet)})
 
 

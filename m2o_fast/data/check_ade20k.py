@@ -28,6 +28,7 @@ from m2o_fast.data.images import SUFFIXES, read_pixels
 from m2o_fast.data.index import FileIndex
 from m2o_fast.data.label_maps import read_class_numbers
 from m2o_fast.data.parallel import mapped
+from m2o_fast.data.representative import some_of
 from m2o_fast.errors import UserError
 from m2o_fast.files import composed
 from m2o_fast.labels import palette
@@ -154,7 +155,7 @@ def _sheet_rows(splits: Sequence[_Split]) -> dict[str, list[np.ndarray]]:
     colors = palette(CLASSES).numpy()
     rows = {}
     for split in splits:
-        some = split.pairs()[:COLUMNS]
+        some = some_of(split.pairs(), COLUMNS)
         maps = [colors[read_class_numbers(path, CLASSES, TILE)] for _, path in some]
         rows[f"{split.name} images"] = [read_pixels(photo, 3, TILE) for photo, _ in some]
         rows[f"{split.name} annotations"] = [drawn.transpose(2, 0, 1) for drawn in maps]

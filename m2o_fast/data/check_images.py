@@ -38,6 +38,7 @@ from m2o_fast.data.layout import (
 from m2o_fast.data.learner import Learner
 from m2o_fast.data.near_misses import near_misses
 from m2o_fast.data.pairs_table import Listing
+from m2o_fast.data.representative import some_of
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import PAIRED, UNPAIRED
 
@@ -263,14 +264,15 @@ def _command(root: Path, found: Found, guess: _Guess, max_unreadable: float, lea
 
 
 def _sheet_rows(found: Found, uni: Sequence[str]) -> dict[str, list[np.ndarray]]:
-    """The first contents of every domain, those that all domains have first, in the same order; one with its looks."""
+    """Some contents of every domain, those that all domains have first, in the same order; one with its looks."""
     rows = {}
     for folder, domains in found.items():
         images = {name: domain.by_content for name, domain in domains.items()}
         common = set.intersection(*(set(facts) for facts in images.values()))
         for name, facts in images.items():
-            contents = sorted(facts, key=lambda content: (content not in common, content))[:COLUMNS]
-            rows[f"{folder}/{name}"] = [facts[content][0].tile(TILE) for content in contents]
+            others = some_of(sorted(facts.keys() - common), COLUMNS)
+            contents = [*some_of(sorted(common), COLUMNS), *others][:COLUMNS]
+            rows[f"{folder}/{name}"] = [some_of(facts[content], 1)[0].tile(TILE) for content in contents]
     if looks := content_with_looks(_trained_on(found), uni):
         rows["one content, its looks"] = [fact.tile(TILE) for fact in looks[:COLUMNS]]
     return rows

@@ -1,4 +1,4 @@
-"""A picture of the first images of every domain, to be looked at before training."""
+"""A picture of some images of every domain, to be looked at before training."""
 
 from __future__ import annotations
 

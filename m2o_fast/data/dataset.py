@@ -136,6 +136,17 @@ class Dataset(ABC):
         )
         return any((found := self.pair(*part)) is not None and bool(found[1].any()) for part in parts)
 
+    def contents(self, domain: str | int) -> Tensor:
+        """What the images of a domain show, as numbers: the same for two that are known to show the same.
+
+        Args:
+            domain: Name or index of the domain.
+
+        Returns:
+            int64 ``[count(domain)]``.
+        """
+        return torch.arange(self.count(domain))
+
     def content(self, indices: Numbers) -> Tensor | None:
         """How much foreground each pixel of images has that all domains share the content of; ``None``: not known.
 

@@ -59,6 +59,7 @@ class FolderDataset(Dataset):
         self.domains = tuple(domains)
         self.image_size = images[0].shape[-1]
         self._images = tuple(images)
+        self._contents = [_numbered(shown) for shown in keys]
         self._seed, self._split = seed, split
         numbers = range(len(self.domains))
         directions = [(source, target) for target in numbers for source in numbers if source != target]
@@ -100,6 +101,10 @@ class FolderDataset(Dataset):
         partners = self._partners.get((self.domain_index(source), self.domain_index(target)))
         return super().looks(source, target, index) if partners is None else partners.of(row)
 
+    def contents(self, domain: str | int) -> Tensor:
+        """What the images of a domain show, see :meth:`Dataset.contents`."""
+        return self._contents[self.domain_index(domain)]
+
     def has_pairs(self, directions: Collection[tuple[int, int]] | None = None) -> bool:
         """Whether any true translation is known, see :meth:`Dataset.has_pairs`."""
         return any(directions is None or direction in directions for direction in self._partners)
@@ -112,6 +117,12 @@ class FolderDataset(Dataset):
 
     def _float(self, domain: int, rows: Tensor) -> Tensor:
         return torch.from_numpy(self._images[domain][rows.numpy()]).to(torch.float32) / 255
+
+
+def _numbered(keys: Sequence[str]) -> Tensor:
+    """int64 ``[n]``: texts as numbers, in the order in which they first come."""
+    numbers: dict[str, int] = {}
+    return torch.tensor([numbers.setdefault(key, len(numbers)) for key in keys], dtype=torch.int64)
 
 
 # --- from files ---

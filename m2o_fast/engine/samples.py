@@ -11,6 +11,7 @@ from torch import Tensor
 
 from m2o_fast.data.dataset import Dataset
 from m2o_fast.data.images import image_grid, labelled_rows, to_pillow
+from m2o_fast.data.representative import representative
 from m2o_fast.labels import pictures
 from m2o_fast.randomness import torch_generator
 from m2o_fast.translators.base import Translator
@@ -34,6 +35,11 @@ def shown_directions(translator: Translator) -> list[tuple[int, int]]:
     return [(first[b], b) for b in sorted(first)[:DIRECTIONS]]
 
 
+def chosen_images(dataset: Dataset, domain: int, count: int) -> list[int]:
+    """Numbers of at most ``count`` images of a domain that stand for all of them, see :func:`representative`."""
+    return representative(dataset.contents(domain), count, dataset.domains[domain].name)
+
+
 @contextmanager
 def in_evaluation(translator: Translator) -> Iterator[None]:
     """Nets that are being trained are used as they will be: no dropout, batch norm with what it has learned."""
@@ -46,7 +52,7 @@ def in_evaluation(translator: Translator) -> Iterator[None]:
 
 
 class SampleGrid:
-    """Fixed test images and styles of a run.
+    """Fixed test images and styles of a run: images that stand for the split, the same in all runs on the same data.
 
     Args:
         dataset: The test split.
@@ -58,7 +64,7 @@ class SampleGrid:
         self._seed = seed
         self._images = []
         for k, domain in enumerate(translator.domains):
-            images = dataset.images(k, range(min(COLUMNS, dataset.count(k)))) * 2 - 1
+            images = dataset.images(k, chosen_images(dataset, k, COLUMNS)) * 2 - 1
             self._images.append(images.expand(-1, domain.channels, -1, -1).contiguous())
 
     def translate(self, translator: Translator) -> dict[tuple[int, int], dict[str, Tensor]]:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from m2o_fast.data.dataset import Dataset
+from m2o_fast.engine.samples import chosen_images
 from m2o_fast.engine.schema import Config
 from m2o_fast.translators.base import Translator
 
@@ -43,7 +44,7 @@ class StyleWatch:
         self._real: dict[int, tuple[float, float]] = {}
         for k, domain in enumerate(translator.domains):
             if domain.multimodal and translator.has_style(k):
-                images = dataset.images(k, range(min(_REAL_IMAGES, dataset.count(k)))) * 2 - 1
+                images = dataset.images(k, chosen_images(dataset, k, _REAL_IMAGES)) * 2 - 1
                 images = images.expand(-1, domain.channels, -1, -1)
                 self._real[k] = _difference(images, images.roll(1, 0)), color_spread(images)
         self._from, self._advice = first_alarm(config), config.facts.advice

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from m2o_fast.data import Dataset
 from m2o_fast.data.images import image_grid, to_pillow
-from m2o_fast.engine.samples import DIRECTIONS, OF_SOURCE, SampleGrid
+from m2o_fast.engine.samples import DIRECTIONS, OF_SOURCE, SampleGrid, chosen_images
 from m2o_fast.labels import pictures
 from m2o_fast.m2o import Domain
 from m2o_fast.randomness import torch_generator
@@ -168,11 +168,11 @@ class Painter:
             ways = torch.linspace(0, 1, STYLES).view(-1, *[1] * first.dim())
             styles = first + ways.to(first) * (last - first)
         strips = []
-        for index in range(min(CONTENTS, self._data.count(pair[0]))):
+        for number, index in enumerate(chosen_images(self._data, pair[0], CONTENTS), 1):
             x = self._source(pair[0], [index])
             outputs = self._translated(x.expand(STYLES, -1, -1, -1), pair, styles)
             alt = f"{source.name} image {index}, then the same as {target.name}, {kind}, {STYLES} images"
-            strips.append(strip(f"content {index + 1}", alt, [*visible(x, source), *visible(outputs, target)]))
+            strips.append(strip(f"content {number}", alt, [*visible(x, source), *visible(outputs, target)]))
         return Figure(f"{direction_title(self.name(pair))}: {kind}", note, strips)
 
     @torch.no_grad()
