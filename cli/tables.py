@@ -33,6 +33,19 @@ _TABLES: dict[str, dict[str, str]] = {
         "lpips_nearest": "lpips nearest",
         "lpips_looks_covered": "lpips covered",
     },
+    "variety of looks, as a share of that of real images": {
+        "pixel_variety": "by pixels",
+        "pixel_variety_of_looks": "true looks",
+        "structure_variety": "by structure",
+        "structure_variety_of_looks": "true looks",
+    },
+    "colours, references, content": {
+        "pixel_color_recall": "colours covered",
+        "pixel_color_recall_ceiling": "ceiling",
+        "references_followed": "references",
+        "content_kept": "content kept",
+        "cycle_mse": "cycle mse",
+    },
     "against real images": {
         "fid_clean": "fid clean",
         "fid_stargan2": "fid stargan2",

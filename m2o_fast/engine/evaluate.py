@@ -33,12 +33,14 @@ from m2o_fast.engine.evaluation.report import (
     write_evaluation,
 )
 from m2o_fast.engine.evaluation.translations import Evaluation, Found
+from m2o_fast.engine.evaluation.weightless import STRUCTURE_PAIRS
 from m2o_fast.engine.processes import joined_processes
 from m2o_fast.engine.runs import CONFIG, find_checkpoint, is_run, warn_of_damage
 from m2o_fast.engine.schema import Config
 from m2o_fast.errors import UserError
 from m2o_fast.metrics.diversity import Lpips, open_lpips
 from m2o_fast.metrics.features import Extractor
+from m2o_fast.metrics.pixel_colors import BINS as PIXEL_BINS
 from m2o_fast.translators.base import Translator
 
 
@@ -226,6 +228,10 @@ def _report(subject: _Subject, found: Found, evaluation: Evaluation, options: Op
         protocol["references"] = "test images of the target domain, shuffled anew for each output"
     if "color_recall" in measured:
         protocol |= {"bins_per_channel": BINS, "bits_per_channel": BITS}
+    if "pixel_color_recall" in measured:
+        protocol["pixel_color_bins_per_channel"] = PIXEL_BINS
+    if "structure_variety" in measured:
+        protocol["structure"] = f"MS-SSIM, about {STRUCTURE_PAIRS} pairs"
     if subject.extractor:
         protocol |= features_protocol(subject.extractor, "train images of the target domain")
         protocol["real_images"] = _one_or_each(evaluation.real_images)

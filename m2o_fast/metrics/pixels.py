@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _WINDOW, _SIGMA = 11, 1.5
+_EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales of MS-SSIM, from fine to coarse
 _PERFECT = 1e-10  # a smaller mean squared error counts as this one: 100 dB
 
 
@@ -98,6 +99,44 @@ def structural_similarity(x: Tensor, y: Tensor) -> Tensor:
     Returns:
         ``[N]``.
     """
+    similarity, _ = _similarity_maps(x, y)
+    return similarity.flatten(1).mean(1)
+
+
+def multiscale_similarity(x: Tensor, y: Tensor) -> Tensor:
+    """Multi-scale structural similarity, MS-SSIM (doi 10.1109/ACSSC.2003.1292216), of images in [0, 1].
+
+    Contrast and structure, ``(2 cov + K2^2) / (var_x + var_y + K2^2)``, are compared at several scales, each half as
+    large as the one before, and at the last one luminance, too; their means (below 0: 0) are multiplied with the
+    published exponents. There are five scales, or as many as leave a window inside the images of all but the last,
+    and 6 pixels there: two at 16, three at 32, four at 64 and five from 128 pixels on. The exponents of fewer are
+    enlarged to the sum of all five. Windows as in :func:`structural_similarity`; but for the last scale only those
+    count that lie inside.
+
+    Args:
+        x: Floating point ``[N, C, H, W]``, at least 6x6 pixels.
+        y: Of the same shape.
+
+    Returns:
+        ``[N]`` in [0, 1]; 1 for equal images.
+    """
+    scales, side = 1, min(x.shape[2:])
+    while scales < len(_EXPONENTS) and side >= _WINDOW and side // 2 > _WINDOW // 2:
+        scales, side = scales + 1, side // 2
+    result = x.new_ones(len(x))
+    weight = sum(_EXPONENTS) / sum(_EXPONENTS[:scales])
+    for scale, exponent in enumerate(_EXPONENTS[:scales], 1):
+        similarity, contrast = _similarity_maps(x, y)
+        inside = slice(_WINDOW // 2, -(_WINDOW // 2))
+        compared = similarity if scale == scales else contrast[:, :, inside, inside]
+        result = result * compared.flatten(1).mean(1).clamp(min=0) ** (exponent * weight)
+        if scale < scales:
+            x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
+    return result
+
+
+def _similarity_maps(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Structural similarity around every pixel, and its part without luminance; both ``[N, C, H, W]``."""
     offsets = torch.arange(_WINDOW, dtype=x.dtype, device=x.device) - _WINDOW // 2
     weights = torch.exp(-(offsets**2) / (2 * _SIGMA**2))
     weights = weights / weights.sum()
@@ -112,7 +151,8 @@ def structural_similarity(x: Tensor, y: Tensor) -> Tensor:
     variances = local_mean(x * x) + local_mean(y * y) - mean_x.square() - mean_y.square()
     covariance = local_mean(x * y) - mean_x * mean_y
     luminance = (2 * mean_x * mean_y + 0.01**2) / (mean_x.square() + mean_y.square() + 0.01**2)
-    return (luminance * (2 * covariance + 0.03**2) / (variances + 0.03**2)).flatten(1).mean(1)
+    contrast = (2 * covariance + 0.03**2) / (variances + 0.03**2)
+    return luminance * contrast, contrast
 
 
 def _decibels(mse: Tensor) -> Tensor:

@@ -47,12 +47,30 @@ _KNOWN = {
     "mse_looks_covered": Measure("looks covered (MSE)", "higher", "share of the looks that an output is nearest to"),
     "lpips_nearest": Measure("LPIPS to the nearest look", "lower", "distance to the most alike true image"),
     "lpips_looks_covered": Measure("looks covered (LPIPS)", "higher", "the same by LPIPS"),
+    "pixel_variety": Measure("variety of looks", "higher", "how far two outputs of a source lie apart; 1: real images"),
+    "structure_variety": Measure("variety of looks (structure)", "higher", "the same by MS-SSIM; 1: real images"),
+    "pixel_variety_of_looks": Measure("variety of true looks", "", "what a perfect generator would score"),
+    "structure_variety_of_looks": Measure("variety of true looks (structure)", "", "the same by MS-SSIM"),
+    "pixel_color_recall": Measure("colours covered", "higher", "share of the real pixels' colour that is generated"),
+    "pixel_color_recall_ceiling": Measure("colours covered, ceiling", "", "what other real images would score"),
+    "references_followed": Measure("references followed", "higher", "nearer to the own reference; 0.5: ignored"),
+    "cycle_mse": Measure("MSE there and back", "lower", "translated back, against the source"),
+    "content_kept": Measure("content kept", "higher", "translated back, 1: the source, 0: like another source"),
     "lpips_diversity": Measure("LPIPS diversity", "higher", "difference between two outputs of one source"),
 }
+_WEIGHTLESS = ("pixel_variety", "pixel_color_recall", "references_followed", "content_kept")
 #: what stands at the top of a report, the first ones that there are: with one right answer, and with many
 HEADLINE = {
     True: ("mse", "psnr", "miou", "pixel_accuracy", "style_independent"),
-    False: ("color_recall", "color_recall_ceiling", "coverage", "fid_clean", "fid_stargan2", "lpips_diversity"),
+    False: (
+        "color_recall",
+        "color_recall_ceiling",
+        "coverage",
+        "fid_clean",
+        "fid_stargan2",
+        "lpips_diversity",
+        *_WEIGHTLESS,
+    ),
 }
 
 

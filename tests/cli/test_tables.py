@@ -24,3 +24,16 @@ def test_what_is_measured_against_the_looks_has_a_table(
     (row,) = [line for line in lines[start:] if "map -> photo" in line]
     assert row.replace("│", " ").split() == ["map", "->", "photo", "latent", "0.0125", "0.625", "0.25", "0.375"]
     assert max(map(len, lines)) <= 100
+
+
+def test_what_needs_no_weights_has_two_tables(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    varied = {"pixel_variety": 0.5, "pixel_variety_of_looks": 0.75, "structure_variety": 0.25}
+    rest = {"pixel_color_recall": 0.125, "pixel_color_recall_ceiling": 0.9, "content_kept": 0.625}
+    print_evaluation(evaluation({"map->photo": {"latent": {**varied, **rest, "references_followed": 0.8}}}))
+    out = capsys.readouterr().out
+    rows = [line.replace("│", " ").split()[4:] for line in out.splitlines() if "map -> photo" in line]
+    assert rows == [["0.5", "0.75", "0.25"], ["0.125", "0.9", "0.8", "0.625"]]
+    assert max(map(len, out.splitlines())) <= 100

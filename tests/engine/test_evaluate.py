@@ -25,6 +25,14 @@ from m2o_fast.metrics.diversity import Lpips
 from m2o_fast.translators.starganv2.translator import StarGANv2
 
 COLORS = {"color_recall", "color_recall_ceiling", "coverage", "unique_colors", "content_mse"}
+PICTURES = {
+    "pixel_variety",
+    "structure_variety",
+    "pixel_color_recall",
+    "pixel_color_recall_ceiling",
+    "cycle_mse",
+    "content_kept",
+}
 FEATURES = {"fid_clean", "kid_mean", "kid_std", "precision", "recall"}
 TWO = Options(outputs_per_source=2, extractor="module:fakes.mean_colors")
 
@@ -62,7 +70,10 @@ def test_report_has_every_direction_and_the_protocol(run: Path) -> None:
     assert list(result["directions"]) == ["color->gray", "gray->color"]
     assert set(result["directions"]["color->gray"]) == {"none"}
     assert set(result["directions"]["gray->color"]) == {"latent", "reference"}
-    assert set(result["directions"]["gray->color"]["latent"]) == COLORS | FEATURES
+    assert set(result["directions"]["gray->color"]["latent"]) == COLORS | PICTURES | FEATURES
+    assert set(result["directions"]["gray->color"]["reference"]) == COLORS | PICTURES | FEATURES | {
+        "references_followed"
+    }
     assert set(result["directions"]["color->gray"]["none"]) == {"mse", "psnr", "ssim", "style_independent"} | FEATURES
     assert result["means"]["none"]["mse"] == result["directions"]["color->gray"]["none"]["mse"]
     assert "style_independent" not in result["means"]["none"]

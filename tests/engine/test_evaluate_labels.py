@@ -91,7 +91,11 @@ def test_scores_are_those_counted_by_hand(data: Dataset) -> None:
 def test_scenes_are_measured_by_features_and_against_their_photographs(data: Dataset) -> None:
     values = measured(data).directions["labels->scene"]
     assert set(values) == {"latent", "reference"}
-    assert set(values["latent"]) == {"fid_clean", "kid_mean", "kid_std", "precision", "recall", "mse_nearest"}
+    features = {"fid_clean", "kid_mean", "kid_std", "precision", "recall"}
+    weightless = {"mse_nearest", "cycle_mse", "content_kept"}
+    varied = {"pixel_color_recall", "pixel_color_recall_ceiling", "pixel_variety", "structure_variety"}
+    assert set(values["latent"]) == features | weightless | varied
+    assert set(values["reference"]) - set(values["latent"]) == {"references_followed"}
 
 
 def test_batches_do_not_matter(data: Dataset) -> None:

@@ -75,7 +75,8 @@ def test_references_are_all_test_images_in_each_output(data: ColorizedDigits) ->
     assert details["color_histogram"]["generated"] == (once.histogram * MANY).tolist()
     assert values["unique_colors"] == pytest.approx(once.unique_colors, abs=1)
     assert values["content_mse"] < 1e-12
-    assert painter.encoded == COUNT  # each reference once, whatever the number of outputs
+    # each reference once, whatever the number of outputs, and each source for its way back
+    assert painter.encoded == COUNT + COUNT
 
 
 def test_colors_are_compared_with_as_many_real_ones_twice(data: ColorizedDigits) -> None:
@@ -180,11 +181,20 @@ def test_latent_styles_do_not_depend_on_how_they_are_asked_for(monkeypatch: pyte
 
 
 def test_references_come_again_when_there_are_more_sources(data: ColorizedDigits) -> None:
-    styles = ReferenceStyles(Painter(data.domains).know(data), data, 0, MANY, batch=7)
+    styles = ReferenceStyles(Painter(data.domains).know(data), data, 0, MANY, batch=7, sources=2 * COUNT)
     rows = styles.rows(range(2 * COUNT))
     assert torch.equal(rows[:COUNT], rows[COUNT:])
     assert all(len(rows[:COUNT, draw].unique(dim=0)) == COUNT for draw in range(MANY))
     assert not torch.equal(rows[:, 0], rows[:, 1])
+
+
+def test_of_a_part_of_the_sources_only_their_references_are_encoded(data: ColorizedDigits) -> None:
+    painter = Painter(data.domains).know(data)
+    part = ReferenceStyles(painter, data, 0, MANY, batch=7, sources=2)
+    assert painter.encoded <= 2 * MANY
+    whole = ReferenceStyles(painter, data, 0, MANY, batch=7, sources=COUNT)
+    assert torch.equal(part.rows(range(2)), whole.rows(range(2)))
+    assert torch.equal(part.colors(torch.arange(2)), whole.colors(torch.arange(2)))
 
 
 # --- choices ---

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from m2o_fast.data import Dataset
 from m2o_fast.engine.evaluation.options import SEED
+from m2o_fast.metrics.following import color_statistics
 from m2o_fast.randomness import torch_generator
 from m2o_fast.translators.base import Translator
 
@@ -70,29 +71,39 @@ class ReferenceStyles(Styles):
         target: Index of the target domain in the translator.
         outputs: M.
         batch: Images encoded at a time.
+        sources: How many sources there are at most: references that none of them has are not encoded.
     """
 
-    def __init__(self, translator: Translator, dataset: Dataset, target: int, outputs: int, batch: int) -> None:
+    def __init__(
+        self, translator: Translator, dataset: Dataset, target: int, outputs: int, batch: int, sources: int
+    ) -> None:
         domain = translator.domains[target]
         count = dataset.count(domain.name)
-        encoded = []
-        for start in range(0, count, batch):
-            images = dataset.images(domain.name, range(start, min(start + batch, count)))
-            images = (images * 2 - 1).expand(-1, domain.channels, -1, -1)
-            encoded.append(translator.encode_style(images, target))
-        self._encoded = torch.cat(encoded)
-        self._orders = torch.stack(
-            [
-                torch.randperm(count, generator=torch_generator(SEED, "references", target, draw))
-                for draw in range(outputs)
-            ],
-            dim=1,
-        )
+        orders = [
+            torch.randperm(count, generator=torch_generator(SEED, "references", target, draw))[:sources]
+            for draw in range(outputs)
+        ]
+        #: image numbers, and for each source those of its references among them
+        used, self._orders = torch.stack(orders, dim=1).unique(return_inverse=True)
+        encoded, colors = [], []
+        for chosen in used.split(batch):
+            images = dataset.images(domain.name, chosen).expand(-1, domain.channels, -1, -1)
+            encoded.append(translator.encode_style(images * 2 - 1, target))
+            colors.append(color_statistics(images))
+        self._encoded, self._colors = torch.cat(encoded), torch.cat(colors)
 
     def rows(self, numbers: range) -> Tensor:
         """See :meth:`Styles.rows`; with more sources than references, references come again."""
-        chosen = self._orders[torch.arange(numbers.start, numbers.stop) % len(self._orders)]
+        chosen = self._chosen(torch.arange(numbers.start, numbers.stop))
         return self._encoded[chosen.to(self._encoded.device)]
+
+    def colors(self, numbers: Tensor) -> Tensor:
+        """:func:`color_statistics` of the references of some sources, float64 ``[n, M, 2 C]``."""
+        return self._colors[self._chosen(numbers)]
+
+    def _chosen(self, numbers: Tensor) -> Tensor:
+        """The references of sources, ``[n, M]``, among those that are used."""
+        return self._orders[numbers % len(self._orders)]
 
 
 class MadeUpStyles(Styles):

@@ -29,8 +29,10 @@ from m2o_fast.engine.evaluation.options import BINS, BITS, NO_STYLE, SEED, Optio
 from m2o_fast.engine.evaluation.progress import Meter
 from m2o_fast.engine.evaluation.real import DomainImages, real_features
 from m2o_fast.engine.evaluation.styles import LatentStyles, MadeUpStyles, ReferenceStyles, Styles
+from m2o_fast.engine.evaluation.weightless import Colorfulness, Content, Following, RealPictures, Variety
 from m2o_fast.engine.processes import Processes
 from m2o_fast.errors import UserError
+from m2o_fast.labels import pictures
 from m2o_fast.metrics import ColorStatistics, FeatureBank
 from m2o_fast.metrics.diversity import Lpips
 from m2o_fast.metrics.features import Extractor
@@ -121,6 +123,7 @@ class Evaluation:
         """The measures of every direction; whole in the leading process only."""
         pairs = [(source, target) for source, target in self._translator.directions() if source != target]
         self._meter.expect(sum(self._translations(*pair) for pair in pairs))
+        self._meter.expect(sum(self._looked_at(target) for target in {target for _, target in pairs}))
         found = Found()
         for target in sorted({target for _, target in pairs}):
             real = self._real(target)  # real images and references of a target are looked at once
@@ -132,7 +135,7 @@ class Evaluation:
 
     def _direction(self, source: int, target: int, real: _Real, references: Styles | None, found: Found) -> None:
         styles = self._styles(source, target, references)
-        measures = {guidance: self._measures(source, target, real) for guidance in styles}
+        measures = {guidance: self._measures(source, target, real, part) for guidance, part in styles.items()}
         indices = self.sources(source)
         share = self._processes.share(len(indices))
         shown = self._name(source, target).replace("->", " -> ")
@@ -161,6 +164,15 @@ class Evaluation:
         if self._translator.has_style(target):
             guidances = sum(g == "latent" or self._translator.reads_style(target) for g in self._options.guidances)
         return len(self._processes.share(len(self.sources(source)))) * self._drawn(target) * guidances
+
+    def _looked_at(self, target: int) -> int:
+        """How many real images this process looks at, to compare translations into a domain with."""
+        return len(self._processes.share(len(self.sources(target)))) if self._is_of_looks(target) else 0
+
+    def _is_of_looks(self, target: int) -> bool:
+        """Whether a domain holds pictures of which many are right."""
+        domain = self._translator.domains[target]
+        return domain.multimodal and domain.kind == "continuous"
 
     def _drawn(self, target: int) -> int:
         """Translations of each source; of a uni-modal target the second one shows whether the style changes it."""
@@ -208,6 +220,21 @@ class Evaluation:
         numbers = self._test.looks(domains[source].name, domains[target].name, index)
         return self._test.images(domains[target].name, numbers)
 
+    def _back(self, source: int, target: int, outputs: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Translations into ``target`` translated back, and their sources; in [0, 1], label maps in colours."""
+        x = self._inputs(source, indices)
+        style = self._translator.encode_style(x, source)
+        back = self._translator.translate(outputs, target, source, style=style)
+        domain = self._translator.domains[source]
+        shown = [pictures(images.float(), domain).to(self._device) for images in (back, x)]
+        return ((shown[0] + 1) / 2).clamp(0, 1), (shown[1] + 1) / 2
+
+    def _is_known_back(self, source: int, target: int) -> bool:
+        """Whether the way back was learned, and the style that it needs can be read off the source."""
+        translator = self._translator
+        known = translator.reads_style(source) or not translator.has_style(source)
+        return known and (target, source) in translator.directions()
+
     def _content(self, indices: Tensor) -> Tensor:
         content = self._test.content(indices)
         assert content is not None
@@ -226,9 +253,10 @@ class Evaluation:
     def _references(self, target: int) -> Styles | None:
         if not self._translator.reads_style(target) or "reference" not in self._options.guidances:
             return None
-        return ReferenceStyles(self._translator, self._test, target, self._drawn(target), self._batch)
+        most = max(len(self.sources(a)) for a, b in self._translator.directions() if b == target != a)
+        return ReferenceStyles(self._translator, self._test, target, self._drawn(target), self._batch, most)
 
-    def _measures(self, source: int, target: int, real: _Real) -> list[Measure]:
+    def _measures(self, source: int, target: int, real: _Real, styles: Styles) -> list[Measure]:
         domain = self._translator.domains[target]
         measures: list[Measure] = []
         if not domain.multimodal:
@@ -246,8 +274,21 @@ class Evaluation:
             measures.append(Features(self._extractor, real.features, self._options.fid, self._batch))
         if self._lpips is not None and domain.multimodal and self._drawn(target) > 1:
             measures.append(Diversity(self._lpips))
-        if domain.multimodal and domain.kind == "continuous":
+        if real.pictures is not None:
+            measures += self._weightless(source, target, real.pictures, styles)
             measures.append(Looks(partial(self._looks, source, target), self._lpips))
+        return measures
+
+    def _weightless(self, source: int, target: int, real: RealPictures, styles: Styles) -> list[Measure]:
+        measures: list[Measure] = []
+        if self._drawn(target) > 1:
+            measures.append(Variety(real.variety, partial(self._looks, source, target), len(self.sources(source))))
+        if real.colors is not None:
+            measures.append(Colorfulness(real.colors))
+        if isinstance(styles, ReferenceStyles) and self._drawn(target) > 1:
+            measures.append(Following(styles.colors))
+        if self._is_known_back(source, target):
+            measures.append(Content(partial(self._back, source, target)))
         return measures
 
     def _real(self, target: int) -> _Real:
@@ -259,7 +300,21 @@ class Evaluation:
             self.real_images[domain.name] = images.count
             features = real_features(images, self._extractor, self._batch, self._meter, self._processes)
         known = domain.multimodal and domain.channels == 3 and self._test.content([0]) is not None
-        return _Real(features, self._real_colors(target) if known else None)
+        pictures = self._real_pictures(target) if self._is_of_looks(target) else None
+        return _Real(features, self._real_colors(target) if known else None, pictures)
+
+    def _real_pictures(self, target: int) -> RealPictures:
+        """Test images of the target domain."""
+        numbers = self.sources(target)
+        real = RealPictures(self._translator.domains[target], numbers)
+        share = self._processes.share(len(numbers))
+        with self._meter.stage(f"test images of {self._translator.domains[target].name}", len(share)) as advance:
+            for start in range(share.start, share.stop, self._batch):
+                places = range(start, min(start + self._batch, share.stop))
+                real.look_at(self._test, places, self._device)
+                advance(len(places))
+        merge(real, self._processes)
+        return real
 
     def _real_colors(self, target: int) -> tuple[ColorStatistics, ColorStatistics]:
         """Colours of as many real images of the sources' content as there will be translations, twice."""
@@ -282,7 +337,9 @@ class _Real(NamedTuple):
     Attributes:
         features: Of real images.
         colors: Of real images, and of others.
+        pictures: What is told of them without weights.
     """
 
     features: FeatureBank | None
     colors: tuple[ColorStatistics, ColorStatistics] | None
+    pictures: RealPictures | None

@@ -1,0 +1,193 @@
+"""Measures of directions into multi-modal domains that need neither weights nor pairs, of whatever pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from m2o_fast.data import Dataset
+from m2o_fast.engine.evaluation.measures import Measure, Outputs, Value
+from m2o_fast.engine.evaluation.options import SEED
+from m2o_fast.m2o import Domain
+from m2o_fast.metrics.following import ContentKept, ReferencesFollowed, color_statistics
+from m2o_fast.metrics.pixel_colors import PixelColors, pixel_color_report
+from m2o_fast.metrics.variety import LookVariety, variety_report
+from m2o_fast.randomness import torch_generator
+
+STRUCTURE_PAIRS = 500  # about so many pairs of images are compared by structure, which takes long
+
+
+class RealPictures:
+    """What outputs are compared with: test images of their domain, as many as there are sources of it.
+
+    Args:
+        domain: The domain as the networks see it.
+        numbers: Image numbers, int64 ``[n]``.
+
+    Attributes:
+        variety: Of pairs of images: each with the one after it in a shuffled order.
+        colors: Of every second image in that order, and of the others; ``None``: gray ones.
+    """
+
+    def __init__(self, domain: Domain, numbers: Tensor) -> None:
+        self._domain = domain
+        self._order = numbers[torch.randperm(len(numbers), generator=torch_generator(SEED, "real pictures"))]
+        self.variety = LookVariety()
+        self.colors = (PixelColors(), PixelColors()) if domain.channels == 3 else None
+
+    def look_at(self, dataset: Dataset, places: range, device: torch.device) -> None:
+        """Adds the images at some places of the shuffled order."""
+        around = self._order[torch.arange(places.start, places.stop + 1) % len(self._order)]
+        channels = self._domain.channels
+        images = dataset.images(self._domain.name, around).expand(-1, channels, -1, -1).to(device)
+        if len(self._order) > 1:
+            pairs = torch.stack((images[:-1], images[1:]), dim=1)
+            compared = _by_structure(torch.arange(places.start, places.stop), len(self._order))
+            self.variety.update(pairs[compared.to(device)], pairs=1)
+            self.variety.update(pairs[~compared.to(device)])
+        if self.colors is not None:
+            for parity, half in enumerate(self.colors):
+                half.update(images[:-1][(places.start + parity) % 2 :: 2])
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything seen, for :meth:`merge_state` of another process."""
+        halves = [(f"colors{k}", half.state()) for k, half in enumerate(self.colors or ())]
+        parts = [("variety", self.variety.state()), *halves]
+        return {f"{name}/{key}": value for name, part in parts for key, value in part.items()}
+
+    def merge_state(self, state: Mapping[str, Tensor]) -> None:
+        """Adds what another process has seen."""
+        self.variety.merge_state({"sums": state["variety/sums"]})
+        for k, half in enumerate(self.colors or ()):
+            half.merge_state({key: state[f"colors{k}/{key}"] for key in ("pixels", "mass")})
+
+
+class Variety(Measure):
+    """``pixel_variety`` and ``structure_variety``: how different the translations of one source are.
+
+    Args:
+        real: Real images; filled before :meth:`values` is called.
+        looks: Image number of a source -> all known looks of its content, ``[L, 1 or C, S, S]`` in [0, 1].
+        sources: How many sources there are in all.
+    """
+
+    def __init__(self, real: LookVariety, looks: Callable[[int], Tensor], sources: int) -> None:
+        self._real, self._looks, self._sources = real, looks, sources
+        self._made, self._true = LookVariety(), LookVariety()
+
+    def update(self, outputs: Outputs) -> None:
+        """Adds translations, at least two of each source."""
+        pairs = -(-STRUCTURE_PAIRS // self._sources)
+        compared = _by_structure(outputs.numbers, self._sources)
+        chosen = compared.to(outputs.images.device)
+        self._made.update(outputs.images[chosen], pairs)
+        self._made.update(outputs.images[~chosen])
+        for index, structure in zip(outputs.indices.tolist(), compared.tolist(), strict=True):
+            looks = self._looks(index)
+            if len(looks) > 1:
+                looks = looks.expand(-1, outputs.images.shape[2], -1, -1)
+                self._true.update(looks[None].to(outputs.images.device), pairs * structure)
+
+    def state(self) -> dict[str, Tensor]:
+        """See :meth:`Measure.state`."""
+        return {"made": self._made.state()["sums"], "true": self._true.state()["sums"]}
+
+    def merge_state(self, state: Mapping[str, Tensor]) -> None:
+        """See :meth:`Measure.merge_state`."""
+        self._made.merge_state({"sums": state["made"]})
+        self._true.merge_state({"sums": state["true"]})
+
+    def values(self) -> dict[str, Value]:
+        """See :func:`m2o_fast.metrics.variety.variety_report`."""
+        return dict(variety_report(self._made, self._real, self._true))
+
+
+class Colorfulness(Measure):
+    """``pixel_color_recall`` with its ceiling.
+
+    Args:
+        real: Two halves of real images; filled before :meth:`values` is called.
+    """
+
+    def __init__(self, real: tuple[PixelColors, PixelColors]) -> None:
+        self._real, self._made = real, PixelColors()
+
+    def update(self, outputs: Outputs) -> None:
+        """Adds translations."""
+        self._made.update(outputs.images.flatten(0, 1))
+
+    def state(self) -> dict[str, Tensor]:
+        """See :meth:`Measure.state`."""
+        return self._made.state()
+
+    def merge_state(self, state: Mapping[str, Tensor]) -> None:
+        """See :meth:`Measure.merge_state`."""
+        self._made.merge_state(state)
+
+    def values(self) -> dict[str, Value]:
+        """Empty where real images have no colours."""
+        return dict(pixel_color_report(self._made, *self._real))
+
+
+class Following(Measure):
+    """``references_followed``: how often a translation is nearer to its own reference, by colours, than to another.
+
+    Args:
+        references: Numbers of sources in the list of those translated -> :func:`color_statistics` of the references of
+            their translations, ``[n, M, D]``.
+    """
+
+    def __init__(self, references: Callable[[Tensor], Tensor]) -> None:
+        self._references, self._followed = references, ReferencesFollowed()
+
+    def update(self, outputs: Outputs) -> None:
+        """Adds translations, at least two of each source."""
+        made = color_statistics(outputs.images.flatten(0, 1)).unflatten(0, outputs.images.shape[:2])
+        self._followed.update(made, self._references(outputs.numbers))
+
+    def state(self) -> dict[str, Tensor]:
+        """See :meth:`Measure.state`."""
+        return self._followed.state()
+
+    def merge_state(self, state: Mapping[str, Tensor]) -> None:
+        """See :meth:`Measure.merge_state`."""
+        self._followed.merge_state(state)
+
+    def values(self) -> dict[str, Value]:
+        """One share."""
+        return {"references_followed": self._followed.compute()}
+
+
+class Content(Measure):
+    """``cycle_mse`` and ``content_kept``: the first translation of each source, translated back.
+
+    Args:
+        back: Translations and the image numbers of their sources -> what is made of them in the source domain, and the
+            sources, both ``[n, C, S, S]`` in [0, 1].
+    """
+
+    def __init__(self, back: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
+        self._back, self._kept = back, ContentKept()
+
+    def update(self, outputs: Outputs) -> None:
+        """Adds the first translation of each source."""
+        self._kept.update(*self._back(outputs.exact[:, 0], outputs.indices))
+
+    def state(self) -> dict[str, Tensor]:
+        """See :meth:`Measure.state`."""
+        return self._kept.state()
+
+    def merge_state(self, state: Mapping[str, Tensor]) -> None:
+        """See :meth:`Measure.merge_state`."""
+        self._kept.merge_state(state)
+
+    def values(self) -> dict[str, Value]:
+        """See :class:`m2o_fast.metrics.following.ContentKept`."""
+        return dict(self._kept.compute())
+
+
+def _by_structure(places: Tensor, count: int) -> Tensor:
+    """Which of ``count`` things, given by their places, are among the about :data:`STRUCTURE_PAIRS`; bool ``[n]``."""
+    return places % max(1, count // STRUCTURE_PAIRS) == 0
