@@ -49,7 +49,8 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Checkpoint of the run. [dim]\\[default: its newest good one][/dim]",
+            help="Checkpoint of the run, or best, which --validate-every keeps. "
+            "[dim]\\[default: its newest good one][/dim]",
             rich_help_panel=_WHAT,
         ),
     ] = None,

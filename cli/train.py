@@ -105,6 +105,15 @@ def train(
             rich_help_panel=_WHERE,
         ),
     ] = None,
+    validate_every: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Measure a fixed sample of the test images every N steps, and keep the best weights as "
+            "checkpoints/best.",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
     tensorboard: Annotated[
         bool,
         typer.Option(
@@ -159,6 +168,7 @@ def train(
         "compile": compile_nets or None,
         "seed": seed,
         "device": device,
+        "validate_every": validate_every,
         "tensorboard": tensorboard or None,
     }
     if dry_run:

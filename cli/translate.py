@@ -32,7 +32,8 @@ def translate(
             "--run",
             "--checkpoint",
             metavar="DIR",
-            help="Run, checkpoint or converted weights. [dim]\\[default: the newest run below runs/][/dim]",
+            help="Run, checkpoint, RUN/checkpoints/best or converted weights. "
+            "[dim]\\[default: the newest run below runs/][/dim]",
         ),
     ] = None,
     seed: Annotated[

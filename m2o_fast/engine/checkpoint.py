@@ -30,7 +30,9 @@ NETS, AVERAGED, OPTIMIZERS = "nets.safetensors", "ema.safetensors", "optimizers.
 #: what the manifest of a training checkpoint counts
 COUNTERS = ("step", "skipped", "skipped_in_a_row")
 _LARGEST_MANIFEST = 1 << 24  # bytes
-_PREFIX = "step-"
+#: what stands for the checkpoint with the best validation of a run where one is named
+BEST = "best"
+_PREFIX, _BEST_PREFIX = "step-", "best-"
 _LEFTOVER = ".writing-"
 
 
@@ -255,6 +257,59 @@ def newest_checkpoint(run: Path) -> tuple[Path, dict[str, Any], list[str]] | Non
     if problems:
         raise CheckpointError(f"every checkpoint of {run} is damaged: {'; '.join(problems)}")
     return None
+
+
+def write_best(run: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Writes the weights of a step as the best ones of a run, and only then removes those that were.
+
+    Args:
+        run: The run folder.
+        weights: Those to use, and all others, by name.
+        facts: For the manifest: ``"step"``, ``"translator"``, ``"best"`` as :func:`best_checkpoint` has it, and more.
+
+    Raises:
+        OSError: The disk is full or not writable; those that were are kept.
+        CheckpointError: What was written cannot be read.
+    """
+    folder = run / "checkpoints" / f"{_BEST_PREFIX}{facts['step']:08d}"
+    write_checkpoint(folder, {AVERAGED: weights}, facts)
+    read_manifest(folder)
+    for other in (run / "checkpoints").glob(f"{_BEST_PREFIX}*"):
+        if other != folder:
+            _remove(other)
+
+
+def best_checkpoint(run: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The weights with the best validation of a run and their manifest; ``None``: there are none.
+
+    The manifest's ``"best"`` says by which ``"measure"``, of which ``"value"``, and which are ``"better"``, the
+    ``"lower"`` or the ``"higher"``. A kill while new ones are written leaves the old ones beside them: the better ones
+    count.
+
+    Raises:
+        CheckpointError: There are some, but all are damaged.
+    """
+    found, problems = [], []
+    for folder in sorted((run / "checkpoints").glob(f"{_BEST_PREFIX}*")):
+        try:
+            manifest = read_manifest(folder)
+            best = manifest.get("best")
+            if not isinstance(best, dict) or not isinstance(best.get("value"), float) or not _is_named(best):
+                raise CheckpointError(f"{folder / MANIFEST} is damaged: it does not say what is best")
+            found.append((folder, manifest))
+        except CheckpointError as error:
+            problems.append(str(error))
+    if not found and problems:
+        raise CheckpointError("; ".join(problems))
+    return max(found, key=lambda one: _merit(one[1]["best"]), default=None)
+
+
+def _is_named(best: Mapping[str, Any]) -> bool:
+    return isinstance(best.get("measure"), str) and best.get("better") in ("lower", "higher")
+
+
+def _merit(best: Mapping[str, Any]) -> float:
+    return float(best["value"]) if best["better"] == "higher" else -float(best["value"])
 
 
 def remove_leftovers(run: Path) -> None:

@@ -54,6 +54,7 @@ from m2o_fast.engine.start import (
 )
 from m2o_fast.engine.step import Stepper, StepResult, compile_nets
 from m2o_fast.engine.training_state import Training, load_training, optimizer_kinds, training_tensors
+from m2o_fast.engine.validation import open_validation
 from m2o_fast.engine.watch import StyleWatch
 from m2o_fast.errors import UserError
 from m2o_fast.files import replacing
@@ -237,6 +238,8 @@ class Trainer:
         held_out = open_split(config, "test", report=report)
         self.samples = SampleGrid(held_out, self.translator, config.seed)
         self.watch = StyleWatch(held_out, self.translator, config)
+        leads = self.processes.leads
+        self.validation = open_validation(config, run, held_out) if leads and config.validate_every else None
         self.images = {domain.name: dataset.count(domain.name) for domain in dataset.domains}
         self.fingerprint, self.test_fingerprint = dataset.fingerprint, held_out.fingerprint
         self.step = self.skipped = self.skipped_in_a_row = 0
@@ -263,6 +266,11 @@ class Trainer:
                 log.tick(self.step, self._read(result), self.skipped)
             if self._due(self.config.sample_every, steps):
                 self._save_samples(log)
+            if self.validation is not None and self._due(self.config.validate_every, steps):
+                self._look_back(log)
+                facts = {"step": self.step, "data": self.fingerprint, "test_data": self.test_fingerprint}
+                # During a streak of skipped steps the weights may be on their way out: none are kept.
+                self.validation.validate(self._training(), facts, log, keep=not self.skipped_in_a_row)
             if self.step < steps and self._due(self.config.checkpoint_every, steps):
                 self._look_back(log)
                 # During a streak of skipped steps the weights may be on their way out: better keep what is saved.

@@ -24,6 +24,8 @@ from m2o_fast.texts import harmless
 from m2o_fast.version import __version__
 
 METRICS, TIMINGS, SAMPLES = "metrics.jsonl", "timings.jsonl", "samples.jsonl"
+#: how the names of validated measures begin in metrics.jsonl
+VALIDATION = "validation"
 #: steps that tell how long a run will take
 _PACE_STEPS = 4
 
@@ -78,6 +80,9 @@ class Log:
 
     def sampled(self, step: int, values: Mapping[str, float], picture: Image.Image) -> None:
         """Writes what was measured on the sample grid that was drawn as ``step`` steps are done."""
+
+    def validated(self, step: int, values: Mapping[str, float], best: str) -> None:
+        """Writes what a validation found as ``step`` steps are done; ``best`` says by what they are the best so far."""
 
 
 class RunLog(Log):
@@ -194,6 +199,13 @@ class RunLog(Log):
         """Writes what was measured on the sample grid that was drawn as ``step`` steps are done."""
         self._append(SAMPLES, {"step": step, **values})
         self._on_board(lambda board: board.write(step, values, picture))
+
+    def validated(self, step: int, values: Mapping[str, float], best: str) -> None:
+        """Writes what a validation found as ``step`` steps are done; ``best`` says by what they are the best so far."""
+        self._append(METRICS, {"step": step, **values})
+        self._on_board(lambda board: board.write(step, values))
+        if best:
+            self.say(f"step {step}: kept as the best so far, {best}")
 
     def _on_board(self, write: Callable[[Board], object]) -> None:
         try:

@@ -9,8 +9,10 @@ from typing import Any
 
 from m2o_fast.data.fit import Fit
 from m2o_fast.engine.checkpoint import (
+    BEST,
     MANIFEST,
     CheckpointError,
+    best_checkpoint,
     list_checkpoints,
     newest_checkpoint,
     read_manifest,
@@ -95,8 +97,10 @@ def find_checkpoint(path: Path | None, checkpoint: str | None = None) -> tuple[P
     """The checkpoint that a run folder, a checkpoint folder or ``None`` (the newest run) means.
 
     Args:
-        path: Run, checkpoint, or ``None``.
-        checkpoint: Name of one checkpoint of the run, such as ``step-00000400``; ``None``: its newest good one.
+        path: Run, checkpoint, or ``None``. ``RUN/checkpoints/best``, or ``best`` alone for the newest run, is the one
+            with the best validation.
+        checkpoint: Name of one checkpoint of the run, such as ``step-00000400``, or ``best``; ``None``: its newest good
+            one.
 
     Returns:
         Its folder, its manifest, and what is wrong with newer checkpoints that were passed over.
@@ -104,6 +108,8 @@ def find_checkpoint(path: Path | None, checkpoint: str | None = None) -> tuple[P
     Raises:
         UserError: Nothing usable there; says what was found.
     """
+    if path is not None and is_best(path):
+        path, checkpoint = run_of_best(path), BEST
     if path is not None and (path / MANIFEST).is_file():
         if checkpoint is not None:
             raise UserError(f"{path} is a checkpoint; leave out --checkpoint, or name its run")
@@ -111,6 +117,11 @@ def find_checkpoint(path: Path | None, checkpoint: str | None = None) -> tuple[P
     if path is not None and path.is_dir() and not is_run(path):
         raise UserError(f"{path} is neither a run (no {CONFIG}) nor a checkpoint (no {MANIFEST})")
     run = require_run(path)
+    if checkpoint == BEST:
+        best = best_checkpoint(run)
+        if best is None:
+            raise UserError(f"{run} has no best checkpoint: it was trained without --validate-every")
+        return *best, []
     if checkpoint is not None:
         folder = run / "checkpoints" / checkpoint
         if not folder.is_dir():
@@ -123,6 +134,16 @@ def find_checkpoint(path: Path | None, checkpoint: str | None = None) -> tuple[P
     return found
 
 
+def is_best(path: Path) -> bool:
+    """Whether a path means the best checkpoint of a run: ``RUN/checkpoints/best``, or ``best`` for the newest run."""
+    return path.name == BEST and not path.exists() and (path == Path(BEST) or path.parent.name == "checkpoints")
+
+
+def run_of_best(path: Path) -> Path | None:
+    """The run that such a path names; ``None``: the newest."""
+    return None if path == Path(BEST) else path.parent.parent
+
+
 def warn_of_damage(problems: list[str], used: Path) -> None:
     """Warns that newer checkpoints were passed over."""
     for problem in problems:
@@ -133,7 +154,8 @@ def load_translator(path: str | Path | None = None, device: str = "auto") -> Tra
     """The trained translator of a run, a checkpoint or converted weights, ready to use.
 
     Args:
-        path: Run folder (its newest good checkpoint), checkpoint folder, or ``None``: the newest run below ``runs/``.
+        path: Run folder (its newest good checkpoint), checkpoint folder, ``RUN/checkpoints/best``, or ``None``: the
+            newest run below ``runs/``.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:<number>"``.
 
     Returns:
@@ -153,6 +175,8 @@ def fit_of(path: Path | None) -> Fit:
     Args:
         path: Run, checkpoint, or ``None``: the newest run.
     """
+    if path is not None and is_best(path):
+        path = run_of_best(path)
     place = (newest_run() if path is None else path).absolute()  # "." inside a run has parents, too
     run = place if is_run(place) else place.parent.parent
     return load_config(run / CONFIG).data.fit if is_run(run) else "stretch"

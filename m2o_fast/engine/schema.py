@@ -26,6 +26,27 @@ def _known_device(name: str) -> str:
     return name
 
 
+#: measures of a validation, and which values are better; the first one that there is says what is best
+BEST_BY: Mapping[str, Literal["lower", "higher"]] = {
+    "mse": "lower",
+    "miou": "higher",
+    "pixel_accuracy": "higher",
+    "pixel_color_recall": "higher",
+    "structure_variety": "higher",
+    "pixel_variety": "higher",
+    "references_followed": "higher",
+    "content_kept": "higher",
+    "color_recall": "higher",
+    "mse_nearest": "lower",
+}
+
+
+def _known_measure(name: str | None) -> str | None:
+    if name is not None and name not in BEST_BY:
+        raise ValueError(f"unknown measure{nearest(name, tuple(BEST_BY))} (measures: {', '.join(BEST_BY)})")
+    return name
+
+
 Threads = Annotated[int, BeforeValidator(number), Field(ge=1, le=1024)]
 
 
@@ -46,6 +67,9 @@ class Config(Section):
         keep_checkpoints: How many of the newest checkpoints are kept; 0 keeps all.
         sample_every: Steps between two sample grids.
         log_every: Steps between two lines of the log.
+        validate_every: Steps between two validations, each of a fixed sample of the test images; 0: none.
+        best_by: The measure whose best validation is kept as ``checkpoints/best``; ``None``: the error against true
+            images where it is known, else the colours that are covered, else the variety of looks.
         device: ``"auto"`` (CUDA where there is a device), ``"cpu"``, ``"cuda"`` or ``"cuda:<number>"``.
         threads: CPU threads; ``None`` leaves the choice to torch.
         precision: ``"fp32"``; ``"tf32"`` (NVIDIA GPUs: float32 products with 10 bits of mantissa); ``"bf16"`` (forward
@@ -74,6 +98,8 @@ class Config(Section):
     keep_checkpoints: CountOrZero = 3
     sample_every: Count = 200
     log_every: Count = 20
+    validate_every: CountOrZero = 0
+    best_by: Annotated[str | None, AfterValidator(_known_measure)] = None
     device: Annotated[str, AfterValidator(_known_device)] = "auto"
     threads: Threads | None = None
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"

@@ -43,6 +43,8 @@ FREE_KEYS = frozenset(
         "keep_checkpoints",
         "sample_every",
         "log_every",
+        "validate_every",
+        "best_by",
         "device",
         "threads",
         "accumulate",

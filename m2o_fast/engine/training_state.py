@@ -55,6 +55,12 @@ def training_tensors(training: Training) -> dict[str, dict[str, Tensor]]:
     return tensors | ({POOLS: _pool_tensors(training.pools)} if training.pools else {})
 
 
+def weights_in_use(training: Training) -> dict[str, Tensor]:
+    """All weights and buffers by name, averages in the place of those that have one."""
+    names, average = averaged_names(training.averaged), training.averaged.state_dict()
+    return {**training.translator.state_dict(), **{name: average[name] for name in names}}
+
+
 def optimizer_kinds(optimizers: Mapping[str, torch.optim.Optimizer]) -> dict[str, str]:
     """Parameter group -> the kind of its optimizer, for the manifest."""
     return {

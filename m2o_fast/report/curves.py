@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from markupsafe import Markup
 
+from m2o_fast.engine.runlog import VALIDATION
 from m2o_fast.report.evaluation import Row, direction_title, is_finite
 from m2o_fast.report.measures import measure
 from m2o_fast.report.record import Line, Record
@@ -20,7 +21,7 @@ def loss_charts(record: Record) -> list[Markup]:
     parts: dict[tuple[str, str], list[str]] = {}
     for name in _names(record.metrics):
         phase, slash, part = name.partition("/")
-        if slash:
+        if slash and phase != VALIDATION:
             parts.setdefault((phase.partition("_")[0], part), []).append(name)
     return [
         line_chart(
@@ -52,6 +53,27 @@ def sample_charts(record: Record) -> list[Markup]:
         )
         for kind, names in kinds.items()
     ]
+
+
+def validation_charts(record: Record) -> list[Markup]:
+    """A chart for every measure of the validations, with a line for every direction and kind of guidance."""
+    kinds: dict[str, list[str]] = {}
+    for name in _names(record.metrics):
+        if name.startswith(f"{VALIDATION}/"):
+            kinds.setdefault(name.rpartition("/")[2], []).append(name)
+    return [
+        line_chart(
+            f"validation: {measure(kind).label}",
+            [Series(_guided(name), points_of(record.metrics, name), style) for style, name in enumerate(names)],
+        )
+        for kind, names in kinds.items()
+    ]
+
+
+def _guided(name: str) -> str:
+    """``"gray -> color, latent"`` of the name of a validated measure."""
+    _, direction, guidance, _ = name.split("/", 3) if name.count("/") == 3 else ("", name, "none", "")
+    return direction_title(direction) + ("" if guidance == "none" else f", {guidance}")
 
 
 def speed_charts(record: Record) -> list[Markup]:

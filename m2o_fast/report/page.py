@@ -15,13 +15,20 @@ from markupsafe import Markup
 from PIL import Image
 
 from m2o_fast.engine.build import is_own_data, open_split
-from m2o_fast.engine.checkpoint import checkpoint_folder, load_translator, read_manifest
+from m2o_fast.engine.checkpoint import best_checkpoint, checkpoint_folder, load_translator, read_manifest
 from m2o_fast.engine.runs import find_checkpoint
 from m2o_fast.engine.samples import DIRECTIONS
 from m2o_fast.engine.step import group_sizes
 from m2o_fast.errors import UserError
 from m2o_fast.labels import MOST_CLASSES, palette
-from m2o_fast.report.curves import direction_maps, group_size, loss_charts, sample_charts, speed_charts
+from m2o_fast.report.curves import (
+    direction_maps,
+    group_size,
+    loss_charts,
+    sample_charts,
+    speed_charts,
+    validation_charts,
+)
 from m2o_fast.report.evaluation import Evaluation, Row, direction_title, is_finite
 from m2o_fast.report.measures import HEADLINE, duration, measure, show, show_spread
 from m2o_fast.report.pictures import Figure, Painter, Strip, sample_picture
@@ -122,6 +129,9 @@ def _checkpoint(record: Record, problems: list[str]) -> tuple[Path, dict[str, An
         try:
             if folder.is_dir():
                 return folder, read_manifest(folder)
+            best = best_checkpoint(record.folder)
+            if best is not None and best[1]["step"] == record.evaluation.step:
+                return best
         except UserError as error:
             problems.append(str(error))
     folder, manifest, damaged = find_checkpoint(record.folder)
@@ -180,6 +190,7 @@ def run_page(record: Record, sources: Sources) -> str:
         classes=class_charts(evaluation) if evaluation else [],
         maps=direction_maps(rows),
         losses=loss_charts(record),
+        validations=validation_charts(record),
         averaged=group_size(record),
         samples=sample_charts(record),
         speeds=speed_charts(record),

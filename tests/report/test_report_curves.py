@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from m2o_fast.report.curves import POINTS, direction_maps, loss_charts, points_of
+from m2o_fast.report.curves import POINTS, direction_maps, loss_charts, points_of, validation_charts
 from m2o_fast.report.evaluation import Row
 from m2o_fast.report.measures import duration, show, show_spread
 from m2o_fast.report.page import headline, mean_rows, speed
@@ -32,6 +32,22 @@ def test_phases_of_a_net_share_a_chart() -> None:
     real, cycle = loss_charts(Fake())  # type: ignore[arg-type]
     assert ">discriminator: real</text>" in real and ">generator: cycle</text>" in cycle
     assert ">latent</text>" in cycle and ">reference</text>" in cycle
+
+
+def test_validations_have_charts_of_their_own() -> None:
+    names = [
+        "validation/a->b/latent/pixel_variety",
+        "validation/a->b/reference/pixel_variety",
+        "validation/b->a/none/mse",
+    ]
+
+    class Fake:
+        metrics = [{"step": 1.0, "generator/cycle": 0.5}, {"step": 1.0, **dict.fromkeys(names, 0.25)}]
+
+    assert len(loss_charts(Fake())) == 1  # type: ignore[arg-type]
+    variety, error = validation_charts(Fake())  # type: ignore[arg-type]
+    assert ">validation: variety of looks</text>" in variety and ">validation: MSE</text>" in error
+    assert ">a → b, latent</text>" in variety and ">a → b, reference</text>" in variety
 
 
 def test_three_domains_have_a_map_for_each_measure() -> None:
