@@ -58,13 +58,17 @@ class SampleGrid:
         dataset: The test split.
         translator: Tells which domains there are.
         seed: Seed of the styles.
+
+    Attributes:
+        numbers: The image numbers of each domain.
     """
 
     def __init__(self, dataset: Dataset, translator: Translator, seed: int) -> None:
         self._seed = seed
         self._images = []
+        self.numbers = [chosen_images(dataset, k, COLUMNS) for k in range(len(translator.domains))]
         for k, domain in enumerate(translator.domains):
-            images = dataset.images(k, chosen_images(dataset, k, COLUMNS)) * 2 - 1
+            images = dataset.images(k, self.numbers[k]) * 2 - 1
             self._images.append(images.expand(-1, domain.channels, -1, -1).contiguous())
 
     def translate(self, translator: Translator) -> dict[tuple[int, int], dict[str, Tensor]]:

@@ -26,7 +26,7 @@ class Measure(NamedTuple):
 
 _KNOWN = {
     "mse": Measure("MSE", "lower", "mean squared error against the true image"),
-    "psnr": Measure("PSNR", "higher", "the same in decibels"),
+    "psnr": Measure("PSNR", "higher", "error against the true image, in decibels"),
     "ssim": Measure("SSIM", "higher", "structural similarity to the true image"),
     "style_independent": Measure("style-independent", "", "whether the style changes not one bit of the output"),
     "pixel_accuracy": Measure("pixel accuracy", "higher", "share of the pixels with the right class"),

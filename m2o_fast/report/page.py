@@ -21,6 +21,7 @@ from m2o_fast.engine.samples import DIRECTIONS
 from m2o_fast.engine.step import group_sizes
 from m2o_fast.errors import UserError
 from m2o_fast.labels import MOST_CLASSES, palette
+from m2o_fast.report.answers import answers
 from m2o_fast.report.curves import (
     direction_maps,
     group_size,
@@ -184,6 +185,7 @@ def run_page(record: Record, sources: Sources) -> str:
         command=repeat_command(record.config) if record.config else "",
         pictures=pictures,
         evaluation=evaluation,
+        answers=answers(evaluation, pictures.fixed),
         headline=headline(rows),
         tables=measure_tables([(record.name, [*rows, *mean_rows(evaluation)])]),
         histograms=histograms(evaluation) if evaluation else [],

@@ -93,10 +93,17 @@ class Painter:
         return f"{source}->{target}"
 
     def rows(self, direction: tuple[int, int]) -> dict[str, Strip]:
-        """The rows of the run's sample grid by label: the same contents and styles as during training."""
+        """The rows of the run's sample grid by label: the same contents and styles as during training.
+
+        Into a uni-modal domain there is a further one, ``truth``, where it is known.
+        """
         source, target = (self._translator.domains[k] for k in direction)
+        rows = self._grid.rows(self._translator, *direction)
+        found = None if target.multimodal else self._data.pair(*direction, self._grid.numbers[direction[0]])
+        if found is not None and bool(found[1].all()):
+            rows["truth"] = (found[0] * 2 - 1).expand(-1, target.channels, -1, -1)
         strips = {}
-        for label, images in self._grid.rows(self._translator, *direction).items():
+        for label, images in rows.items():
             domain = source if label in OF_SOURCE else target
             what = f"{label}: {len(images)} {domain.name} images"
             alt = f"{what}, {direction_title(self.name(direction))}"
