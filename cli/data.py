@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from m2o_fast.cli.texts import examples
 from m2o_fast.texts import harmless
+from m2o_fast.translators import DEFAULT
+
+if TYPE_CHECKING:
+    from m2o_fast.data.learner import Fitting
+    from m2o_fast.m2o import Domain
 
 EXAMPLES = examples(
     ("m2o-fast data fetch mnist", "download MNIST (11 MB) and verify it"),
@@ -48,6 +54,17 @@ def fetch(
     typer.echo(f"Train on it: m2o-fast train --data mnist{option}")
 
 
+def _fitting(system: str | None) -> Callable[[str, Sequence[Domain], int], Fitting | None]:
+    """What makes training fit this machine; found out, and torch imported, when there is something to train on."""
+
+    def fit(variant: str, domains: Sequence[Domain], side: int) -> Fitting | None:
+        from m2o_fast.engine.fitting import fitting
+
+        return fitting(system or DEFAULT[0], variant, domains, side)
+
+    return fit
+
+
 @app.command(epilog=EXAMPLES)
 def check(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the data set.")],
@@ -79,12 +96,14 @@ def check(
     from m2o_fast.data.contact_sheet import DEFAULT
     from m2o_fast.data.learner import Learner
 
-    learner = Learner()
+    learner = Learner(fitting=_fitting(None))
     if system is not None:
         from m2o_fast.engine.config import load_config
 
         facts = load_config(overrides={"system": system}).facts
-        learner = Learner(system, tuple(facts.variants), facts.two_domains, facts.sizes.at_most)
+        learner = Learner(
+            system, tuple(facts.variants), facts.two_domains, facts.sizes.at_most, fitting=_fitting(system)
+        )
     drawn = sheet or (None if as_json else DEFAULT)
     report = check_folder(
         folder,

@@ -40,11 +40,11 @@ from m2o_fast.data.near_misses import near_misses
 from m2o_fast.data.pairs_table import Listing
 from m2o_fast.data.representative import some_of
 from m2o_fast.errors import UserError
-from m2o_fast.m2o import PAIRED, UNPAIRED
+from m2o_fast.m2o import PAIRED, UNPAIRED, Domain
 
 _LOOKED_AT = 16  # images of a domain whose colours are counted
 _FEW_COLORS = 256
-_USUAL_SIZE = 256
+_GRAY_MODES = ("1", "L", "LA")
 
 
 T = TypeVar("T")
@@ -123,8 +123,11 @@ def check_images(
     facts |= {"splits": splits, "pairs": pairs, "uni_guess": list(guess.domains)}
     advice: list[str] = []
     if not problems:
-        facts["command"] = _command(root, found, guess, max_unreadable, learner, paired)
+        facts["command"], hours = _command(root, found, guess, max_unreadable, learner, paired)
         advice = [f"uni-modal: {' and '.join(guess.domains)} (a guess: {guess.why})", facts["command"]]
+        if hours is not None:
+            facts["expected_hours"] = hours
+            advice.append(f"expected time on this machine: about {max(1, round(hours * 60))} min")
     total = sum(direction["found"] for directions in pairs.values() for direction in directions.values())
     return CheckReport(lines, counted(total, "pair"), problems, notes, advice, facts, _sheet_rows(found, guess.domains))
 
@@ -249,18 +252,24 @@ def _are_paired(found: Found, guess: _Guess) -> bool:
     return any(uni & domain.by_content.keys() for name, domain in domains.items() if name not in guess.domains)
 
 
-def _command(root: Path, found: Found, guess: _Guess, max_unreadable: float, learner: Learner, paired: bool) -> str:
-    """What trains on this folder."""
+def _command(
+    root: Path, found: Found, guess: _Guess, max_unreadable: float, learner: Learner, paired: bool
+) -> tuple[str, float | None]:
+    """What trains on this folder, and how many hours that is expected to take, where this is known."""
     domains = _trained_on(found)
     variant = PAIRED if paired and PAIRED in learner.variants else UNPAIRED
     words = ["m2o-fast", "train", *learner.options(), "--variant", variant, "--data", f"folder:{root}"]
     words += [word for name in guess.domains for word in ("--uni", name)]
     sides = [min(fact.size) for domain in domains.values() for fact in domain.readable()]
-    size = learner.size(int(np.median(sides)))
-    if size < _USUAL_SIZE:  # enlarged images cost more and show nothing more
-        words += ["--set", f"data.image_size={size}"]
-    words += share_option(max_unreadable)
-    return shlex.join(words)
+    fitting = learner.fit(variant, [_domain(name, domains[name], guess) for name in domains], int(np.median(sides)))
+    words += [*fitting.options, *share_option(max_unreadable)]
+    return shlex.join(words), fitting.hours
+
+
+def _domain(name: str, domain: Checked, guess: _Guess) -> Domain:
+    """About what training will make of a domain."""
+    gray = all(fact.mode in _GRAY_MODES for fact in domain.readable())
+    return Domain(name, 1 if gray else 3, multimodal=name not in guess.domains)
 
 
 def _sheet_rows(found: Found, uni: Sequence[str]) -> dict[str, list[np.ndarray]]:

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from m2o_fast.m2o import PAIRED, UNPAIRED
+from m2o_fast.m2o import PAIRED, UNPAIRED, Domain
 
 _SMALLEST_SIZE = 32
+_USUAL_SIZE = 256
 
 
 def _power_of_two(side: int) -> int:
     return max(_SMALLEST_SIZE, 1 << (side.bit_length() - 1))
+
+
+class Fitting(NamedTuple):
+    """What makes training on own images fit a machine.
+
+    Attributes:
+        options: For the command line.
+        hours: What all steps are expected to take; ``None``: not known.
+    """
+
+    options: Sequence[str]
+    hours: float | None = None
 
 
 @dataclass(frozen=True)
@@ -23,16 +37,26 @@ class Learner:
         variants: Those that it has.
         two_domains: Whether it is for two domains and no more.
         size: A good image size up to a side length.
+        fitting: Variant, domains, the usual side length of their images -> what makes training fit this machine, in the
+            place of ``size``; ``None``: any machine.
     """
 
     name: str | None = None
     variants: Collection[str] = (UNPAIRED, PAIRED)
     two_domains: bool = False
     size: Callable[[int], int] = _power_of_two
+    fitting: Callable[[str, Sequence[Domain], int], Fitting | None] | None = None
 
     def options(self) -> list[str]:
         """What names it on the command line."""
         return [] if self.name is None else ["--system", self.name]
+
+    def fit(self, variant: str, domains: Sequence[Domain], side: int) -> Fitting:
+        """What makes training on images with such a side length fit; without a word for it, the published size does."""
+        if self.fitting is not None and (found := self.fitting(variant, domains, side)) is not None:
+            return found
+        size = self.size(side)  # enlarged images cost more and show nothing more
+        return Fitting(["--set", f"data.image_size={size}"] if size < _USUAL_SIZE else [])
 
     def problems(self, domains: Collection[str], paired: bool) -> list[str]:
         """Why it would not train on these domains."""

@@ -23,6 +23,7 @@ from m2o_fast.settings import nearest
 from m2o_fast.translators import DEFAULT, EXAMPLE_SETTING, NAMES, system
 
 __all__ = [
+    "CPU_PRESETS",
     "Config",
     "ConfigError",
     "differences",
@@ -35,6 +36,8 @@ __all__ = [
 
 #: recipes for data: image size, augmentation, pace; those of a system stand in its folder
 _PRESETS = Path(__file__).with_name("presets")
+#: data set -> the preset that the command line takes in the place of its own where there is no GPU
+CPU_PRESETS = {"folder": "folder-cpu"}
 _LARGEST_FILE = 1 << 16  # bytes; all keys are 2 kB
 Layer = tuple[Mapping[Any, Any], str]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from m2o_fast.engine.checkpoint import list_checkpoints
-from m2o_fast.engine.config import Config, differences, dump_config, flatten, load_config, presets
+from m2o_fast.engine.config import CPU_PRESETS, Config, differences, dump_config, flatten, load_config, presets
 from m2o_fast.engine.runlog import METRICS, SAMPLES, TIMINGS
 from m2o_fast.engine.runs import CONFIG
 from m2o_fast.engine.watch import COLOR_FLOOR, STYLE_FLOOR, first_alarm
@@ -210,7 +210,9 @@ def repeat_command(config: Config) -> str:
         "data.dir": config.data.dir,
     }
     shown = {key: value for key, value in named.items() if value is not None} | {"steps": config.steps}
-    fitting = [preset for preset in (None, *presets(config.system)) if _fits(shown, preset)]
+    # Which preset is taken where none is named may depend on the machine.
+    unnamed = [] if config.data.name in CPU_PRESETS else [None]
+    fitting = [preset for preset in (*unnamed, *presets(config.system)) if _fits(shown, preset)]
     if not fitting:  # settings that only go together
         return ""
     left = {preset: _left_to_set(config, shown, preset) for preset in fitting}

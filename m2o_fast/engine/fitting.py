@@ -1,0 +1,81 @@
+"""Which recipe for own images fits this machine: without a GPU a small one, of less than an hour."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from m2o_fast.data.folder import FolderDataset
+from m2o_fast.data.learner import Fitting
+from m2o_fast.engine.batches import Batches
+from m2o_fast.engine.build import build_translator
+from m2o_fast.engine.config import CPU_PRESETS, Config, load_config
+from m2o_fast.engine.device import choose_device
+from m2o_fast.engine.processes import Processes
+from m2o_fast.engine.step import Stepper
+from m2o_fast.m2o import Domain
+from m2o_fast.translators import system
+
+SIZES = (64, 32)  # pixels, the better one first
+LIMIT = 1.0  # hours
+_FEWEST_STEPS = 500  # of which less would not be worth it
+_IMAGES = 4  # of noise in each domain
+_STEPS = 2  # that are timed, behind a first one
+
+
+def cpu_preset(config: Config) -> str | None:
+    """The preset in the place of that of the data set where there is no GPU; ``None``: it stays, or there is one."""
+    name = CPU_PRESETS.get(config.data.name)
+    if name not in system(config.system).presets or choose_device(config.device).type != "cpu":
+        return None
+    return name
+
+
+def fitting(name: str, variant: str, domains: Sequence[Domain], side: int) -> Fitting | None:
+    """The options with which training on own images takes less than an hour here, and what it takes.
+
+    Args:
+        name: The system.
+        variant: The many-to-one rules.
+        domains: As the images have them.
+        side: The usual side length of the images.
+
+    Returns:
+        The larger size that fits, else the smaller one with as many steps as do; ``None`` where there is a GPU, or the
+        system has no recipe without one.
+    """
+    given = {"system": name, "variant": variant, "data.name": "folder", "data.dir": "any"}
+    preset = cpu_preset(load_config(overrides=given))
+    if preset is None:
+        return None
+    usual = load_config(overrides=given, preset=preset)
+    for size in [size for size in SIZES if size <= max(side, SIZES[-1])]:
+        config = usual.with_values({"data.image_size": size})
+        hours = seconds_per_step(config, domains) * config.steps / 3600
+        words = [] if size == usual.data.image_size else ["--set", f"data.image_size={size}"]
+        if hours <= LIMIT:
+            return Fitting(["--preset", preset, *words], hours)
+    steps = max(_FEWEST_STEPS, int(config.steps * LIMIT / hours) // 100 * 100)
+    return Fitting(["--preset", preset, *words, "--steps", str(steps)], hours * steps / config.steps)
+
+
+def seconds_per_step(config: Config, domains: Sequence[Domain]) -> float:
+    """How long a step takes on this machine, of the fastest of some; on noise, so that no image has to be there."""
+    size, numbers = config.data.image_size, np.random.default_rng(0)
+    images = [numbers.integers(0, 256, (_IMAGES, d.channels, size, size), dtype=np.uint8) for d in domains]
+    names = [str(number) for number in range(_IMAGES)]
+    data = FolderDataset(domains, images, [names] * len(domains), split="train", fingerprint="")
+    device, alone = choose_device(config.device), Processes()
+    translator = build_translator(config, data.domains).to(device)
+    averaged = copy.deepcopy(translator) if translator.averaged_groups() else translator
+    stepper = Stepper(translator, averaged, config.filled().optim, alone, config.precision)
+    batches = Batches(config, data, translator, alone, device)
+    seconds = []
+    for step in range(1 + _STEPS):
+        started = time.perf_counter()
+        float(stepper(batches(step), step).failed)  # which waits for the device
+        seconds.append(time.perf_counter() - started)
+    return min(seconds[1:])
