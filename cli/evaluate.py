@@ -105,8 +105,9 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="SPEC",
-            help="Features of FID, KID, precision and recall: digits-cnn, inception:FILE, torchscript:FILE, "
-            "module:pkg.fn or none. [dim]\\[default: digits-cnn for digits, else none][/dim]",
+            help="Features of FID, KID, precision and recall: own (trained on the run's real images), digits-cnn, "
+            "inception:FILE, torchscript:FILE, module:pkg.fn or none. "
+            "[dim]\\[default: digits-cnn for digits, else none][/dim]",
             rich_help_panel=_HOW,
         ),
     ] = None,

@@ -20,7 +20,7 @@ from m2o_fast.engine.build import is_own_data, named_domains, open_split
 from m2o_fast.engine.checkpoint import MANIFEST, load_translator, read_manifest
 from m2o_fast.engine.config import load_config
 from m2o_fast.engine.device import choose_device
-from m2o_fast.engine.evaluation.extractor import MISSING, features_protocol, open_features
+from m2o_fast.engine.evaluation.extractor import MISSING, features_protocol, open_features, own_of_data
 from m2o_fast.engine.evaluation.options import BINS, BITS, SEED, Options
 from m2o_fast.engine.evaluation.progress import Meter
 from m2o_fast.engine.evaluation.report import (
@@ -170,7 +170,13 @@ def _open_subject(folder: Path, options: Options, given: _Given, device: torch.d
         config,
         translator,
         test,
-        open_features(options, device, config.data.name, data_dir or config.data.dir),
+        open_features(
+            options,
+            device,
+            config.data.name,
+            data_dir or config.data.dir,
+            partial(own_of_data, partial(_open_data, config, "train", data_dir, meter.say), meter.say),
+        ),
         None if options.lpips is None else open_lpips(options.lpips, device=device, download=options.download),
     )
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from m2o_fast.data.fit import Fit
 from m2o_fast.data.images import about_range
 from m2o_fast.engine.device import choose_device
-from m2o_fast.engine.evaluation.extractor import NO_REAL, features_protocol, open_features
+from m2o_fast.engine.evaluation.extractor import NO_REAL, features_protocol, open_features, own_of_images
 from m2o_fast.engine.evaluation.images import FolderImages, Images, open_images, paired, require_one_size
 from m2o_fast.engine.evaluation.measures import Features, Measure, Outputs, TrueImages, Value, merge
 from m2o_fast.engine.evaluation.options import NO_EXTRACTOR, Options
@@ -68,7 +68,8 @@ def evaluate_images(
         )
     if real is not None and (options.extractor or NO_EXTRACTOR) == NO_EXTRACTOR:
         raise UserError(
-            "real images are compared by features: choose --extractor inception:FILE, or digits-cnn for coloured digits"
+            "real images are compared by features: choose --extractor inception:FILE, own, or digits-cnn for coloured "
+            "digits"
         )
     if fit not in get_args(Fit):
         raise UserError(f"unknown --fit {fit!r}; choose from {', '.join(get_args(Fit))}")
@@ -88,7 +89,10 @@ def evaluate_images(
             for given in sets.values():
                 if isinstance(given, FolderImages):
                     meter.say(given.used())
-            extractor = open_features(options, where) if "real" in sets else None
+            extractor = None
+            if "real" in sets:
+                own = partial(own_of_images, sets["real"], sets["real"].size, meter.say)
+                extractor = open_features(options, where, own=own)
         with torch.inference_mode():
             measures, largest = _measure_images(sets, partners, extractor, options, where, meter, processes)
         return _images_report(sets, measures, largest, extractor, fit) if processes.leads else {}

@@ -6,24 +6,16 @@ translator is about. So this one tells the digit and the colour it is painted in
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from m2o_fast.files import replacing, user_cache
-from m2o_fast.metrics.weights import fill
+from m2o_fast.metrics.kept_nets import Facts, initialise, kept_net, weights_sha256
 from m2o_fast.randomness import torch_generator
 
 INPUT_SIZE = 32
@@ -122,7 +114,7 @@ def train_digits_cnn(data: DigitsData, seed: int = 0) -> TrainedDigitsCNN:
     """
     images, labels = _ready(data.images, data.labels)
     net = DigitsCNN()
-    _initialise(net, seed)
+    initialise(net, seed, "digits-cnn/weights")
     optimizer = torch.optim.Adam(net.parameters(), lr=_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=_STEPS)
     with torch.enable_grad():
@@ -138,57 +130,25 @@ def train_digits_cnn(data: DigitsData, seed: int = 0) -> TrainedDigitsCNN:
             schedule.step()
     net.eval().requires_grad_(False)
     accuracy, color_error = _test(net, *_ready(data.test_images, data.test_labels), seed)
-    return TrainedDigitsCNN(net, _weights_sha256(net.state_dict()), accuracy, color_error)
+    return TrainedDigitsCNN(net, weights_sha256(net.state_dict()), accuracy, color_error)
 
 
 def cached_digits_cnn(key: str, make_data: Callable[[], DigitsData], seed: int = 0) -> TrainedDigitsCNN:
     """The net trained on the data called ``key``: from the cache folder, or trained now and put there.
-
-    A damaged file, or one of another recipe, is replaced. Where the cache folder cannot be written, a warning says so.
 
     Args:
         key: Name of the data, of letters, digits, ``.``, ``_`` and ``-``.
         make_data: Called when there are no trained weights.
         seed: See :func:`train_digits_cnn`.
     """
-    if not re.fullmatch(r"[\w.-]+", key):
-        raise ValueError(f"key must be of letters, digits, '.', '_' and '-', got {key!r}")
-    path = user_cache() / "extractors" / f"digits-cnn-{key}-{seed}.safetensors"
-    if (cached := _read(path)) is not None:
-        return cached
-    trained = train_digits_cnn(make_data(), seed)
-    facts = {
-        "recipe": _RECIPE,
-        "sha256": trained.sha256,
-        "accuracy": trained.accuracy,
-        "color_error": trained.color_error,
-    }
-    try:
-        with replacing(path) as file:
-            file.write(save(trained.net.state_dict(), {"digits-cnn": json.dumps(facts)}))
-    except OSError as error:
-        warnings.warn(
-            f"{path}: {error.strerror or error}; the next evaluation trains it anew, unless XDG_CACHE_HOME names "
-            "another cache folder",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    return trained
 
+    def train() -> tuple[DigitsCNN, Facts]:
+        trained = train_digits_cnn(make_data(), seed)
+        return trained.net, {"accuracy": trained.accuracy, "color_error": trained.color_error}
 
-def _read(path: Path) -> TrainedDigitsCNN | None:
-    try:
-        with safe_open(str(path), "pt") as file:
-            facts = json.loads(file.metadata()["digits-cnn"])
-            state = {name: file.get_tensor(name) for name in file.keys()}
-        if facts["recipe"] != _RECIPE or facts["sha256"] != _weights_sha256(state):
-            return None
-        net = DigitsCNN()
-        fill(net, state, str(path))
-        net.eval().requires_grad_(False)
-        return TrainedDigitsCNN(net, facts["sha256"], float(facts["accuracy"]), float(facts["color_error"]))
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
-        return None
+    net, digest, facts = kept_net("digits-cnn", f"{key}-{seed}", _RECIPE, DigitsCNN, train)
+    assert isinstance(net, DigitsCNN)
+    return TrainedDigitsCNN(net, digest, facts["accuracy"], facts["color_error"])
 
 
 def _ready(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -210,16 +170,6 @@ def _paint(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     return images * colors[:, :, None, None], colors
 
 
-def _initialise(net: nn.Module, seed: int) -> None:
-    """Weights that depend on nothing but the seed."""
-    generator = torch_generator(seed, "digits-cnn/weights")
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-
-
 @torch.no_grad()
 def _test(net: DigitsCNN, images: Tensor, labels: Tensor, seed: int) -> tuple[float, float]:
     """Accuracy, and root mean squared error of the colour."""
@@ -230,12 +180,3 @@ def _test(net: DigitsCNN, images: Tensor, labels: Tensor, seed: int) -> tuple[fl
         right += int((logits.argmax(1) == labels[rows]).sum())
         squares += float((found - colors[rows]).double().square().sum())
     return right / len(images), (squares / colors.numel()) ** 0.5
-
-
-def _weights_sha256(state: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].contiguous()
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()

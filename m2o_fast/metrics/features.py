@@ -21,6 +21,7 @@ from torch import Tensor
 from m2o_fast.errors import UserError
 from m2o_fast.metrics.digits_cnn import INPUT_SIZE, DigitsSource, cached_digits_cnn
 from m2o_fast.metrics.inception import open_inception
+from m2o_fast.metrics.own_net import OwnSource, input_size, kept_own_net
 from m2o_fast.metrics.weights import file_sha256, find_weights
 
 Protocol = Literal["clean", "stargan2"]
@@ -183,11 +184,13 @@ def open_extractor(
     device: str | torch.device = "cpu",
     download: bool = False,
     digits: DigitsSource | None = None,
+    own: OwnSource | None = None,
 ) -> Extractor:
     """An extractor by its name.
 
     Args:
-        spec: ``digits-cnn``: a small net for digits and their colours, trained when it is first asked for.
+        spec: ``digits-cnn``: a small net for digits and their colours, trained when it is first asked for. ``own``: the
+            same for whatever pictures.
             ``inception:FILE``: Inception-v3 with one of its two known sets of weights. ``torchscript:FILE``: a
             TorchScript net that maps ``[N, 3, H, W]`` in [0, 1] to ``[N, D]``, of any size or of its attribute
             ``input_size``. ``module:pkg.fn``: a Python function of the same kind.
@@ -195,6 +198,7 @@ def open_extractor(
         device: Where it runs.
         download: Whether published weights that are not there are fetched.
         digits: For ``digits-cnn``: what it is trained on.
+        own: For ``own``: what it is trained on.
 
     Raises:
         UserError: An unknown name, a missing or wrong file, a function that cannot be imported.
@@ -202,10 +206,12 @@ def open_extractor(
     kind, _, rest = spec.partition(":")
     if kind == "digits-cnn" and not rest:
         return _digits(protocol, device, digits)
+    if kind == "own" and not rest:
+        return _own(protocol, device, own)
     openers = {"inception": _inception, "torchscript": _torchscript, "module": _function}
     if kind not in openers or not rest:
         raise UserError(
-            f"unknown extractor {spec!r}; choose from digits-cnn, inception:FILE, torchscript:FILE, module:pkg.fn"
+            f"unknown extractor {spec!r}; choose from own, digits-cnn, inception:FILE, torchscript:FILE, module:pkg.fn"
         )
     return openers[kind](rest, protocol, torch.device(device), download)
 
@@ -219,6 +225,20 @@ def _digits(protocol: Protocol, device: str | torch.device, digits: DigitsSource
         name=f"digits-cnn ({digits.key})",
         sha256=trained.sha256,
         input_size=INPUT_SIZE,
+        protocol=protocol,
+        device=device,
+    )
+
+
+def _own(protocol: Protocol, device: str | torch.device, own: OwnSource | None) -> Extractor:
+    if own is None:
+        raise UserError("the extractor own is trained on real images, and there are none; choose inception:FILE")
+    net, digest = kept_own_net(own)
+    return Extractor(
+        net.to(device).features,
+        name=f"own ({own.key})",
+        sha256=digest,
+        input_size=input_size(own.size),
         protocol=protocol,
         device=device,
     )

@@ -63,6 +63,19 @@ def run(trained: Path, tmp_path: Path) -> Path:
 # --- the report ---
 
 
+def test_features_of_the_runs_own_images(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("m2o_fast.metrics.own_net._STEPS", 2)
+    options = Options(outputs_per_source=2, extractor="own", guidance="latent")
+    result = evaluate_run(run, options, quiet=False)
+    assert capsys.readouterr().err.count("training the extractor own on images of color and gray") == 1
+    assert evaluate_run(run, options, quiet=False)["directions"] == result["directions"]
+    assert "training" not in capsys.readouterr().err
+    assert result["protocol"]["extractor"].startswith("own (") and result["protocol"]["features"] == 64
+    assert result["directions"]["gray->color"]["latent"]["fid_clean"] > 0
+
+
 def test_report_has_every_direction_and_the_protocol(run: Path) -> None:
     result = evaluate_run(run, TWO)
     assert json.loads(json.dumps(result, allow_nan=False)) == result

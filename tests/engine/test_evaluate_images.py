@@ -263,3 +263,19 @@ def test_features_of_no_use_are_one_line(
     options = Options(extractor=f"module:useless.{name}")
     with pytest.raises(UserError, match=f"extractor gives features of no use: .*{words}"):
         evaluate_images(sets["images"], real=sets["real"], options=options)
+
+
+def test_features_of_the_real_images_themselves(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Trained once for each set of them."""
+    monkeypatch.setattr("m2o_fast.metrics.own_net._STEPS", 2)
+    generator = torch.Generator().manual_seed(1)
+    made, real = torch.rand(2, 8, 3, 16, 16, generator=generator)
+    options = Options(extractor="own")
+    for times in (1, 0):
+        found = evaluate_images(made, real=real, options=options, quiet=False)
+        assert capsys.readouterr().err.count("training the extractor own on real") == times
+    assert found["measures"]["fid_clean"] > 0 and found["protocol"]["extractor"].startswith("own (")
+    evaluate_images(made, real=made, options=options, quiet=False)
+    assert "training the extractor own on real" in capsys.readouterr().err

@@ -184,11 +184,12 @@ def test_python_functions(module):
         ("module:own_net.number", "no Python function|cannot find it"),
         ("module:own_net.broken", "failed on a float32 image .* RuntimeError: not today"),
         ("module:own_net.flat", r"expected a tensor \[1, D\] of features, got \[\]"),
-        ("inception", "unknown extractor 'inception'; choose from digits-cnn, inception:FILE"),
+        ("inception", "unknown extractor 'inception'; choose from own, digits-cnn, inception:FILE"),
         ("inception:", "unknown extractor"),
         ("resnet:x", "unknown extractor"),
         ("inception:none.pth", "none.pth: no such file; published weights"),
         ("digits-cnn", "is for digits"),
+        ("own", "is trained on real images, and there are none"),
     ],
 )
 def test_what_cannot_be_opened(spec, words, module):

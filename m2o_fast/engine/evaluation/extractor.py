@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from m2o_fast.data import Dataset
+from m2o_fast.data.cache import Report
 from m2o_fast.data.digits import load_digits
 from m2o_fast.data.mnist import load_mnist
+from m2o_fast.data.representative import representative
 from m2o_fast.engine.evaluation.options import KID_SUBSET_SIZE, KID_SUBSETS, NEIGHBOURS, NO_EXTRACTOR, Options
+from m2o_fast.engine.evaluation.real import RealImages
 from m2o_fast.metrics import Extractor, open_extractor
 from m2o_fast.metrics.digits_cnn import DigitsData, DigitsSource
+from m2o_fast.metrics.own_net import OwnSource
 
-MISSING = "no FID, KID, precision and recall: --extractor brings them, inception:FILE say"
+MISSING = "no FID, KID, precision and recall: --extractor brings them, own or inception:FILE say"
 NO_REAL = "no FID, KID, precision and recall: --real DIR and --extractor bring them"
 
 _DIGITS = ("digits", "mnist")
+_MOST = 4096  # images of a domain that own is trained on
 _SIZE = 32  # of the digits that digits-cnn is trained on, whatever is evaluated
 
 
 def open_features(
-    options: Options, device: torch.device, data: str | None = None, data_dir: str | None = None
+    options: Options,
+    device: torch.device,
+    data: str | None = None,
+    data_dir: str | None = None,
+    own: Callable[[], OwnSource] | None = None,
 ) -> Extractor | None:
     """The extractor that is asked for; if none is named, the one for digits where the data are digits.
 
@@ -31,6 +44,7 @@ def open_features(
         device: Where it runs.
         data: Name of the data set; ``None``: images of which nothing is known.
         data_dir: Folder of the data set.
+        own: Opens the real images that the extractor of that name is trained on.
 
     Raises:
         UserError: It cannot be opened.
@@ -41,7 +55,10 @@ def open_features(
     digits = None
     if spec == "digits-cnn" and data in (*_DIGITS, None):
         digits = _digits(data or "digits", data_dir)
-    return open_extractor(spec, protocol=options.fid, device=device, download=options.download, digits=digits)
+    source = own() if spec == "own" and own is not None else None
+    return open_extractor(
+        spec, protocol=options.fid, device=device, download=options.download, digits=digits, own=source
+    )
 
 
 def features_protocol(extractor: Extractor, real: str) -> dict[str, Any]:
@@ -54,6 +71,35 @@ def features_protocol(extractor: Extractor, real: str) -> dict[str, Any]:
         "kid_subset_size": KID_SUBSET_SIZE,
         "neighbours": NEIGHBOURS,
     }
+
+
+def own_of_data(open_data: Callable[[], Dataset], say: Report) -> OwnSource:
+    """What own is trained on: at most so many images of each domain of pictures, from everywhere in it."""
+    dataset = open_data()
+    names = [domain.name for domain in dataset.domains if domain.kind == "continuous"]
+
+    def load() -> list[Tensor]:
+        say(f"training the extractor own on images of {' and '.join(names)}, which takes a minute or more")
+        chosen = {name: representative(dataset.contents(name), _MOST, name) for name in names}
+        return [_bytes(dataset.images(name, numbers)) for name, numbers in chosen.items()]
+
+    return OwnSource(dataset.fingerprint[:16], dataset.image_size, load)
+
+
+def own_of_images(images: RealImages, size: int, say: Report) -> OwnSource:
+    """The same of images that are no data set, and S x S pixels large."""
+
+    def load() -> list[Tensor]:
+        say(f"training the extractor own on {images.name}, which takes a minute or more")
+        chosen = representative(torch.arange(images.count), _MOST, "images")
+        return [_bytes(torch.cat([images.read(range(number, number + 1)) for number in chosen]))]
+
+    return OwnSource(hashlib.sha256(json.dumps(images.about, sort_keys=True).encode()).hexdigest()[:16], size, load)
+
+
+def _bytes(images: Tensor) -> Tensor:
+    """Images in [0, 1] as uint8."""
+    return (images * 255).round().to(torch.uint8)
 
 
 def _digits(data: str, data_dir: str | None) -> DigitsSource:

@@ -28,8 +28,9 @@ class Options:
     """What to measure. ``batch_size`` changes the numbers by rounding only.
 
     Attributes:
-        extractor: Feature extractor of FID, KID, precision and recall: ``"digits-cnn"``, ``"inception:FILE"``,
-            ``"torchscript:FILE"``, ``"module:pkg.fn"`` or ``"none"``; ``None``: ``digits-cnn`` for digits, else none.
+        extractor: Feature extractor of FID, KID, precision and recall: ``"own"``, ``"digits-cnn"``,
+            ``"inception:FILE"``, ``"torchscript:FILE"``, ``"module:pkg.fn"`` or ``"none"``; ``None``: ``digits-cnn``
+            for digits, else none.
         fid: How images come to the extractor's size: ``"clean"`` (antialiased) or ``"stargan2"`` (as published).
         lpips: Files of weights ``ALEXNET[,HEADS]``, for the diversity of translations; ``None``: not measured.
         download: Fetch missing weights that are published.
