@@ -22,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import m2o_fast
 from m2o_fast.engine import memory
+from m2o_fast.engine.checkpoint import best_checkpoint, checkpoint_folder
 from m2o_fast.engine.evaluate import evaluate_run
 from m2o_fast.engine.evaluation.options import Options
 from m2o_fast.engine.graphs import GraphedStepper
@@ -63,6 +64,20 @@ def test_a_stopped_run_ends_with_the_same_bytes(
     assert train(config, tmp_path / "run", "auto", quiet=True).step == STEPS
     wanted, found = contents(run), contents(tmp_path / "run")
     assert [name for name in wanted if wanted[name] != found.get(name)] == []
+
+
+def test_a_validation_changes_nothing(
+    whole: tuple[Config, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nets, averages, optimizers and pools; and its best weights are there."""
+    config, run = whole
+    stop_at(1, signal.SIGTERM, monkeypatch)
+    assert train(config.model_copy(update={"validate_every": 1}), tmp_path / "run", quiet=True).step == 2
+    wanted, found = (
+        {path.name: path.read_bytes() for path in checkpoint_folder(place, 2).glob("*.safetensors")}
+        for place in (run, tmp_path / "run")
+    )
+    assert wanted and wanted == found and best_checkpoint(tmp_path / "run") is not None
 
 
 def test_a_longer_run_begins_as_a_shorter_one(whole: tuple[Config, Path], tmp_path: Path) -> None:
