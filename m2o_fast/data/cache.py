@@ -32,7 +32,7 @@ NAMED = 5
 
 _CHUNK = 1 << 26  # bytes that are verified by one thread
 _HEADER = 128
-_READING = 3  # another number wherever files are read in another way: what was kept of the old one is not taken
+_READING = 4  # another number wherever files are read in another way: what was kept of the old one is not taken
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,17 @@ import PIL
 from PIL import Image
 
 from m2o_fast.data.cache import Files, named
-from m2o_fast.data.images import Part, about_range, largest_value, opened, read_pixels, shown_size
+from m2o_fast.data.images import Part, about_range, largest_value, opened, read_pixels
 from m2o_fast.data.index import FileIndex
+from m2o_fast.data.parallel import room_for_pixels
+from m2o_fast.data.turned import shown_size
 from m2o_fast.errors import UserError
 
 #: A domain with fewer images than this is warned of.
 FEW = 10
 
 
-_FACTS = 1  # another number wherever other facts are found
+_FACTS = 2  # another number wherever other facts are found
 _STRETCHED = 1.1  # times longer in one direction than in the other
 _SIDE = 8  # decoding a file to this size meets whatever is wrong with it
 _ORIENTATION = 0x0112
@@ -127,7 +129,7 @@ def _from_json(path: str, values: list[Any], part: Part) -> ImageFacts:
 
 def _examine(path: Path, part: Part) -> ImageFacts:
     try:
-        with opened(path) as image:
+        with opened(path) as image, room_for_pixels(image.width * image.height):
             (width, height), mode = shown_size(image), image.mode
             orientation = image.getexif().get(_ORIENTATION, 1)
             oddities = _oddities(image, orientation)

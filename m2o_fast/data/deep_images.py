@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, TiffTags
+from PIL import Image, TiffTags
 
 from m2o_fast.data.fit import Box
+from m2o_fast.data.turned import shown
 from m2o_fast.errors import UserError
 
 _TAGS = {tag.name: number for number, tag in TiffTags.TAGS_V2.items()}
@@ -48,22 +49,23 @@ def is_deep_gray(image: Any) -> bool:
     return raw_mode(image) == _GRAY_WITH_ALPHA
 
 
-def deep_reader(image: Any) -> Callable[[Box], np.ndarray] | None:
+def deep_reader(image: Any) -> tuple[Callable[[Box], np.ndarray], Box] | None:
     """How to read an opened image file at full depth.
 
     Args:
-        image: As opened, not decoded yet; it is turned as its EXIF orientation says.
+        image: As opened, not decoded yet.
 
     Returns:
-        A function from a box to its pixels, what is transparent on black: float32 ``[H, W]`` or ``[H, W, 3]``, in
-        [0, 1] for all images that are as they should be. ``None`` for an image of 8 bits per channel.
+        A function from a box, of the image as its EXIF orientation shows it, to its pixels, what is transparent on
+        black: float32 ``[H, W]`` or ``[H, W, 3]``, in [0, 1] for all images that are as they should be; and all of it
+        as a box. ``None`` for an image of 8 bits per channel.
 
     Raises:
         UserError: For whole numbers whose range the file does not tell.
     """
     if image.mode == "F":
-        ImageOps.exif_transpose(image, in_place=True)
-        return lambda box: np.asarray(image.crop(box), dtype=np.float32)
+        part, whole = shown(image)
+        return lambda box: np.asarray(part(box), dtype=np.float32), whole
     if image.mode.startswith("I"):
         return _gray(image)
     mode = raw_mode(image)
@@ -75,20 +77,20 @@ def luminance(values: np.ndarray) -> np.ndarray:
     return values if values.ndim == 2 else values @ _LUMINANCE
 
 
-def _gray(image: Any) -> Callable[[Box], np.ndarray]:
+def _gray(image: Any) -> tuple[Callable[[Box], np.ndarray], Box]:
     tags = getattr(image, "tag_v2", {})
     if image.mode == "I" and image.format == "TIFF" or "S" in image.mode:
         raise UserError(
-            f"{image.filename}: whole numbers of {tags.get(_BITS, (32,))[0]} bits with a sign, whose range from black "
+            f"{image.fp.name}: whole numbers of {tags.get(_BITS, (32,))[0]} bits with a sign, whose range from black "
             "to white is not clear; convert the image to 8 or 16 bits without a sign"
         )
     highest = 2.0 ** tags[_BITS][0] - 1 if _BITS in tags else _SIXTEEN_BIT
     inverted = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
     transparent = image.info.get("transparency")
-    ImageOps.exif_transpose(image, in_place=True)
+    part, whole = shown(image)
 
     def read(box: Box) -> np.ndarray:
-        numbers = np.asarray(image.crop(box))
+        numbers = np.asarray(part(box))
         values = numbers.astype(np.float32) / np.float32(highest)
         if inverted:
             values = 1 - values
@@ -96,17 +98,16 @@ def _gray(image: Any) -> Callable[[Box], np.ndarray]:
             values[numbers == transparent] = 0
         return values
 
-    return read
+    return read, whole
 
 
-def _colored(image: Any, mode: str | None) -> Callable[[Box], np.ndarray]:
+def _colored(image: Any, mode: str | None) -> tuple[Callable[[Box], np.ndarray], Box]:
     transparent = image.info.get("transparency")
-    lower = _undecoded_copy(image, _LOWER_BYTES[mode])
-    for half in (image, lower):
-        ImageOps.exif_transpose(half, in_place=True)
+    lower_part, _ = shown(_undecoded_copy(image, _LOWER_BYTES[mode]))
+    higher_part, whole = shown(image)
 
     def read(box: Box) -> np.ndarray:
-        high, low = np.asarray(image.crop(box)), np.asarray(lower.crop(box))
+        high, low = np.asarray(higher_part(box)), np.asarray(lower_part(box))
         if mode == _GRAY_WITH_ALPHA:
             numbers = low[..., 0::2].astype(np.uint16) << 8 | low[..., 1::2]
             gray, alpha = (numbers / np.float32(_SIXTEEN_BIT)).astype(np.float32).transpose(2, 0, 1)
@@ -119,12 +120,12 @@ def _colored(image: Any, mode: str | None) -> Callable[[Box], np.ndarray]:
             values[(numbers == np.array(transparent)).all(-1)] = 0
         return values
 
-    return read
+    return read, whole
 
 
 def _undecoded_copy(image: Any, mode: str) -> Any:
     """The same file opened again, its pixels to be taken as ``mode``."""
-    copy: Any = Image.open(image.filename, formats=[image.format])
+    copy: Any = Image.open(image.fp.name, formats=[image.format])
     copy.tile = [
         tile._replace(args=mode if isinstance(tile.args, str) else (mode, *tile.args[1:])) for tile in copy.tile
     ]

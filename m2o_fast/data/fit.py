@@ -22,7 +22,15 @@ LARGE = 1 << 24
 _STRIP = 1 << 20  # pixels of a large one that are converted at a time
 
 
-def squared(read: Read, box: Box, size: int, fit: Fit, *, is_label_map: bool = False) -> list[Image.Image]:
+def squared(
+    read: Read,
+    box: Box,
+    size: int,
+    fit: Fit,
+    proportions: tuple[int, int] | None = None,
+    *,
+    is_label_map: bool = False,
+) -> list[Image.Image]:
     """A box of an image as a square. Boxes of one size are treated alike, be they of label maps or photographs.
 
     Args:
@@ -31,6 +39,8 @@ def squared(read: Read, box: Box, size: int, fit: Fit, *, is_label_map: bool = F
         size: Side length S of the result in pixels.
         fit: ``"stretch"``: both sides are scaled to S. ``"crop"``: the largest centred square is. ``"pad"``: the longer
             side is, and the shorter one alike; margins mirror the image, or repeat its edge where it is too small.
+        proportions: Width and height that stand for those of the box, which rounding changes where a file was decoded
+            at a part of its size.
         is_label_map: Scale by taking the nearest pixel and pad with 0, which is void. Default: scale with an
             antialiased bilinear filter.
 
@@ -41,8 +51,9 @@ def squared(read: Read, box: Box, size: int, fit: Fit, *, is_label_map: bool = F
     if fit == "crop":
         box = _centre(box)
     elif fit == "pad":
-        longest = max(size_of(box))
-        width, height = (max(1, (2 * side * size + longest) // (2 * longest)) for side in size_of(box))
+        proportions = proportions or size_of(box)
+        longest = max(proportions)
+        width, height = (max(1, (2 * side * size + longest) // (2 * longest)) for side in proportions)
         inner = (width, height)
     planes = _scaled(read, box, inner, Image.Resampling.NEAREST if is_label_map else Image.Resampling.BILINEAR)
     return planes if inner == (size, size) else [_with_margins(plane, size, is_label_map) for plane in planes]

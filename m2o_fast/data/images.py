@@ -9,12 +9,13 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, UnidentifiedImageError
 from torch import Tensor
 
 from m2o_fast.data.deep_images import deep_reader, is_deep_gray, luminance
-from m2o_fast.data.fit import LARGE, Box, Fit, Read, squared, strips
+from m2o_fast.data.fit import LARGE, Box, Fit, Read, size_of, squared, strips
 from m2o_fast.data.parallel import room_for_pixels
+from m2o_fast.data.turned import as_shown, shown, shown_size
 from m2o_fast.errors import UserError
 from m2o_fast.files import replacing
 
@@ -27,8 +28,6 @@ SUFFIXES = (
 # Named one by one, so that no file can reach a decoder that starts another program (EPS) or is rarely used and tested.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM")
 _MODES = {1: "L", 3: "RGB"}
-_ORIENTATION = 0x0112
-_TURNED = (5, 6, 7, 8)  # orientations that exchange width and height
 _GAP, _LABEL_WIDTH = 2, 150  # pixels
 _DIM = 64  # of 255
 
@@ -114,18 +113,22 @@ def _read_values(path: Path, channels: int, size: int | None, part: Part = "whol
     if channels not in _MODES:
         raise ValueError(f"channels must be 1 or 3, got {channels}")
     with opened(path) as image:
-        if part != "whole":
-            width, height = shown_size(image)
-            if width != 2 * height:
-                raise UserError(f"{path}: {width} x {height} pixels; two joined images are twice as wide as high")
+        full = None
         pixels = image.width * image.height
         if size is not None and pixels > LARGE:
-            side = 2 * size if part == "whole" else 4 * size
-            image.draft(None, (side, side))  # a JPEG file can be decoded at a half, a quarter or an eighth of its size
+            stored, side = image.size, 2 * size if part == "whole" else 4 * size
+            if image.draft(None, (side, side)):  # a JPEG file can be decoded at a half, a quarter or an eighth
+                full = as_shown(image, stored)
             if not image.info.get("progressive"):  # its coefficients are in memory, all of them
                 pixels = image.width * image.height
         with room_for_pixels(pixels):
-            values = _values(image, channels, size, part, fit)
+            read, whole, highest = _reader(image, channels)
+            width, height = full or size_of(whole)
+            if part != "whole" and width != 2 * height:
+                raise UserError(f"{path}: {width} x {height} pixels; two joined images are twice as wide as high")
+            box, proportions = box_of(whole, part), size_of(box_of((0, 0, width, height), part))
+            planes = read(box) if size is None else squared(read, box, size, fit, proportions)
+            values = np.dstack([np.asarray(plane, dtype=np.float32) for plane in planes]) / np.float32(highest)
     if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
         raise UserError(f"{path}: the values of a floating-point image must be in [0, 1]; convert it")
     return values.transpose(2, 0, 1)
@@ -140,7 +143,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
     """
     _check_is_file(path)
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        # Not by its path: Pillow 13 would map it into memory, and take a turned TIFF file for one of the other width.
+        with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
             if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 raise UserError(
                     f"{path}: {image.width} x {image.height} pixels are too many, {Image.MAX_IMAGE_PIXELS} at most; "
@@ -186,38 +190,24 @@ def _check_is_file(path: Path) -> None:
         raise UserError(f"{path}: the file is empty; replace or remove it")
 
 
-def shown_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height of an opened image as its EXIF orientation turns it."""
-    width, height = image.size
-    return (height, width) if image.getexif().get(_ORIENTATION, 1) in _TURNED else (width, height)
-
-
 def shown_size_of(path: Path) -> tuple[int, int]:
-    """The same of a file, from its head."""
-    with opened(path) as image:
+    """Width and height of an image file as its EXIF orientation turns it, from its head."""
+    with opened(path) as image, room_for_pixels(image.width * image.height):
         return shown_size(image)
-
-
-def _values(image: Image.Image, channels: int, size: int | None, part: Part, fit: Fit) -> np.ndarray:
-    """float32 ``[S, S, 1]`` or ``[S, S, 3]``, in [0, 1] for all images that are as they should be."""
-    read, whole, highest = _reader(image, channels)
-    box = box_of(whole, part)
-    planes = read(box) if size is None else squared(read, box, size, fit)
-    return np.dstack([np.asarray(plane, dtype=np.float32) for plane in planes]) / np.float32(highest)
 
 
 def _reader(image: Image.Image, channels: int) -> tuple[Read, Box, int]:
     """How to read an opened image as it is shown, all of it as a box, and what its largest value would be."""
     if (deep := deep_reader(image)) is not None:
-        read_deep = deep
+        read_deep, whole = deep
 
         def planes(box: Box) -> list[Image.Image]:
             values = read_deep(box) if channels == 3 else luminance(read_deep(box))
             return [Image.fromarray(plane) for plane in np.ascontiguousarray(np.atleast_3d(values).transpose(2, 0, 1))]
 
-        return planes, (0, 0, *image.size), 1
-    ImageOps.exif_transpose(image, in_place=True)
-    return (lambda box: [_on_black(image.crop(box), _MODES[channels])]), (0, 0, *image.size), 255
+        return planes, whole, 1
+    cut, whole = shown(image)
+    return (lambda box: [_on_black(cut(box), _MODES[channels])]), whole, 255
 
 
 def _on_black(image: Image.Image, mode: str) -> Image.Image:
@@ -247,9 +237,9 @@ def colors_of(path: Path, part: Part) -> int:
     found = np.zeros(0, dtype=np.int32)
     is_colored = False
     with opened(path) as image, room_for_pixels(image.width * image.height):
-        ImageOps.exif_transpose(image, in_place=True)
-        for strip in strips(box_of((0, 0, *image.size), part)):
-            pixels = np.asarray(image.crop(strip).convert("RGB")).reshape(-1, 3).astype(np.int32)
+        cut, whole = shown(image)
+        for strip in strips(box_of(whole, part)):
+            pixels = np.asarray(cut(strip).convert("RGB")).reshape(-1, 3).astype(np.int32)
             is_colored = is_colored or bool((pixels != pixels[:, :1]).any())
             found = np.union1d(found, pixels @ np.array([1, 1 << 8, 1 << 16], dtype=np.int32))
     return len(found) if is_colored else 0

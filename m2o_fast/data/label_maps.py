@@ -42,9 +42,10 @@ def read_class_numbers(
             raise UserError(
                 f"{path}: mode {image.mode}, but a label map holds class numbers: an 8-bit image of mode L or P"
             )
+        wanted = None if photo is None else shown_size_of(photo)
         with room_for_pixels(image.width * image.height):
             ImageOps.exif_transpose(image, in_place=True)
-            if photo is not None and (wanted := shown_size_of(photo)) != image.size:
+            if photo is not None and wanted is not None and wanted != image.size:
                 raise UserError(
                     f"{path}: {image.width} x {image.height} pixels, but {photo.name} has {wanted[0]} x {wanted[1]}"
                 )

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Literal
 
 from m2o_fast.data.cache import named
-from m2o_fast.data.images import SUFFIXES, Part, opened, shown_size
+from m2o_fast.data.images import SUFFIXES, Part, opened
 from m2o_fast.data.index import FileIndex
 from m2o_fast.data.one_look import looked
 from m2o_fast.data.parallel import Report, silent
+from m2o_fast.data.turned import shown_size
 from m2o_fast.errors import UserError
 from m2o_fast.files import composed
 from m2o_fast.m2o import Domain

@@ -31,7 +31,7 @@ def png(path: Path, values: np.ndarray, kind: int, transparent: tuple[int, ...] 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    head = struct.pack(">IIBBBBB", SIZE, SIZE, 16, kind, 0, 0, 0)
+    head = struct.pack(">IIBBBBB", *values.shape[1::-1], 16, kind, 0, 0, 0)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     middle = chunk(b"tRNS", struct.pack(f">{len(transparent)}H", *transparent)) if transparent else b""
     parts = (chunk(b"IHDR", head), middle, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b""))
@@ -165,3 +165,12 @@ def test_a_domain_far_below_its_range_is_said_by_check_and_by_training(
     drawing.save(root / "train" / "depth" / "1.png")
     notes = [note for note in check_folder(root).notes if "no value above" in note]
     assert [note.partition(":")[0] for note in notes] == ["val/depth"]
+
+
+@pytest.mark.parametrize("kind", [RGB, RGBA])
+def test_halves_keep_what_is_below_eight_bits(tmp_path: Path, kind: int) -> None:
+    """0x12ff is rounded to 0x13: to look at the proportions must not decode the file at eight bits."""
+    values = np.full((SIZE, 2 * SIZE, CHANNELS[kind]), 0x12FF, dtype=np.uint16)
+    values[:, :, 3:] = 0xFFFF
+    path = png(tmp_path / "joined.png", values, kind)
+    assert all((read_pixels(path, 3, SIZE, part) == 0x13).all() for part in ("left", "right"))

@@ -23,13 +23,15 @@ KINDS = {"gray": (8, 0), "colours": (8, 2), "gray with alpha": (8, 4), "colours 
 
 
 def write_png(path: Path, kind: str, side: int) -> Path:
-    """All bytes are 200."""
+    """All bytes are 200, and the image is to be turned."""
     depth, color_type = KINDS[kind]
     row = b"\0" + b"\xc8" * (side * depth // 8 * {0: 1, 2: 3, 4: 2, 6: 4}[color_type])
     packer = zlib.compressobj(1)
     pixels = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
     head = struct.pack(">IIBBBBB", side, side, depth, color_type, 0, 0, 0)
-    chunks = ((b"IHDR", head), (b"IDAT", pixels), (b"IEND", b""))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    chunks = ((b"IHDR", head), (b"eXIf", exif.tobytes()[len(b"Exif\0\0") :]), (b"IDAT", pixels), (b"IEND", b""))
     whole = (struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
              for kind, data in chunks)  # fmt: skip
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(whole))
@@ -123,6 +125,21 @@ def test_a_large_jpeg_is_decoded_at_a_fraction(
     scaled = read_pixels(path, 3, size, part)
     assert decoded == [160 * 80], "still two pixels for one, either way"
     assert np.abs(scaled.astype(int) - whole).mean() < 1
+
+
+def test_margins_of_a_large_jpeg_are_those_of_its_partner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoded at a quarter it has 160 x 82 pixels, which are a row more of 40 x 40."""
+    gray = np.full((325, 640), 200, dtype=np.uint8)
+    files = [write(tmp_path / name, gray) for name in ("photo.jpg", "map.png")]
+    monkeypatch.setattr(images, "LARGE", 1000)
+    heights: list[int] = []
+    margins = fit._with_margins
+    monkeypatch.setattr(
+        fit, "_with_margins", lambda image, *more: heights.append(image.height) or margins(image, *more)
+    )
+    for path in files:
+        read_pixels(path, 1, 40, fit="pad")
+    assert heights == [20, 20]
 
 
 def test_a_large_progressive_jpeg_takes_the_room_of_all_its_pixels(
