@@ -216,6 +216,8 @@ class _Layers:
         value = self.values.get("data.name")
         name, colon, directory = value.partition(":") if isinstance(value, str) else ("", "", "")
         if colon:
+            if not directory:
+                raise ConfigError(f"data.name = {value!r} in {source}: names no folder; write {name}:DIR")
             if "data.dir" in given:
                 raise ConfigError(f"the data folder is given twice in {source}: {directory} and data.dir (--data-dir)")
             if name == "digits":

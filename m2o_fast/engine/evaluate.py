@@ -35,7 +35,7 @@ from m2o_fast.engine.evaluation.report import (
 from m2o_fast.engine.evaluation.translations import Evaluation, Found
 from m2o_fast.engine.evaluation.weightless import STRUCTURE_PAIRS
 from m2o_fast.engine.processes import joined_processes
-from m2o_fast.engine.runs import CONFIG, find_checkpoint, is_run, warn_of_damage
+from m2o_fast.engine.runs import CONFIG, find_checkpoint, is_run, run_of, warn_of_damage
 from m2o_fast.engine.schema import Config
 from m2o_fast.errors import UserError
 from m2o_fast.metrics.diversity import Lpips, open_lpips
@@ -148,22 +148,22 @@ def _open_subject(folder: Path, options: Options, given: _Given, device: torch.d
     data, data_dir, uni, verify = given
     manifest = read_manifest(folder)
     translator = load_translator(folder, manifest).to(device)
-    run = folder.parent.parent
-    in_run = is_run(run)
-    if not in_run and data is None:
+    run = run_of(folder)
+    if run is None and data is None:
         raise UserError(
-            f"{folder} belongs to no run: there is no {run / CONFIG}; say with --data what it is measured on"
+            f"{folder} belongs to no run: there is no {folder.absolute().parent.parent / CONFIG}; "
+            "say with --data what it is measured on"
         )
     values = {} if data is None else {"data.name": data, "data.uni": uni, "data.image_size": translator.image_size}
     values |= {"data.verify": True} if verify else {}
-    of = {} if in_run else {"system": manifest["translator"]["system"]}
-    config = load_config(run / CONFIG if in_run else None, of | values)
+    of = {"system": manifest["translator"]["system"]} if run is None else {}
+    config = load_config(None if run is None else run / CONFIG, of | values)
     test = _open_data(config, "test", data_dir, meter.say)
     _require_fit(translator, test, data or config.data.name)
-    of_run = in_run and data is None
-    own_data = of_run and is_own_data(run, manifest, config, data_dir)
+    of_run = run is not None and data is None
+    own_data = run is not None and data is None and is_own_data(run, manifest, config, data_dir)
     return _Subject(
-        str(run if in_run else folder),
+        str(run or folder),
         manifest["step"],
         own_data,
         of_run and not own_data,

@@ -86,7 +86,7 @@ def config_to_resume(run: Path | None, resume: str | None) -> Path | None:
         return None
     places = [run] if run is not None else []
     if resume != "auto":
-        places += [Path(resume), Path(resume).parent.parent]
+        places += [Path(resume), run_of(Path(resume)) or Path(resume)]
     return next((place / CONFIG for place in places if is_run(place)), None)
 
 
@@ -177,18 +177,12 @@ def fit_of(path: Path | None) -> Fit:
     """
     if path is not None and is_best(path):
         path = run_of_best(path)
-    place = (newest_run() if path is None else path).absolute()  # "." inside a run has parents, too
-    run = place if is_run(place) else place.parent.parent
-    return load_config(run / CONFIG).data.fit if is_run(run) else "stretch"
+    place = newest_run() if path is None else path
+    run = place if is_run(place) else run_of(place)
+    return "stretch" if run is None else load_config(run / CONFIG).data.fit
 
 
-def run_config(checkpoint: Path) -> Config:
-    """The configuration of the run that a checkpoint belongs to.
-
-    Raises:
-        UserError: The checkpoint lies in no run (converted weights, for example).
-    """
-    run = checkpoint.parent.parent
-    if not is_run(run):
-        raise UserError(f"{checkpoint} belongs to no run: there is no {run / CONFIG}")
-    return load_config(run / CONFIG)
+def run_of(checkpoint: Path) -> Path | None:
+    """The run that a checkpoint lies in, also as ``.`` from inside it, or by a link to it."""
+    places = (checkpoint, checkpoint.absolute(), checkpoint.resolve())
+    return next((run for place in places if len(place.parts) > 2 and is_run(run := place.parent.parent)), None)

@@ -281,6 +281,12 @@ def test_weights_without_a_run_need_data_and_leave_no_file(run: Path, tmp_path: 
     assert not list(tmp_path.glob("weights/**/*.json.part")) and not (tmp_path / "evaluation").exists()
 
 
+def test_a_link_to_a_checkpoint_is_measured_on_the_data_of_its_run(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "best").symlink_to(sorted((run / "checkpoints").iterdir())[-1])
+    one = Options(extractor="none", outputs_per_source=1)
+    assert evaluate_run(tmp_path / "best", one)["directions"] == evaluate_run(run, one)["directions"]
+
+
 def test_other_data_than_the_runs_leave_no_file(run: Path) -> None:
     evaluate_run(run, Options(extractor="none", outputs_per_source=1), data="digits")
     assert not (run / "evaluation").exists()

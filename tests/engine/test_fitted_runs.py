@@ -116,3 +116,8 @@ def test_the_fit_of_a_run_is_found_from_inside_it(own: Path, tmp_path: Path, mon
     assert fit_of(Path(checkpoint.name)) == "pad"
     monkeypatch.chdir(checkpoint)
     assert fit_of(Path()) == "pad"
+    (tmp_path / "best").symlink_to(checkpoint)
+    assert fit_of(tmp_path / "best") == "pad"
+    (tmp_path / "run" / "checkpoints").rename(tmp_path / "elsewhere")
+    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "elsewhere")
+    assert fit_of(checkpoint) == "pad"

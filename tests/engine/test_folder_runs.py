@@ -136,6 +136,11 @@ def test_one_folder_is_given_once(root: Path) -> None:
     assert load_config(None, {"data.name": f"folder:{root}"}, ["data.dir=elsewhere"]).data.dir == "elsewhere"
 
 
+def test_a_folder_without_a_name_is_none() -> None:
+    with pytest.raises(ConfigError, match="^data.name = 'folder:' in the options: names no folder; write folder:DIR$"):
+        load_config(overrides={"data.name": "folder:"})
+
+
 def test_a_folder_of_the_same_name_elsewhere_is_not_taken_for_the_run_s_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
