@@ -111,7 +111,7 @@ def decoded(
         verify: Whether all files, and what is kept, are read again, whatever their dates say.
 
     Raises:
-        UserError: If more files are unreadable, or all; names the first five.
+        UserError: If more files are unreadable, or all, or some were changed meanwhile; names the first five.
     """
     if not len(paths):
         raise ValueError("there must be at least one file to decode")
@@ -119,25 +119,40 @@ def decoded(
     digests = index.digests()
     fingerprint = _fingerprint(index.names, digests, recipe)
     unknown = frozenset(np.flatnonzero(digests == UNREADABLE).tolist())
-    job = _Job(index.paths, decode, shape, fingerprint, unknown, report, verify, index.folder)
+    job = _Job(index, decode, shape, fingerprint, unknown, report, verify)
     result = _kept(job) if keep else _in_memory(job)
     _judge(len(index), result, max_unreadable)
     return result
 
 
 class _Job(NamedTuple):
-    paths: Sequence[str]
+    index: FileIndex
     decode: Callable[[Path], np.ndarray]
     shape: tuple[int, ...]
     fingerprint: str
     unknown: Collection[int]  # files whose content the fingerprint does not know
     report: Report
     verify: bool
-    folder: str
 
-    def files(self, numbers: Sequence[int] | None = None) -> Iterator[tuple[int, np.ndarray | str]]:
-        """The decoded files, or those with the given numbers, in order; text says what is wrong."""
-        numbers = range(len(self.paths)) if numbers is None else numbers
+    @property
+    def paths(self) -> Sequence[str]:
+        return self.index.paths
+
+    @property
+    def folder(self) -> str:
+        return self.index.folder
+
+    def all_files(self) -> Iterator[tuple[int, np.ndarray | str]]:
+        """The decoded files in order; text says what is wrong. Raises ``UserError`` if some were changed meanwhile."""
+        yield from self.files(range(len(self.paths)))
+        if changed := self.index.changed():  # the fingerprint is that of what they held before
+            raise UserError(
+                f"{len(changed)} of {len(self.paths)} image files were changed while they were read: {named(changed)}; "
+                "start again when nothing writes there"
+            )
+
+    def files(self, numbers: Sequence[int]) -> Iterator[tuple[int, np.ndarray | str]]:
+        """Those with the given numbers."""
         paths = [self.paths[number] for number in numbers]
         yield from zip(numbers, mapped(self._one, paths, f"decoding images of {self.folder}", self.report), strict=True)
 
@@ -201,7 +216,7 @@ def _in_memory(job: _Job) -> Decoded:
     job.report(f"decoding {len(job.paths)} images of {job.folder} into memory")
     images = np.empty((len(job.paths), *job.shape), dtype=np.uint8)
     reasons: dict[int, str] = {}
-    for number, image in job.files():
+    for number, image in job.all_files():
         if isinstance(image, str):
             reasons[number] = image
         else:
@@ -260,7 +275,7 @@ def _write(path: Path, job: _Job) -> None:
     unreadable = []
     with replacing(path) as file:
         file.write(bytes(_HEADER))
-        for number, image in job.files():
+        for number, image in job.all_files():
             if isinstance(image, str):
                 unreadable.append(number)
             elif number in job.unknown:  # what is kept would be found for whatever it holds another time

@@ -103,12 +103,16 @@ class FileIndex:
                     self._save()
         return known
 
+    def changed(self) -> list[str]:
+        """The paths of the files that were changed since they were looked at."""
+        same = (self._stats == _stats(self.paths)).all(axis=1)
+        return [self.paths[row] for row in np.flatnonzero(~same).tolist()]
+
     @cached_property
     def _stats(self) -> np.ndarray:
         """What tells each file to be the same, int64 ``[n, 4]``."""
         self._looked = time.time_ns()
-        numbers = chain.from_iterable(map(_stat, self.paths))
-        return np.fromiter(numbers, dtype=np.int64, count=4 * len(self)).reshape(-1, 4)
+        return _stats(self.paths)
 
     @cached_property
     def _columns(self) -> dict[str, np.ndarray]:
@@ -166,6 +170,11 @@ def _as_bytes(column: np.ndarray) -> np.ndarray:
 def _as_texts(column: np.ndarray) -> np.ndarray:
     """The other way round."""
     return np.ascontiguousarray(column, dtype=np.uint8).view(f"S{column.shape[1]}").reshape(len(column))
+
+
+def _stats(paths: Sequence[str]) -> np.ndarray:
+    numbers = chain.from_iterable(map(_stat, paths))
+    return np.fromiter(numbers, dtype=np.int64, count=4 * len(paths)).reshape(-1, 4)
 
 
 def _stat(path: str) -> tuple[int, ...]:

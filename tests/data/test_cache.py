@@ -293,3 +293,20 @@ def test_without_a_home_the_variable_is_named(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(Path, "home", no_home)
     with pytest.raises(UserError, match="set XDG_CACHE_HOME"):
         call(files(tmp_path / "a"))
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_file_that_is_replaced_meanwhile_is_not_taken_for_the_old_one(tmp_path: Path, keep: bool) -> None:
+    """It was hashed, so the fingerprint would be that of the old content."""
+    paths = files(tmp_path / "a")
+
+    def replacing_decoder(path: Path) -> np.ndarray:
+        if path == paths[3]:
+            (tmp_path / "new").write_bytes(bytes(range(90, 96)))
+            (tmp_path / "new").rename(path)
+        return Decoder()(path)
+
+    with pytest.raises(UserError, match=r"^1 of 5 image files were changed while they were read: \S+/a/3.raw; start"):
+        call(paths, replacing_decoder, keep=keep)
+    assert not decoded_directory().exists() or kept_files() == []
+    assert np.array_equal(call(paths, keep=keep).images, expected(0, 1, 2, 90, 4))
