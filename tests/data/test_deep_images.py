@@ -40,19 +40,30 @@ def png(path: Path, values: np.ndarray, kind: int, transparent: tuple[int, ...] 
 
 
 def tiff(
-    path: Path, data: bytes, bits: int, photometric: int = BLACK_IS_ZERO, sample_format: int = 1, channels: int = 1
+    path: Path,
+    data: bytes,
+    bits: int,
+    photometric: int = BLACK_IS_ZERO,
+    sample_format: int = 1,
+    channels: int = 1,
+    order: str = "<",
 ) -> Path:
-    """A little-endian TIFF of one uncompressed strip."""
+    """A TIFF of one uncompressed strip, whose numbers have this byte order."""
     behind = 8 + 2 + 12 * 10 + 4
-    widths = struct.pack("<HHH", *[bits] * 3) if channels == 3 else b""
+    widths = struct.pack(f"{order}HHH", *[bits] * 3) if channels == 3 else b""
     depth = (258, 3, 3, behind) if channels == 3 else (258, 3, 1, bits)
     entries = [
         *((256, 3, 1, SIZE), (257, 3, 1, SIZE), depth, (259, 3, 1, 1), (262, 3, 1, photometric)),
         *((273, 4, 1, behind + len(widths)), (277, 3, 1, channels), (278, 3, 1, SIZE), (279, 4, 1, len(data))),
         (339, 3, 1, sample_format),
     ]
-    table = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
-    path.write_bytes(b"II*\0" + struct.pack("<I", 8) + table + struct.pack("<I", 0) + widths + data)
+    table = struct.pack(f"{order}H", len(entries))
+    for tag, kind, count, value in entries:
+        is_short = kind == 3 and count == 1
+        table += struct.pack(f"{order}HHI", tag, kind, count)
+        table += struct.pack(f"{order}HH", value, 0) if is_short else struct.pack(f"{order}I", value)
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8)
+    path.write_bytes(head + table + struct.pack(f"{order}I", 0) + widths + data)
     return path
 
 
@@ -103,9 +114,12 @@ def test_the_transparent_color_of_sixteen_bits_is_black_and_its_neighbours_are_n
 
 def test_white_is_zero_and_the_depth_is_that_of_the_header(tmp_path: Path) -> None:
     values = numbers()
-    data = values.astype("<u2").tobytes()
-    assert_read_as(tiff(tmp_path / "black.tif", data, 16), values / 65535)
-    assert_read_as(tiff(tmp_path / "white.tif", data, 16, WHITE_IS_ZERO), (65535 - values.astype(float)) / 65535)
+    little, big = (values.astype(f"{order}u2").tobytes() for order in "<>")
+    for order, data in (("<", little), (">", big)):
+        assert_read_as(tiff(tmp_path / "black.tif", data, 16, order=order), values / 65535)
+    assert_read_as(tiff(tmp_path / "white.tif", little, 16, WHITE_IS_ZERO), (65535 - values.astype(float)) / 65535)
+    with pytest.raises(UserError, match="white.tif: begins as a TIFF file, but is .* of a kind that cannot be read"):
+        read_image(tiff(tmp_path / "white.tif", big, 16, WHITE_IS_ZERO, order=">"), 1, SIZE)  # Pillow knows no such
     twelve = numbers(bits=12).ravel().astype(np.uint32)
     first, second = twelve[0::2], twelve[1::2]  # two numbers in three bytes, the upper bits first
     packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=1).astype(np.uint8)
