@@ -49,7 +49,7 @@ def test_wheel_in_an_empty_environment(native: str, platform: str, backend: str,
 
     # nor this source tree; and what a pure wheel lacks is not asked for
     variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "M2O_REQUIRE_EXT")}
-    run = {"check": True, "capture_output": True, "text": True, "cwd": tmp_path, "env": variables, "timeout": 60}
+    run = {"check": True, "capture_output": True, "text": True, "cwd": tmp_path, "env": variables, "timeout": 600}
     shown = subprocess.run([environment / "bin" / "m2o-fast", "--help"], **run).stdout
     assert "train" in shown
     subprocess.run([python, "-c", USE_IT, backend], **run)

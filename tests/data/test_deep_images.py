@@ -47,15 +47,16 @@ def tiff(
     sample_format: int = 1,
     channels: int = 1,
     order: str = "<",
+    orientation: int = 1,
 ) -> Path:
     """A TIFF of one uncompressed strip, whose numbers have this byte order."""
-    behind = 8 + 2 + 12 * 10 + 4
+    behind = 8 + 2 + 12 * 11 + 4
     widths = struct.pack(f"{order}HHH", *[bits] * 3) if channels == 3 else b""
     depth = (258, 3, 3, behind) if channels == 3 else (258, 3, 1, bits)
     entries = [
         *((256, 3, 1, SIZE), (257, 3, 1, SIZE), depth, (259, 3, 1, 1), (262, 3, 1, photometric)),
-        *((273, 4, 1, behind + len(widths)), (277, 3, 1, channels), (278, 3, 1, SIZE), (279, 4, 1, len(data))),
-        (339, 3, 1, sample_format),
+        *((273, 4, 1, behind + len(widths)), (274, 3, 1, orientation), (277, 3, 1, channels), (278, 3, 1, SIZE)),
+        *((279, 4, 1, len(data)), (339, 3, 1, sample_format)),
     ]
     table = struct.pack(f"{order}H", len(entries))
     for tag, kind, count, value in entries:
@@ -188,3 +189,11 @@ def test_halves_keep_what_is_below_eight_bits(tmp_path: Path, kind: int) -> None
     values[:, :, 3:] = 0xFFFF
     path = png(tmp_path / "joined.png", values, kind)
     assert all((read_pixels(path, 3, SIZE, part) == 0x13).all() for part in ("left", "right"))
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_tiff_files_in_colour_are_turned(tmp_path: Path, orientation: int) -> None:
+    values = numbers(3)
+    data = values.astype("<u2").tobytes()
+    path = tiff(tmp_path / "turned.tif", data, 16, 2, channels=3, orientation=orientation)
+    assert_read_as(path, np.rot90(values, 2 if orientation == 3 else -1).copy() / 65535)

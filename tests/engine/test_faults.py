@@ -30,6 +30,8 @@ from m2o_fast.engine.start import Start
 
 #: these touch no file
 PURE = {"fspath", "getpid", "urandom", "_path_splitroot"}
+#: these change none: a kill before one of them leaves what a kill before the next operation leaves
+READING = {"stat", "lstat", "fstat", "fileno", "scandir", "is_dir", "readable", "read", "readinto"}
 
 
 class Notes(Log):
@@ -154,7 +156,7 @@ def test_a_kill_before_any_operation_leaves_the_old_or_the_new_checkpoint(
     names, before = scene.operations(run, damaged), contents(scene.copy(run, damaged))
     assert {"mkdir", "open", "write", "fsync", "rename", "unlink", "rmdir"} <= set(names)
     newest, states = [], set()
-    for moment in range(len(names)):
+    for moment in [at for at, name in enumerate(names) if name not in READING]:
         scene.copy(run, damaged)
 
         def save(moment: int = moment) -> None:
