@@ -126,7 +126,7 @@ def decoded(
 
 
 class _Job(NamedTuple):
-    index: FileIndex
+    source: FileIndex
     decode: Callable[[Path], np.ndarray]
     shape: tuple[int, ...]
     fingerprint: str
@@ -136,16 +136,16 @@ class _Job(NamedTuple):
 
     @property
     def paths(self) -> Sequence[str]:
-        return self.index.paths
+        return self.source.paths
 
     @property
     def folder(self) -> str:
-        return self.index.folder
+        return self.source.folder
 
     def all_files(self) -> Iterator[tuple[int, np.ndarray | str]]:
         """The decoded files in order; text says what is wrong. Raises ``UserError`` if some were changed meanwhile."""
         yield from self.files(range(len(self.paths)))
-        if changed := self.index.changed():  # the fingerprint is that of what they held before
+        if changed := self.source.changed():  # the fingerprint is that of what they held before
             raise UserError(
                 f"{len(changed)} of {len(self.paths)} image files were changed while they were read: {named(changed)}; "
                 "start again when nothing writes there"
