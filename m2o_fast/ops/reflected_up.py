@@ -1,0 +1,119 @@
+"""Nearest upsampling and a 5x5 convolution over reflected borders, as one 3x3 convolution at the lower resolution.
+
+Of the 5x5 pixels that an output sees, those copied from one pixel share a product: for each of the four places of an
+output in its square that leaves 3x3 products, 2.8 times fewer, in a form that Winograd's kernels take, and the image at
+full resolution never exists. Exact algebra; the folded kernel is linear in the weight, so gradients of any order are
+right.
+
+A reflection of the upsampled image is none of the image before: its row -1 is a copy of row 0, that of the folded
+convolution one of row 1. What that makes, in the outermost squares alone, is added afterwards.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from m2o_fast.ops._checks import wide
+from m2o_fast.ops._choices import folding_5x5_pays
+from m2o_fast.ops._library import forced_backend, in_format, output_format
+from m2o_fast.ops.convolution import conv2d
+from m2o_fast.ops.linear import linear
+from m2o_fast.ops.reflected import reflected_conv3x3
+
+#: By place of an output in its square and by tap of the folded kernel: which taps fall together.
+_TOGETHER = (
+    ((1, 1, 0, 0, 0), (0, 0, 1, 1, 0), (0, 0, 0, 0, 1)),
+    ((1, 0, 0, 0, 0), (0, 1, 1, 0, 0), (0, 0, 0, 1, 1)),
+)
+
+
+def up2_reflected_conv5x5(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, fold: bool | None = None) -> Tensor:
+    """``conv2d(pad(interpolate(x, scale_factor=2), 2, mode="reflect"), weight, bias)``; only rounding differs.
+
+    Args:
+        x: Float ``[N, Ci, H, W]``. Where H or W is 1 there is nothing to mirror, and the edge is repeated.
+        weight: Float ``[Co, Ci, 5, 5]``, of the dtype of x (autocast apart).
+        bias: Float ``[Co]`` or None, of the dtype of x (autocast apart).
+        fold: Whether to fold; ``None`` takes what was measured to be faster on a CPU.
+
+    Returns:
+        Float ``[N, Co, 2 H, 2 W]``, in the dtype and memory format of x, or in the dtype of autocast.
+
+    Raises:
+        ValueError: A weight of a wrong shape.
+    """
+    if x.dim() != 4 or weight.dim() != 4 or weight.shape[2:] != (5, 5) or x.shape[1] != weight.shape[1]:
+        raise ValueError(
+            f"up2_reflected_conv5x5: needs x [N, Ci, H, W] and weight [Co, Ci, 5, 5], got {list(x.shape)} and "
+            f"{list(weight.shape)}"
+        )
+    flat = min(x.shape[2:]) == 1
+    if flat or not (_folds(x, weight) if fold is None else fold):
+        mode = "replicate" if flat else "reflect"
+        return conv2d(F.pad(F.interpolate(x, scale_factor=2, mode="nearest"), (2,) * 4, mode=mode), weight, bias)
+    taps = weight.reshape(-1, 25)
+    kernels = _product(taps, _sums(taps)).view(-1, x.shape[1], 3, 3)
+    # Channels: place above or below, place at the left or right, Co.
+    squares = reflected_conv3x3(x, kernels, None if bias is None else bias.repeat(4))
+    y = squares.permute(0, 2, 3, 1).unflatten(3, (2, 2, -1)).transpose(2, 3)
+    y = y.reshape(x.shape[0], 2 * x.shape[2], 2 * x.shape[3], -1).permute(0, 3, 1, 2)
+    return in_format(_with_borders(y, x, weight), output_format(x))
+
+
+def _folds(x: Tensor, weight: Tensor) -> bool:
+    return forced_backend() != "reference" and folding_5x5_pays(x.shape, weight.shape[0])
+
+
+def _product(taps: Tensor, sums: Tensor) -> Tensor:
+    """Taps ``[Co * Ci, 25]`` as kernels ``[kernels, Co * Ci, taps]`` of ``sums [kernels, 25, taps]``, rounded once."""
+    with torch.autocast(taps.device.type, enabled=False):
+        return (taps.to(sums.dtype) @ sums).to(taps.dtype)
+
+
+def _sums(taps: Tensor) -> Tensor:
+    """``[4, 25, 9]``: of each folded kernel, which taps fall together."""
+    line = torch.tensor(_TOGETHER, dtype=wide(taps.dtype), device=taps.device)
+    return torch.einsum("pia,qjb->pqabij", line, line).reshape(4, 25, 9)
+
+
+def _edges(taps: Tensor) -> Tensor:
+    """``[4, 25, 10]``: the two lines of the kernel that see row -1, column -1, row H and column W, in that order."""
+    lines = torch.zeros(4, 5, 5, 2, 5, dtype=wide(taps.dtype), device=taps.device)
+    along = torch.arange(5, device=taps.device)
+    for side, (first, second) in enumerate(((1, 0), (1, 0), (4, 3), (4, 3))):
+        for k, across in enumerate((first, second)):
+            where = (across, along) if side % 2 == 0 else (along, across)
+            lines[(side, *where, k, along)] = 1
+    return lines.view(4, 25, 10)
+
+
+def _with_borders(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """``y`` with what the true reflection is more than the one of ``x`` that the folded convolution saw.
+
+    They differ in the rows and columns -1 and H or W, which outputs of the outermost squares see by two taps.
+    """
+    taps = weight.reshape(-1, 25)
+    kernels = _product(taps, _edges(taps)).view(4, *weight.shape[:2], 2, 5)
+    height, width = (_mirrored(side, x.device) for side in x.shape[2:])
+    for k, (edge, inner, squares) in enumerate(((0, 1, slice(0, 2)), (-1, -2, slice(-2, None)))):
+        row = x[:, :, edge].index_select(2, width[0]) - x[:, :, inner].index_select(2, width[1])
+        y[:, :, squares] += _convolved(row, kernels[2 * k])
+        column = (x[..., edge] - x[..., inner]).index_select(2, height[0])
+        column[:, :, 1] = column[:, :, -2] = 0  # the rows have these
+        y[..., squares] += _convolved(column, kernels[2 * k + 1]).transpose(2, 3)
+    return y
+
+
+def _mirrored(side: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Of which pixels those of an upsampled and reflected line are copies; and of one reflected and upsampled."""
+    inside = torch.arange(side, device=device).repeat_interleave(2)
+    truly = torch.cat([inside[[2, 0]], inside, inside[[-1, -3]]])
+    return truly, torch.cat([inside[[2, 2]], inside, inside[[-3, -3]]])
+
+
+def _convolved(line: Tensor, kernel: Tensor) -> Tensor:
+    """A line ``[N, Ci, L + 4]`` through two lines of a kernel, ``[Co, Ci, 2, 5]``: ``[N, Co, 2, L]``."""
+    seen = line.unfold(2, 5, 1).transpose(1, 2).flatten(2)  # [N, L, Ci * 5]
+    return linear(seen, kernel.transpose(1, 2).flatten(2).flatten(0, 1)).unflatten(2, (-1, 2)).permute(0, 2, 3, 1)
