@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m2o_fast.nn.autoencoder import ContentEncoder, Decoder, LayerNormAct
-from m2o_fast.nn.multi_scale_discriminator import MultiScaleDiscriminator, smallest_side
+from m2o_fast.nn.multi_scale_discriminator import MultiScaleDiscriminator
+from m2o_fast.translators.settings import smallest_judged_side
 
 DOUBLE = torch.float64
 
@@ -119,7 +120,7 @@ def test_scales_see_averaged_images() -> None:
 
 @pytest.mark.parametrize(("layers", "scales"), [(4, 3), (3, 2), (3, 3), (1, 1)])
 def test_smallest_side(layers: int, scales: int) -> None:
-    side = smallest_side(layers, scales)
+    side = smallest_judged_side(layers, scales)
     judge = MultiScaleDiscriminator(1, 1, layers, scales)
     assert judge(torch.randn(1, 1, side, side))[-1].shape[2:] == (1, 1)
     with pytest.raises(RuntimeError):

@@ -73,14 +73,24 @@ def write_published(run: Path, out: Path, layout: str | None = None) -> list[Pat
     system = translator.describe()["system"]
     if layout is not None and published(layout) is not published(system):
         raise UserError(f"{run} is a run of system {system!r}, not {layout!r}")
-    nets, name = to_official(translator), published(system).FILE
+    contents = _files(published(system), to_official(translator))
     if out.exists():
         raise UserError(f"{out} exists already; choose another folder or remove it")
     out.mkdir(parents=True)
-    contents = {name.format(net=net): net_of for net, net_of in nets.items()} if "{net}" in name else {name: nets}
     for file, content in contents.items():
         torch.save(content, out / file)
     return [out / file for file in contents]
+
+
+def _files(layout: Any, nets: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """What the published files hold: several nets by the layout's keys, a net each, or all of them."""
+    if "FILES" in vars(layout):
+        held = {file: {key: net for key, net in keys.items() if net in nets} for file, keys in layout.FILES.items()}
+        named = {layout.FILE.format(net=file): keys for file, keys in held.items() if keys}
+        return {file: {key: nets[net] for key, net in keys.items()} for file, keys in named.items()}
+    if "{net}" in layout.FILE:
+        return {layout.FILE.format(net=net): weights for net, weights in nets.items()}
+    return {layout.FILE: nets}
 
 
 def read_weights(file: Path) -> dict[str, Any]:

@@ -16,11 +16,6 @@ from m2o_fast.ops._choices import feature_format
 _SLOPE = 0.2
 
 
-def smallest_side(layers: int, scales: int) -> int:
-    """The smallest height and width that a discriminator can judge: at the last scale a pixel is left."""
-    return (2**layers - 1) * 2 ** (scales - 1) + 1
-
-
 class MultiScaleDiscriminator(nn.Module):
     """A net for each scale, without norm; an image of a scale has half the height and width of that before.
 
@@ -29,6 +24,8 @@ class MultiScaleDiscriminator(nn.Module):
         width: Channels of the first layer of each net; they double with every layer.
         layers: Convolutions of 4x4 with stride 2 over reflected borders; one of 1x1 gives the scores.
         scales: How many nets there are.
+
+    A pixel must be left at the last scale: height and width are at least ``(2^layers - 1) * 2^(scales - 1) + 1``.
     """
 
     def __init__(self, channels: int, width: int = 64, layers: int = 4, scales: int = 3) -> None:

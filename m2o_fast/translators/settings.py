@@ -53,9 +53,9 @@ def linear_decay(constant: int, decay: int) -> Callable[[int], float]:
     return lambda index: max(0.0, 1.0 - max(0, index - constant) / decay)
 
 
-def halving(every: int) -> Callable[[int], float]:
-    """A schedule: 1 for ``every`` iterations, one half for as many more, and so on."""
-    return lambda index: 0.5 ** (index // every)
+def halving(every: int, *, early: bool = False) -> Callable[[int], float]:
+    """A schedule: 1 for ``every`` iterations, one half for as many more, and so on; ``early``: each half one before."""
+    return lambda index: 0.5 ** ((index + early) // every)
 
 
 class Model(Section):
@@ -110,6 +110,29 @@ class DecayingAdam(Optim):
         """See :meth:`Settings.kept`."""
         constant = self.decay_from if self.decay_from is not None else steps // 2
         return {"optim.decay_from": constant, "optim.decay_steps": self.decay_steps or max(1, steps - constant)}
+
+
+class HalvingAdam(Optim):
+    """Adam for all nets, its rate halved again and again.
+
+    Attributes:
+        lr: Learning rate at the first step.
+        betas: Decay rates of Adam's two moments, each in [0, 1).
+        weight_decay: Of all parameters, added to the gradient.
+        halve_every: Steps after which the rate is halved each time; 0: never.
+        halve_early: Halve it a step before that, as the code published with arXiv 1804.04732 does.
+    """
+
+    lr: Rate = 1e-4
+    betas: tuple[Decay, Decay] = (0.5, 0.999)
+    weight_decay: Weight = 1e-4
+    halve_every: CountOrZero = 100_000
+    halve_early: bool = False
+
+    def optimizer(self, group: str) -> Optimizer:
+        """The same for every net."""
+        schedule = halving(self.halve_every, early=self.halve_early) if self.halve_every else None
+        return Optimizer(self.lr, betas=self.betas, weight_decay=self.weight_decay, schedule=schedule)
 
 
 class Settings(Section):
@@ -183,6 +206,11 @@ class Sizes:
             return f"a power of two and at least {self.smallest} ({shown}, ...)"
         multiple = f"a multiple of {self.multiple} and " if self.multiple > 1 else ""
         return f"{multiple}at least {self.smallest}"
+
+
+def smallest_judged_side(layers: int, scales: int) -> int:
+    """The least height and width for discriminators of so many layers of stride 2 over reflected borders and scales."""
+    return (2**layers - 1) * 2 ** (scales - 1) + 1
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,32 @@ _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _KINDS = ("weight", "bias", *_STATISTICS)  # in the order of torch's state dicts
 
 
-def checked_nets(state_dicts: Any, known: Sequence[str]) -> dict[str, dict[str, Tensor]]:
+def taken_apart(state_dicts: Any, files: Mapping[str, Mapping[str, str]]) -> Any:
+    """State dicts by net, where some come in files of several nets; anything else as it is.
+
+    Args:
+        state_dicts: Net or file -> state dict, or of a file what it holds.
+        files: File -> key in it -> net.
+    """
+    if not isinstance(state_dicts, Mapping):
+        return state_dicts
+    apart: dict[Any, Any] = {}
+    for name, held in state_dicts.items():
+        keys = files.get(name, {})
+        several = isinstance(held, Mapping) and held and held.keys() <= keys.keys()
+        apart |= {keys[key]: net for key, net in held.items()} if several else {name: held}
+    return apart
+
+
+def checked_nets(
+    state_dicts: Any, known: Sequence[str], dropped: re.Pattern[str] | None = None
+) -> dict[str, dict[str, Tensor]]:
     """State dicts by net, without the prefix ``module.`` and without statistics that nothing uses.
+
+    Args:
+        state_dicts: What was handed over.
+        known: Names of nets.
+        dropped: Names in them, all of it, that are left out without a word.
 
     Raises:
         UserError: It holds anything else, or nothing.
@@ -40,7 +64,9 @@ def checked_nets(state_dicts: Any, known: Sequence[str]) -> dict[str, dict[str, 
         for key, tensor in net.items():
             if problem := _problem(tensor, statistic=str(key).endswith("num_batches_tracked")):
                 raise UserError(f"{name}: {str(key)[:200]} {problem}")
-        nets[name] = _without_unused({key.removeprefix("module."): tensor for key, tensor in net.items()}, name)
+        unwrapped = {key.removeprefix("module."): tensor for key, tensor in net.items()}
+        kept = {key: tensor for key, tensor in unwrapped.items() if dropped is None or not dropped.fullmatch(key)}
+        nets[name] = _without_unused(kept, name)
     return nets
 
 

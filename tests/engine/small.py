@@ -22,6 +22,7 @@ from m2o_fast.translators import NAMES, system
 SMALLER = {
     "starganv2": ["model.hidden_dim=8", "model.style_dim=4", "model.latent_dim=4"],
     "cyclegan": ["model.blocks=1", "model.pool=5"],
+    "munit": ["model.blocks=1", "model.style_dim=2", "model.mlp_width=4"],
 }
 #: what systems that are not here yet need: SimGAN's batches within an iteration, flow's styles, UNIT's rates, ...
 LATER = ["model.refine=2", "model.noise=true", "model.adapter=true", "model.batch_norm=false", "optim.halve_every=2"]

@@ -23,7 +23,9 @@ class Steps:
         for name, nets in translator.groups().items():
             options = optim.optimizer(name)
             parameters = [p for net in nets for p in net.parameters()]
-            self.optimizers[name] = torch.optim.Adam(parameters, lr=options.lr, betas=options.betas, eps=EPS)
+            self.optimizers[name] = torch.optim.Adam(
+                parameters, lr=options.lr, betas=options.betas, eps=EPS, weight_decay=options.weight_decay
+            )
             self.rates[name] = options
 
     def __call__(self, batch: Batch, index: int) -> dict[str, float]:
@@ -35,6 +37,9 @@ class Steps:
                 parameter.grad = None
             loss, parts = self.translator.loss(phase.name, batch, iteration)
             loss.backward(inputs=chosen)
+            for parameter in chosen:
+                if parameter.grad is None:  # as the engine has it: weights decay where no loss reaches them, too
+                    parameter.grad = torch.zeros_like(parameter)
             for group in phase.groups:
                 options = self.rates[group]
                 factor = 1.0 if options.schedule is None else options.schedule(index)

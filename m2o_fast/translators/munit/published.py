@@ -1,0 +1,205 @@
+"""Published MUNIT weights, in and out.
+
+A state dict of encoders, decoder and MLP per domain, ``gen_a`` and ``gen_b``, and one of its discriminator, ``dis_a``
+and ``dis_b``; the files ``gen`` and ``dis`` hold them as ``a`` and ``b``. Discriminators may be missing. Their AdaIN
+layers carry running statistics that nothing changes or uses: these are dropped, and made anew.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from m2o_fast.errors import UserError
+from m2o_fast.translators import state_dicts as layouts
+from m2o_fast.translators.munit import SYSTEM
+from m2o_fast.translators.munit.settings import MUNITSettings, Size
+from m2o_fast.translators.munit.translator import MUNIT
+from m2o_fast.translators.state_dicts import Prefixes, StateDict, dimension
+
+NETS = ("gen_a", "gen_b", "dis_a", "dis_b")
+#: A file, and by key in it the net.
+FILES = {name: {letter: f"{name}_{letter}" for letter in "ab"} for name in ("gen", "dis")}
+#: Name of a file; each holds the nets of both domains.
+FILE = "{net}.pt"
+
+_STEM = "enc_content.model.0.conv.weight"
+_FIRST = "cnns.0.0.conv.weight"
+
+
+def from_official(state_dicts: Mapping[str, Any], domains: Sequence[str] | None = None, image_size: int = 256) -> MUNIT:
+    """A translator with published weights, in evaluation mode.
+
+    Args:
+        state_dicts: Net name -> state dict in the published layout, both ``gen_a`` and ``gen_b`` and any of ``dis_a``
+            and ``dis_b``; or ``gen`` and ``dis``, each with ``a`` and ``b``.
+        domains: Names of the domains; ``None``: ``A`` and ``B``.
+        image_size: Side length in pixels that the nets were trained with, which their shapes do not tell. Images of any
+            multiple of 4 can be translated.
+
+    Returns:
+        A translator whose functions are those of the published nets, in the weights' dtype.
+
+    Raises:
+        UserError: Lists what is missing, superfluous or does not fit.
+    """
+    given = layouts.checked_nets(layouts.taken_apart(state_dicts, FILES), NETS, dropped=_STATISTIC)
+    if missing := [name for name in NETS[:2] if name not in given]:
+        raise UserError(f"missing nets: {', '.join(missing)}")
+    for name in NETS[:2]:
+        if _blocks(given[name]) == 0:
+            raise UserError(
+                f"{name}: expected a content encoder of two halvings and residual blocks (enc_content.model.3.)"
+            )
+    translator = MUNIT(
+        layouts.domains_of(domains, _channels(given)),
+        SYSTEM.variants["plain"],
+        _size(given, image_size),
+        discriminators=["dis_a" in given, "dis_b" in given],
+    )
+    translator.to(given["gen_a"][_STEM].dtype)
+    for name, net in given.items():
+        parts = published_net(translator, name)
+        prefixes = {f"{k}.{ours}": theirs for k, (_, names) in enumerate(parts) for ours, theirs in names.items()}
+        layouts.load(nn.ModuleList([part for part, _ in parts]), prefixes, net, name)
+    return translator.eval().requires_grad_(False)
+
+
+def to_official(translator: MUNIT) -> dict[str, dict[str, Tensor]]:
+    """The published state dicts of a translator's nets, those that there are.
+
+    Raises:
+        UserError: A domain has no style, for which there is no published layout.
+    """
+    if plain := [domain.name for k, domain in enumerate(translator.domains) if k not in translator.styled]:
+        raise UserError(f"domain {plain[0]!r} has no style, for which there is no published layout")
+    found = {}
+    for name in NETS:
+        if name.startswith("gen") or str("ab".index(name[-1])) in translator.discriminators:
+            parts = (layouts.saved(*part).items() for part in published_net(translator, name))
+            found[name] = _with_statistics(key_and_tensor for part in parts for key_and_tensor in part)
+    return found
+
+
+#: names of the statistics that AdaIN layers carry
+_STATISTIC = re.compile(r"dec\.model\.0\.model\.\d+\.model\.[01]\.norm\.running_(mean|var)")
+
+
+def _with_statistics(tensors: Any) -> dict[str, Tensor]:
+    """With what the published AdaIN layers carry, in front of their convolutions: means of 0, variances of 1."""
+    found: dict[str, Tensor] = {}
+    for key, tensor in tensors:
+        if re.fullmatch(r"dec\.model\.0\..*\.conv\.weight", key):
+            norm = key.removesuffix("conv.weight") + "norm.running_"
+            found |= {
+                f"{norm}mean": torch.zeros_like(tensor[:, 0, 0, 0]),
+                f"{norm}var": torch.ones_like(tensor[:, 0, 0, 0]),
+            }
+        found[key] = tensor
+    return found
+
+
+def published_net(translator: MUNIT, name: str) -> list[tuple[nn.Module, Prefixes]]:
+    """Our nets that one of a published name consists of, in its order, and how their names become published ones."""
+    k = "ab".index(name[-1])
+    if name.startswith("dis"):
+        return [(translator.discriminators[str(k)], _discriminator_prefixes(translator.size))]
+    net: Any = translator.generators[k]
+    return [
+        (net.style_encoder, _style_encoder_prefixes(len(net.style_encoder.down))),
+        (net.content_encoder, _content_encoder_prefixes(translator.size.blocks)),
+        (net.decoder, _decoder_prefixes(translator.size.blocks)),
+        (net.mlp, {f"{2 * layer}.": f"mlp.model.{layer}.fc." for layer in range(3)}),
+    ]
+
+
+def _style_encoder_prefixes(halvings: int) -> dict[str, str]:
+    down = {f"down.{k}.": f"enc_style.model.{k + 1}.conv." for k in range(halvings)}
+    return {"stem.": "enc_style.model.0.conv.", **down, "head.": f"enc_style.model.{halvings + 2}."}
+
+
+def _content_encoder_prefixes(blocks: int) -> dict[str, str]:
+    down = {f"down.{k}.": f"enc_content.model.{k + 1}.conv." for k in range(2)}
+    return {"stem.": "enc_content.model.0.conv.", **down, **_block_prefixes(blocks, "enc_content.model.3")}
+
+
+def _decoder_prefixes(blocks: int) -> dict[str, str]:
+    prefixes = _block_prefixes(blocks, "dec.model.0")
+    for k in range(2):
+        prefixes |= {f"up.{k}.": f"dec.model.{2 * k + 2}.conv.", f"up_norm.{k}.": f"dec.model.{2 * k + 2}.norm."}
+    return {**prefixes, "head.": "dec.model.5.conv."}
+
+
+def _block_prefixes(blocks: int, layer: str) -> dict[str, str]:
+    return {f"blocks.{k}.conv{i + 1}.": f"{layer}.model.{k}.model.{i}.conv." for k in range(blocks) for i in range(2)}
+
+
+def _discriminator_prefixes(size: Size) -> dict[str, str]:
+    prefixes = {}
+    for scale in range(size.scales):
+        for k in range(size.discriminator_layers):
+            prefixes[f"scales.{scale}.convs.{k}."] = f"cnns.{scale}.{k}.conv."
+        last = size.discriminator_layers
+        prefixes[f"scales.{scale}.convs.{last}."] = f"cnns.{scale}.{last}."
+    return prefixes
+
+
+def _blocks(net: StateDict) -> int:
+    return _count(net, r"enc_content\.model\.3\.model\.(\d+)\.model\.0\.conv\.weight")
+
+
+def _count(net: StateDict, pattern: str) -> int:
+    return len({found[1] for key in net if (found := re.fullmatch(pattern, key))})
+
+
+def _size(given: Mapping[str, StateDict], image_size: int) -> Size:
+    generators = {name: net for name, net in given.items() if name.startswith("gen")}
+    judges = {name: net for name, net in given.items() if name.startswith("dis")}
+    if problem := SYSTEM.sizes.problem(image_size):
+        raise UserError(problem)
+    read: dict[str, Any] = {}
+    for field, what, of in (
+        ("width", "the width", lambda net, name: dimension(net, name, _STEM, 0)),
+        ("blocks", "the number of residual blocks", lambda net, name: _blocks(net)),
+        ("style_dim", "the length of a style", lambda net, name: dimension(net, name, "enc_style.model.6.weight", 0)),
+        ("mlp_width", "the width of the MLP", lambda net, name: _rows(net, name, "mlp.model.0.fc.weight")),
+    ):
+        read[field] = layouts.the_only({name: of(net, name) for name, net in generators.items()}, what)
+    for field, what, of in (
+        ("discriminator_width", "the width", lambda net, name: dimension(net, name, _FIRST, 0)),
+        (
+            "discriminator_layers",
+            "the number of layers",
+            lambda net, name: _count(net, r"cnns\.0\.(\d+)\.conv\.weight"),
+        ),
+        ("scales", "the number of scales", lambda net, name: _count(net, r"cnns\.(\d+)\.0\.conv\.weight")),
+    ):
+        if judges:
+            read[field] = layouts.the_only({name: of(net, name) for name, net in judges.items()}, what)
+    settings = MUNITSettings.model_validate({"model": read})
+    try:
+        settings.check(image_size, SYSTEM.variants["plain"])
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    return Size(**settings.sizes(image_size))
+
+
+def _rows(net: StateDict, name: str, key: str) -> int:
+    if key not in net or net[key].dim() != 2:
+        raise UserError(f"{name}: missing {key}, from which sizes are read")
+    return net[key].shape[0]
+
+
+def _channels(given: Mapping[str, StateDict]) -> list[int]:
+    """Of both domains; a discriminator must agree."""
+    channels = []
+    for letter in "ab":
+        found = {f"gen_{letter}": dimension(given[f"gen_{letter}"], f"gen_{letter}", _STEM, 1)}
+        if f"dis_{letter}" in given:
+            found[f"dis_{letter}"] = dimension(given[f"dis_{letter}"], f"dis_{letter}", _FIRST, 1)
+        channels.append(layouts.the_only(found, "the number of channels"))
+    return channels
