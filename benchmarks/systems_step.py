@@ -1,4 +1,4 @@
-"""One training iteration of pix2pix and of CycleGAN as published: their plain twins, and ours with the same weights.
+"""One training iteration of pix2pix, CycleGAN and MUNIT as published: their plain twins, and ours with the same weights.
 
     python benchmarks/systems_step.py fast cyclegan   # peak memory of its iterations, in bytes
 
@@ -23,13 +23,14 @@ from m2o_fast.engine.step import Stepper
 from m2o_fast.translators import from_official, system
 
 FOLDER = Path(__file__).resolve().parent
-for _name in ("pix2pix", "cyclegan"):
+for _name in ("pix2pix", "cyclegan", "munit"):
     sys.path.insert(0, str(FOLDER.parent / "tests" / "translators" / _name))
 import plain_cyclegan  # noqa: E402  (lie beside the tests)
+import plain_munit  # noqa: E402
 import plain_pix2pix  # noqa: E402
 
 SIDE, IMAGES = 64, 4
-SYSTEMS = ("pix2pix", "cyclegan")
+SYSTEMS = ("pix2pix", "cyclegan", "munit")
 IMPLEMENTATIONS = ("plain", "compile", "fast")
 
 
@@ -58,6 +59,20 @@ def _cyclegan_nets() -> plain_cyclegan.Nets:
     return plain_cyclegan.Nets(*generators, *(_initialised(plain_cyclegan.Discriminator(3)) for _ in range(2)))
 
 
+def _munit_nets() -> plain_munit.Nets:
+    torch.manual_seed(0)
+    generators = [plain_munit.Generator(3) for _ in range(2)]
+    for net in generators:
+        net.apply(lambda layer: isinstance(layer, (nn.Conv2d, nn.Linear)) and nn.init.kaiming_normal_(layer.weight))
+    return plain_munit.Nets(*generators, *(_initialised(plain_munit.Discriminator(3)) for _ in range(2)))
+
+
+def _styles() -> list[Tensor]:
+    """For the discriminators' step and the generators', of both targets."""
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn((IMAGES, 8), generator=generator) for _ in range(4)]
+
+
 def plain_iteration(name: str, *, compiled: bool = False) -> Iteration:
     """An iteration of the twin; returns the loss of its generators on the discriminators' scores."""
     a, b = _images()
@@ -67,6 +82,12 @@ def plain_iteration(name: str, *, compiled: bool = False) -> Iteration:
         draws = plain_cyclegan.Draws(torch.zeros(IMAGES, 2), torch.zeros(IMAGES, 2))
         _compile([nets.G_A, nets.G_B, nets.D_A, nets.D_B], compiled)
         return lambda: trainer.iteration(a, b, draws)["adversarial"]
+    if name == "munit":
+        parts = _munit_nets()
+        learner = plain_munit.Trainer(parts, plain_munit.Settings())
+        coders = [part for net in (parts.gen_a, parts.gen_b) for part in (net.enc_content, net.enc_style, net.dec)]
+        _compile([*coders, parts.dis_a, parts.dis_b], compiled)
+        return lambda: learner.iteration(a, b, plain_munit.Styles(*_styles()))["adversarial"]
     there, back = _pix2pix_nets()
     _compile([there.G, there.D, back.G, back.D], compiled)
     kept = [torch.ones(IMAGES, *_dropped())]
@@ -90,6 +111,10 @@ def fast_iteration(name: str) -> Iteration:
         nets = _cyclegan_nets()
         weights = {key: getattr(nets, key).state_dict() for key in ("G_A", "G_B", "D_A", "D_B")}
         noise = {"pool": torch.zeros(2 * IMAGES, 2)}
+    elif name == "munit":
+        weights = {key: net.state_dict() for key, net in vars(_munit_nets()).items()}
+        judged_a, judged_b, made_a, made_b = _styles()
+        noise = {"latent": torch.cat([judged_a, judged_b]), "latent2": torch.cat([made_a, made_b])}
     else:
         (there, back), noise = _pix2pix_nets(), {"dropout4": torch.ones(2 * IMAGES, *_dropped())}
         weights = {"G": there.G.state_dict(), "D": there.D.state_dict()}
