@@ -1,4 +1,4 @@
-"""One training iteration of pix2pix, CycleGAN and MUNIT as published: their plain twins, and ours with the same weights.
+"""One training iteration of pix2pix, CycleGAN and MUNIT as published: plain twins, and ours with the same weights.
 
     python benchmarks/systems_step.py fast cyclegan   # peak memory of its iterations, in bytes
 
