@@ -11,13 +11,15 @@ convolution one of row 1. What that makes, in the outermost squares alone, is ad
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from m2o_fast.ops._checks import wide
 from m2o_fast.ops._choices import folding_5x5_pays
-from m2o_fast.ops._library import forced_backend, in_format, output_format
+from m2o_fast.ops._library import forced_backend, in_format, needs_torch, output_format
 from m2o_fast.ops.convolution import conv2d
 from m2o_fast.ops.linear import linear
 from m2o_fast.ops.reflected import reflected_conv3x3
@@ -50,16 +52,16 @@ def up2_reflected_conv5x5(x: Tensor, weight: Tensor, bias: Tensor | None = None,
             f"{list(weight.shape)}"
         )
     flat = min(x.shape[2:]) == 1
-    if flat or not (_folds(x, weight) if fold is None else fold):
+    if flat or needs_torch() or not (_folds(x, weight) if fold is None else fold):
         mode = "replicate" if flat else "reflect"
         return conv2d(F.pad(F.interpolate(x, scale_factor=2, mode="nearest"), (2,) * 4, mode=mode), weight, bias)
     taps = weight.reshape(-1, 25)
     kernels = _product(taps, _sums(taps)).view(-1, x.shape[1], 3, 3)
-    # Channels: place above or below, place at the left or right, Co.
+    # Channels: place above or below, place at the left or right, Co. Unfolding them is a copy.
     squares = reflected_conv3x3(x, kernels, None if bias is None else bias.repeat(4))
     y = squares.permute(0, 2, 3, 1).unflatten(3, (2, 2, -1)).transpose(2, 3)
-    y = y.reshape(x.shape[0], 2 * x.shape[2], 2 * x.shape[3], -1).permute(0, 3, 1, 2)
-    return in_format(_with_borders(y, x, weight), output_format(x))
+    y = y.reshape(x.shape[0], 2 * x.shape[2], 2 * x.shape[3], -1)
+    return in_format(_Framed.apply(y, *_frame(x, weight)).permute(0, 3, 1, 2), output_format(x))
 
 
 def _folds(x: Tensor, weight: Tensor) -> bool:
@@ -89,21 +91,39 @@ def _edges(taps: Tensor) -> Tensor:
     return lines.view(4, 25, 10)
 
 
-def _with_borders(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """``y`` with what the true reflection is more than the one of ``x`` that the folded convolution saw.
+def _frame(x: Tensor, weight: Tensor) -> list[Tensor]:
+    """What the true reflection adds to the two outermost lines of outputs, channels last: above, left, below, right.
 
-    They differ in the rows and columns -1 and H or W, which outputs of the outermost squares see by two taps.
+    It differs from the one of ``x``, which the folded convolution saw, in the rows -1 and H and the columns -1 and W.
     """
     taps = weight.reshape(-1, 25)
     kernels = _product(taps, _edges(taps)).view(4, *weight.shape[:2], 2, 5)
     height, width = (_mirrored(side, x.device) for side in x.shape[2:])
-    for k, (edge, inner, squares) in enumerate(((0, 1, slice(0, 2)), (-1, -2, slice(-2, None)))):
+    lines = []
+    for k, (edge, inner) in enumerate(((0, 1), (-1, -2))):
         row = x[:, :, edge].index_select(2, width[0]) - x[:, :, inner].index_select(2, width[1])
-        y[:, :, squares] += _convolved(row, kernels[2 * k])
+        lines.append(_convolved(row, kernels[2 * k]).transpose(1, 2))
         column = (x[..., edge] - x[..., inner]).index_select(2, height[0])
         column[:, :, 1] = column[:, :, -2] = 0  # the rows have these
-        y[..., squares] += _convolved(column, kernels[2 * k + 1]).transpose(2, 3)
-    return y
+        lines.append(_convolved(column, kernels[2 * k + 1]))
+    return lines
+
+
+class _Framed(torch.autograd.Function):
+    """Adds a frame to images ``[N, H, W, C]`` in place: autograd's own slices would copy the gradient for each side."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, above: Tensor, left: Tensor, below: Tensor, right: Tensor) -> Tensor:
+        y[:, :2] += above
+        y[:, :, :2] += left
+        y[:, -2:] += below
+        y[:, :, -2:] += right
+        ctx.mark_dirty(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        return grad, grad[:, :2], grad[:, :, :2], grad[:, -2:], grad[:, :, -2:]
 
 
 def _mirrored(side: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -114,6 +134,6 @@ def _mirrored(side: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def _convolved(line: Tensor, kernel: Tensor) -> Tensor:
-    """A line ``[N, Ci, L + 4]`` through two lines of a kernel, ``[Co, Ci, 2, 5]``: ``[N, Co, 2, L]``."""
+    """A line ``[N, Ci, L + 4]`` through two lines of a kernel, ``[Co, Ci, 2, 5]``: ``[N, L, 2, Co]``."""
     seen = line.unfold(2, 5, 1).transpose(1, 2).flatten(2)  # [N, L, Ci * 5]
-    return linear(seen, kernel.transpose(1, 2).flatten(2).flatten(0, 1)).unflatten(2, (-1, 2)).permute(0, 2, 3, 1)
+    return linear(seen, kernel.permute(2, 0, 1, 3).flatten(2).flatten(0, 1)).unflatten(2, (2, -1))

@@ -50,6 +50,14 @@ def test_second_derivatives() -> None:
         torch.testing.assert_close(mine, right, rtol=1e-9, atol=1e-9)
 
 
+def test_transforms_of_torch_func() -> None:
+    """Nothing is folded in them."""
+    x, weight, _ = (tensor.detach() for tensor in drawn((2, 2, 3, 4), torch.contiguous_format, torch.float64))
+    ours = torch.func.grad(lambda given: up2_reflected_conv5x5(given, weight, fold=True).square().sum())(x)
+    theirs = torch.func.grad(lambda given: torchs(given, weight).square().sum())(x)
+    torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_rounding(dtype: torch.dtype) -> None:
     """Twice torch's own error at most; folded weights are rounded once more in bfloat16."""
