@@ -79,9 +79,9 @@ def winograd_beats_folding(shape: torch.Size, out_channels: int) -> bool:
     )
 
 
-#: Multiplications of a 5x5 convolution of an upsampled image from which it is folded (m2o_fast/ops/reflected_up.py).
-#: Intel Xeon, AVX-512, one thread, processor time, forward and backward, batch of 4: 256 channels to 128, 16 pixels to 32,
-#: 2.5 times as fast as unfolded; 128 to 64, 32 to 64, 2.2; 64 to 32, 8 to 16, batch of 8, 0.7. Elsewhere an expectation.
+#: Multiplications of a 5x5 convolution behind a doubling from which it is folded (m2o_fast/ops/reflected_up.py). Intel
+#: Xeon, AVX-512, one thread, processor time, forward and backward, batch of 4: 256 channels to 128, 16 pixels to 32,
+#: 2.5 times as fast as unfolded; 128 to 64, 32 to 64, 2.2; 64 to 32, 8 to 16, batch of 8, 0.7. Elsewhere expected.
 WORTH_FOLDING_5X5 = 2**29
 
 
