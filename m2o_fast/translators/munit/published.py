@@ -8,7 +8,8 @@ layers carry running statistics that nothing changes or uses: these are dropped,
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 import torch
@@ -50,13 +51,14 @@ def from_official(state_dicts: Mapping[str, Any], domains: Sequence[str] | None 
     given = layouts.checked_nets(layouts.taken_apart(state_dicts, FILES), NETS, dropped=_STATISTIC)
     if missing := [name for name in NETS[:2] if name not in given]:
         raise UserError(f"missing nets: {', '.join(missing)}")
+    channels = _channels(given)
     for name in NETS[:2]:
         if _blocks(given[name]) == 0:
             raise UserError(
                 f"{name}: expected a content encoder of two halvings and residual blocks (enc_content.model.3.)"
             )
     translator = MUNIT(
-        layouts.domains_of(domains, _channels(given)),
+        layouts.domains_of(domains, channels),
         SYSTEM.variants["plain"],
         _size(given, image_size),
         discriminators=["dis_a" in given, "dis_b" in given],
@@ -149,11 +151,28 @@ def _discriminator_prefixes(size: Size) -> dict[str, str]:
 
 
 def _blocks(net: StateDict) -> int:
-    return _count(net, r"enc_content\.model\.3\.model\.(\d+)\.model\.0\.conv\.weight")
+    """Residual blocks of the width that the net has: their numbers alone could ask for more than a file holds."""
+    wide = 4 * net[_STEM].shape[0]
+    return _in_a_row(net, lambda k: (f"enc_content.model.3.model.{k}.model.0.conv.weight", [wide, wide, 3, 3]))
 
 
-def _count(net: StateDict, pattern: str) -> int:
-    return len({found[1] for key in net if (found := re.fullmatch(pattern, key))})
+def _layers(net: StateDict) -> int:
+    """Layers of stride 2, each with twice the channels of that before."""
+    width, channels = net[_FIRST].shape[:2]
+    return _in_a_row(net, lambda k: (f"cnns.0.{k}.conv.weight", [width << k, width << k - 1 if k else channels, 4, 4]))
+
+
+def _scales(net: StateDict) -> int:
+    return _in_a_row(net, lambda k: (f"cnns.{k}.0.conv.weight", list(net[_FIRST].shape)))
+
+
+def _in_a_row(net: StateDict, wanted: Callable[[int], tuple[str, list[int]]]) -> int:
+    """How many weights of these names and shapes there are, from number 0 on."""
+
+    def is_there(name: str, shape: list[int]) -> bool:
+        return name in net and list(net[name].shape) == shape
+
+    return next(k for k in count() if not is_there(*wanted(k)))
 
 
 def _size(given: Mapping[str, StateDict], image_size: int) -> Size:
@@ -166,17 +185,13 @@ def _size(given: Mapping[str, StateDict], image_size: int) -> Size:
         ("width", "the width", lambda net, name: dimension(net, name, _STEM, 0)),
         ("blocks", "the number of residual blocks", lambda net, name: _blocks(net)),
         ("style_dim", "the length of a style", lambda net, name: dimension(net, name, "enc_style.model.6.weight", 0)),
-        ("mlp_width", "the width of the MLP", lambda net, name: _rows(net, name, "mlp.model.0.fc.weight")),
+        ("mlp_width", "the width of the MLP", _mlp_width),
     ):
         read[field] = layouts.the_only({name: of(net, name) for name, net in generators.items()}, what)
     for field, what, of in (
         ("discriminator_width", "the width", lambda net, name: dimension(net, name, _FIRST, 0)),
-        (
-            "discriminator_layers",
-            "the number of layers",
-            lambda net, name: _count(net, r"cnns\.0\.(\d+)\.conv\.weight"),
-        ),
-        ("scales", "the number of scales", lambda net, name: _count(net, r"cnns\.(\d+)\.0\.conv\.weight")),
+        ("discriminator_layers", "the number of layers", lambda net, name: _layers(net)),
+        ("scales", "the number of scales", lambda net, name: _scales(net)),
     ):
         if judges:
             read[field] = layouts.the_only({name: of(net, name) for name, net in judges.items()}, what)
@@ -188,9 +203,10 @@ def _size(given: Mapping[str, StateDict], image_size: int) -> Size:
     return Size(**settings.sizes(image_size))
 
 
-def _rows(net: StateDict, name: str, key: str) -> int:
-    if key not in net or net[key].dim() != 2:
-        raise UserError(f"{name}: missing {key}, from which sizes are read")
+def _mlp_width(net: StateDict, name: str) -> int:
+    key = "mlp.model.1.fc.weight"
+    if key not in net or net[key].dim() != 2 or net[key].shape[0] != net[key].shape[1]:
+        raise UserError(f"{name}: missing {key} with as many rows as columns, from which sizes are read")
     return net[key].shape[0]
 
 

@@ -77,7 +77,17 @@ def other(**sizes: int) -> dict[str, torch.Tensor]:
         (lambda g: g.update(gen={}), "unknown nets: gen "),
         (lambda g: g.pop("gen_b"), "missing nets: gen_b"),
         (lambda g: g["gen_a"].pop("enc_content.model.0.conv.weight"), "gen_a: missing enc_content.model.0.conv.weight"),
-        (lambda g: g["gen_a"].pop("mlp.model.0.fc.weight"), "gen_a: missing mlp.model.0.fc.weight"),
+        (lambda g: g["gen_a"].pop("mlp.model.1.fc.weight"), "gen_a: missing mlp.model.1.fc.weight"),
+        (
+            lambda g: g["gen_a"].update(
+                {f"enc_content.model.3.model.{n}.model.0.conv.weight": torch.zeros(1) for n in range(9999)}
+            ),
+            "gen_a: expected a content encoder of two halvings and residual blocks",
+        ),
+        (
+            lambda g: g["dis_a"].update({f"cnns.0.{n}.conv.weight": torch.zeros(1, 1, 1, 1) for n in range(2, 9999)}),
+            "dis_a: the weights do not fit: superfluous",
+        ),
         (lambda g: g["gen_a"].pop("mlp.model.2.fc.bias"), "gen_a: the weights do not fit: missing mlp.model.2.fc.bias"),
         (lambda g: g["gen_a"].update(more=torch.zeros(1)), "superfluous more"),
         (lambda g: g.update(gen_b=other(width=8)), "the width is 4 in gen_a, 8 in gen_b"),
