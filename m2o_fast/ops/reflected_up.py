@@ -18,17 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from m2o_fast.ops._checks import wide
-from m2o_fast.ops._choices import folding_5x5_pays
+from m2o_fast.ops._choices import folding_5x5_pays, folds
 from m2o_fast.ops._library import forced_backend, in_format, needs_torch, output_format
 from m2o_fast.ops.convolution import conv2d
 from m2o_fast.ops.linear import linear
 from m2o_fast.ops.reflected import reflected_conv3x3
-
-#: By place of an output in its square and by tap of the folded kernel: which taps fall together.
-_TOGETHER = (
-    ((1, 1, 0, 0, 0), (0, 0, 1, 1, 0), (0, 0, 0, 0, 1)),
-    ((1, 0, 0, 0, 0), (0, 1, 1, 0, 0), (0, 0, 0, 1, 1)),
-)
 
 
 def up2_reflected_conv5x5(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, fold: bool | None = None) -> Tensor:
@@ -38,7 +32,8 @@ def up2_reflected_conv5x5(x: Tensor, weight: Tensor, bias: Tensor | None = None,
         x: Float ``[N, Ci, H, W]``. Where H or W is 1 there is nothing to mirror, and the edge is repeated.
         weight: Float ``[Co, Ci, 5, 5]``, of the dtype of x (autocast apart).
         bias: Float ``[Co]`` or None, of the dtype of x (autocast apart).
-        fold: Whether to fold; ``None`` takes what was measured to be faster on a CPU.
+        fold: Whether to fold; ``None`` takes what was measured to be faster on this kind of device. In 16 bits sums of
+            weights are rounded once more.
 
     Returns:
         Float ``[N, Co, 2 H, 2 W]``, in the dtype and memory format of x, or in the dtype of autocast.
@@ -65,7 +60,9 @@ def up2_reflected_conv5x5(x: Tensor, weight: Tensor, bias: Tensor | None = None,
 
 
 def _folds(x: Tensor, weight: Tensor) -> bool:
-    return forced_backend() != "reference" and folding_5x5_pays(x.shape, weight.shape[0])
+    if forced_backend() == "reference" or not folds("up2_reflected_conv5x5", x.device.type, x.dtype):
+        return False
+    return folding_5x5_pays(x.shape, weight.shape[0])
 
 
 def _product(taps: Tensor, sums: Tensor) -> Tensor:
@@ -74,21 +71,22 @@ def _product(taps: Tensor, sums: Tensor) -> Tensor:
         return (taps.to(sums.dtype) @ sums).to(taps.dtype)
 
 
+# No constant comes from the host: a CUDA graph records no such copy.
+
+
 def _sums(taps: Tensor) -> Tensor:
     """``[4, 25, 9]``: of each folded kernel, which taps fall together."""
-    line = torch.tensor(_TOGETHER, dtype=wide(taps.dtype), device=taps.device)
+    place, tap, folded = (torch.arange(count, device=taps.device) for count in (2, 5, 3))
+    line = ((place[:, None, None] + tap) // 2 == folded[:, None]).to(wide(taps.dtype))
     return torch.einsum("pia,qjb->pqabij", line, line).reshape(4, 25, 9)
 
 
 def _edges(taps: Tensor) -> Tensor:
     """``[4, 25, 10]``: the two lines of the kernel that see row -1, column -1, row H and column W, in that order."""
-    lines = torch.zeros(4, 5, 5, 2, 5, dtype=wide(taps.dtype), device=taps.device)
-    along = torch.arange(5, device=taps.device)
-    for side, (first, second) in enumerate(((1, 0), (1, 0), (4, 3), (4, 3))):
-        for k, across in enumerate((first, second)):
-            where = (across, along) if side % 2 == 0 else (along, across)
-            lines[(side, *where, k, along)] = 1
-    return lines.view(4, 25, 10)
+    eye = torch.eye(5, dtype=wide(taps.dtype), device=taps.device)
+    seen = (eye[:, :2].flip(1), eye[:, 3:].flip(1))
+    lines = [torch.einsum(way, two, eye) for two in seen for way in ("ak,bj->abkj", "bk,aj->abkj")]
+    return torch.stack(lines).view(4, 25, 10)
 
 
 def _frame(x: Tensor, weight: Tensor) -> list[Tensor]:
@@ -98,14 +96,12 @@ def _frame(x: Tensor, weight: Tensor) -> list[Tensor]:
     """
     taps = weight.reshape(-1, 25)
     kernels = _product(taps, _edges(taps)).view(4, *weight.shape[:2], 2, 5)
-    height, width = (_mirrored(side, x.device) for side in x.shape[2:])
-    lines = []
+    lines: list[Tensor] = []
     for k, (edge, inner) in enumerate(((0, 1), (-1, -2))):
-        row = x[:, :, edge].index_select(2, width[0]) - x[:, :, inner].index_select(2, width[1])
-        lines.append(_convolved(row, kernels[2 * k]).transpose(1, 2))
-        column = (x[..., edge] - x[..., inner]).index_select(2, height[0])
-        column[:, :, 1] = column[:, :, -2] = 0  # the rows have these
-        lines.append(_convolved(column, kernels[2 * k + 1]))
+        row, column = _difference(x[:, :, edge], x[:, :, inner]), _difference(x[..., edge], x[..., inner])
+        for corner in (1, -2):  # the rows have these
+            column[:, :, corner].zero_()
+        lines += [_convolved(row, kernels[2 * k]).transpose(1, 2), _convolved(column, kernels[2 * k + 1])]
     return lines
 
 
@@ -126,11 +122,10 @@ class _Framed(torch.autograd.Function):
         return grad, grad[:, :2], grad[:, :, :2], grad[:, -2:], grad[:, :, -2:]
 
 
-def _mirrored(side: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Of which pixels those of an upsampled and reflected line are copies; and of one reflected and upsampled."""
-    inside = torch.arange(side, device=device).repeat_interleave(2)
-    truly = torch.cat([inside[[2, 0]], inside, inside[[-1, -3]]])
-    return truly, torch.cat([inside[[2, 2]], inside, inside[[-3, -3]]])
+def _difference(edge: Tensor, inner: Tensor) -> Tensor:
+    """Of lines ``[N, Ci, L]``, one upsampled and reflected, one reflected and upsampled: ``[N, Ci, 2 L + 4]``."""
+    truly = F.pad(edge.repeat_interleave(2, dim=2), (2, 2), mode="reflect")
+    return truly - F.pad(inner, (1, 1), mode="reflect").repeat_interleave(2, dim=2)
 
 
 def _convolved(line: Tensor, kernel: Tensor) -> Tensor:
