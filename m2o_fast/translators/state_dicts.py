@@ -29,26 +29,42 @@ def taken_apart(state_dicts: Any, files: Mapping[str, Mapping[str, str]]) -> Any
     Args:
         state_dicts: Net or file -> state dict, or of a file what it holds.
         files: File -> key in it -> net.
+
+    Raises:
+        UserError: A file holds anything else, is not named, or has a net that comes twice.
     """
     if not isinstance(state_dicts, Mapping):
         return state_dicts
+    if loose := [file for file, keys in files.items() if state_dicts and state_dicts.keys() <= keys.keys()]:
+        raise UserError(f"{', '.join(state_dicts)} are nets of a file; say of which one (files: {', '.join(loose)})")
     apart: dict[Any, Any] = {}
     for name, held in state_dicts.items():
-        keys = files.get(name, {})
-        several = isinstance(held, Mapping) and held and held.keys() <= keys.keys()
-        apart |= {keys[key]: net for key, net in held.items()} if several else {name: held}
+        for net, weights in _nets_of(name, held, files.get(name, {})).items():
+            if net in apart:
+                raise UserError(f"{net} is given twice, once of them in a file of several nets")
+            apart[net] = weights
     return apart
 
 
+def _nets_of(name: Any, held: Any, keys: Mapping[str, str]) -> dict[Any, Any]:
+    """What a file holds, by net; a net, which may have the name of a file, alone."""
+    if not keys or not isinstance(held, Mapping) or not any(isinstance(net, Mapping) for net in held.values()):
+        return {name: held}
+    if odd := [str(key) for key in held if key not in keys]:
+        raise UserError(f"{name} holds {', '.join(odd)[:200]}; expected state dicts by {' and '.join(keys)} alone")
+    return {keys[key]: net for key, net in held.items()}
+
+
 def checked_nets(
-    state_dicts: Any, known: Sequence[str], dropped: re.Pattern[str] | None = None
+    state_dicts: Any, known: Sequence[str], dropped: tuple[re.Pattern[str], str] | None = None
 ) -> dict[str, dict[str, Tensor]]:
     """State dicts by net, without the prefix ``module.`` and without statistics that nothing uses.
 
     Args:
         state_dicts: What was handed over.
         known: Names of nets.
-        dropped: Names in them, all of it, that are left out without a word.
+        dropped: Names of statistics, all of it, that are left out without a word, and by what these become the name of
+            the weight that they belong to.
 
     Raises:
         UserError: It holds anything else, or nothing.
@@ -62,12 +78,22 @@ def checked_nets(
         if not isinstance(net, Mapping) or not net or not all(isinstance(value, Tensor) for value in net.values()):
             raise UserError(f"{name} is not a state dict (names to tensors)")
         for key, tensor in net.items():
-            if problem := _problem(tensor, statistic=str(key).endswith("num_batches_tracked")):
-                raise UserError(f"{name}: {str(key)[:200]} {problem}")
+            if not isinstance(key, str):
+                raise UserError(f"{name}: expected names of weights, found {str(key)[:200]}")
+            if problem := _problem(tensor, statistic=key.endswith("num_batches_tracked")):
+                raise UserError(f"{name}: {key[:200]} {problem}")
         unwrapped = {key.removeprefix("module."): tensor for key, tensor in net.items()}
-        kept = {key: tensor for key, tensor in unwrapped.items() if dropped is None or not dropped.fullmatch(key)}
+        kept = _without_statistics(unwrapped, name, *dropped) if dropped else unwrapped
         nets[name] = _without_unused(kept, name)
     return nets
+
+
+def _without_statistics(net: dict[str, Tensor], name: str, named: re.Pattern[str], weight: str) -> dict[str, Tensor]:
+    for key in filter(named.fullmatch, net):
+        layer = net.get(named.sub(weight, key))
+        if layer is None or net[key].shape != layer.shape[:1]:
+            raise UserError(f"{name}: {key[:200]} {list(net[key].shape)} belongs to no layer")
+    return {key: tensor for key, tensor in net.items() if not named.fullmatch(key)}
 
 
 def _problem(tensor: Tensor, *, statistic: bool) -> str:
@@ -154,12 +180,16 @@ def patch_discriminator_layers(net: StateDict, name: str) -> int:
     return (last + 1) // 3 - 1
 
 
+def check(net: nn.Module, prefixes: Prefixes, given: StateDict, name: str) -> None:
+    """Raises ``UserError`` where published weights do not fit a net, which may be on ``meta``."""
+    if problems := misfits({_published(key, prefixes): tensor for key, tensor in net.state_dict().items()}, given):
+        raise UserError(f"{name}: the weights do not fit: {problems}")
+
+
 def load(net: nn.Module, prefixes: Prefixes, given: StateDict, name: str) -> None:
     """Puts published weights into a net. Raises ``UserError`` where they do not fit."""
-    names = {key: _published(key, prefixes) for key in net.state_dict()}
-    if problems := misfits({names[key]: tensor for key, tensor in net.state_dict().items()}, given):
-        raise UserError(f"{name}: the weights do not fit: {problems}")
-    net.load_state_dict({key: given[published] for key, published in names.items()})
+    check(net, prefixes, given, name)
+    net.load_state_dict({key: given[_published(key, prefixes)] for key in net.state_dict()})
 
 
 def saved(net: nn.Module, prefixes: Prefixes) -> dict[str, Tensor]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from itertools import count
 from typing import Any
 
 import torch
@@ -25,8 +24,8 @@ from m2o_fast.translators.state_dicts import Prefixes, StateDict, dimension
 NETS = ("gen_a", "gen_b", "dis_a", "dis_b")
 #: A file, and by key in it the net.
 FILES = {name: {letter: f"{name}_{letter}" for letter in "ab"} for name in ("gen", "dis")}
-#: Name of a file; each holds the nets of both domains.
-FILE = "{net}.pt"
+#: Name of a file; each holds the nets of both domains. Published names have the number of iterations.
+FILE = "{net}_00000000.pt"
 
 _STEM = "enc_content.model.0.conv.weight"
 _FIRST = "cnns.0.0.conv.weight"
@@ -57,17 +56,18 @@ def from_official(state_dicts: Mapping[str, Any], domains: Sequence[str] | None 
             raise UserError(
                 f"{name}: expected a content encoder of two halvings and residual blocks (enc_content.model.3.)"
             )
-    translator = MUNIT(
-        layouts.domains_of(domains, channels),
-        SYSTEM.variants["plain"],
-        _size(given, image_size),
-        discriminators=["dis_a" in given, "dis_b" in given],
-    )
-    translator.to(given["gen_a"][_STEM].dtype)
+    with torch.device("meta"):  # a small file may name large sizes
+        translator = MUNIT(
+            layouts.domains_of(domains, channels),
+            SYSTEM.variants["plain"],
+            _size(given, image_size),
+            discriminators=["dis_a" in given, "dis_b" in given],
+        )
     for name, net in given.items():
-        parts = published_net(translator, name)
-        prefixes = {f"{k}.{ours}": theirs for k, (_, names) in enumerate(parts) for ours, theirs in names.items()}
-        layouts.load(nn.ModuleList([part for part, _ in parts]), prefixes, net, name)
+        layouts.check(*_together(translator, name), net, name)
+    translator.to(given["gen_a"][_STEM].dtype).to_empty(device="cpu")
+    for name, net in given.items():
+        layouts.load(*_together(translator, name), net, name)
     return translator.eval().requires_grad_(False)
 
 
@@ -87,8 +87,8 @@ def to_official(translator: MUNIT) -> dict[str, dict[str, Tensor]]:
     return found
 
 
-#: names of the statistics that AdaIN layers carry
-_STATISTIC = re.compile(r"dec\.model\.0\.model\.\d+\.model\.[01]\.norm\.running_(mean|var)")
+#: names of the statistics that AdaIN layers carry, and of the weight before them
+_STATISTIC = re.compile(r"(dec\.model\.0\.model\.\d+\.model\.[01]\.)norm\.running_(?:mean|var)"), r"\1conv.weight"
 
 
 def _with_statistics(tensors: Any) -> dict[str, Tensor]:
@@ -103,6 +103,12 @@ def _with_statistics(tensors: Any) -> dict[str, Tensor]:
             }
         found[key] = tensor
     return found
+
+
+def _together(translator: MUNIT, name: str) -> tuple[nn.Module, Prefixes]:
+    parts = published_net(translator, name)
+    prefixes = {f"{k}.{ours}": theirs for k, (_, names) in enumerate(parts) for ours, theirs in names.items()}
+    return nn.ModuleList([part for part, _ in parts]), prefixes
 
 
 def published_net(translator: MUNIT, name: str) -> list[tuple[nn.Module, Prefixes]]:
@@ -153,26 +159,30 @@ def _discriminator_prefixes(size: Size) -> dict[str, str]:
 def _blocks(net: StateDict) -> int:
     """Residual blocks of the width that the net has: their numbers alone could ask for more than a file holds."""
     wide = 4 * net[_STEM].shape[0]
-    return _in_a_row(net, lambda k: (f"enc_content.model.3.model.{k}.model.0.conv.weight", [wide, wide, 3, 3]))
+    return _numbered(net, lambda k: (f"enc_content.model.3.model.{k}.model.0.conv.weight", [wide, wide, 3, 3]))
 
 
 def _layers(net: StateDict) -> int:
     """Layers of stride 2, each with twice the channels of that before."""
     width, channels = net[_FIRST].shape[:2]
-    return _in_a_row(net, lambda k: (f"cnns.0.{k}.conv.weight", [width << k, width << k - 1 if k else channels, 4, 4]))
+    return _numbered(net, lambda k: (f"cnns.0.{k}.conv.weight", [width << k, width << k - 1 if k else channels, 4, 4]))
 
 
 def _scales(net: StateDict) -> int:
-    return _in_a_row(net, lambda k: (f"cnns.{k}.0.conv.weight", list(net[_FIRST].shape)))
+    return _numbered(net, lambda k: (f"cnns.{k}.0.conv.weight", list(net[_FIRST].shape)))
 
 
-def _in_a_row(net: StateDict, wanted: Callable[[int], tuple[str, list[int]]]) -> int:
-    """How many weights of these names and shapes there are, from number 0 on."""
+def _numbered(net: StateDict, wanted: Callable[[int], tuple[str, list[int]]]) -> int:
+    """How many weights of these names and shapes there are, up to the last: one that is missing before it can be named.
+
+    At most twice as many as are there, so that a single name asks for no memory.
+    """
 
     def is_there(name: str, shape: list[int]) -> bool:
         return name in net and list(net[name].shape) == shape
 
-    return next(k for k in count() if not is_there(*wanted(k)))
+    there = [k for k in range(min(len(net), 1000)) if is_there(*wanted(k))]
+    return min(there[-1] + 1, 2 * len(there)) if there else 0
 
 
 def _size(given: Mapping[str, StateDict], image_size: int) -> Size:

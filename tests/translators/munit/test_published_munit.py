@@ -47,11 +47,11 @@ def test_files_hold_both_domains(tmp_path: Path) -> None:
     translator = convert_checkpoint("munit", files, tmp_path / "run", ["edges", "shoes"], image_size=64)
     assert [domain.name for domain in translator.domains] == ["edges", "shoes"] and translator.image_size == 64
     written = write_published(tmp_path / "run", tmp_path / "again", "munit")
-    assert [file.name for file in written] == ["gen.pt", "dis.pt"]
+    assert [file.name for file in written] == ["gen_00000000.pt", "dis_00000000.pt"]
     for file in written:
         again = torch.load(file, weights_only=True)
         for letter, net in again.items():
-            assert all(torch.equal(net[key], tensor) for key, tensor in given[f"{file.stem}_{letter}"].items())
+            assert all(torch.equal(net[key], tensor) for key, tensor in given[f"{file.name[:3]}_{letter}"].items())
     only = from_official({"gen": torch.load(written[0], weights_only=True)})
     with pytest.raises(ValueError, match="came without the discriminator of domain 'B'"):
         only.discriminate(torch.rand(1, 3, SIDE, SIDE), "B")
@@ -66,6 +66,15 @@ def changed(change: object) -> dict[str, dict[str, torch.Tensor]]:
     return given
 
 
+#: of the first layer of a block
+STATISTIC = "dec.model.0.model.{}.model.0.norm.running_mean"
+
+
+def pop(net: dict[str, torch.Tensor], prefix: str) -> None:
+    for key in [key for key in net if key.startswith(prefix)]:
+        net.pop(key)
+
+
 def other(**sizes: int) -> dict[str, torch.Tensor]:
     return plain.Generator(3, **{**GENERATOR, **sizes}).state_dict()
 
@@ -76,6 +85,21 @@ def other(**sizes: int) -> dict[str, torch.Tensor]:
         (lambda g: g.clear(), "expected state dicts by net"),
         (lambda g: g.update(gen={}), "unknown nets: gen "),
         (lambda g: g.pop("gen_b"), "missing nets: gen_b"),
+        (lambda g: g.update(gen={"a": g.pop("gen_a"), "epoch": 3}), "gen holds epoch; expected state dicts by a and b"),
+        (lambda g: g.update(gen={"a": g["gen_a"]}), "gen_a is given twice"),
+        (
+            lambda g: [g.update(a=g["gen_a"], b=g["gen_b"]), *(g.pop(name) for name in list(g)[:4])],
+            r"a, b are nets of a file; say of which one \(files: gen, dis\)",
+        ),
+        (lambda g: g["gen_a"].update({3: torch.zeros(1)}), "gen_a: expected names of weights, found 3"),
+        (
+            lambda g: g["gen_a"].update({STATISTIC.format(9): torch.zeros(16)}),
+            r"model.9.\S+ \[16\] belongs to no layer",
+        ),
+        (lambda g: g["gen_a"].update({STATISTIC.format(0): torch.zeros(3)}), r"model.0.\S+ \[3\] belongs to no layer"),
+        (lambda g: g["dis_a"].pop("cnns.0.0.conv.bias"), "dis_a: the weights do not fit: missing cnns.0.0.conv.bias"),
+        (lambda g: g["dis_b"].pop("cnns.0.2.weight"), "dis_b: the weights do not fit: missing cnns.0.2.weight"),
+        (lambda g: pop(g["gen_b"], "enc_content.model.3.model.0."), "gen_b: the weights do not fit: missing enc_cont"),
         (lambda g: g["gen_a"].pop("enc_content.model.0.conv.weight"), "gen_a: missing enc_content.model.0.conv.weight"),
         (lambda g: g["gen_a"].pop("mlp.model.1.fc.weight"), "gen_a: missing mlp.model.1.fc.weight"),
         (
@@ -106,7 +130,7 @@ def other(**sizes: int) -> dict[str, torch.Tensor]:
             "scales is 3 in dis_a, 2 in dis_b",
         ),
         (
-            lambda g: [g["gen_b"].pop(key) for key in list(g["gen_b"]) if key.startswith("enc_content.model.3")],
+            lambda g: pop(g["gen_b"], "enc_content.model.3"),
             "gen_b: expected a content encoder of two halvings and residual blocks",
         ),
     ],
@@ -114,6 +138,13 @@ def other(**sizes: int) -> dict[str, torch.Tensor]:
 def test_what_does_not_fit_is_named(change: object, message: str) -> None:
     with pytest.raises(UserError, match=message):
         from_official(changed(change))
+
+
+def test_weights_are_compared_before_nets_are_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = changed(lambda g: g["gen_a"].update({"mlp.model.0.fc.weight": torch.randn(30_000, STYLE_DIM)}))
+    monkeypatch.setattr(torch.nn.Module, "to_empty", lambda *_, **__: pytest.fail("allocated"))
+    with pytest.raises(UserError, match=r"mlp.model.0.fc.weight is \[30000, 3\] instead of \[5, 3\]"):
+        from_official(given)
 
 
 def test_sizes_that_the_discriminators_cannot_judge() -> None:
