@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from m2o_fast.nn.autoencoder import ContentEncoder, Decoder, LayerNormAct
 from m2o_fast.nn.multi_scale_discriminator import MultiScaleDiscriminator
+from m2o_fast.ops import _choices
 from m2o_fast.translators.settings import smallest_judged_side
 
 DOUBLE = torch.float64
@@ -56,8 +57,9 @@ def random_(net: nn.Module) -> nn.Module:
     return net.double()
 
 
-@pytest.mark.parametrize("steered", ["images", "all alike", "not"])
-def test_functions_and_gradients(steered: str) -> None:
+@pytest.mark.parametrize(("steered", "folded"), [("images", True), ("all alike", False), ("not", True)])
+def test_functions_and_gradients(steered: str, folded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_choices, "WORTH_FOLDING_5X5", 1 if folded else 2**60)
     torch.manual_seed(0)
     encoder, decoder = random_(ContentEncoder(3, 4, 2, 2)), random_(Decoder(2, 4, 2, 2))
     x = torch.randn(2, 3, 12, 16, dtype=DOUBLE)

@@ -11,24 +11,18 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m2o_fast.losses import at_least_float32
 from m2o_fast.nn.blocks import he_normal_
 from m2o_fast.nn.norms import LINEAR, RELU, Conv2d, lay_out_
 from m2o_fast.nn.recomputation import recomputed
-from m2o_fast.nn.resnet_generator import ReflectedConv3x3
+from m2o_fast.nn.resnet_generator import ReflectedConv3x3, reflected
 from m2o_fast.ops import adain_act, instance_norm_act, scale_bias_act
 from m2o_fast.ops._choices import feature_format
 from m2o_fast.ops.reflected_up import up2_reflected_conv5x5
 
 _Normalise = Callable[[Tensor], Tensor]
-
-
-def reflected(x: Tensor, beyond: int) -> Tensor:
-    """``x`` with so many pixels more on each side, its own reflection."""
-    return F.pad(x, (beyond,) * 4, mode="reflect")
 
 
 def init_he_(net: nn.Module) -> None:

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m2o_fast.losses import at_least_float32
-from m2o_fast.nn.autoencoder import reflected
 from m2o_fast.nn.norms import Conv2d, activate_, init_normal_, lay_out_
 from m2o_fast.nn.recomputation import recomputed
+from m2o_fast.nn.resnet_generator import reflected
 from m2o_fast.ops._choices import feature_format
 
 _SLOPE = 0.2

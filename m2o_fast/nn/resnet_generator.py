@@ -108,6 +108,11 @@ class ReflectedResBlock(nn.Module):
         return x + normalised(self.norm2, y, style)
 
 
+def reflected(x: Tensor, beyond: int) -> Tensor:
+    """``x`` with so many pixels more on each side, its own reflection."""
+    return F.pad(x, (beyond,) * 4, mode="reflect")
+
+
 def _reflected(x: Tensor) -> Tensor:
     """At least float32, with the three pixels on each side that a convolution of 7x7 sees beyond an image."""
-    return F.pad(at_least_float32(x), (3,) * 4, mode="reflect")
+    return reflected(at_least_float32(x), 3)

@@ -82,10 +82,10 @@ def winograd_beats_folding(shape: torch.Size, out_channels: int) -> bool:
 
 
 #: Multiplications of a 5x5 convolution behind a doubling of an image from which it is folded
-#: (m2o_fast/ops/reflected_up.py), in float32. Intel Xeon, AVX-512, one thread, processor time, forward and backward: 256
-#: channels to 128, 16 pixels to 32, batch of 4, 2.5 times as fast as unfolded; 128 to 64, 32 to 64, 2.2, of one image
-#: 1.6; 256 to 128, 8 to 16, batch of 8, 1.1, of 4, 0.8, of one image 0.4; 64 to 32, 8 to 16, batch of 8, 0.7.
-#: Elsewhere expected.
+#: (m2o_fast/ops/reflected_up.py), in float32. Intel Xeon, AVX-512, one thread, processor time, forward and backward,
+#: batch of 4: 256 channels to 128, 16 pixels to 32, 2.5 times as fast as unfolded; 128 to 64, 32 to 64, 2.2, of one
+#: image 1.6; 256 to 128, 8 to 16, 0.8, batch of 8, 1.1, of one image 0.4; 64 to 32, 8 to 16, batch of 8, 0.7. Elsewhere
+#: expected.
 WORTH_FOLDING_5X5 = 2**28
 
 

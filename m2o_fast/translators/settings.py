@@ -120,7 +120,7 @@ class HalvingAdam(Optim):
         betas: Decay rates of Adam's two moments, each in [0, 1).
         weight_decay: Of all parameters, added to the gradient.
         halve_every: Steps after which the rate is halved each time; 0: never.
-        halve_early: Halve it a step before that, as the code published with arXiv 1804.04732 does.
+        halve_early: Halve it, where it is halved, a step before that, as the code published with arXiv 1804.04732 does.
     """
 
     lr: Rate = 1e-4

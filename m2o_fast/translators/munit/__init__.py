@@ -22,7 +22,7 @@ SYSTEM = SystemFacts(
     two_domains=True,
     advice=Advice(
         not_finite="a lower optim.lr",
-        no_style="a higher loss.style or loss.diversity",
-        no_colors="a higher loss.style or loss.diversity",
+        no_style="a higher loss.style or, in hmu and hms, loss.diversity",
+        no_colors="a higher loss.style or, in hmu and hms, loss.diversity",
     ),
 )

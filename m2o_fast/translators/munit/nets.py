@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from m2o_fast.m2o import Domain
-from m2o_fast.nn.autoencoder import ContentEncoder, Decoder, init_he_, reflected
+from m2o_fast.nn.autoencoder import ContentEncoder, Decoder, init_he_
 from m2o_fast.nn.blocks import Linear
 from m2o_fast.nn.multi_scale_discriminator import MultiScaleDiscriminator
 from m2o_fast.nn.norms import RELU, Conv2d, activate_, lay_out_
 from m2o_fast.nn.recomputation import recomputed
+from m2o_fast.nn.resnet_generator import reflected
 from m2o_fast.ops._choices import feature_format
 
 if TYPE_CHECKING:

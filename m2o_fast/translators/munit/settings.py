@@ -75,7 +75,7 @@ class Loss(_Weights, settings.Loss):
     """Weights of the losses, each at least 0; the adversarial losses have weight 1.
 
     Attributes:
-        diversity_steps: Steps until the weight of diversity is 0; ``None``: all steps of the run.
+        diversity_steps: Of hmu and hms: steps until the weight of diversity is 0; ``None``: all steps of the run.
         supervised: Supervised loss of hms; the other variants have none.
     """
 

@@ -24,6 +24,7 @@ from m2o_fast.nn.outputs import as_image, to_compare
 from m2o_fast.translators.base import Iteration, Phase, Translator, detached, schedule_to_zero
 from m2o_fast.translators.munit import nets
 from m2o_fast.translators.munit.settings import SIZES, Size, Weights
+from m2o_fast.translators.settings import smallest_judged_side
 
 _GENERATORS, _DISCRIMINATORS = "generators", "discriminators"
 
@@ -339,9 +340,10 @@ class MUNIT(Translator):
     def translate_many(self, x: Tensor, source: str | int, target: str | int, styles: Tensor) -> Tensor:
         """See :meth:`m2o_fast.translators.base.Translator.translate_many`; content is encoded once."""
         k = self.domain_index(target)
-        if k not in self.styled:
-            return super().translate_many(x, source, target, styles)
         content = self.encode_content(x, source)
+        if k not in self.styled:
+            once = as_image(self._generator(k).decode(content, None), self.domains[k])
+            return torch.stack([once] * styles.shape[1], dim=1)
         return torch.stack([self._with_style(content, k, style) for style in styles.unbind(1)], dim=1)
 
     def _with_style(self, content: Tensor, k: int, style: Tensor) -> Tensor:
@@ -371,10 +373,19 @@ class MUNIT(Translator):
         return self._generator(k).style_encoder(x)
 
     def discriminate(self, x: Tensor, domain: str | int) -> tuple[Tensor, ...]:
-        """How real patches of images ``[N, C, H, W]`` look: ``[N, 1, h, w]`` for each scale; 1 is real, 0 fake."""
+        """How real patches of images ``[N, C, H, W]`` look: ``[N, 1, h, w]`` for each scale; 1 is real, 0 fake.
+
+        Raises:
+            ValueError: Unknown domain, one without discriminator, a wrong shape, or too few pixels in a row or column
+                of the images.
+        """
         k = self.domain_index(domain)
         self._check_images("x", x, k)
-        return self._discriminator(k)(self._placed(x))
+        judge = self._discriminator(k)
+        least = smallest_judged_side(self.size.discriminator_layers, self.size.scales)
+        if min(x.shape[2:]) < least:
+            raise ValueError(f"discriminate: images need at least {least}x{least} pixels, got {list(x.shape)}")
+        return judge(self._placed(x))
 
 
 def _judged(scores: Sequence[Sequence[Tensor]], real: bool, share: float) -> Tensor:

@@ -21,6 +21,8 @@ from munit_cases import (
 from torch import nn
 
 from m2o_fast.m2o import Domain
+from m2o_fast.nn.multi_scale_discriminator import MultiScaleDiscriminator
+from m2o_fast.ops import _choices
 from m2o_fast.translators.base import Iteration
 from m2o_fast.translators.munit.settings import MUNITSettings, Size
 from m2o_fast.translators.munit.translator import MUNIT
@@ -42,9 +44,12 @@ def same_weights(translator: MUNIT, nets: plain.Nets) -> None:
         torch.testing.assert_close(tensor, expected[name], rtol=1e-9, atol=1e-10, msg=name)
 
 
-@pytest.mark.parametrize(("a", "b", "cycle"), [(3, 3, 0.0), (2, 5, 0.7)])
-def test_iterations_are_the_published_ones(a: int, b: int, cycle: float) -> None:
+@pytest.mark.parametrize(("a", "b", "cycle", "folded"), [(3, 3, 0.0, False), (2, 5, 0.7, True)])
+def test_iterations_are_the_published_ones(
+    a: int, b: int, cycle: float, folded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Losses and all weights of two iterations, the second of which has half the rate, as in the published code."""
+    monkeypatch.setattr(_choices, "WORTH_FOLDING_5X5", 1 if folded else 2**60)
     nets = published_nets(a, b)
     translator = translator_of(nets, {"cycle": cycle})
     trainer, steps = plain.Trainer(nets, plain.Settings(**PLAIN, cycle=cycle)), steps_for(translator, **OPTIM)
@@ -82,10 +87,14 @@ def test_losses_do_not_depend_on_what_phases_share() -> None:
     translator = translator_of(published_nets(3, 1, styled=False), supervised=1.0)
     batch, iteration = random_batch(3, 1, 2, paired=True), Iteration(0)
     translator.loss("discriminators", batch, iteration)
-    shared = translator.loss("generators", batch, iteration)[1]
-    alone = translator.loss("generators", batch, Iteration(0))[1]
+    emptied = Iteration(0, kept=iteration.kept)
+    moved = Iteration(0, kept={name: images + 1 for name, images in iteration.kept.items()})
+    shared, kept, alone = (translator.loss("generators", batch, each)[1] for each in (iteration, emptied, Iteration(0)))
     for name, value in shared.items():
-        torch.testing.assert_close(alone[name], value, rtol=1e-10, atol=1e-12, msg=name)
+        for found in (kept, alone):
+            torch.testing.assert_close(found[name], value, rtol=1e-10, atol=1e-12, msg=name)
+    # What was kept is what translations differ from: it is not made again by weights that have moved since.
+    assert translator.loss("generators", batch, moved)[1]["diversity"] > shared["diversity"] + 0.1
 
 
 def test_losses_of_a_part_without_images_of_a_domain() -> None:
@@ -146,7 +155,10 @@ def test_unimodal_output_ignores_every_style() -> None:
     plainly = translator.translate(a, "A", "B")
     for given in ({"style": torch.randn(2, STYLE_DIM)}, {"reference": b}, {"style": styles[1]}):
         assert torch.equal(translator.translate(a, "A", "B", **given), plainly)
-    assert torch.equal(translator.translate_many(a, "A", "B", torch.randn(2, 3, STYLE_DIM))[:, 2], plainly)
+    decode, decoded = translator.generators[1].decode, []
+    translator.generators[1].decode = lambda *given: decoded.append(given) or decode(*given)
+    many = translator.translate_many(a, "A", "B", torch.randn(2, 3, STYLE_DIM))
+    assert many.shape[1] == 3 and all(torch.equal(one, plainly) for one in many.unbind(1)) and len(decoded) == 1
     first, second = (
         translator.translate(b, "B", "A", style=translator.sample_style(2, "A", torch.Generator().manual_seed(seed)))
         for seed in (0, 1)
@@ -205,18 +217,6 @@ def test_adain_gives_planes_the_mean_and_deviation_that_the_style_asks_for() -> 
     torch.testing.assert_close(seen[0].std((2, 3), correction=0), gamma.abs(), rtol=1e-3, atol=1e-4)
 
 
-def test_gradients_reach_both_sides_of_content_and_style() -> None:
-    """Neither what is to be found again nor what finds it is held."""
-    translator = translator_of(published_nets(), {"reconstruction": 0, "style": 0}).requires_grad_(True)
-    for judge in translator.discriminators.values():
-        judge.scales.apply(lambda net: nn.init.zeros_(net.weight) if isinstance(net, nn.Conv2d) else None)
-    batch = random_batch(3, 3, 1)
-    total = translator.loss("generators", batch, Iteration(0))[0]
-    total.backward()
-    assert all(net.content_encoder.stem.weight.grad.abs().sum() > 0 for net in translator.generators)
-    assert all(p.grad is None for p in translator.discriminators.parameters())
-
-
 def test_a_one_hot_domain_is_compared_by_its_logits() -> None:
     """Images are class probabilities; the supervised loss is the cross-entropy."""
     domains = [Domain("scene", 3), Domain("labels", 4, multimodal=False, kind="onehot")]
@@ -229,6 +229,42 @@ def test_a_one_hot_domain_is_compared_by_its_logits() -> None:
 
 
 # --- sizes, settings ---
+
+
+def test_published_numbers() -> None:
+    """Of an image of 256 pixels: shapes, and by layers and scales the receptive field; the zeroed head gives 0."""
+    with torch.device("meta"), torch.no_grad():
+        translator = MUNIT([Domain("A"), Domain("B")], variant("plain"), Size(**MUNITSettings().sizes(256)))
+        image = torch.zeros(1, 3, 256, 256)
+        net, judge = translator.generators[0], translator.discriminators["0"]
+        assert [score.shape[2:] for score in judge(image)] == [(side, side) for side in (16, 8, 4)]
+        assert net.content_encoder(image).shape == (1, 256, 64, 64) and net.style_encoder(image).shape == (1, 8)
+        settings = MUNITSettings.model_validate({"model": {"width": 32, "discriminator_width": 32}})
+        small = MUNIT([Domain("A"), Domain("B")], variant("plain"), Size(**settings.sizes(32)))
+    assert (count(small.generators[0]), count(small.discriminators["0"])) == (4_079_883, 331_458)
+    assert HalvingAdam().optimizer("").schedule(100_000) == 0.5
+    translator = translator_of(published_nets())
+    nn.init.zeros_(translator.generators[1].decoder.head.weight)
+    nn.init.zeros_(translator.generators[1].decoder.head.bias)
+    x = torch.rand(1, 3, SIDE, SIDE)
+    assert not translator.translate(x, "A", "B", style=torch.randn(1, STYLE_DIM)).any()
+
+
+@pytest.mark.parametrize(("layers", "field", "stride"), [(4, 46, 16), (3, 22, 8)])
+def test_receptive_field_of_a_score(layers: int, field: int, stride: int) -> None:
+    """Of the finest scale: the pixels that a score depends on, and how far those of the next one are."""
+    net = MultiScaleDiscriminator(1, 1, layers, 1)
+    for parameter in net.parameters():
+        nn.init.constant_(parameter, 0.1)
+    x = torch.ones(1, 1, 128, 128, requires_grad=True)
+    (scores,) = net(x)
+    middle, starts = scores.shape[3] // 2, []
+    for k in (middle, middle + 1):
+        (seen,) = torch.autograd.grad(scores[0, 0, middle, k], x, retain_graph=True)
+        columns = seen[0, 0].any(0).nonzero()
+        assert columns.numel() == field == columns[-1] - columns[0] + 1
+        starts.append(columns[0].item())
+    assert starts[1] - starts[0] == stride
 
 
 def count(net: nn.Module) -> int:
@@ -274,6 +310,7 @@ def test_halving_rates() -> None:
         (lambda t: t.translate(torch.rand(1, 3, 8, 8), "A", "C"), "unknown domain 'C'"),
         (lambda t: t.translate(torch.rand(1, 1, 8, 8), "B", "A"), "domain 'A' needs either style= or reference="),
         (lambda t: t.encode_style(torch.rand(1, 3, 12, 16), "A"), "need at least 16x16 pixels"),
+        (lambda t: t.discriminate(torch.rand(1, 3, 4, 16), "A"), "discriminate: images need at least 7x7 pixels"),
         (lambda t: t.loss("other", random_batch(3, 1, 1), Iteration(0)), "the phases are discriminators, generators"),
     ],
 )
