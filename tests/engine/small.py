@@ -30,14 +30,17 @@ LATER = ["model.refine=2", "model.noise=true", "model.adapter=true", "model.batc
 MORE = {
     "toy": [["model.batch_norm=false"], ["model.average=true"], LATER],
     "cyclegan": [["model.style=noise"]],
+    "munit": [["loss.cycle=1", "optim.halve_every=2"]],
 }
+#: whose further kinds have cheaper tests of their own, too
+RARELY = ("munit",)
 FACTS = {name: system(name) for name in NAMES} | {"toy": toy.SYSTEM}
 #: every system with its last variant and in every kind; all other combinations take long
 CASES = [
     pytest.param(
         [f"system={name}", f"variant={variant}", *SMALLER.get(name, []), *words],
         id="-".join([name, variant, *words]),
-        marks=[] if variant == list(facts.variants)[-1] else pytest.mark.slow,
+        marks=[] if variant == list(facts.variants)[-1] and not (words and name in RARELY) else pytest.mark.slow,
     )
     for name, facts in FACTS.items()
     for variant in facts.variants
