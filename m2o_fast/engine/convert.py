@@ -84,13 +84,13 @@ def write_published(run: Path, out: Path, layout: str | None = None) -> list[Pat
 
 def _files(layout: Any, nets: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """What the published files hold: several nets by the layout's keys, a net each, or all of them."""
-    if "FILES" in vars(layout):
-        held = {file: {key: net for key, net in keys.items() if net in nets} for file, keys in layout.FILES.items()}
-        named = {layout.FILE.format(net=file): keys for file, keys in held.items() if keys}
-        return {file: {key: nets[net] for key, net in keys.items()} for file, keys in named.items()}
-    if "{net}" in layout.FILE:
-        return {layout.FILE.format(net=net): weights for net, weights in nets.items()}
-    return {layout.FILE: nets}
+    if "{net}" not in layout.FILE:
+        return {layout.FILE: nets}
+    contents: dict[str, Any] = dict(nets)
+    for file, keys in vars(layout).get("FILES", {}).items():
+        if held := {key: contents.pop(net) for key, net in keys.items() if net in contents}:
+            contents[file] = held
+    return {layout.FILE.format(net=name): content for name, content in contents.items()}
 
 
 def read_weights(file: Path) -> dict[str, Any]:

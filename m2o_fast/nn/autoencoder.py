@@ -71,10 +71,12 @@ class ReflectedBlock(nn.Module):
         channels: Of input and output.
     """
 
+    kind: type[Conv2d] = ReflectedConv3x3  #: of the convolutions; a subclass may have another border
+
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv1 = _normed(ReflectedConv3x3(channels, channels, 3))
-        self.conv2 = _normed(ReflectedConv3x3(channels, channels, 3))
+        self.conv1 = _normed(self.kind(channels, channels, 3, padding=1))
+        self.conv2 = _normed(self.kind(channels, channels, 3, padding=1))
 
     def forward(self, x: Tensor, affines: Tensor | None = None) -> Tensor:
         """Float ``[N, C, H, W]`` to the same shape.

@@ -23,6 +23,7 @@ SMALLER = {
     "starganv2": ["model.hidden_dim=8", "model.style_dim=4", "model.latent_dim=4"],
     "cyclegan": ["model.blocks=1", "model.pool=5"],
     "munit": ["model.blocks=1", "model.style_dim=2", "model.mlp_width=4"],
+    "unit": ["model.blocks=2"],
 }
 #: what systems that are not here yet need: SimGAN's batches within an iteration, flow's styles, UNIT's rates, ...
 LATER = ["model.refine=2", "model.noise=true", "model.adapter=true", "model.batch_norm=false", "optim.halve_every=2"]
@@ -31,6 +32,7 @@ MORE = {
     "toy": [["model.batch_norm=false"], ["model.average=true"], LATER],
     "cyclegan": [["model.style=noise"]],
     "munit": [["loss.cycle=1", "optim.halve_every=2"]],
+    "unit": [["model.form=paper"]],
 }
 #: whose further kinds have cheaper tests of their own, too
 RARELY = ("munit",)

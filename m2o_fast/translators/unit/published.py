@@ -1,0 +1,258 @@
+"""Published UNIT weights, in and out.
+
+The re-release has a state dict of encoder and decoder per domain, ``gen_a`` and ``gen_b``, and one of its
+discriminator, ``dis_a`` and ``dis_b``; or files ``gen`` and ``dis`` hold them as ``a`` and ``b``. The paper's form has
+one of both domains each, ``gen`` and ``dis``. Discriminators may be missing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from m2o_fast.errors import UserError
+from m2o_fast.translators import state_dicts as layouts
+from m2o_fast.translators.state_dicts import Prefixes, StateDict, dimension
+from m2o_fast.translators.unit import SYSTEM
+from m2o_fast.translators.unit.settings import Size, UNITSettings
+from m2o_fast.translators.unit.translator import UNIT
+
+#: By form; both domains' generators are needed.
+_NETS = {"rerelease": ("gen_a", "gen_b", "dis_a", "dis_b"), "paper": ("gen", "dis")}
+NETS = (*_NETS["rerelease"], *_NETS["paper"])
+#: Of the re-release: a file, and by key in it the net. The paper's form has a net in each.
+FILES = {name: {letter: f"{name}_{letter}" for letter in "ab"} for name in ("gen", "dis")}
+FILE = "{net}.pt"
+#: A net, as it is published: ours side by side in its order, each with how its names become published ones.
+_Parts = list[tuple[Any, Prefixes]]
+
+
+def from_official(
+    state_dicts: Mapping[str, Any],
+    domains: Sequence[str] | None = None,
+    image_size: int = 256,
+    form: str | None = None,
+) -> UNIT:
+    """A translator with published weights, in evaluation mode.
+
+    Residual blocks next to the latent whose weights are the same in both domains are shared.
+
+    Args:
+        state_dicts: Net name -> state dict in the published layout: ``gen_a``, ``gen_b``, ``dis_a``, ``dis_b``, or
+            ``gen`` and ``dis`` with ``a`` and ``b`` in them; of the paper's form ``gen`` and ``dis``.
+        domains: Names of the domains; ``None``: ``A`` and ``B``.
+        image_size: Side length in pixels that the nets were trained with, which their shapes do not tell. Images of any
+            multiple of 4 can be translated.
+        form: ``"rerelease"`` or ``"paper"``; ``None``: that of the names of the nets.
+
+    Returns:
+        A translator whose functions are those of the published nets in evaluation mode, in the weights' dtype.
+
+    Raises:
+        UserError: Lists what is missing, superfluous or does not fit.
+    """
+    given = layouts.taken_apart(state_dicts, FILES)
+    form = form or ("paper" if isinstance(given, Mapping) and {"gen", "dis"} & given.keys() else "rerelease")
+    if form not in _NETS:
+        raise UserError(f"unknown form {form!r}; the forms are {', '.join(_NETS)}")
+    nets = layouts.checked_nets(given, _NETS[form])
+    if missing := [name for name in _NETS[form] if name.startswith("gen") and name not in nets]:
+        raise UserError(f"missing nets: {', '.join(missing)}")
+    channels, size = (_paper if form == "paper" else _rerelease)(nets)
+    translator = UNIT(
+        layouts.domains_of(domains, channels),
+        SYSTEM.variants["plain"],
+        _checked(size, image_size),
+        discriminators=[form == "paper" and "dis" in nets or f"dis_{letter}" in nets for letter in "ab"],
+    )
+    translator.to(next(iter(next(iter(nets.values())).values())).dtype)
+    for name, net in nets.items():
+        parts = published_net(translator, name)
+        whole = nn.ModuleList([part for part, _ in parts])
+        prefixes = {f"{k}.{ours}": theirs for k, (_, names) in enumerate(parts) for ours, theirs in names.items()}
+        layouts.load(whole, prefixes, net, name)
+    return translator.eval().requires_grad_(False)
+
+
+def to_official(translator: UNIT) -> dict[str, dict[str, Tensor]]:
+    """The published state dicts of a translator's nets, those that there are.
+
+    Of the re-release, shared blocks are in those of both domains.
+
+    Raises:
+        UserError: A decoder has a style, for which there is no published layout.
+    """
+    if translator.styled:
+        name = translator.domains[translator.styled[0]].name
+        raise UserError(f"the decoder of domain {name!r} has a style, for which there is no published layout")
+    return {
+        name: {key: tensor for part in published_net(translator, name) for key, tensor in layouts.saved(*part).items()}
+        for name in _NETS[translator.size.form]
+        if name.startswith("gen") or translator.discriminators.judges("ab".find(name[-1]) if "_" in name else 0)
+    }
+
+
+def published_net(translator: UNIT, name: str) -> _Parts:
+    """Our nets that a published one consists of."""
+    if translator.size.form == "paper":
+        return _paper_generator(translator) if name == "gen" else _paper_discriminator(translator)
+    letter = name[-1]
+    k = "ab".index(letter)
+    return _generator(translator, k) if name.startswith("gen") else _discriminator(translator, k)
+
+
+def _checked(model: dict[str, Any], image_size: int) -> Size:
+    if problem := SYSTEM.sizes.problem(image_size):
+        raise UserError(problem)
+    settings = UNITSettings.model_validate({"model": model})
+    try:
+        settings.check(image_size, SYSTEM.variants["plain"])
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return Size(**settings.sizes(image_size))
+
+
+def _count(net: StateDict, pattern: str) -> int:
+    """How many numbers there are in the place of ``#`` of a weight's name."""
+    found = re.compile(r"(\d+)".join(map(re.escape, pattern.split("#"))))
+    return len({matched[1] for key in net if (matched := found.fullmatch(key))})
+
+
+# --- the re-release ---------------------------------------------------------------------------------------------------
+
+_ENCODER, _DECODER = "enc.model.3.model", "dec.model.0.model"
+
+
+def _rerelease(nets: Mapping[str, StateDict]) -> tuple[list[int], dict[str, Any]]:
+    """Channels of the domains, and settings of the nets."""
+    generators = {name: net for name, net in nets.items() if name.startswith("gen")}
+    judges = {name: net for name, net in nets.items() if name.startswith("dis")}
+    stem, first = "enc.model.0.conv.weight", "cnns.0.0.conv.weight"
+    widths = {name: dimension(net, name, stem, 0) for name, net in generators.items()}
+    blocks = {name: _count(net, f"{_ENCODER}.#.model.0.conv.weight") for name, net in generators.items()}
+    read = {
+        "width": layouts.the_only(widths, "the width"),
+        "blocks": layouts.the_only(blocks, "the number of residual blocks"),
+    }
+    if not read["blocks"]:
+        raise UserError(f"gen_a: expected an encoder with two halvings and residual blocks ({_ENCODER}.0..., ...)")
+    read["share"] = _shared(nets["gen_a"], nets["gen_b"], read["blocks"])
+    if judges:
+        widths = {name: dimension(net, name, first, 0) for name, net in judges.items()}
+        layers = {name: _count(net, "cnns.0.#.conv.weight") for name, net in judges.items()}
+        scales = {name: _count(net, "cnns.#.0.conv.weight") for name, net in judges.items()}
+        read["discriminator_width"] = layouts.the_only(widths, "the width of discriminators")
+        read["discriminator_layers"] = layouts.the_only(layers, "the number of layers")
+        read["scales"] = layouts.the_only(scales, "the number of scales")
+    channels = [dimension(nets[f"gen_{letter}"], f"gen_{letter}", stem, 1) for letter in "ab"]
+    return channels, {"form": "rerelease", **read}
+
+
+def _shared(a: StateDict, b: StateDict, blocks: int) -> int:
+    """How many blocks next to the latent have the same weights in both domains."""
+
+    def same(stack: str, number: int) -> bool:
+        names = [f"{stack}.{number}.model.{layer}.conv.{kind}" for layer in range(2) for kind in ("weight", "bias")]
+        return all(name in a and name in b and torch.equal(a[name], b[name]) for name in names)
+
+    share = 0
+    while share < blocks and same(_ENCODER, blocks - 1 - share) and same(_DECODER, share):
+        share += 1
+    return share
+
+
+def _generator(translator: UNIT, k: int) -> _Parts:
+    own, share = translator.size.blocks - translator.size.share, translator.size.share
+    net = translator.generator
+    encoder = {"stem.": "enc.model.0.conv.", "down.0.": "enc.model.1.conv.", "down.1.": "enc.model.2.conv."}
+    encoder |= _blocks("blocks.", own, f"{_ENCODER}.")
+    decoder = _blocks("blocks.", own, f"{_DECODER}.", share)
+    for up, place in ((0, 2), (1, 4)):
+        decoder |= {f"up.{up}.": f"dec.model.{place}.conv.", f"up_norm.{up}.": f"dec.model.{place}.norm."}
+    return [
+        (net.encoders[str(k)], encoder),
+        (net.shared_encoder, _blocks("", share, f"{_ENCODER}.", own)),
+        (net.shared_decoder, _blocks("", share, f"{_DECODER}.")),
+        (net.decoders[str(k)], decoder | {"head.": "dec.model.5.conv."}),
+    ]
+
+
+def _blocks(ours: str, count: int, theirs: str, first: int = 0) -> dict[str, str]:
+    return {
+        f"{ours}{block}.conv{layer + 1}.": f"{theirs}{first + block}.model.{layer}.conv."
+        for block in range(count)
+        for layer in range(2)
+    }
+
+
+def _discriminator(translator: UNIT, k: int) -> _Parts:
+    size = translator.size
+    prefixes = {}
+    for scale in range(size.scales):
+        for layer in range(size.discriminator_layers):
+            prefixes[f"scales.{scale}.convs.{layer}."] = f"cnns.{scale}.{layer}.conv."
+        prefixes[f"scales.{scale}.convs.{size.discriminator_layers}."] = f"cnns.{scale}.{size.discriminator_layers}."
+    return [(translator.discriminators.own[str(k)], prefixes)]
+
+
+# --- the paper's form -------------------------------------------------------------------------------------------------
+
+
+def _paper(nets: Mapping[str, StateDict]) -> tuple[list[int], dict[str, Any]]:
+    """Channels of the domains, and settings of the nets."""
+    net, stems = nets["gen"], [f"encode_{letter}.0.model.0.weight" for letter in "AB"]
+    share = _count(net, "enc_shared.#.model.3.weight")
+    read = {
+        "width": dimension(net, "gen", stems[0], 0),
+        "blocks": share + _count(net, "encode_A.#.model.3.weight"),
+        "share": share,
+    }
+    if not read["blocks"]:
+        raise UserError("gen: expected residual blocks (enc_shared.0.model.0.weight, ...)")
+    if judge := nets.get("dis"):
+        own, deep = _count(judge, "model_A.#.model.0.weight"), _count(judge, "model_S.#.model.0.weight")
+        read["discriminator_width"] = dimension(judge, "dis", "model_A.0.model.0.weight", 0)
+        read |= {"discriminator_layers": own + deep, "discriminator_share": deep}
+    return [dimension(net, "gen", stem, 1) for stem in stems], {"form": "paper", **read}
+
+
+def _paper_generator(translator: UNIT) -> _Parts:
+    own, share = translator.size.blocks - translator.size.share, translator.size.share
+    net = translator.generator
+    parts: _Parts = []
+    for letter, encoder in zip("AB", net.encoders.values(), strict=True):
+        front = {f"convs.{layer}.": f"encode_{letter}.{layer}.model.0." for layer in range(3)}
+        parts.append((encoder, front | _paper_blocks("blocks.", own, f"encode_{letter}.", 3)))
+    parts.append((net.shared_encoder, _paper_blocks("", share, "enc_shared.")))
+    parts.append((net.shared_decoder, _paper_blocks("", share, "dec_shared.")))
+    for letter, decoder in zip("AB", net.decoders.values(), strict=True):
+        back = {f"up.{layer}.": f"decode_{letter}.{own + layer}.model.0." for layer in range(2)}
+        back |= _paper_blocks("blocks.", own, f"decode_{letter}.") | {"head.": f"decode_{letter}.{own + 2}."}
+        parts.append((decoder, back))
+    return parts
+
+
+def _paper_blocks(ours: str, count: int, theirs: str, first: int = 0) -> dict[str, str]:
+    return {
+        f"{ours}{block}.conv{k}.": f"{theirs}{first + block}.model.{layer}."
+        for block in range(count)
+        for k, layer in ((1, 0), (2, 3))
+    }
+
+
+def _paper_discriminator(translator: UNIT) -> _Parts:
+    share, net = translator.size.discriminator_share, translator.discriminators
+    own = translator.size.discriminator_layers - share
+
+    def prefixes(name: str, strided: int, *, head: bool) -> dict[str, str]:
+        names = {f"{layer}.": f"{name}.{layer}.model.0." for layer in range(strided)}
+        return names | ({f"{strided}.": f"{name}.{strided}."} if head else {})
+
+    parts: _Parts = [
+        (net.own[str(k)], prefixes(f"model_{letter}", own, head=not share)) for k, letter in enumerate("AB")
+    ]
+    return [*parts, (net.shared, prefixes("model_S", share, head=True))] if share else parts

@@ -1,0 +1,378 @@
+"""UNIT and its many-to-one variants against plain implementations that share nothing with them, in float64."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from math import log
+
+import plain_unit as plain
+import pytest
+import torch
+from gan_steps import EPS
+from torch import Tensor
+from unit_cases import (
+    SIDE,
+    STYLE_DIM,
+    WIDTH,
+    PlainNets,
+    copy_style,
+    many_to_one_pair,
+    plain_iteration,
+    published_nets,
+    random_batch,
+    steps_for,
+    weights,
+)
+
+from m2o_fast.m2o import Domain, ManyToOne
+from m2o_fast.translators.base import Iteration
+from m2o_fast.translators.unit import SYSTEM
+from m2o_fast.translators.unit.nets import PaperBlock
+from m2o_fast.translators.unit.published import from_official
+from m2o_fast.translators.unit.settings import UNITSettings, Weights
+from m2o_fast.translators.unit.translator import UNIT
+
+FORMS = ("rerelease", "paper")
+LOSSES = {"adversarial": 2.0, "reconstruction": 3.0, "cycle": 4.0, "kl": 0.5, "cycle_kl": 0.7}
+
+
+def same(ours: dict[str, float], theirs: dict[str, float]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        assert ours[name] == pytest.approx(value, rel=1e-10, abs=1e-12), name
+
+
+def same_weights(translator: UNIT, nets: PlainNets) -> None:
+    """Every parameter; those of styles, where the plain nets have a style."""
+    expected = from_official(weights(nets), image_size=SIDE).state_dict()
+    if nets.style is not None:
+        expected = translator.state_dict() | expected
+        wanted = UNIT.from_description(translator.describe())
+        wanted.load_state_dict(expected)
+        copy_style(nets.style, wanted)
+        expected = wanted.state_dict()
+    for name, tensor in translator.state_dict().items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-9, atol=1e-10, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("form", "a", "b", "share", "slips"),
+    [
+        ("rerelease", 3, 3, 0, False),
+        ("rerelease", 2, 1, 1, False),
+        ("rerelease", 3, 3, 2, True),
+        ("paper", 3, 3, 1, True),
+        ("paper", 1, 2, 2, False),
+    ],
+)
+def test_iterations_are_the_published_ones(form: str, a: int, b: int, share: int, slips: bool) -> None:
+    """Losses and all weights of two iterations, with the published slips and without them; a rate that is halved."""
+    nets = published_nets(form, a, b, share, deep=share)
+    translator = from_official(weights(nets), image_size=SIDE)
+    assert (translator.size.form, translator.size.share) == (form, share)
+    translator.weights = Weights(**LOSSES, kl_of="sample" if slips else "mean")
+    settings = plain.Settings(
+        paper=form == "paper",
+        lr=1e-3,
+        eps=EPS,
+        halve_every=2 if slips else 1,
+        halve_early=slips,
+        kl_of_sample=slips,
+        **LOSSES,
+    )
+    trainer = plain.Trainer(nets, settings)
+    steps = steps_for(translator, lr=1e-3, halve_every=settings.halve_every, halve_early=slips)
+    for index in range(2):
+        batch = random_batch(a, b, 2)
+        same(steps(batch, index), plain_iteration(trainer, batch))
+    same_weights(translator, nets)
+
+
+@pytest.mark.parametrize(
+    ("form", "channels", "supervised"),
+    [("rerelease", 1, 0.8), ("rerelease", 3, 0.0), ("paper", 1, 0.8), ("paper", 3, 0.0)],
+)
+def test_iterations_are_the_many_to_one_ones(form: str, channels: int, supervised: float) -> None:
+    """Losses and all weights of two iterations: the uni-modal domain has no noise, the other one a style."""
+    losses = LOSSES | {"style": 0.9, "diversity": 1.3, "diversity_steps": 4}
+    nets, translator = many_to_one_pair(form, channels, supervised, losses)
+    settings = plain.Settings(
+        paper=form == "paper", lr=1e-3, eps=EPS, many_to_one=True, supervised=supervised, **losses
+    )
+    trainer, steps = plain.Trainer(nets, settings), steps_for(translator, lr=1e-3)
+    for index in range(2):
+        batch = random_batch(3, channels, 2, styled=True, paired=supervised > 0)
+        same(steps(batch, index), plain_iteration(trainer, batch))
+    same_weights(translator, nets)
+
+
+def test_discriminators_step_before_everything_else() -> None:
+    _, translator = many_to_one_pair()
+    steps = steps_for(translator)
+    steps(random_batch(3, 1, 1, styled=True), 0)
+    assert steps.stepped == ["discriminators", "generators"]
+
+
+def test_phases_alone_have_the_numbers_of_phases_that_share() -> None:
+    """What a phase does not find it computes: so it is when a batch comes in parts."""
+    _, translator = many_to_one_pair()
+    batch, shared = random_batch(3, 1, 2, styled=True), Iteration(0)
+    for phase in ("discriminators", "generators"):
+        together, alone = (translator.loss(phase, batch, iteration)[0] for iteration in (shared, Iteration(0)))
+        torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("form", "judged", "fooled"), [("rerelease", 3, 3), ("paper", 2 * log(2), log(2))])
+def test_losses_of_trivial_nets(form: str, judged: float, fooled: float) -> None:
+    """All scores 0, at 3 scales; latents 1 everywhere have a mean square of 1, and images restored exactly no error."""
+    scales = {"scales": 3, "discriminator_layers": 2} if form == "rerelease" else {}
+    translator = new_translator({"form": form, **scales}, "plain")
+    for parameter in translator.discriminators.parameters():
+        parameter.data.zero_()
+    image, generator = torch.full((2, 3, SIDE, SIDE), 0.5), translator.generator
+    generator.encode = lambda x, k: torch.ones(len(x), 4 * WIDTH, SIDE // 4, SIDE // 4)
+    generator.decode = lambda z, k, style=None: image[:1].atanh().repeat(len(z), 1, 1, 1)
+    batch = random_batch(3, 3, 2)
+    batch = type(batch)(**{**vars(batch), "source": (image, image), "noise": translator.noise(4, torch.Generator())})
+    iteration = Iteration(0)
+    translator.weights = Weights()
+    assert translator.loss("discriminators", batch, iteration)[0].item() == pytest.approx(2 * judged)
+    parts = translator.loss("generators", batch, iteration)[1]
+    expected = {"adversarial": 2 * fooled, "reconstruction": 0, "cycle": 0, "kl": 2, "cycle_kl": 2}
+    assert {name: value.item() for name, value in parts.items()} == pytest.approx(expected, abs=1e-12)
+
+
+# --- wiring ---
+
+
+def new_translator(model: dict[str, object], variant: str = "hms", channels: int = 3, side: int = SIDE) -> UNIT:
+    settings = UNITSettings.model_validate({"model": {"width": WIDTH, "discriminator_width": WIDTH, **model}})
+    domains = [Domain("A", 3), Domain("B", channels, multimodal=variant == "plain")]
+    described = settings.description(domains, SYSTEM.variants[variant], side)
+    described["weights"].setdefault("diversity_steps", 4)
+    return UNIT.from_description(described)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_loss_on_a_domain_changes_what_is_shared_and_nothing_of_the_other_domain(form: str) -> None:
+    """Blocks that are shared are there once, in the latents and decoders of both domains."""
+    translator = from_official(weights(published_nets(form)), image_size=SIDE).requires_grad_(True)
+    x = torch.rand(1, 3, SIDE, SIDE)
+    translator.generator.decode(translator.encode_content(x, "A"), 0).abs().mean().backward()
+    sum(scores.sum() for scores in translator.discriminate(x, "A")).backward()
+    everything = {name for name, _ in translator.named_parameters()}
+    touched = {name for name, parameter in translator.named_parameters() if parameter.grad is not None}
+    of_b = ("generator.encoders.1.", "generator.decoders.1.", "discriminators.own.1.")
+    untouched = {name for name in everything - touched if not name.startswith(of_b)}
+    assert not any(name.startswith(of_b) for name in touched)
+    assert all(name.endswith(".bias") for name in untouched)  # in front of instance norms, where they have no effect
+    assert len([name for name in touched if name.startswith("generator.shared_")]) == 4
+    parameters = [p for nets in translator.groups().values() for net in nets for p in net.parameters()]
+    assert len(parameters) == len(set(map(id, parameters))) == len(everything)
+
+
+def test_latents_are_the_mean_at_test_and_have_noise_in_training() -> None:
+    """Noise of the multi-modal domain alone, with a standard deviation of 1."""
+    _, translator = many_to_one_pair()
+    numbers = translator.noise(64, torch.Generator().manual_seed(0))["latent"].double()
+    assert numbers.shape == (64, 4 * WIDTH, SIDE // 4, SIDE // 4)
+    assert numbers.mean().abs() < 0.01 and numbers.std().item() == pytest.approx(1, abs=0.01)
+    decoded: list[tuple[int, Tensor]] = []
+    decode = translator.generator.decode
+    translator.generator.decode = lambda z, k, style=None: decoded.append((k, z)) or decode(z, k, style)
+    batch = random_batch(3, 1, 2, styled=True)
+    translator.loss("generators", batch, Iteration(0))
+    means = [translator.encode_content(x, k) for k, x in enumerate(batch.source)]
+    noise = batch.noise["latent"].split(2)[::-1]
+    first = dict(reversed(decoded))
+    torch.testing.assert_close(first[0], torch.cat([means[0] + noise[0], means[1] + noise[1]]))
+    torch.testing.assert_close(first[1], torch.cat([means[1], means[0]]))
+    decoded.clear()
+    translator.translate(batch.source[0], "A", "B")
+    translator.translate(batch.source[1], "B", "A", style=torch.zeros(1, STYLE_DIM))
+    assert [k for k, _ in decoded] == [1, 0]
+    assert torch.equal(decoded[0][1], means[0]) and torch.equal(decoded[1][1], means[1])
+
+
+# --- many-to-one rules ---
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_unimodal_output_ignores_every_style(form: str) -> None:
+    """Bit for bit the same for any style, reference and seed; the style changes the other direction."""
+    _, translator = many_to_one_pair(form)
+    a, b = (torch.rand(2, c, SIDE, SIDE) * 2 - 1 for c in (3, 1))
+    styles = [translator.sample_style(2, "B", torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    assert all(style.shape == (2, STYLE_DIM) and not style.any() for style in styles)
+    assert not translator.encode_style(b, "B").any()
+    plainly = translator.translate(a, "A", "B")
+    for given in ({"style": torch.randn(2, STYLE_DIM)}, {"reference": b}, {"style": styles[1]}):
+        assert torch.equal(translator.translate(a, "A", "B", **given), plainly)
+    drawn = translator.sample_style(4, "A", torch.Generator().manual_seed(0)).view(2, 2, STYLE_DIM)
+    many = translator.translate_many(b, "B", "A", drawn)
+    assert (many[:, 0] - many[:, 1]).abs().mean() > 1e-3
+    assert torch.equal(many[:, 1], translator.translate(b, "B", "A", style=drawn[:, 1]))
+    by_reference = translator.translate(b, "B", "A", reference=a)
+    assert torch.equal(by_reference, translator.translate(b, "B", "A", style=translator.encode_style(a, "A")))
+
+
+def test_plain_has_no_style() -> None:
+    translator = new_translator({}, "plain")
+    assert not translator.has_style("A") and not translator.has_style("B")
+    assert translator.sample_style(3, "A").shape == (3, 0)
+    assert translator.encode_style(torch.zeros(3, 3, 8, 8), "B").shape == (3, 0)
+    assert list(translator.noise(2, torch.Generator())) == ["latent_discriminators", "latent", "latent_cycle"]
+
+
+def test_a_style_starts_around_the_published_norms() -> None:
+    """A style of 0 steers nothing, as long as nothing was learned."""
+    translator = new_translator({"share": 3})
+    latent = torch.randn(1, 4 * WIDTH, 8, 8)
+    steered = translator.generator.decode(latent, 0, torch.zeros(1, translator.size.style_dim))
+    torch.testing.assert_close(steered, translator.generator.decode(latent, 0))
+
+
+def test_a_one_hot_domain_is_compared_by_its_logits() -> None:
+    """Images are class probabilities; the supervised loss is the cross-entropy."""
+    domains = [Domain("scene", 3), Domain("labels", 4, multimodal=False, kind="onehot")]
+    size = new_translator({"style_dim": STYLE_DIM}).size
+    translator = UNIT(domains, SYSTEM.variants["hms"], size)
+    images = translator.translate(torch.rand(2, 3, SIDE, SIDE), "scene", "labels")
+    torch.testing.assert_close(((images + 1) / 2).sum(1), torch.ones(2, SIDE, SIDE))
+    translator.generator.decoders["1"].head.weight.data.zero_()
+    parts = translator.loss("generators", random_batch(3, 4, 2, styled=True, paired=True), Iteration(0))[1]
+    logarithm = torch.tensor(4.0).log().item()
+    assert parts["supervised"].item() == pytest.approx(logarithm / 2)  # every second has a pair
+
+
+# --- nets ---
+
+
+def count(net: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+def test_published_numbers_of_parameters() -> None:
+    with torch.device("meta"):
+        wide = {"width": 64, "discriminator_width": 64}
+        assert count(PaperBlock(256)) == count(plain.PaperResidual(256)) == 1_180_160
+        assert count(plain.Domain(3)) == 11_140_483 and count(plain.MultiScale(3)) == 8_271_171
+        expected = {0: 22_280_966, 1: 19_920_646, 4: 12_839_686}
+        nets = {share: new_translator({**wide, "share": share}, "plain") for share in expected}
+        assert {share: count(translator.generator) for share, translator in nets.items()} == expected
+        assert count(nets[0].discriminators) == 2 * 1_318_274
+        assert count(new_translator(wide, "plain", side=256).discriminators) == 2 * 8_271_171
+        paper = new_translator({**wide, "form": "paper"}, "plain", side=256)
+        assert count(paper.generator) == count(plain.Paper(3, 3)) == 18_017_286
+        assert count(paper.discriminators) == count(plain.PaperJudge(3, 3)) == 25_240_065
+        assert count(new_translator({**wide, "form": "paper"}, "plain").discriminators) == 1_642_497
+
+
+def test_scores_are_as_many_as_published() -> None:
+    """Of the re-release 16, 8 and 4 in a row at 256 pixels; of the paper's form 4, and 2 where it has fewer layers."""
+
+    def sides(form: str, side: int) -> list[int]:
+        translator = new_translator({"form": form, "width": 1, "discriminator_width": 1}, "plain", side=side)
+        return [scores.shape[-1] for scores in translator.discriminate(torch.zeros(1, 3, side, side), 0)]
+
+    assert sides("rerelease", 256) == [16, 8, 4] and sides("rerelease", 32) == [4, 2]
+    assert [sides("paper", side) for side in (32, 64, 256)] == [[2], [2], [4]]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_any_size_that_is_a_multiple_of_4(form: str) -> None:
+    translator = from_official(weights(published_nets(form)))
+    assert translator.translate(torch.rand(1, 3, 20, 44), "A", "B").shape == (1, 3, 20, 44)
+    with pytest.raises(ValueError, match="multiples of 4"):
+        translator.translate(torch.rand(1, 3, 20, 42), "A", "B")
+
+
+@pytest.mark.parametrize(
+    ("model", "side", "message"),
+    [
+        ({"share": 5}, 32, "^model.share: 5 of 4 residual blocks cannot be shared"),
+        ({"share": 4}, 32, "^model.share: with all 4 residual blocks shared, .* at most 3"),
+        ({"discriminator_layers": 4}, 32, "model.scales 2 needs images of at least 31 pixels"),
+        ({"discriminator_layers": 4, "scales": 3}, 32, "needs images of at least 61 pixels; take fewer"),
+        ({"discriminator_share": 1}, 32, "^model.discriminator_share: the re-release shares no discriminator"),
+        ({"form": "paper", "scales": 1}, 32, "^model.scales: the paper's discriminators"),
+        ({"form": "paper", "discriminator_share": 4}, 32, "of 4 layers at most 3 can be shared, got 4"),
+    ],
+)
+def test_settings_that_do_not_go_together(model: dict[str, object], side: int, message: str) -> None:
+    settings = UNITSettings.model_validate({"model": model})
+    if "at least 31" in message:
+        settings.check(side, ManyToOne())
+        side -= 4
+    with pytest.raises(ValueError, match=message):
+        settings.check(side, ManyToOne())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_smallest_size_trains(form: str) -> None:
+    """Its discriminators have a score left at every scale; no map becomes too small for a border."""
+    translator = new_translator({"form": form, "style_dim": STYLE_DIM}, channels=1).train()
+    losses = steps_for(translator)(random_batch(3, 1, 1, styled=True, paired=True), 0)
+    assert all(torch.tensor(value).isfinite() for value in losses.values())
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda t: t.translate(torch.rand(1, 3, 8, 8), "A", "C"), "unknown domain 'C'"),
+        (lambda t: t.loss("other", random_batch(3, 3, 1), Iteration(0)), "the phases are discriminators, generators"),
+        (lambda t: many_to_one_pair()[1].translate(torch.rand(1, 1, 8, 8), "B", "A"), "needs either style= or refer"),
+    ],
+)
+def test_errors(call: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(from_official(weights(published_nets())))  # type: ignore[operator]
+
+
+def test_two_domains() -> None:
+    with pytest.raises(ValueError, match="between two domains, got 3"):
+        UNIT([Domain(name) for name in "abc"], SYSTEM.variants["hmu"], new_translator({}).size)
+
+
+def test_an_image_restored_has_its_own_style() -> None:
+    _, translator = many_to_one_pair()
+    x = torch.rand(2, 3, SIDE, SIDE) * 2 - 1
+    restored = translator.translate(x, "A", "A", reference=x)
+    latent, style = translator.encode_content(x, "A"), translator.encode_style(x, "A")
+    assert torch.equal(restored, translator.generator.decode(latent, 0, style).tanh())
+
+
+def test_weights_are_those_of_the_form() -> None:
+    """lambda_0 to lambda_4 of the paper; the re-release's."""
+    published = {form: UNITSettings.model_validate({"model": {"form": form}}) for form in FORMS}
+    found = {
+        form: Weights(**settings.description([], ManyToOne(), SIDE)["weights"]) for form, settings in published.items()
+    }
+    names = ("adversarial", "reconstruction", "cycle", "kl", "cycle_kl")
+    assert [getattr(found["rerelease"], name) for name in names] == [1, 10, 10, 0.01, 0.01]
+    assert [getattr(found["paper"], name) for name in names] == [10, 100, 100, 0.1, 0.1]
+    assert asdict(published["paper"].optim.optimizer("generators"))["weight_decay"] == 1e-4
+
+
+def test_rates_are_halved_in_time_or_one_step_early() -> None:
+    rates = []
+    for optim in ({"halve_every": 3}, {"halve_every": 3, "halve_early": True}):
+        schedule = UNITSettings.model_validate({"optim": optim}).optim.optimizer("generators").schedule
+        assert schedule is not None
+        rates.append([schedule(index) for index in range(6)])
+    assert rates == [[1, 1, 1, 0.5, 0.5, 0.5], [1, 1, 0.5, 0.5, 0.5, 0.25]]
+    assert UNITSettings.model_validate({"optim": {"halve_every": 0}}).optim.optimizer("generators").schedule is None
+
+
+def test_initial_weights() -> None:
+    """The re-release: by fan-in, discriminators normal with 0.02; the paper's form: all normal with 0.02; biases 0."""
+    for form in FORMS:
+        torch.manual_seed(0)
+        translator = new_translator({"form": form, "width": 16, "discriminator_width": 32}, "plain")
+        for name, parameter in translator.named_parameters():
+            if name.endswith(("bias", "beta")):
+                assert not parameter.any(), name
+            elif parameter.numel() > 5000:
+                fan_in = (2 / parameter[0].numel()) ** 0.5
+                std = fan_in if form == "rerelease" and name.startswith("generator") else 0.02
+                assert parameter.std().item() == pytest.approx(std, rel=0.1), name
