@@ -18,7 +18,12 @@ from m2o_fast.translators import create, system
 from m2o_fast.translators.base import Translator
 
 COLOR, GRAY = Domain("color", 3), Domain("gray", 1, multimodal=False)
-NARROW = {"cyclegan": {"blocks": 1}, "munit": {"blocks": 1, "mlp_width": 2}, "pix2pix": {}}
+NARROW = {
+    "cyclegan": {"blocks": 1},
+    "munit": {"blocks": 1, "mlp_width": 2},
+    "pix2pix": {},
+    "unit": {"blocks": 2},
+}
 
 
 def build(name: str, **model: object) -> Translator:
