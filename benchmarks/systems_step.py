@@ -1,4 +1,4 @@
-"""One training iteration of pix2pix, CycleGAN and MUNIT as published: plain twins, and ours with the same weights.
+"""One training iteration of pix2pix, CycleGAN, MUNIT and UNIT: their plain twins, and ours with the same weights.
 
     python benchmarks/systems_step.py fast cyclegan   # peak memory of its iterations, in bytes
 
@@ -23,14 +23,15 @@ from m2o_fast.engine.step import Stepper
 from m2o_fast.translators import from_official, system
 
 FOLDER = Path(__file__).resolve().parent
-for _name in ("pix2pix", "cyclegan", "munit"):
+for _name in ("pix2pix", "cyclegan", "munit", "unit"):
     sys.path.insert(0, str(FOLDER.parent / "tests" / "translators" / _name))
 import plain_cyclegan  # noqa: E402  (lie beside the tests)
 import plain_munit  # noqa: E402
 import plain_pix2pix  # noqa: E402
+import plain_unit  # noqa: E402
 
 SIDE, IMAGES = 64, 4
-SYSTEMS = ("pix2pix", "cyclegan", "munit")
+SYSTEMS = ("pix2pix", "cyclegan", "munit", "unit")
 IMPLEMENTATIONS = ("plain", "compile", "fast")
 
 
@@ -61,10 +62,24 @@ def _cyclegan_nets() -> plain_cyclegan.Nets:
 
 def _munit_nets() -> plain_munit.Nets:
     torch.manual_seed(0)
-    generators = [plain_munit.Generator(3) for _ in range(2)]
-    for net in generators:
-        net.apply(lambda layer: isinstance(layer, (nn.Conv2d, nn.Linear)) and nn.init.kaiming_normal_(layer.weight))
+    generators = [_by_fan_in(plain_munit.Generator(3)) for _ in range(2)]
     return plain_munit.Nets(*generators, *(_initialised(plain_munit.Discriminator(3)) for _ in range(2)))
+
+
+def _by_fan_in(net: nn.Module) -> nn.Module:
+    return net.apply(lambda layer: isinstance(layer, (nn.Conv2d, nn.Linear)) and nn.init.kaiming_normal_(layer.weight))
+
+
+def _unit_nets() -> plain_unit.Nets:
+    torch.manual_seed(0)
+    domains = [_by_fan_in(plain_unit.Domain(3)) for _ in range(2)]
+    return plain_unit.Nets(*domains, *(_initialised(plain_unit.MultiScale(3)) for _ in range(2)), share=1)
+
+
+def _noise() -> list[Tensor]:
+    """Of latents, for the discriminators' step, the generators' and its cycle: by sample, those of B first."""
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn((2 * IMAGES, 256, SIDE // 4, SIDE // 4), generator=generator) for _ in range(3)]
 
 
 def _styles() -> list[Tensor]:
@@ -88,6 +103,13 @@ def plain_iteration(name: str, *, compiled: bool = False) -> Iteration:
         coders = [part for net in (parts.gen_a, parts.gen_b) for part in (net.enc_content, net.enc_style, net.dec)]
         _compile([*coders, parts.dis_a, parts.dis_b], compiled)
         return lambda: learner.iteration(a, b, plain_munit.Styles(*_styles()))["adversarial"]
+    if name == "unit":
+        learned = plain_unit.Trainer(_unit_nets(), plain_unit.Settings())
+        blocks = (plain_unit.Layer, plain_unit.Residual)
+        coders = [part for net in learned.nets.domains for part in net.modules() if isinstance(part, blocks)]
+        _compile([*coders, *learned.nets.judges], compiled)
+        drawn = plain_unit.Draws(*(noise.split(IMAGES)[::-1] for noise in _noise()))
+        return lambda: learned.iteration(a, b, drawn)["adversarial"]
     there, back = _pix2pix_nets()
     _compile([there.G, there.D, back.G, back.D], compiled)
     kept = [torch.ones(IMAGES, *_dropped())]
@@ -115,6 +137,11 @@ def fast_iteration(name: str) -> Iteration:
         weights = {key: net.state_dict() for key, net in vars(_munit_nets()).items()}
         judged_a, judged_b, made_a, made_b = _styles()
         noise = {"latent": torch.cat([judged_a, judged_b]), "latent2": torch.cat([made_a, made_b])}
+    elif name == "unit":
+        both = _unit_nets()
+        weights = {f"gen_{key}": net.state_dict() for key, net in zip("ab", both.domains, strict=True)}
+        weights |= {f"dis_{key}": net.state_dict() for key, net in zip("ab", both.judges, strict=True)}
+        noise = dict(zip(("latent_discriminators", "latent", "latent_cycle"), _noise(), strict=True))
     else:
         (there, back), noise = _pix2pix_nets(), {"dropout4": torch.ones(2 * IMAGES, *_dropped())}
         weights = {"G": there.G.state_dict(), "D": there.D.state_dict()}
