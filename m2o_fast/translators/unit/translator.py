@@ -12,7 +12,7 @@ Every loss is a sum over the two domains of means over their samples.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -165,12 +165,12 @@ class UNIT(Translator):
     def _discriminators_loss(self, batch: Batch, iteration: Iteration) -> tuple[Tensor, dict[str, Tensor]]:
         x, latents = _by_domain(batch), self._latents(batch, iteration)
         style, real, fake = self._drawn(batch, "style_discriminators"), [], []
-        noisy = self._sampled(latents, self._noise(batch, "latent_discriminators"))
         for k in range(2):
             if k not in self.noisy:
                 made = self._decoded_means(k, iteration, latents).translated
-            elif 1 - k in noisy:
+            elif 1 - k in latents:
                 with torch.no_grad():
+                    noisy = self._with_noise({1 - k: latents[1 - k]}, batch, "latent_discriminators")
                     made = self.generator.decode(noisy[1 - k], k, style.get(k))
             else:
                 made = batch.source[k][:0]
@@ -185,7 +185,7 @@ class UNIT(Translator):
     def _generators_loss(self, batch: Batch, iteration: Iteration) -> tuple[Tensor, dict[str, Tensor]]:
         x, share = _by_domain(batch), batch.size / 2
         latents, drawn = self._latents(batch, iteration), self._drawn(batch, "style")
-        noisy = self._sampled(latents, self._noise(batch, "latent"))
+        noisy = self._with_noise(latents, batch, "latent")
         own = {k: self.style_encoders[str(k)](x[k]) for k in self.styled if k in x}
         decoded = {
             k: self._decoded(k, noisy, own, drawn) if k in self.noisy else self._decoded_means(k, iteration, latents)
@@ -195,19 +195,11 @@ class UNIT(Translator):
         fakes = {k: as_image(of.translated, self.domains[k]) for k, of in decoded.items() if 1 - k in x}
         with frozen(self.discriminators):
             scores = [scale for k, fake in fakes.items() for scale in self.discriminators(fake, k)]
-        again = {1 - k: self.generator.encode(fake, k) for k, fake in fakes.items()}
-        again_noisy = self._sampled(again, self._noise(batch, "latent_cycle"))
-        cycled = {
-            k: self.generator.decode((again_noisy if k in self.noisy else again)[k], k, own.get(k)) for k in again
-        }
         parts = {
             "adversarial": self._adversarial(scores, batch, real=True),
             "reconstruction": self._same_images({k: decoded[k].restored for k in x}, x, share),
-            "cycle": self._same_images(cycled, x, share),
-            "kl": _mean_square((latents, noisy), self.weights.kl_of, share),
-            "cycle_kl": _mean_square(
-                [{k: of[k] for k in self.noisy if k in of} for of in (again, again_noisy)], self.weights.kl_of, share
-            ),
+            "kl": _mean_square((noisy if self.weights.kl_of == "sample" else latents).values(), share),
+            **self._cycle_losses(batch, x, fakes, own, share),
         }
         if self.styled:
             parts |= self._style_losses(batch, noisy, drawn, fakes, share)
@@ -252,19 +244,38 @@ class UNIT(Translator):
         restored = latents[k].shape[0] if k in latents else 0
         return _Decoded(outputs[:restored], outputs[restored:])
 
+    def _cycle_losses(
+        self, batch: Batch, x: _ByDomain, fakes: _ByDomain, own: _ByDomain, share: float
+    ) -> dict[str, Tensor]:
+        """Of the latents of translations; nothing is computed that has no weight."""
+        weights, parts = self.weights, {}
+        if not weights.cycle and not weights.cycle_kl:
+            return {}
+        again = {1 - k: self.generator.encode(fake, k) for k, fake in fakes.items()}
+        noisy = self._with_noise({k: again[k] for k in self.noisy if k in again}, batch, "latent_cycle")
+        if weights.cycle:
+            cycled = {k: self.generator.decode(latent, k, own.get(k)) for k, latent in (again | noisy).items()}
+            parts["cycle"] = self._same_images(cycled, x, share)
+        if weights.cycle_kl:
+            chosen = noisy if weights.kl_of == "sample" else {k: again[k] for k in noisy}
+            none = next(iter(again.values()))[:0]  # of a uni-modal domain alone, no latent gets noise
+            parts["cycle_kl"] = _mean_square([*chosen.values(), none], share)
+        return parts
+
     def _style_losses(
         self, batch: Batch, latents: _ByDomain, drawn: _ByDomain, fakes: _ByDomain, share: float
     ) -> dict[str, Tensor]:
         styled = [k for k in self.styled if k in fakes]
         none = next(iter(fakes.values()))[:0]
         recovered = [self.style_encoders[str(k)](fakes[k]) for k in styled]
-        second = self._drawn(batch, "style2")
-        with torch.no_grad():
-            others = [as_image(self.generator.decode(latents[1 - k], k, second[k]), self.domains[k]) for k in styled]
-        return {
-            "style": absolute_error([*recovered, none], [*(drawn[k] for k in styled), none], share),
-            "diversity": absolute_error([*(fakes[k] for k in styled), none], [*others, none], share),
-        }
+        parts = {"style": absolute_error([*recovered, none], [*(drawn[k] for k in styled), none], share)}
+        if self.weights.diversity:
+            second = self._drawn(batch, "style2")
+            with torch.no_grad():
+                made = {k: self.generator.decode(latents[1 - k], k, second[k]) for k in styled}
+            others = [as_image(output, self.domains[k]) for k, output in made.items()]
+            parts["diversity"] = absolute_error([*(fakes[k] for k in styled), none], [*others, none], share)
+        return parts
 
     def _supervised(self, batch: Batch, outputs: _ByDomain, share: float) -> Tensor:
         assert batch.has_pair is not None
@@ -290,12 +301,9 @@ class UNIT(Translator):
 
     # --- numbers of a batch, by the domain that its images are of ---
 
-    def _noise(self, batch: Batch, name: str) -> _ByDomain:
+    def _with_noise(self, latents: _ByDomain, batch: Batch, name: str) -> _ByDomain:
         parts = batch.noise[name].split(list(batch.target_counts))
-        return {1 - k: part for k, part in enumerate(parts)}
-
-    def _sampled(self, latents: _ByDomain, noise: _ByDomain) -> _ByDomain:
-        return {k: latent + noise[k].to(latent.dtype) for k, latent in latents.items()}
+        return {k: latent + parts[1 - k].to(latent.dtype) for k, latent in latents.items()}
 
     def _drawn(self, batch: Batch, name: str) -> _ByDomain:
         """Random styles by target domain that has them."""
@@ -349,13 +357,14 @@ class UNIT(Translator):
         return as_image(self.generator.decode(latent, b, steered), self.domains[b])
 
     def translate_many(self, x: Tensor, source: str | int, target: str | int, styles: Tensor) -> Tensor:
-        """See :meth:`m2o_fast.translators.base.Translator.translate_many`; encodes each image once."""
+        """See :meth:`m2o_fast.translators.base.Translator.translate_many`; encodes each image once, and decodes it once
+        where the target has no style.
+        """
         b = self.domain_index(target)
         latent = self.encode_content(x, source)
-        made = [
-            self.generator.decode(latent, b, self._style_rows(style, x.shape[0], b) if b in self.styled else None)
-            for style in styles.unbind(1)
-        ]
+        if b not in self.styled:
+            return torch.stack([as_image(self.generator.decode(latent, b), self.domains[b])] * styles.shape[1], dim=1)
+        made = [self.generator.decode(latent, b, self._style_rows(style, x.shape[0], b)) for style in styles.unbind(1)]
         return torch.stack([as_image(output, self.domains[b]) for output in made], dim=1)
 
     def encode_style(self, x: Tensor, domain: str | int) -> Tensor:
@@ -384,8 +393,7 @@ def _by_domain(batch: Batch) -> _ByDomain:
     return {1 - k: x for k, x in images_by_target(batch).items()}
 
 
-def _mean_square(latents: Sequence[_ByDomain], kl_of: str, share: float) -> Tensor:
-    """Of the means or of the samples, the KL divergence from the standard normal but for a factor."""
-    chosen = latents[1 if kl_of == "sample" else 0]
-    squares = [at_least_float32(latent).square().mean() * latent.shape[0] for latent in chosen.values()]
-    return torch.stack(squares).sum() / share
+def _mean_square(latents: Iterable[Tensor], share: float) -> Tensor:
+    """The KL divergence from the standard normal but for a factor; latents may have no rows."""
+    squares = [at_least_float32(latent).square().flatten(1).mean(1) for latent in latents]
+    return torch.cat(squares).sum() / share

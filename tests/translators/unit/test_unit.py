@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import replace
 from math import log
 
 import plain_unit as plain
@@ -17,6 +17,7 @@ from unit_cases import (
     PlainNets,
     copy_style,
     many_to_one_pair,
+    new_translator,
     plain_iteration,
     published_nets,
     random_batch,
@@ -24,12 +25,13 @@ from unit_cases import (
     weights,
 )
 
-from m2o_fast.m2o import Domain, ManyToOne
+from m2o_fast.batch import Batch
+from m2o_fast.m2o import Domain
 from m2o_fast.translators.base import Iteration
 from m2o_fast.translators.unit import SYSTEM
 from m2o_fast.translators.unit.nets import PaperBlock
 from m2o_fast.translators.unit.published import from_official
-from m2o_fast.translators.unit.settings import UNITSettings, Weights
+from m2o_fast.translators.unit.settings import Weights
 from m2o_fast.translators.unit.translator import UNIT
 
 FORMS = ("rerelease", "paper")
@@ -40,6 +42,10 @@ def same(ours: dict[str, float], theirs: dict[str, float]) -> None:
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
         assert ours[name] == pytest.approx(value, rel=1e-10, abs=1e-12), name
+
+
+def floats(parts: dict[str, Tensor]) -> dict[str, float]:
+    return {name: value.item() for name, value in parts.items()}
 
 
 def same_weights(translator: UNIT, nets: PlainNets) -> None:
@@ -122,6 +128,59 @@ def test_phases_alone_have_the_numbers_of_phases_that_share() -> None:
         torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-12)
 
 
+def alone(batch: Batch, k: int) -> Batch:
+    """The images of one domain: what is left of a batch of two in parts of one."""
+    rows = slice(0, batch.target_counts[0]) if k else slice(batch.target_counts[0], None)
+    counts = tuple(count if target != k else 0 for target, count in enumerate(batch.target_counts))
+    assert batch.has_pair is not None
+    return replace(
+        batch,
+        source=tuple(images if domain == k else images[:0] for domain, images in enumerate(batch.source)),
+        to_target=torch.arange(batch.source[k].shape[0]),
+        target_counts=counts,
+        paired=tuple(images[:count] for images, count in zip(batch.paired, counts, strict=True)),
+        has_pair=batch.has_pair[rows],
+        noise={name: numbers[rows] for name, numbers in batch.noise.items()},
+    )
+
+
+@pytest.mark.parametrize("kl_of", ["mean", "sample"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_part_may_have_images_of_one_domain_alone(form: str, kl_of: str) -> None:
+    """The losses of a batch are the means of those of its parts, also where no latent of a part gets noise."""
+    _, translator = many_to_one_pair(form, 1, 0.8, LOSSES | {"kl_of": kl_of})
+    batch = random_batch(3, 1, 1, styled=True, paired=True)
+    for phase in ("discriminators", "generators"):
+        expected, whole = translator.loss(phase, batch, Iteration(0))
+        losses = [translator.loss(phase, alone(batch, k), Iteration(0)) for k in range(2)]
+        torch.testing.assert_close(sum(loss for loss, _ in losses) / 2, expected)
+        same({name: sum(parts[name].item() for _, parts in losses) / 2 for name in whole}, floats(whole))
+
+
+@pytest.mark.parametrize(
+    ("left_out", "decoded"),
+    [((), 5), (("diversity",), 4), (("cycle",), 3), (("cycle", "cycle_kl"), 3), (("cycle", "diversity"), 2)],
+)
+def test_what_has_no_weight_is_not_computed(left_out: tuple[str, ...], decoded: int) -> None:
+    """A decoding of each domain, one more of each for the cycle, and a second one into colours."""
+    _, translator = many_to_one_pair(losses=dict.fromkeys(left_out, 0.0))
+    calls, decode = [], translator.generator.decode
+    translator.generator.decode = lambda *given: calls.append(given[1]) or decode(*given)
+    parts = translator.loss("generators", random_batch(3, 1, 1, styled=True), Iteration(0))[1]
+    assert len(calls) == decoded
+    assert {"adversarial", "reconstruction", "kl", "cycle", "cycle_kl", "style", "diversity"} - {*left_out} == {*parts}
+
+
+def test_many_styles_of_a_domain_without_style_are_one_translation() -> None:
+    _, translator = many_to_one_pair()
+    x, calls, decode = torch.rand(2, 3, SIDE, SIDE), [], translator.generator.decode
+    translator.generator.decode = lambda *given: calls.append(given[1]) or decode(*given)
+    many = translator.translate_many(x, "A", "B", torch.zeros(2, 3, STYLE_DIM))
+    assert calls == [1]
+    expected = translator.translate(x, "A", "B")
+    assert many.shape == (2, 3, 1, SIDE, SIDE) and all(torch.equal(one, expected) for one in many.unbind(1))
+
+
 @pytest.mark.parametrize(("form", "judged", "fooled"), [("rerelease", 3, 3), ("paper", 2 * log(2), log(2))])
 def test_losses_of_trivial_nets(form: str, judged: float, fooled: float) -> None:
     """All scores 0, at 3 scales; latents 1 everywhere have a mean square of 1, and images restored exactly no error."""
@@ -139,18 +198,10 @@ def test_losses_of_trivial_nets(form: str, judged: float, fooled: float) -> None
     assert translator.loss("discriminators", batch, iteration)[0].item() == pytest.approx(2 * judged)
     parts = translator.loss("generators", batch, iteration)[1]
     expected = {"adversarial": 2 * fooled, "reconstruction": 0, "cycle": 0, "kl": 2, "cycle_kl": 2}
-    assert {name: value.item() for name, value in parts.items()} == pytest.approx(expected, abs=1e-12)
+    assert floats(parts) == pytest.approx(expected, abs=1e-12)
 
 
 # --- wiring ---
-
-
-def new_translator(model: dict[str, object], variant: str = "hms", channels: int = 3, side: int = SIDE) -> UNIT:
-    settings = UNITSettings.model_validate({"model": {"width": WIDTH, "discriminator_width": WIDTH, **model}})
-    domains = [Domain("A", 3), Domain("B", channels, multimodal=variant == "plain")]
-    described = settings.description(domains, SYSTEM.variants[variant], side)
-    described["weights"].setdefault("diversity_steps", 4)
-    return UNIT.from_description(described)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -287,27 +338,6 @@ def test_any_size_that_is_a_multiple_of_4(form: str) -> None:
         translator.translate(torch.rand(1, 3, 20, 42), "A", "B")
 
 
-@pytest.mark.parametrize(
-    ("model", "side", "message"),
-    [
-        ({"share": 5}, 32, "^model.share: 5 of 4 residual blocks cannot be shared"),
-        ({"share": 4}, 32, "^model.share: with all 4 residual blocks shared, .* at most 3"),
-        ({"discriminator_layers": 4}, 32, "model.scales 2 needs images of at least 31 pixels"),
-        ({"discriminator_layers": 4, "scales": 3}, 32, "needs images of at least 61 pixels; take fewer"),
-        ({"discriminator_share": 1}, 32, "^model.discriminator_share: the re-release shares no discriminator"),
-        ({"form": "paper", "scales": 1}, 32, "^model.scales: the paper's discriminators"),
-        ({"form": "paper", "discriminator_share": 4}, 32, "of 4 layers at most 3 can be shared, got 4"),
-    ],
-)
-def test_settings_that_do_not_go_together(model: dict[str, object], side: int, message: str) -> None:
-    settings = UNITSettings.model_validate({"model": model})
-    if "at least 31" in message:
-        settings.check(side, ManyToOne())
-        side -= 4
-    with pytest.raises(ValueError, match=message):
-        settings.check(side, ManyToOne())
-
-
 @pytest.mark.parametrize("form", FORMS)
 def test_the_smallest_size_trains(form: str) -> None:
     """Its discriminators have a score left at every scale; no map becomes too small for a border."""
@@ -340,28 +370,6 @@ def test_an_image_restored_has_its_own_style() -> None:
     restored = translator.translate(x, "A", "A", reference=x)
     latent, style = translator.encode_content(x, "A"), translator.encode_style(x, "A")
     assert torch.equal(restored, translator.generator.decode(latent, 0, style).tanh())
-
-
-def test_weights_are_those_of_the_form() -> None:
-    """lambda_0 to lambda_4 of the paper; the re-release's."""
-    published = {form: UNITSettings.model_validate({"model": {"form": form}}) for form in FORMS}
-    found = {
-        form: Weights(**settings.description([], ManyToOne(), SIDE)["weights"]) for form, settings in published.items()
-    }
-    names = ("adversarial", "reconstruction", "cycle", "kl", "cycle_kl")
-    assert [getattr(found["rerelease"], name) for name in names] == [1, 10, 10, 0.01, 0.01]
-    assert [getattr(found["paper"], name) for name in names] == [10, 100, 100, 0.1, 0.1]
-    assert asdict(published["paper"].optim.optimizer("generators"))["weight_decay"] == 1e-4
-
-
-def test_rates_are_halved_in_time_or_one_step_early() -> None:
-    rates = []
-    for optim in ({"halve_every": 3}, {"halve_every": 3, "halve_early": True}):
-        schedule = UNITSettings.model_validate({"optim": optim}).optim.optimizer("generators").schedule
-        assert schedule is not None
-        rates.append([schedule(index) for index in range(6)])
-    assert rates == [[1, 1, 1, 0.5, 0.5, 0.5], [1, 1, 0.5, 0.5, 0.5, 0.25]]
-    assert UNITSettings.model_validate({"optim": {"halve_every": 0}}).optim.optimizer("generators").schedule is None
 
 
 def test_initial_weights() -> None:

@@ -76,6 +76,14 @@ def copy_style(theirs: plain.Style, translator: UNIT) -> None:
         getattr(steering, name).data.copy_(torch.cat([part for gamma, beta in theirs_of for part in (beta, gamma)]))
 
 
+def new_translator(model: dict[str, object], variant: str = "hms", channels: int = 3, side: int = SIDE) -> UNIT:
+    settings = UNITSettings.model_validate({"model": {"width": WIDTH, "discriminator_width": WIDTH, **model}})
+    domains = [Domain("A", 3), Domain("B", channels, multimodal=variant == "plain")]
+    described = settings.description(domains, SYSTEM.variants[variant], side)
+    described["weights"].setdefault("diversity_steps", 4)
+    return UNIT.from_description(described)
+
+
 def random_batch(a: int, b: int, count: int, *, styled: bool = False, paired: bool = False) -> Batch:
     """``count`` images of either domain."""
     images = [torch.rand(count, c, SIDE, SIDE) * 2 - 1 for c in (a, b)]
