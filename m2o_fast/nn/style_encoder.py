@@ -14,13 +14,15 @@ _LAYERS = 3
 class ConvStyleEncoder(nn.Module):
     """Three convolutions of stride 2, the mean over all pixels, a linear layer.
 
-    No norm: it would take away what tells one colour from another.
+    No norm: it would take away what tells one colour from another. Images need at least ``smallest`` pixels a side.
 
     Args:
         channels: Of the images.
         width: Channels of the first layer; the others have two and four times as many.
         style_dim: Length of the style.
     """
+
+    smallest = 2**_LAYERS
 
     def __init__(self, channels: int, width: int, style_dim: int) -> None:
         super().__init__()

@@ -15,6 +15,7 @@ from m2o_fast.nn.multi_scale_discriminator import MultiScaleDiscriminator
 from m2o_fast.nn.norms import Conv2d, ConvTranspose2d, activate_, init_normal_, lay_out_
 from m2o_fast.nn.style_encoder import ConvStyleEncoder
 from m2o_fast.ops._choices import feature_format
+from m2o_fast.translators.settings import smallest_judged_side
 
 if TYPE_CHECKING:
     from m2o_fast.translators.unit.settings import Size
@@ -142,6 +143,7 @@ class Discriminators(nn.Module):
 
     def __init__(self, channels: Mapping[int, int], width: int, layers: int, scales: int) -> None:
         super().__init__()
+        self.smallest = smallest_judged_side(layers, scales)  #: side of an image that leaves a score
         self.own = nn.ModuleDict(
             {str(k): MultiScaleDiscriminator(count, width, layers, scales) for k, count in channels.items()}
         )
@@ -166,6 +168,8 @@ class PaperDiscriminators(nn.Module):
         share: How many of them both domains share, with the last convolution; fewer than all. As published, the first
             one is of 7x7 where any is shared, else of 3x3.
     """
+
+    smallest = 1
 
     def __init__(self, channels: Mapping[int, int], width: int, layers: int, share: int) -> None:
         super().__init__()

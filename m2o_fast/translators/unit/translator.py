@@ -31,6 +31,7 @@ from m2o_fast.losses import (
 from m2o_fast.m2o import Domain, ManyToOne
 from m2o_fast.nn.freezing import frozen
 from m2o_fast.nn.outputs import as_image, to_compare
+from m2o_fast.nn.style_encoder import ConvStyleEncoder
 from m2o_fast.translators.base import Iteration, Phase, Translator, detached, schedule_to_zero
 from m2o_fast.translators.unit import nets
 from m2o_fast.translators.unit.settings import SIZES, Size, Weights
@@ -128,16 +129,17 @@ class UNIT(Translator):
     # --- training ---
 
     def groups(self) -> dict[str, list[nn.Module]]:
-        """Encoders and decoders, with the style encoders, and discriminators."""
-        return {_GENERATORS: [self.generator, self.style_encoders], _DISCRIMINATORS: [self.discriminators]}
+        """Encoders and decoders, with the style encoders, and discriminators, where there are some."""
+        judges = {_DISCRIMINATORS: [self.discriminators]} if len(self.discriminators.own) else {}
+        return {_GENERATORS: [self.generator, self.style_encoders], **judges}
 
     def phases(self, index: int) -> Sequence[Phase]:
         """Discriminators, then encoders and decoders."""
         return tuple(Phase(name, (name,)) for name in (_DISCRIMINATORS, _GENERATORS))
 
     def operators(self) -> tuple[str, ...]:
-        """Instance norms."""
-        return ("adain",)
+        """Instance norms; of the re-release layer norms as scales and shifts, too."""
+        return ("adain",) if self.size.form == "paper" else ("adain", "modulation")
 
     def noise(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Standard normal numbers.
@@ -176,7 +178,7 @@ class UNIT(Translator):
                 made = batch.source[k][:0]
             images = x.get(k, batch.source[k][:0])
             fakes = as_image(made.detach(), self.domains[k]).to(images.dtype)
-            for scores in self.discriminators(torch.cat([images, fakes]), k):
+            for scores in self._scores(torch.cat([images, fakes]), k):
                 real.append(scores[: images.shape[0]])
                 fake.append(scores[images.shape[0] :])
         parts = {"real": self._adversarial(real, batch, real=True), "fake": self._adversarial(fake, batch, real=False)}
@@ -194,7 +196,7 @@ class UNIT(Translator):
         iteration.cache.clear()  # the backward pass that follows is the last to need those graphs
         fakes = {k: as_image(of.translated, self.domains[k]) for k, of in decoded.items() if 1 - k in x}
         with frozen(self.discriminators):
-            scores = [scale for k, fake in fakes.items() for scale in self.discriminators(fake, k)]
+            scores = [scale for k, fake in fakes.items() for scale in self._scores(fake, k)]
         parts = {
             "adversarial": self._adversarial(scores, batch, real=True),
             "reconstruction": self._same_images({k: decoded[k].restored for k in x}, x, share),
@@ -368,24 +370,42 @@ class UNIT(Translator):
         return torch.stack([as_image(output, self.domains[b]) for output in made], dim=1)
 
     def encode_style(self, x: Tensor, domain: str | int) -> Tensor:
-        """Images ``[N, C, H, W]`` of a domain to their styles ``[N, style_dim]``; exactly 0 for one without style."""
+        """Images ``[N, C, H, W]`` of a domain to their styles ``[N, style_dim]``; exactly 0 for one without style.
+
+        Raises:
+            ValueError: Unknown domain, a wrong shape, or fewer than 8 pixels in a row or column of the images.
+        """
         k = self.domain_index(domain)
         self._check_images("x", x, k)
         x = self._placed(x)
         if k not in self.styled:
             return x.new_zeros((x.shape[0], *self.style_shape(k)))
+        _check_sides("encode_style", x, ConvStyleEncoder.smallest)
         return self.style_encoders[str(k)](x)
 
     def discriminate(self, x: Tensor, domain: str | int) -> tuple[Tensor, ...]:
         """How real patches of images ``[N, C, H, W]`` of a domain look: a map ``[N, 1, h, w]`` for each scale.
 
         1 is real and 0 fake; in the paper's form they are logits of being real.
+
+        Raises:
+            ValueError: Unknown domain, a wrong shape, no discriminator, or images too small to leave a score.
         """
         k = self.domain_index(domain)
         self._check_images("x", x, k)
+        _check_sides("discriminate", x, self.discriminators.smallest)
+        return self._scores(self._placed(x), k)
+
+    def _scores(self, x: Tensor, k: int) -> tuple[Tensor, ...]:
         if not self.discriminators.judges(k):
             raise ValueError(f"these weights came without the discriminator of domain {self.domains[k].name!r}")
-        return self.discriminators(self._placed(x), k)
+        scores: tuple[Tensor, ...] = self.discriminators(x, k)
+        return scores
+
+
+def _check_sides(method: str, x: Tensor, least: int) -> None:
+    if min(x.shape[2:]) < least:
+        raise ValueError(f"{method}: images need at least {least}x{least} pixels, got {list(x.shape)}")
 
 
 def _by_domain(batch: Batch) -> _ByDomain:

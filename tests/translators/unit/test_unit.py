@@ -352,11 +352,44 @@ def test_the_smallest_size_trains(form: str) -> None:
         (lambda t: t.translate(torch.rand(1, 3, 8, 8), "A", "C"), "unknown domain 'C'"),
         (lambda t: t.loss("other", random_batch(3, 3, 1), Iteration(0)), "the phases are discriminators, generators"),
         (lambda t: many_to_one_pair()[1].translate(torch.rand(1, 1, 8, 8), "B", "A"), "needs either style= or refer"),
+        (lambda t: many_to_one_pair()[1].encode_style(torch.rand(1, 3, 8, 4), "A"), "at least 8x8 pixels, got .*8, 4"),
+        (lambda t: t.discriminate(torch.rand(1, 3, 4, 8), "A"), "^discriminate: images need at least 7x7 pixels"),
     ],
 )
 def test_errors(call: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call(from_official(weights(published_nets())))  # type: ignore[operator]
+
+
+def test_the_smallest_images_that_are_judged_and_have_a_style() -> None:
+    assert many_to_one_pair()[1].encode_style(torch.rand(1, 3, 8, 8), "A").shape == (1, STYLE_DIM)
+    assert from_official(weights(published_nets("paper"))).discriminate(torch.rand(1, 3, 4, 4), "A")[0].numel() == 1
+    sides = [
+        scores.shape[-1]
+        for scores in from_official(weights(published_nets())).discriminate(torch.rand(1, 3, 8, 8), "A")
+    ]
+    assert sides == [2, 1]
+
+
+def test_nothing_is_learned_without_a_discriminator() -> None:
+    """Its group has nothing to train; a loss says what is missing."""
+    nets = weights(published_nets())
+    for given in (["gen_a", "gen_b", "dis_b"], ["gen_a", "gen_b"]):
+        translator = from_official({name: nets[name] for name in given}, image_size=SIDE)
+        assert ("discriminators" in translator.groups()) == ("dis_b" in given)
+        for phase in ("discriminators", "generators"):
+            with pytest.raises(ValueError, match="came without the discriminator of domain 'A'"):
+                translator.loss(phase, random_batch(3, 3, 1), Iteration(0))
+
+
+@pytest.mark.parametrize(("form", "operators"), [("rerelease", ("adain", "modulation")), ("paper", ("adain",))])
+def test_operators_are_those_that_are_called(form: str, operators: tuple[str, ...]) -> None:
+    _, translator = many_to_one_pair(form)
+    assert translator.operators() == operators
+    with torch.profiler.profile() as profile:
+        translator.translate(torch.rand(1, 1, SIDE, SIDE), "B", "A", style=torch.rand(1, STYLE_DIM))
+    called = {event.key for event in profile.key_averages()}
+    assert any("scale_bias_act" in name for name in called) == ("modulation" in operators)
 
 
 def test_two_domains() -> None:
