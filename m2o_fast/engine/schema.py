@@ -122,7 +122,7 @@ class Config(Section):
         if self.facts.learns_from_pairs(self.variant):
             needed["data.pair_fraction"] = self.data.pair_fraction
         if self.facts.variants[self.variant].supervised_weight > 0:
-            needed["loss.supervised"] = self.loss.supervised
+            needed["loss.supervised"] = self.settings.supervised()
         for key, value in needed.items():
             if value == 0:
                 raise ValueError(f"{self.learner} learns from known pairs, but {key} is 0; raise it{self.way_out}")
@@ -141,7 +141,7 @@ class Config(Section):
     def rules(self) -> ManyToOne:
         """The many-to-one rules of the variant, with the supervised weight of this configuration."""
         rules = self.facts.variants[self.variant]
-        return replace(rules, supervised_weight=self.loss.supervised) if rules.supervised_weight > 0 else rules
+        return replace(rules, supervised_weight=self.settings.supervised()) if rules.supervised_weight > 0 else rules
 
     @property
     def name(self) -> str:

@@ -158,6 +158,10 @@ class Settings(Section):
             image_size: Side length S in pixels.
         """
 
+    def supervised(self) -> float:
+        """The weight of the supervised loss of the variants that learn from pairs."""
+        return self.loss.supervised
+
     def check(self, image_size: int, rules: ManyToOne) -> None:
         """Raises ``ValueError`` of ``KEY: REASON`` where settings do not go with each other, the size or the rules."""
 
@@ -165,7 +169,10 @@ class Settings(Section):
         """Raises ``ValueError`` of ``KEY: REASON`` where settings do not go with the domains; channels do not count."""
 
     def kept(self, steps: int) -> dict[str, int]:
-        """Dotted keys of what was left to the number of the run's steps, and their numbers: longer runs keep them."""
+        """Dotted keys of what was left to the number of the run's steps, or to other settings, and their numbers.
+
+        Longer runs keep them.
+        """
         return {}
 
     def widths(self, image_size: int) -> dict[str, int]:

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from m2o_fast.errors import UserError
 from m2o_fast.translators import state_dicts as layouts
+from m2o_fast.translators.settings import smallest_judged_side
 from m2o_fast.translators.state_dicts import Prefixes, StateDict, dimension
 from m2o_fast.translators.unit import SYSTEM
-from m2o_fast.translators.unit.settings import Size, UNITSettings
+from m2o_fast.translators.unit.settings import Size, UNITSettings, Weights
 from m2o_fast.translators.unit.translator import UNIT
 
 #: By form; both domains' generators are needed.
@@ -50,23 +51,24 @@ def from_official(
         form: ``"rerelease"`` or ``"paper"``; ``None``: that of the names of the nets.
 
     Returns:
-        A translator whose functions are those of the published nets in evaluation mode, in the weights' dtype.
+        A translator whose functions are those of the published nets in evaluation mode, in the weights' dtype; the
+        weights of its losses are those of the form.
 
     Raises:
         UserError: Lists what is missing, superfluous or does not fit.
     """
     given = layouts.taken_apart(state_dicts, FILES)
-    form = form or ("paper" if isinstance(given, Mapping) and {"gen", "dis"} & given.keys() else "rerelease")
-    if form not in _NETS:
-        raise UserError(f"unknown form {form!r}; the forms are {', '.join(_NETS)}")
+    form = _form(given, form)
     nets = layouts.checked_nets(given, _NETS[form])
     if missing := [name for name in _NETS[form] if name.startswith("gen") and name not in nets]:
         raise UserError(f"missing nets: {', '.join(missing)}")
-    channels, size = (_paper if form == "paper" else _rerelease)(nets)
+    channels, model = (_paper if form == "paper" else _rerelease)(nets)
+    settings = _checked(model, image_size)
     translator = UNIT(
         layouts.domains_of(domains, channels),
         SYSTEM.variants["plain"],
-        _checked(size, image_size),
+        Size(**settings.sizes(image_size)),
+        Weights(**settings.weights()),
         discriminators=[form == "paper" and "dis" in nets or f"dis_{letter}" in nets for letter in "ab"],
     )
     translator.to(next(iter(next(iter(nets.values())).values())).dtype)
@@ -105,15 +107,35 @@ def published_net(translator: UNIT, name: str) -> _Parts:
     return _generator(translator, k) if name.startswith("gen") else _discriminator(translator, k)
 
 
-def _checked(model: dict[str, Any], image_size: int) -> Size:
+def _form(given: Any, form: str | None) -> str:
+    """That of the names of the nets, which must be the one that was asked for."""
+    if form is not None and form not in _NETS:
+        raise UserError(f"unknown form {form!r}; the forms are {', '.join(_NETS)}")
+    names = given.keys() if isinstance(given, Mapping) else ()
+    found = [one for one, nets in _NETS.items() if set(nets) & set(names)]
+    if form and found and form not in found:
+        raise UserError(
+            f"the nets {', '.join(map(str, names))[:200]} are of form {found[0]!r}, not {form!r}; leave it out"
+        )
+    return form or (found[-1] if found else "rerelease")
+
+
+def _checked(model: dict[str, Any], image_size: int) -> UNITSettings:
     if problem := SYSTEM.sizes.problem(image_size):
         raise UserError(problem)
+    if layers := model.get("scales") and model["discriminator_layers"]:
+        least = smallest_judged_side(layers, model["scales"])
+        if image_size < least:
+            raise UserError(
+                f"image_size {image_size}: discriminators of {layers} layers at {model['scales']} scales need at least "
+                f"{least} pixels; take a larger one, or leave the discriminators out"
+            )
     settings = UNITSettings.model_validate({"model": model})
     try:
         settings.check(image_size, SYSTEM.variants["plain"])
     except ValueError as error:
         raise UserError(str(error)) from error
-    return Size(**settings.sizes(image_size))
+    return settings
 
 
 def _count(net: StateDict, pattern: str) -> int:

@@ -61,32 +61,33 @@ class Size(Model):
     discriminator_share: CountOrZero = 0
 
 
-class _Weights(Section):
+class _KL(Section):
     """What :class:`Loss` and :class:`Weights` share.
 
     Attributes:
         kl_of: What the KL losses are taken of: the ``"mean"`` of the latents, or a ``"sample"``, to which noise was
             added, as the first published code does.
-        style: Of hmu and hms: styles read off the images that were made with them.
-        diversity: Of hmu and hms: difference of two translations at the first step; it falls linearly to 0.
     """
 
     kl_of: Literal["mean", "sample"] = "mean"
-    style: Weight = 1.0
-    diversity: Weight = 1.0
 
 
-class Loss(_Weights, settings.Loss):
-    """Weights of the losses, each at least 0. Where there is none, it is that of the published form.
+class Loss(_KL, settings.Loss):
+    """Weights of the losses, each at least 0. Where there is none, it is that of the re-release, or of ours beside it.
+
+    In the paper's form, whose published weights are ten times as large, all of these are.
 
     Attributes:
-        adversarial: Of both networks; 1, in the paper's form 10.
-        reconstruction: Images restored from their own latents; 10, in the paper's form 100.
-        cycle: Images restored from their translations; 10, in the paper's form 100.
-        kl: Mean square of the latents; 0.01, in the paper's form 0.1 (0.2 is what its code computes).
-        cycle_kl: The same of translations; 0.01, in the paper's form 0.1.
+        adversarial: Of both networks; ``None``: 1.
+        reconstruction: Images restored from their own latents; ``None``: 10.
+        cycle: Images restored from their translations; ``None``: 10.
+        kl: Mean square of the latents; ``None``: 0.01.
+        cycle_kl: The same of translations; ``None``: 0.01.
+        style: Of hmu and hms: styles read off the images that were made with them; ``None``: 1.
+        diversity: Of hmu and hms: difference of two translations at the first step, from which it falls linearly to 0;
+            ``None``: 1.
         diversity_steps: Steps until the weight of diversity is 0; ``None``: all steps of the run.
-        supervised: Supervised loss of hms; the other variants have none.
+        supervised: Supervised loss of hms, ``None``: 10; the other variants have none.
     """
 
     adversarial: Weight | None = None
@@ -94,11 +95,13 @@ class Loss(_Weights, settings.Loss):
     cycle: Weight | None = None
     kl: Weight | None = None
     cycle_kl: Weight | None = None
+    style: Weight | None = None
+    diversity: Weight | None = None
     diversity_steps: Count | None = None
-    supervised: Weight = 10.0
+    supervised: Weight | None = None  # type: ignore[assignment]
 
 
-class Weights(_Weights):
+class Weights(_KL):
     """The weights of the losses in numbers; that of the supervised loss belongs to :class:`ManyToOne`.
 
     Attributes:
@@ -107,6 +110,8 @@ class Weights(_Weights):
         cycle: Images restored from their translations.
         kl: Mean square of the latents.
         cycle_kl: The same of translations.
+        style: Styles read off the images that were made with them.
+        diversity: Difference of two translations at the first step.
         diversity_steps: Steps until the diversity weight is 0.
     """
 
@@ -115,11 +120,24 @@ class Weights(_Weights):
     cycle: Weight = 10.0
     kl: Weight = 0.01
     cycle_kl: Weight = 0.01
+    style: Weight = 1.0
+    diversity: Weight = 1.0
     diversity_steps: Count = 100_000
 
 
-#: arXiv 1703.00848, section 4: lambda_0, lambda_2, lambda_4, lambda_1, lambda_3
-_PAPER = {"adversarial": 10.0, "reconstruction": 100.0, "cycle": 100.0, "kl": 0.1, "cycle_kl": 0.1}
+_SUPERVISED = 10.0
+#: lambda_0 to lambda_4 of arXiv 1703.00848, section 4, are 10, 0.1, 100, 0.1 and 100: those of the re-release so often.
+_PAPER = 10.0
+
+
+class Optim(HalvingAdam):
+    """Adam for all nets.
+
+    Attributes:
+        halve_every: Steps after which the rate is halved each time; 0: never; ``None``: 100,000, in the paper's form 0.
+    """
+
+    halve_every: CountOrZero | None = None  # type: ignore[assignment]
 
 
 class UNITSettings(settings.Settings):
@@ -127,16 +145,15 @@ class UNITSettings(settings.Settings):
 
     model: Model = Model()
     loss: Loss = Loss()
-    optim: HalvingAdam = HalvingAdam()
+    optim: Optim = Optim()
 
     def description(self, domains: Sequence[Domain], rules: ManyToOne, image_size: int) -> dict[str, Any]:
         """See :meth:`m2o_fast.translators.settings.Settings.description`."""
-        published = _PAPER if self.model.form == "paper" else {}
         return {
             "domains": [asdict(domain) for domain in domains],
             "rules": asdict(rules),
             "size": self.sizes(image_size),
-            "weights": {**published, **self.loss.model_dump(exclude={"supervised"}, exclude_none=True)},
+            "weights": self.weights(),
             "discriminators": [True, True],
         }
 
@@ -150,6 +167,21 @@ class UNITSettings(settings.Settings):
             chosen.setdefault("discriminator_layers", 4 if image_size >= 64 else 3)
             chosen.setdefault("scales", 3 if image_size >= 64 else 2)
         return {**chosen, "image_size": image_size}
+
+    def weights(self) -> dict[str, Any]:
+        """The fields of :class:`Weights`."""
+        published = {
+            name: self._published(weight)
+            for name, weight in Weights().model_dump(exclude={"kl_of", "diversity_steps"}).items()
+        }
+        return published | self.loss.model_dump(exclude={"supervised"}, exclude_none=True)
+
+    def supervised(self) -> float:
+        """See :meth:`m2o_fast.translators.settings.Settings.supervised`."""
+        return self._published(_SUPERVISED) if self.loss.supervised is None else self.loss.supervised
+
+    def _published(self, weight: float) -> float:
+        return _PAPER * weight if self.model.form == "paper" else weight
 
     def check(self, image_size: int, rules: ManyToOne) -> None:
         """Blocks and layers must be there to be shared, and the discriminators must have something left to judge."""
@@ -187,8 +219,11 @@ class UNITSettings(settings.Settings):
             )
 
     def kept(self, steps: int) -> dict[str, int]:
-        """The steps within which the diversity weight falls to 0."""
-        return {"loss.diversity_steps": self.loss.diversity_steps or steps}
+        """The steps within which the diversity weight falls to 0, and those after which the form halves its rate."""
+        every = self.optim.halve_every
+        if every is None:
+            every = 0 if self.model.form == "paper" else HalvingAdam().halve_every
+        return {"loss.diversity_steps": self.loss.diversity_steps or steps, "optim.halve_every": every}
 
     def widths(self, image_size: int) -> dict[str, int]:
         """Those of encoders, decoders and discriminators."""

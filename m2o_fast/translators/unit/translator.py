@@ -130,8 +130,8 @@ class UNIT(Translator):
 
     def groups(self) -> dict[str, list[nn.Module]]:
         """Encoders and decoders, with the style encoders, and discriminators, where there are some."""
-        judges = {_DISCRIMINATORS: [self.discriminators]} if len(self.discriminators.own) else {}
-        return {_GENERATORS: [self.generator, self.style_encoders], **judges}
+        groups: dict[str, list[nn.Module]] = {_GENERATORS: [self.generator, self.style_encoders]}
+        return groups | ({_DISCRIMINATORS: [self.discriminators]} if len(self.discriminators.own) else {})
 
     def phases(self, index: int) -> Sequence[Phase]:
         """Discriminators, then encoders and decoders."""

@@ -148,9 +148,29 @@ def test_what_does_not_fit_the_paper_s_form_is_named(change: object, message: st
         from_official(changed(change, "paper"))
 
 
-def test_unknown_forms_are_refused() -> None:
-    with pytest.raises(UserError, match="unknown form 'first'; the forms are rerelease, paper"):
-        from_official(weights(published_nets()), form="first")
+@pytest.mark.parametrize(
+    ("of", "form", "message"),
+    [
+        ("rerelease", "first", "^unknown form 'first'; the forms are rerelease, paper$"),
+        ("paper", "rerelease", "^the nets gen, dis are of form 'paper', not 'rerelease'; leave it out$"),
+        ("rerelease", "paper", "^the nets gen_a, gen_b, .* are of form 'rerelease', not 'paper'; leave it out$"),
+    ],
+)
+def test_forms_that_the_nets_do_not_have_are_refused(of: str, form: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        from_official(weights(published_nets(of)), form=form)
+
+
+def test_discriminators_that_are_too_deep_for_the_size_are_named() -> None:
+    judge = plain.MultiScale(3, WIDTH, 4, 3).state_dict()
+    with pytest.raises(UserError, match=r"image_size 32: .* of 4 layers at 3 scales .* at least 61 pixels.* leave the"):
+        from_official(changed(lambda g: g.update(dis_a=judge, dis_b=judge)), image_size=32)
+
+
+@pytest.mark.parametrize(("form", "adversarial", "kl"), [("rerelease", 1, 0.01), ("paper", 10, 0.1)])
+def test_losses_have_the_weights_of_the_form(form: str, adversarial: float, kl: float) -> None:
+    found = from_official(weights(published_nets(form))).weights
+    assert (found.adversarial, found.cycle, found.kl) == (adversarial, 10 * adversarial, kl)
 
 
 def test_a_style_has_no_published_layout() -> None:

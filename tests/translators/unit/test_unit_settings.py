@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 
 import pytest
-from unit_cases import SIDE
 
+from m2o_fast.engine.config import load_config
+from m2o_fast.errors import UserError
 from m2o_fast.m2o import ManyToOne
 from m2o_fast.translators.unit.settings import UNITSettings, Weights
 
@@ -35,15 +36,63 @@ def test_settings_that_do_not_go_together(model: dict[str, object], side: int, m
 
 
 def test_weights_are_those_of_the_form() -> None:
-    """lambda_0 to lambda_4 of the paper; the re-release's."""
+    """lambda_0 to lambda_4 of the paper, the re-release's, and beside either those of what is ours."""
     published = {form: UNITSettings.model_validate({"model": {"form": form}}) for form in FORMS}
-    found = {
-        form: Weights(**settings.description([], ManyToOne(), SIDE)["weights"]) for form, settings in published.items()
-    }
-    names = ("adversarial", "reconstruction", "cycle", "kl", "cycle_kl")
-    assert [getattr(found["rerelease"], name) for name in names] == [1, 10, 10, 0.01, 0.01]
-    assert [getattr(found["paper"], name) for name in names] == [10, 100, 100, 0.1, 0.1]
+    found = {form: Weights(**settings.weights()) for form, settings in published.items()}
+    names = ("adversarial", "reconstruction", "cycle", "kl", "cycle_kl", "style", "diversity")
+    assert [getattr(found["rerelease"], name) for name in names] == [1, 10, 10, 0.01, 0.01, 1, 1]
+    assert [getattr(found["paper"], name) for name in names] == [10, 100, 100, 0.1, 0.1, 10, 10]
+    assert {form: settings.supervised() for form, settings in published.items()} == {"rerelease": 10, "paper": 100}
     assert asdict(published["paper"].optim.optimizer("generators"))["weight_decay"] == 1e-4
+    chosen = {"style": 0.5, "kl": 0.0, "supervised": 0.7, "kl_of": "sample"}
+    settings = UNITSettings.model_validate({"model": {"form": "paper"}, "loss": chosen})
+    assert (
+        settings.weights() | {"supervised": settings.supervised()}
+        == found["paper"].model_dump(exclude={"diversity_steps"}) | chosen
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (
+            [],
+            {
+                "optim.halve_every": 100_000,
+                "discriminator_layers": 4,
+                "scales": 3,
+                "discriminator_share": 0,
+                "supervised": 10,
+            },
+        ),
+        (
+            ["model.form=paper"],
+            {
+                "optim.halve_every": 0,
+                "discriminator_layers": 6,
+                "scales": 0,
+                "discriminator_share": 4,
+                "supervised": 100,
+            },
+        ),
+        (["model.form=paper", "optim.halve_every=7", "loss.supervised=3"], {"optim.halve_every": 7, "supervised": 3}),
+    ],
+)
+def test_the_form_alone_makes_a_recipe_that_of_its_form(words: list[str], expected: dict[str, int]) -> None:
+    given = ["system=unit", "variant=hms", "data.name=folder", "data.dir=photos", "data.uni=[sketch]", *words]
+    config = load_config(preset="folder", assignments=given)
+    found = config.settings.kept(config.steps) | config.settings.sizes(config.data.image_size)
+    found |= {"supervised": config.rules.supervised_weight}
+    assert {"scales": 0, "discriminator_share": 0, **found}.items() >= expected.items()
+    schedule = config.filled().optim.optimizer("generators").schedule
+    assert (schedule is None) == (expected["optim.halve_every"] == 0)
+
+
+def test_a_supervised_weight_of_0_is_refused_in_either_form() -> None:
+    given = ["system=unit", "variant=hms", "data.name=digits", "loss.supervised=0"]
+    for form in FORMS:
+        with pytest.raises(UserError, match="loss.supervised is 0; raise it"):
+            load_config(assignments=[*given, f"model.form={form}"])
 
 
 def test_rates_are_halved_in_time_or_one_step_early() -> None:
