@@ -29,6 +29,7 @@ import plain_cyclegan  # noqa: E402  (lie beside the tests)
 import plain_munit  # noqa: E402
 import plain_pix2pix  # noqa: E402
 import plain_unit  # noqa: E402
+import plain_unit_trainer  # noqa: E402
 
 SIDE, IMAGES = 64, 4
 SYSTEMS = ("pix2pix", "cyclegan", "munit", "unit")
@@ -104,11 +105,11 @@ def plain_iteration(name: str, *, compiled: bool = False) -> Iteration:
         _compile([*coders, parts.dis_a, parts.dis_b], compiled)
         return lambda: learner.iteration(a, b, plain_munit.Styles(*_styles()))["adversarial"]
     if name == "unit":
-        learned = plain_unit.Trainer(_unit_nets(), plain_unit.Settings())
+        learned = plain_unit_trainer.Trainer(_unit_nets(), plain_unit_trainer.Settings())
         blocks = (plain_unit.Layer, plain_unit.Residual)
         coders = [part for net in learned.nets.domains for part in net.modules() if isinstance(part, blocks)]
         _compile([*coders, *learned.nets.judges], compiled)
-        drawn = plain_unit.Draws(*(noise.split(IMAGES)[::-1] for noise in _noise()))
+        drawn = plain_unit_trainer.Draws(*(noise.split(IMAGES)[::-1] for noise in _noise()))
         return lambda: learned.iteration(a, b, drawn)["adversarial"]
     there, back = _pix2pix_nets()
     _compile([there.G, there.D, back.G, back.D], compiled)

@@ -1,7 +1,7 @@
 """UNIT and its many-to-one variants in plain torch: what the fast one is tested against.
 
-It imports nothing of ``m2o_fast``. State dicts have the published names; a training iteration follows the published
-order and computes everything by itself. Any floating dtype works.
+It imports nothing of ``m2o_fast``. State dicts have the published names. Any floating dtype works. How the nets are
+trained: ``plain_unit_trainer.py``.
 
 Source: Liu, Breuel, Kautz, NIPS 2017 (arXiv 1703.00848); the re-release has the blocks of arXiv 1804.04732.
 """
@@ -9,7 +9,6 @@ Source: Liu, Breuel, Kautz, NIPS 2017 (arXiv 1703.00848); the re-release has the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -199,7 +198,7 @@ class StyleEncoder(nn.Module):
 
 
 class Style(nn.Module):
-    """What gives domain A a style: an encoder, and scales (1 + gamma) and shifts of its own residual blocks' norms."""
+    """What gives a domain a style: an encoder, and scales (1 + gamma) and shifts of its own residual blocks' norms."""
 
     def __init__(self, channels: int, width: int, blocks: int, style_dim: int) -> None:
         super().__init__()
@@ -222,14 +221,14 @@ class Nets:
 
     def __init__(self, a: Domain, b: Domain, judge_a: nn.Module, judge_b: nn.Module, share: int = 0) -> None:
         self.domains, self.judges, self.share = (a, b), (judge_a, judge_b), share
-        self.style: Style | None = None
+        self.styles: dict[int, Style] = {}  # by domain that has one
         blocks = len(a.enc.model[-1].model)
         for k in range(share):
             b.enc.model[-1].model[blocks - 1 - k] = a.enc.model[-1].model[blocks - 1 - k]
             b.dec.model[0].model[k] = a.dec.model[0].model[k]
 
     def modules(self) -> list[nn.Module]:
-        return [*self.domains, *([self.style] if self.style else [])]
+        return [*self.domains, *self.styles.values()]
 
     def judging(self) -> list[nn.Module]:
         return list(self.judges)
@@ -242,7 +241,7 @@ class Nets:
 
     def decode(self, z: Tensor, k: int, style: Tensor | None = None) -> Tensor:
         stack, *rest = self.domains[k].dec.model
-        steers = None if style is None else self.style.steers(style)
+        steers = None if style is None else self.styles[k].steers(style)
         for number, block in enumerate(stack.model):
             z = block(z) if steers is None or number < self.share else block(z, next(steers))
         for layer in rest:
@@ -258,10 +257,10 @@ class PaperNets:
 
     def __init__(self, gen: Paper, dis: PaperJudge) -> None:
         self.gen, self.dis = gen, dis
-        self.style: Style | None = None
+        self.styles: dict[int, Style] = {}
 
     def modules(self) -> list[nn.Module]:
-        return [self.gen, *([self.style] if self.style else [])]
+        return [self.gen, *self.styles.values()]
 
     def judging(self) -> list[nn.Module]:
         return [self.dis]
@@ -271,136 +270,10 @@ class PaperNets:
 
     def decode(self, z: Tensor, k: int, style: Tensor | None = None) -> Tensor:
         z = self.gen.dec_shared(z)
-        steers = None if style is None else self.style.steers(style)
+        steers = None if style is None else self.styles[k].steers(style)
         for layer in (self.gen.decode_A, self.gen.decode_B)[k]:
             z = layer(z, next(steers)) if steers and isinstance(layer, PaperResidual) else layer(z)
         return z
 
     def judge(self, x: Tensor, k: int) -> list[Tensor]:
         return self.dis(x, k)
-
-
-@dataclass
-class Settings:
-    """``many_to_one``: domain A has a style, images of B are functions of A's."""
-
-    paper: bool = False
-    lr: float = 1e-4
-    betas: tuple[float, float] = (0.5, 0.999)
-    weight_decay: float = 1e-4
-    eps: float = 1e-8
-    halve_every: int = 100_000
-    halve_early: bool = False
-    adversarial: float = 1.0
-    reconstruction: float = 10.0
-    cycle: float = 10.0
-    kl: float = 0.01
-    cycle_kl: float = 0.01
-    kl_of_sample: bool = False
-    many_to_one: bool = False
-    style: float = 1.0
-    diversity: float = 1.0
-    diversity_steps: int = 1000
-    supervised: float = 0.0
-
-
-@dataclass
-class Draws:
-    """Random numbers of an iteration: noise of both phases and of the cycle, of images of A and of B; styles of A."""
-
-    judged: tuple[Tensor, Tensor]
-    latent: tuple[Tensor, Tensor]
-    cycle: tuple[Tensor, Tensor]
-    styles: tuple[Tensor, Tensor, Tensor] | None = None
-
-
-class Trainer:
-    """Both discriminators, then everything else."""
-
-    def __init__(self, nets: Nets | PaperNets, settings: Settings) -> None:
-        self.nets, self.settings, self.step = nets, settings, 0
-        s = settings
-        self.optimizers = [
-            torch.optim.Adam(
-                list(dict.fromkeys(p for module in modules for p in module.parameters())),
-                s.lr,
-                s.betas,
-                s.eps,
-                s.weight_decay,
-            )
-            for modules in (nets.judging(), nets.modules())
-        ]
-
-    def iteration(
-        self, a: Tensor, b: Tensor, draws: Draws, pair_of_a: Tensor | None = None, known: Tensor | None = None
-    ) -> dict[str, float]:
-        """Losses by name; images ``[N, C, H, W]`` of A and of B; ``known``: which images of A have a pair, in B."""
-        s = self.settings
-        early = 1 if s.halve_early else 0
-        for optimizer in self.optimizers:
-            optimizer.param_groups[0]["lr"] = s.lr * 0.5 ** ((self.step + early) // s.halve_every)
-        logs = self._judge((a, b), draws) | self._make((a, b), draws, pair_of_a, known)
-        self.step += 1
-        return {name: value.item() for name, value in logs.items()}
-
-    def _score(self, scores: list[Tensor], real: bool) -> Tensor:
-        if self.settings.paper:
-            return sum(F.binary_cross_entropy_with_logits(x, torch.full_like(x, float(real))) for x in scores)
-        return sum((x - float(real)).square().mean() for x in scores)
-
-    def _decode(self, mean: Tensor, noise: Tensor, k: int, style: Tensor | None) -> Tensor:
-        """Into B by the mean alone where it is uni-modal; A with its style where it has one."""
-        if not self.settings.many_to_one:
-            return self.nets.decode(mean + noise, k)
-        return self.nets.decode(mean, k) if k else self.nets.decode(mean + noise, k, style)
-
-    def _judge(self, x: tuple[Tensor, Tensor], draws: Draws) -> dict[str, Tensor]:
-        n, style = self.nets, draws.styles[0] if draws.styles else None
-        with torch.no_grad():
-            means = [n.encode(x[k], k) for k in range(2)]
-            fakes = [self._decode(means[1 - k], draws.judged[1 - k], k, style) for k in range(2)]
-        logs = {
-            "real": sum(self._score(n.judge(x[k], k), True) for k in range(2)),
-            "fake": sum(self._score(n.judge(fakes[k], k), False) for k in range(2)),
-        }
-        self.optimizers[0].zero_grad()
-        (self.settings.adversarial * (logs["real"] + logs["fake"])).backward()
-        self.optimizers[0].step()
-        return logs
-
-    def _make(
-        self, x: tuple[Tensor, Tensor], draws: Draws, pair_of_a: Tensor | None, known: Tensor | None
-    ) -> dict[str, Tensor]:
-        s, n = self.settings, self.nets
-        _, style, style2 = draws.styles or (None, None, None)
-        own = n.style.encoder(x[0]) if s.many_to_one else None
-        means = [n.encode(x[k], k) for k in range(2)]
-        restored = [self._decode(means[k], draws.latent[k], k, own) for k in range(2)]
-        fakes = [self._decode(means[1 - k], draws.latent[1 - k], k, style) for k in range(2)]
-        again = [n.encode(fakes[1 - k], 1 - k) for k in range(2)]
-        cycled = [self._decode(again[k], draws.cycle[k], k, own) for k in range(2)]
-        sampled = [means[k] + draws.latent[k] for k in range(2)], [again[k] + draws.cycle[k] for k in range(2)]
-        of, of_again = sampled if s.kl_of_sample else (means, again)
-        noisy = (0,) if s.many_to_one else (0, 1)
-        logs = {
-            "adversarial": sum(self._score(n.judge(fakes[k], k), True) for k in range(2)),
-            "reconstruction": sum((restored[k] - x[k]).abs().mean() for k in range(2)),
-            "cycle": sum((cycled[k] - x[k]).abs().mean() for k in range(2)),
-            "kl": sum(z.square().mean() for z in of),
-            "cycle_kl": sum(of_again[k].square().mean() for k in noisy),
-        }
-        total = sum(getattr(s, name) * value for name, value in logs.items())
-        if s.many_to_one:
-            logs["style"] = (n.style.encoder(fakes[0]) - style).abs().mean()
-            other = self._decode(means[1], draws.latent[1], 0, style2).detach()
-            logs["diversity"] = (fakes[0] - other).abs().mean()
-            total = total + s.style * logs["style"]
-            total = total - s.diversity * max(0.0, 1 - self.step / s.diversity_steps) * logs["diversity"]
-        if pair_of_a is not None:
-            per_image = (fakes[1] - pair_of_a).abs().mean((1, 2, 3))
-            logs["supervised"] = per_image[known].sum() / len(per_image)
-            total = total + s.supervised * logs["supervised"]
-        self.optimizers[1].zero_grad()
-        total.backward()
-        self.optimizers[1].step()
-        return logs

@@ -6,6 +6,7 @@ from dataclasses import replace
 from math import log
 
 import plain_unit as plain
+import plain_unit_trainer as training
 import pytest
 import torch
 from gan_steps import EPS
@@ -15,7 +16,7 @@ from unit_cases import (
     STYLE_DIM,
     WIDTH,
     PlainNets,
-    copy_style,
+    copy_styles,
     many_to_one_pair,
     new_translator,
     plain_iteration,
@@ -51,11 +52,11 @@ def floats(parts: dict[str, Tensor]) -> dict[str, float]:
 def same_weights(translator: UNIT, nets: PlainNets) -> None:
     """Every parameter; those of styles, where the plain nets have a style."""
     expected = from_official(weights(nets), image_size=SIDE).state_dict()
-    if nets.style is not None:
+    if nets.styles:
         expected = translator.state_dict() | expected
         wanted = UNIT.from_description(translator.describe())
         wanted.load_state_dict(expected)
-        copy_style(nets.style, wanted)
+        copy_styles(nets, wanted)
         expected = wanted.state_dict()
     for name, tensor in translator.state_dict().items():
         torch.testing.assert_close(tensor, expected[name], rtol=1e-9, atol=1e-10, msg=name)
@@ -77,7 +78,7 @@ def test_iterations_are_the_published_ones(form: str, a: int, b: int, share: int
     translator = from_official(weights(nets), image_size=SIDE)
     assert (translator.size.form, translator.size.share) == (form, share)
     translator.weights = Weights(**LOSSES, kl_of="sample" if slips else "mean")
-    settings = plain.Settings(
+    settings = training.Settings(
         paper=form == "paper",
         lr=1e-3,
         eps=EPS,
@@ -86,7 +87,7 @@ def test_iterations_are_the_published_ones(form: str, a: int, b: int, share: int
         kl_of_sample=slips,
         **LOSSES,
     )
-    trainer = plain.Trainer(nets, settings)
+    trainer = training.Trainer(nets, settings)
     steps = steps_for(translator, lr=1e-3, halve_every=settings.halve_every, halve_early=slips)
     for index in range(2):
         batch = random_batch(a, b, 2)
@@ -95,19 +96,41 @@ def test_iterations_are_the_published_ones(form: str, a: int, b: int, share: int
 
 
 @pytest.mark.parametrize(
-    ("form", "channels", "supervised"),
-    [("rerelease", 1, 0.8), ("rerelease", 3, 0.0), ("paper", 1, 0.8), ("paper", 3, 0.0)],
+    ("form", "channels", "styled", "supervised", "kl_of", "blocks", "counts"),
+    [
+        ("rerelease", 1, (0,), 0.8, "mean", 2, (2, None)),
+        ("rerelease", 3, (1,), 0.8, "sample", 3, (2, 1)),
+        ("rerelease", 2, (0, 1), 0.0, "mean", 3, (1, 2)),
+        ("paper", 1, (0,), 0.8, "sample", 3, (2, 3)),
+        ("paper", 3, (0, 1), 0.0, "mean", 2, (2, 1)),
+    ],
 )
-def test_iterations_are_the_many_to_one_ones(form: str, channels: int, supervised: float) -> None:
-    """Losses and all weights of two iterations: the uni-modal domain has no noise, the other one a style."""
+def test_iterations_are_the_many_to_one_ones(
+    form: str,
+    channels: int,
+    styled: tuple[int, ...],
+    supervised: float,
+    kl_of: str,
+    blocks: int,
+    counts: tuple[int, int | None],
+) -> None:
+    """Losses and all weights of two iterations: a uni-modal domain has no noise, each multi-modal one a style."""
     losses = LOSSES | {"style": 0.9, "diversity": 1.3, "diversity_steps": 4}
-    nets, translator = many_to_one_pair(form, channels, supervised, losses)
-    settings = plain.Settings(
-        paper=form == "paper", lr=1e-3, eps=EPS, many_to_one=True, supervised=supervised, **losses
+    nets, translator = many_to_one_pair(
+        form, channels, supervised, losses | {"kl_of": kl_of}, styled=styled, blocks=blocks
     )
-    trainer, steps = plain.Trainer(nets, settings), steps_for(translator, lr=1e-3)
+    settings = training.Settings(
+        paper=form == "paper",
+        lr=1e-3,
+        eps=EPS,
+        styled=styled,
+        supervised=supervised,
+        kl_of_sample=kl_of == "sample",
+        **losses,
+    )
+    trainer, steps = training.Trainer(nets, settings), steps_for(translator, lr=1e-3)
     for index in range(2):
-        batch = random_batch(3, channels, 2, styled=True, paired=supervised > 0)
+        batch = random_batch(3, channels, *counts, styled=styled, paired=supervised > 0)
         same(steps(batch, index), plain_iteration(trainer, batch))
     same_weights(translator, nets)
 
@@ -115,14 +138,14 @@ def test_iterations_are_the_many_to_one_ones(form: str, channels: int, supervise
 def test_discriminators_step_before_everything_else() -> None:
     _, translator = many_to_one_pair()
     steps = steps_for(translator)
-    steps(random_batch(3, 1, 1, styled=True), 0)
+    steps(random_batch(3, 1, 1, styled=[0]), 0)
     assert steps.stepped == ["discriminators", "generators"]
 
 
 def test_phases_alone_have_the_numbers_of_phases_that_share() -> None:
     """What a phase does not find it computes: so it is when a batch comes in parts."""
     _, translator = many_to_one_pair()
-    batch, shared = random_batch(3, 1, 2, styled=True), Iteration(0)
+    batch, shared = random_batch(3, 1, 2, styled=[0]), Iteration(0)
     for phase in ("discriminators", "generators"):
         together, alone = (translator.loss(phase, batch, iteration)[0] for iteration in (shared, Iteration(0)))
         torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-12)
@@ -149,7 +172,7 @@ def alone(batch: Batch, k: int) -> Batch:
 def test_a_part_may_have_images_of_one_domain_alone(form: str, kl_of: str) -> None:
     """The losses of a batch are the means of those of its parts, also where no latent of a part gets noise."""
     _, translator = many_to_one_pair(form, 1, 0.8, LOSSES | {"kl_of": kl_of})
-    batch = random_batch(3, 1, 1, styled=True, paired=True)
+    batch = random_batch(3, 1, 1, styled=[0], paired=True)
     for phase in ("discriminators", "generators"):
         expected, whole = translator.loss(phase, batch, Iteration(0))
         losses = [translator.loss(phase, alone(batch, k), Iteration(0)) for k in range(2)]
@@ -166,7 +189,7 @@ def test_what_has_no_weight_is_not_computed(left_out: tuple[str, ...], decoded: 
     _, translator = many_to_one_pair(losses=dict.fromkeys(left_out, 0.0))
     calls, decode = [], translator.generator.decode
     translator.generator.decode = lambda *given: calls.append(given[1]) or decode(*given)
-    parts = translator.loss("generators", random_batch(3, 1, 1, styled=True), Iteration(0))[1]
+    parts = translator.loss("generators", random_batch(3, 1, 1, styled=[0]), Iteration(0))[1]
     assert len(calls) == decoded
     assert {"adversarial", "reconstruction", "kl", "cycle", "cycle_kl", "style", "diversity"} - {*left_out} == {*parts}
 
@@ -231,7 +254,7 @@ def test_latents_are_the_mean_at_test_and_have_noise_in_training() -> None:
     decoded: list[tuple[int, Tensor]] = []
     decode = translator.generator.decode
     translator.generator.decode = lambda z, k, style=None: decoded.append((k, z)) or decode(z, k, style)
-    batch = random_batch(3, 1, 2, styled=True)
+    batch = random_batch(3, 1, 2, styled=[0])
     translator.loss("generators", batch, Iteration(0))
     means = [translator.encode_content(x, k) for k, x in enumerate(batch.source)]
     noise = batch.noise["latent"].split(2)[::-1]
@@ -291,7 +314,7 @@ def test_a_one_hot_domain_is_compared_by_its_logits() -> None:
     images = translator.translate(torch.rand(2, 3, SIDE, SIDE), "scene", "labels")
     torch.testing.assert_close(((images + 1) / 2).sum(1), torch.ones(2, SIDE, SIDE))
     translator.generator.decoders["1"].head.weight.data.zero_()
-    parts = translator.loss("generators", random_batch(3, 4, 2, styled=True, paired=True), Iteration(0))[1]
+    parts = translator.loss("generators", random_batch(3, 4, 2, styled=[0], paired=True), Iteration(0))[1]
     logarithm = torch.tensor(4.0).log().item()
     assert parts["supervised"].item() == pytest.approx(logarithm / 2)  # every second has a pair
 
@@ -342,7 +365,7 @@ def test_any_size_that_is_a_multiple_of_4(form: str) -> None:
 def test_the_smallest_size_trains(form: str) -> None:
     """Its discriminators have a score left at every scale; no map becomes too small for a border."""
     translator = new_translator({"form": form, "style_dim": STYLE_DIM}, channels=1).train()
-    losses = steps_for(translator)(random_batch(3, 1, 1, styled=True, paired=True), 0)
+    losses = steps_for(translator)(random_batch(3, 1, 1, styled=[0], paired=True), 0)
     assert all(torch.tensor(value).isfinite() for value in losses.values())
 
 
