@@ -61,6 +61,7 @@ class Steering(nn.Module):
     """Styles ``[N, style_dim]`` to shifts and scales ``[N, 4 * blocks * channels]`` of residual blocks' norms.
 
     Of each block those of both norms, one after the other; scales are 1 and what a linear layer makes of the style.
+    Before anything is learned, drawn styles spread them around 1 with a standard deviation of sqrt(2).
     """
 
     def __init__(self, style_dim: int, channels: int, blocks: int) -> None:

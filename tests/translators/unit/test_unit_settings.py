@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 
 import pytest
+from unit_cases import FORMS
 
 from m2o_fast.engine.config import load_config
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import ManyToOne
 from m2o_fast.translators.unit.settings import UNITSettings, Weights
-
-FORMS = ("rerelease", "paper")
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from m2o_fast.translators.unit.settings import Size, UNITSettings, Weights
 from m2o_fast.translators.unit.translator import UNIT
 
 WIDTH, BLOCKS, STYLE_DIM, SIDE = 4, 2, 3, 32
+FORMS = ("rerelease", "paper")
 PlainNets = plain.Nets | plain.PaperNets
 
 
