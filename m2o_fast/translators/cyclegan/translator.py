@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from m2o_fast.batch import Batch, images_by_target
-from m2o_fast.losses import absolute_error, least_squares, masked_reconstruction_error, reconstruction_error
+from m2o_fast.losses import absolute_error, least_squares
 from m2o_fast.m2o import Domain, ManyToOne
 from m2o_fast.nn.freezing import frozen
 from m2o_fast.nn.history import HistoryPool
-from m2o_fast.nn.outputs import as_image, to_compare
+from m2o_fast.nn.outputs import as_image, restoration_error, supervised_error
 from m2o_fast.translators.base import Iteration, Phase, Translator, detached, schedule_to_zero
 from m2o_fast.translators.cyclegan import nets
 from m2o_fast.translators.cyclegan.settings import SIZES, Size, Weights
@@ -170,13 +170,13 @@ class CycleGAN(Translator):
         with frozen(self.discriminators):
             scores = [self._discriminator(k)(fake) for k, fake in fakes.items()]
         parts = {"adversarial": least_squares(scores, real=True, batch_size=share)}
-        parts["cycle"] = self._same_images(cycled, {1 - k: x[k] for k in x}, share)
+        parts["cycle"] = restoration_error(cycled, {1 - k: x[k] for k in x}, self.domains, share)
         if identical:
-            parts["identity"] = self._same_images(identical, {k: x[1 - k] for k in identical}, share)
+            parts["identity"] = restoration_error(identical, {k: x[1 - k] for k in identical}, self.domains, share)
         if self.styled:
             parts |= self._style_losses(batch, x, style, fakes, share)
         if batch.paired and batch.has_pair is not None:
-            parts["supervised"] = self._supervised(batch, outputs, share)
+            parts["supervised"] = supervised_error(outputs, batch, self.domains, self.rules, share)
         return self._weighted(parts, iteration), detached(parts)
 
     def _weighted(self, parts: Mapping[str, Tensor], iteration: Iteration) -> Tensor:
@@ -229,24 +229,6 @@ class CycleGAN(Translator):
             others = [as_image(self._generator(k)(x[k], second[k]), self.domains[k]) for k in styled]
         parts["diversity"] = absolute_error([*(fakes[k] for k in styled), none], [*others, none], share)
         return parts
-
-    def _supervised(self, batch: Batch, outputs: _ByTarget, share: float) -> Tensor:
-        assert batch.has_pair is not None
-        known = batch.has_pair.split(list(batch.target_counts))
-        losses = [
-            masked_reconstruction_error(
-                to_compare(output, self.domains[k]), batch.paired[k], known[k], share, self.domains[k].kind == "onehot"
-            )
-            for k, output in outputs.items()
-            if self.rules.supervises(self.domains[k])
-        ]
-        return torch.stack(losses).sum() if losses else batch.source[0].new_zeros(())
-
-    def _same_images(self, outputs: _ByTarget, images: _ByTarget, share: float) -> Tensor:
-        compared = [to_compare(output, self.domains[k]) for k, output in outputs.items()]
-        one_hot = [self.domains[k].kind == "onehot" for k in outputs]
-        none = next(iter(images.values()))[:0]  # where nothing is compared, the loss is a zero on this device
-        return reconstruction_error([*compared, none], [*(images[k] for k in outputs), none], [*one_hot, False], share)
 
     def _discriminators_loss(self, batch: Batch, iteration: Iteration) -> tuple[Tensor, dict[str, Tensor]]:
         share = batch.size / 2

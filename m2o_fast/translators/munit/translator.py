@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from m2o_fast.batch import Batch, images_by_target
-from m2o_fast.losses import absolute_error, least_squares, masked_reconstruction_error, reconstruction_error
+from m2o_fast.losses import absolute_error, least_squares
 from m2o_fast.m2o import Domain, ManyToOne
 from m2o_fast.nn.freezing import frozen
-from m2o_fast.nn.outputs import as_image, to_compare
+from m2o_fast.nn.outputs import as_image, restoration_error, supervised_error
 from m2o_fast.translators.base import Iteration, Phase, Translator, detached, schedule_to_zero
 from m2o_fast.translators.munit import nets
 from m2o_fast.translators.munit.settings import SIZES, Size, Weights
@@ -185,8 +185,11 @@ class MUNIT(Translator):
         again = {k: self._generator(k).content_encoder(fake) for k, fake in fakes.items()}
         parts = {
             "adversarial": _judged(scores, True, share),
-            "reconstruction": self._same_images(
-                {k: found.own for k, found in decoded.items() if found.own is not None}, codes.images, share
+            "reconstruction": restoration_error(
+                {k: found.own for k, found in decoded.items() if found.own is not None},
+                codes.images,
+                self.domains,
+                share,
             ),
             "content": absolute_error(list(again.values()), [codes.content[1 - k] for k in again], share),
             **self._style_losses(codes, drawn, fakes, batch, iteration),
@@ -195,9 +198,9 @@ class MUNIT(Translator):
             restored = {
                 1 - k: self._generator(1 - k).decode(content, codes.style.get(1 - k)) for k, content in again.items()
             }
-            parts["cycle"] = self._same_images(restored, codes.images, share)
+            parts["cycle"] = restoration_error(restored, codes.images, self.domains, share)
         if batch.paired and batch.has_pair is not None:
-            parts["supervised"] = self._supervised(batch, outputs, share)
+            parts["supervised"] = supervised_error(outputs, batch, self.domains, self.rules, share)
         return self._weighted(parts, iteration), detached(parts)
 
     def _weighted(self, parts: Mapping[str, Tensor], iteration: Iteration) -> Tensor:
@@ -265,23 +268,6 @@ class MUNIT(Translator):
             return iteration.kept[name]
         with torch.no_grad():
             return self._translated(codes, k, self._drawn(batch, "latent"))
-
-    def _supervised(self, batch: Batch, outputs: _ByDomain, share: float) -> Tensor:
-        assert batch.has_pair is not None
-        known = batch.has_pair.split(list(batch.target_counts))
-        losses = [
-            masked_reconstruction_error(
-                to_compare(output, self.domains[k]), batch.paired[k], known[k], share, self.domains[k].kind == "onehot"
-            )
-            for k, output in outputs.items()
-            if self.rules.supervises(self.domains[k])
-        ]
-        return torch.stack(losses).sum() if losses else batch.source[0].new_zeros(())
-
-    def _same_images(self, outputs: _ByDomain, images: _ByDomain, share: float) -> Tensor:
-        compared = [to_compare(output, self.domains[k]) for k, output in outputs.items()]
-        one_hot = [self.domains[k].kind == "onehot" for k in outputs]
-        return reconstruction_error(compared, [images[k] for k in outputs], one_hot, share)
 
     def _drawn(self, batch: Batch, name: str) -> _ByDomain:
         """Random styles by target domain that has them."""

@@ -24,13 +24,11 @@ from m2o_fast.losses import (
     absolute_error,
     at_least_float32,
     least_squares,
-    masked_reconstruction_error,
     patch_cross_entropy,
-    reconstruction_error,
 )
 from m2o_fast.m2o import Domain, ManyToOne
 from m2o_fast.nn.freezing import frozen
-from m2o_fast.nn.outputs import as_image, to_compare
+from m2o_fast.nn.outputs import as_image, restoration_error, supervised_error
 from m2o_fast.nn.style_encoder import ConvStyleEncoder
 from m2o_fast.translators.base import Iteration, Phase, Translator, detached, schedule_to_zero
 from m2o_fast.translators.unit import nets
@@ -199,14 +197,15 @@ class UNIT(Translator):
             scores = [scale for k, fake in fakes.items() for scale in self._scores(fake, k)]
         parts = {
             "adversarial": self._adversarial(scores, batch, real=True),
-            "reconstruction": self._same_images({k: decoded[k].restored for k in x}, x, share),
+            "reconstruction": restoration_error({k: decoded[k].restored for k in x}, x, self.domains, share),
             "kl": _mean_square((noisy if self.weights.kl_of == "sample" else latents).values(), share),
             **self._cycle_losses(batch, x, fakes, own, share),
         }
         if self.styled:
             parts |= self._style_losses(batch, noisy, drawn, fakes, share)
         if batch.paired and batch.has_pair is not None:
-            parts["supervised"] = self._supervised(batch, {k: of.translated for k, of in decoded.items()}, share)
+            translated = {k: of.translated for k, of in decoded.items()}
+            parts["supervised"] = supervised_error(translated, batch, self.domains, self.rules, share)
         return self._weighted(parts, iteration), detached(parts)
 
     def _weighted(self, parts: Mapping[str, Tensor], iteration: Iteration) -> Tensor:
@@ -257,7 +256,7 @@ class UNIT(Translator):
         noisy = self._with_noise({k: again[k] for k in self.noisy if k in again}, batch, "latent_cycle")
         if weights.cycle:
             cycled = {k: self.generator.decode(latent, k, own.get(k)) for k, latent in (again | noisy).items()}
-            parts["cycle"] = self._same_images(cycled, x, share)
+            parts["cycle"] = restoration_error(cycled, x, self.domains, share)
         if weights.cycle_kl:
             chosen = noisy if weights.kl_of == "sample" else {k: again[k] for k in noisy}
             none = next(iter(again.values()))[:0]  # of a uni-modal domain alone, no latent gets noise
@@ -278,23 +277,6 @@ class UNIT(Translator):
             others = [as_image(output, self.domains[k]) for k, output in made.items()]
             parts["diversity"] = absolute_error([*(fakes[k] for k in styled), none], [*others, none], share)
         return parts
-
-    def _supervised(self, batch: Batch, outputs: _ByDomain, share: float) -> Tensor:
-        assert batch.has_pair is not None
-        known = batch.has_pair.split(list(batch.target_counts))
-        losses = [
-            masked_reconstruction_error(
-                to_compare(output, self.domains[k]), batch.paired[k], known[k], share, self.domains[k].kind == "onehot"
-            )
-            for k, output in outputs.items()
-            if self.rules.supervises(self.domains[k]) and output.shape[0]
-        ]
-        return torch.stack(losses).sum() if losses else batch.source[0].new_zeros(())
-
-    def _same_images(self, outputs: _ByDomain, images: _ByDomain, share: float) -> Tensor:
-        compared = [to_compare(output, self.domains[k]) for k, output in outputs.items()]
-        one_hot = [self.domains[k].kind == "onehot" for k in outputs]
-        return reconstruction_error(compared, [images[k] for k in outputs], one_hot, share)
 
     def _adversarial(self, scores: Sequence[Tensor], batch: Batch, *, real: bool) -> Tensor:
         """Summed over domains and scales."""
