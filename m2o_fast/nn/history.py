@@ -1,6 +1,6 @@
 """A history of generated images, from which a discriminator learns beside the newest ones.
 
-Source: arXiv 1612.07828, section 2.3; in this form arXiv 1703.10593.
+Source: arXiv 1612.07828, section 2.3, as :class:`HalfPool`; as :class:`HistoryPool` arXiv 1703.10593.
 """
 
 from __future__ import annotations
@@ -61,15 +61,45 @@ class HistoryPool:
         return torch.cat(given)[own] if given else images.detach()
 
     def _exchanged(self, image: Tensor, draws: Tensor) -> Tensor:
-        capacity = len(self.images)
-        full = self.filled >= capacity
-        exchanged = full & (draws[:, 0] < 0.5)
-        place = torch.where(full, (draws[:, 1] * capacity).long().clamp(max=capacity - 1), self.filled)
+        place, stored, given = self._decided(draws, self.filled >= len(self.images))
         old = self.images.index_select(0, place).to(image.dtype)
-        kept = (exchanged | ~full) & image.isfinite().all()
+        kept = stored & image.isfinite().all()
         self.images.index_copy_(0, place, torch.where(_as_rows(kept), image, old).to(self.images.dtype))
-        self.filled += (kept & ~full).sum()
-        return torch.where(_as_rows(exchanged), old, image)
+        self.filled += (kept & (self.filled < len(self.images))).sum()
+        return torch.where(_as_rows(given), old, image)
+
+    def _decided(self, draws: Tensor, full: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A place, whether the image is stored there, and whether what was there is given out instead; each ``[1]``."""
+        exchanged = full & (draws[:, 0] < 0.5)
+        return torch.where(full, self._place(draws), self.filled), exchanged | ~full, exchanged
+
+    def _place(self, draws: Tensor) -> Tensor:
+        capacity = len(self.images)
+        return (draws[:, 1] * capacity).long().clamp(0, capacity - 1)
+
+
+class HalfPool(HistoryPool):
+    """The same in exact halves: one of a batch is stored and given back, the other gives way to stored images.
+
+    While it fills, stored images are added, and one that would give way to an image that is not there yet is given
+    back. Afterwards as many are replaced as are given out. Source: SimGAN, arXiv 1612.07828, section 2.3.
+    """
+
+    @staticmethod
+    def draw(count: int, capacity: int, generator: torch.Generator) -> Tensor:
+        """The numbers for a batch, float ``[count, 2]``: every second image is stored, all have different places.
+
+        So none is replaced twice, and, once the pool is full, none given out in the batch that it was stored in. (A
+        batch of more images than there are places begins anew with them.)
+        """
+        rounds = -(-count // capacity)
+        places = torch.cat([torch.randperm(capacity, generator=generator) for _ in range(rounds)])[:count]
+        return torch.stack([torch.arange(count) % 2, (places + 0.5) / capacity], dim=1).float()
+
+    def _decided(self, draws: Tensor, full: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        stored, place = draws[:, 0] < 0.5, self._place(draws)
+        given = ~stored & (place < self.filled)
+        return torch.where(full | ~stored, place, self.filled), stored, given
 
 
 def _as_rows(mask: Tensor) -> Tensor:
