@@ -18,7 +18,7 @@ from m2o_fast.translators import create, system
 from m2o_fast.translators.base import Translator
 
 COLOR, GRAY = Domain("color", 3), Domain("gray", 1, multimodal=False)
-NARROW = {"cyclegan": {"blocks": 1}, "pix2pix": {}}
+NARROW = {"cyclegan": {"blocks": 1}, "pix2pix": {}, "simgan": {"blocks": 1}}
 
 
 def build(name: str, **model: object) -> Translator:
