@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor
@@ -17,7 +15,8 @@ def numbered(first: int, count: int) -> Tensor:
 
 
 def draws(count: int, seed: int = 0) -> Tensor:
-    return torch.rand((count, 2), generator=torch.Generator().manual_seed(seed))
+    """For either kind; one of them looks at two numbers, the other at three."""
+    return torch.rand((count, 3), generator=torch.Generator().manual_seed(seed))
 
 
 def test_while_it_fills_images_come_back() -> None:
@@ -68,75 +67,103 @@ def test_stored_images_have_no_graph_and_none_are_nothing() -> None:
         HistoryPool(0, (1, 1, 1))
 
 
-@pytest.mark.parametrize(
-    ("kind", "drawn"), [(HistoryPool, draws), (HalfPool, lambda count, seed: half_draws(count, 6, seed))]
-)
-def test_processes_hold_what_one_would(kind: type[HistoryPool], drawn: Callable[[int, int], Tensor]) -> None:
+@pytest.mark.parametrize("kind", [HistoryPool, HalfPool])
+def test_processes_hold_what_one_would(kind: type[HistoryPool]) -> None:
     """Each gets its own rows back, and both pools hold what that of a single process holds."""
     whole, halves = kind(6, (1, 1, 1)), [kind(6, (1, 1, 1)) for _ in range(2)]
     for turn in range(6):
-        images, numbers = numbered(4 * turn, 4), drawn(4, turn)
+        images, numbers = numbered(4 * turn, 4), draws(4, turn)
         expected = whole(images, numbers)
+        whole.settle()
         for rank, (rows, pool) in enumerate(zip((slice(0, 1), slice(1, 4)), halves, strict=True)):
             sent = iter([images, numbers])
             pool.gather = lambda _, sent=sent, rows=rows: (next(sent), rows)  # type: ignore[misc]
             assert torch.equal(pool(images[rows], numbers[rows]), expected[rows]), rank
+            pool.settle()
             assert torch.equal(pool.images, whole.images)
 
 
 # --- half of a batch, as SimGAN has it ---
 
 
-def half_draws(count: int, capacity: int, seed: int = 0) -> Tensor:
-    return HalfPool.draw(count, capacity, torch.Generator().manual_seed(seed))
+def halved(pool: HalfPool, images: Tensor, seed: int = 0) -> Tensor:
+    """What a whole batch gives way to."""
+    given = pool(images, draws(len(images), seed))
+    pool.settle()
+    return given
 
 
-def test_it_fills_with_half_of_every_batch() -> None:
-    """Meanwhile images that are not there yet are stood in for by those of the batch."""
+@pytest.mark.parametrize("count", [1, 2, 3, 6])
+def test_half_of_what_is_shown_is_old_in_the_long_run(count: int) -> None:
+    """And half is stored, whichever number of images a batch has."""
+    pool, shown, stored = HalfPool(7, (1, 1, 1)), [], []
+    for turn in range(200):
+        before, images = pool.images.clone(), numbered(1 + count * turn, count)
+        shown.append(int((halved(pool, images, turn) != images).sum()))
+        stored.append(int((pool.images != before).sum()))
+    assert int(pool.filled) == 7
+    assert set(shown[30:]) == set(stored[30:]) == {count // 2, -(-count // 2)}
+    for numbers in (shown, stored):  # with odd numbers a standard deviation of 7
+        assert abs(sum(numbers) - 100 * count) < 30
+
+
+def test_half_a_batch_is_old_as_soon_as_there_is_so_much() -> None:
+    """It was there before the batch; meanwhile half of every batch is added, and full it is after three."""
     pool = HalfPool(6, (1, 1, 1))
     for turn in range(3):
         images, held = numbered(1 + 4 * turn, 4), set(pool.images.flatten().tolist()) - {0}
-        given = pool(images, half_draws(4, 6, turn)).flatten().tolist()
+        given = halved(pool, images, turn).flatten().tolist()
+        fresh = [image for image in given if image in images]
+        old = [image for image in given if image in held]
+        assert len(old) == len(set(old)) == (2 if turn else 0) and len(fresh) == 4 - len(old)
         assert int(pool.filled) == 2 * turn + 2
-        assert given[::2] == images[::2].flatten().tolist()
-        assert set(given[1::2]) <= held | set(images.flatten().tolist())
-    assert pool.images.flatten().tolist() == [1, 3, 5, 7, 9, 11]
+        assert held < set(pool.images.flatten().tolist()) <= held | set(fresh) | {0}
 
 
-def test_when_full_half_a_batch_is_old_and_half_a_batch_is_replaced() -> None:
-    """Exactly, in every batch; images that are given out stay; all places are as likely."""
-    pool, count, capacity = HalfPool(20, (1, 1, 1)), 8, 20
-    pool(numbered(1, 40), torch.tensor([[0.0, 0.0], [1.0, 0.99]]).repeat(20, 1))
-    replaced, drawn = torch.zeros(capacity), torch.zeros(capacity)
+@pytest.mark.parametrize("parts", [1, 2])
+def test_when_full_half_a_batch_is_old_and_half_a_batch_is_replaced(parts: int) -> None:
+    """Exactly, in every batch, also one that comes in parts; what is shown anew is stored; all places are as likely."""
+    count, capacity = 8, 10
+    pool, given_at, replaced_at = HalfPool(capacity, (1, 1, 1)), torch.zeros(capacity), torch.zeros(capacity)
+    halved(pool, numbered(1, 2 * capacity))
+    assert int(pool.filled) == capacity
     for turn in range(200):
-        before, images = pool.images.clone(), numbered(100 + count * turn, count)
-        numbers = half_draws(count, capacity, turn)
-        given = pool(images, numbers)
-        assert torch.equal(given[::2], images[::2])
-        old = (given[1::2] == before.flatten()[:, None, None, None, None]).flatten(1).any(1)
-        assert old.sum() == count // 2 == len(given[1::2].unique())
-        changed = (pool.images != before).flatten()
-        assert changed.sum() == count // 2 and not (changed & old).any()
-        assert sorted(pool.images.flatten()[changed].tolist()) == images[::2].flatten().tolist()
-        replaced, drawn = replaced + changed, drawn + old
-    for seen in (replaced, drawn):  # expected 40 times each, with a standard deviation of 5.7
-        assert 12 < seen.min() and seen.max() < 68
+        before, images, numbers = pool.images.clone(), numbered(100 + count * turn, count), draws(count, turn)
+        pieces = zip(images.chunk(parts), numbers.chunk(parts), strict=True)
+        given = torch.cat([pool(*piece) for piece in pieces])
+        assert torch.equal(pool.images, before)
+        pool.settle()
+        old, replaced = torch.isin(before, given).flatten(), (pool.images != before).flatten()
+        assert old.sum() == replaced.sum() == (given != images).sum() == count // 2
+        assert set(pool.images[replaced].flatten().tolist()) == set(given[given == images].tolist())
+        given_at, replaced_at = given_at + old, replaced_at + replaced
+    for seen in (given_at, replaced_at):  # expected 80 times each, with a standard deviation of 7
+        assert 50 < seen.min() and seen.max() < 110
 
 
 def test_what_is_not_finite_is_not_kept_in_halves_either() -> None:
     pool = HalfPool(4, (1, 1, 1))
     nan = torch.full((2, 1, 1, 1), float("nan"))
-    pool(nan, half_draws(2, 4))
+    halved(pool, nan)
     assert int(pool.filled) == 0 and pool.images.isfinite().all()
-    pool(numbered(1, 8), half_draws(8, 4))
+    mixed = numbered(1, 8)
+    mixed[:4] = float("nan")
+    halved(pool, mixed)
+    assert int(pool.filled) == 2 and set(pool.images.flatten().tolist()) <= {0, 5, 6, 7, 8}
+    halved(pool, numbered(1, 8))
     held = pool.images.clone()
-    for numbers in (half_draws(2, 4), torch.full((2, 2), float("nan"))):
-        pool(nan, numbers)
-        assert torch.equal(pool.images, held)
+    pool(nan, torch.full((2, 3), float("nan")))
+    pool.settle()
+    assert torch.equal(pool.images, held)
 
 
 def test_a_batch_may_be_larger_than_the_pool() -> None:
-    numbers = half_draws(7, 3)
-    assert numbers[:, 0].tolist() == [0, 1, 0, 1, 0, 1, 0]
-    assert sorted((numbers[:6, 1] * 3).long().tolist()) == [0, 0, 1, 1, 2, 2]
-    assert HalfPool(3, (1, 1, 1))(numbered(1, 7), numbers).shape == (7, 1, 1, 1)
+    """Then fewer than half can be old: all that there are, and all places are replaced."""
+    pool = HalfPool(3, (1, 1, 1))
+    for turn in range(3):
+        held, images = pool.images.clone(), numbered(1 + 9 * turn, 9)
+        given = halved(pool, images, turn)
+        assert (given != images).sum() == (3 if turn else 0) and torch.isin(held, given).all() == bool(turn)
+        assert int(pool.filled) == 3 and (pool.images != held).all()
+    pool.settle()
+    assert halved(pool, numbered(1, 0)).shape == (0, 1, 1, 1)

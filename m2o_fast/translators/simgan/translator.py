@@ -161,8 +161,8 @@ class SimGAN(Translator):
         return {domain.name: HalfPool(self.size.pool, (domain.channels, side, side)) for domain in targets}
 
     def noise(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """``pool``, ``[count, 2]``; where a domain has a style, ``latent`` and ``latent2``, standard normal."""
-        numbers = {"pool": HalfPool.draw(count, self.size.pool, generator)} if self.size.pool else {}
+        """``pool``, ``[count, 3]``; where a domain has a style, ``latent`` and ``latent2``, standard normal."""
+        numbers = {"pool": torch.rand((count, 3), generator=generator)} if self.size.pool else {}
         if self.styled:
             shape = (count, self.size.style_dim)
             numbers |= {name: torch.randn(shape, generator=generator) for name in ("latent", "latent2")}

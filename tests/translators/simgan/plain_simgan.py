@@ -68,10 +68,11 @@ def hand_discriminator(channels: int, w: int = 32) -> nn.Sequential:
 
 
 class History:
-    """The buffer of refined images: appended to until it is full, then half a batch is replaced.
+    """The buffer of refined images, as published: half a batch is drawn from it, then half a batch goes into it.
 
-    ``numbers``: for each image 0, it is shown and goes into the buffer, or 1, an image of the buffer is shown in its
-    place; and which place of the buffer, as a share of its length.
+    It is appended to until it is full; then what goes in replaces images. ``numbers``: of the first image, below one
+    half: the batch begins with an image of the buffer, else with one of its own; of every second image, which one of
+    the buffer is drawn, and which one is replaced.
     """
 
     def __init__(self, size: int) -> None:
@@ -80,18 +81,29 @@ class History:
 
     def shown(self, images: Tensor, numbers: Tensor) -> Tensor:
         """What the discriminator sees; current images stand in for those that the buffer does not have yet."""
-        found = []
-        for image, (half, share) in zip(images, numbers.tolist(), strict=True):
-            place = int(share * self.size)
-            if half == 1:
-                found.append(self.images[place] if place < len(self.images) else image)
-                continue
-            found.append(image)
-            if len(self.images) < self.size:
-                self.images.append(image)
-            else:
-                self.images[place] = image
-        return torch.stack(found)
+        half = 1 if len(numbers) and numbers[0, 0] < 0.5 else 0
+        seen, drawn = list(images), self.drawn(numbers[::2, 1])
+        for k, place in zip(range(1 - half, len(images), 2), drawn, strict=False):
+            seen[k] = self.images[place]
+        self.add(images[half::2], self.drawn(numbers[::2, 2]))
+        return torch.stack(seen) if seen else images
+
+    def drawn(self, numbers: Tensor) -> list[int]:
+        """Places in the buffer, one for each number, none twice; no more than it holds."""
+        left, found = list(range(len(self.images))), []
+        for number in numbers.tolist()[: len(left)]:
+            k = int(number * len(left))
+            found.append(left[k])
+            left[k] = left[0]
+            del left[0]
+        return found
+
+    def add(self, images: Tensor, replaced: list[int]) -> None:
+        """Appends, and replaces when it is full."""
+        free = self.size - len(self.images)
+        for place, image in zip(replaced, images[free:], strict=False):
+            self.images[place] = image
+        self.images += images[:free]
 
 
 @dataclass

@@ -19,7 +19,7 @@ from m2o_fast.translators.simgan import SYSTEM
 from m2o_fast.translators.simgan.settings import SimGANSettings
 from m2o_fast.translators.simgan.translator import SimGAN
 
-WIDTH, BLOCKS, STYLE_DIM, SIDE, POOL = 4, 2, 3, 12, 3
+WIDTH, BLOCKS, STYLE_DIM, SIDE, POOL = 4, 2, 3, 12, 5
 PACE = {"pretrain_refiner": 2, "pretrain_discriminator": 1, "refiner_steps": 2, "discriminator_steps": 1}
 SMALL = {"width": WIDTH, "blocks": BLOCKS, "discriminator_width": 2, "style_dim": STYLE_DIM, "pool": POOL}
 PSI = {
@@ -88,11 +88,14 @@ def copy(of: nn.Module, to: nn.Module) -> None:
         theirs.data.copy_(mine)
 
 
-def random_batch(translator: SimGAN, count: int, seed: int = 0) -> Batch:
-    """``count`` images for each direction, what else the translator asks for, and pairs of every second image."""
+def random_batch(translator: SimGAN, count: int, seed: int = 0, without: int | None = None) -> Batch:
+    """``count`` images for each direction, what else the translator asks for, and pairs of every third image.
+
+    ``without``: a target that there are none for.
+    """
     generator = torch.Generator().manual_seed(seed)
     ways, domains = dict((b, a) for a, b in translator.directions()), translator.domains
-    counts = [count if k in ways else 0 for k in range(2)]
+    counts = [count if k in ways and k != without else 0 for k in range(2)]
 
     def images(k: int, rows: int) -> torch.Tensor:
         return torch.rand((rows, domains[k].channels, SIDE, SIDE), generator=generator).double() * 2 - 1
@@ -103,7 +106,7 @@ def random_batch(translator: SimGAN, count: int, seed: int = 0) -> Batch:
     paired = translator.paired_directions()
     return Batch(
         source=tuple(source),
-        to_target=torch.arange(total).roll(count) if len(ways) == 2 else torch.arange(total),
+        to_target=torch.arange(total).roll(counts[0]),
         target_counts=tuple(counts),
         reference=tuple(images(k, counts[k]) for k in range(2)),
         reference2=(),
