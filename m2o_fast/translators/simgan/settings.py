@@ -78,7 +78,7 @@ class Loss(_Weights, settings.Loss):
             of its channels. ``None``: the mean for hmu and hms, and where the domains' channels cannot be compared;
             else all.
         diversity_steps: Steps until the weight of diversity is 0; ``None``: all steps of the run.
-        supervised: Supervised loss of hms, in place of the regularisation; the other variants have none.
+        supervised: Supervised loss of hms, in place of the regularisation where the true image is known.
     """
 
     content: Content | None = None

@@ -183,12 +183,11 @@ class SimGAN(Translator):
         fakes = {k: self._refine(k, images, style.get(k)) for k, images in x.items()}
         weights, parts = self.weights, {}
         total = torch.stack([fake[:0].sum() for fake in fakes.values()]).sum()  # 0, and reaches what was computed
-        supervised = {k for _, k in self.directions() if self.rules.supervises(self.domains[k])}
-        if len(supervised) < len(self.directions()):
-            parts["regularisation"] = self._changed({k: fakes[k] for k in fakes if k not in supervised}, x, share)
-            total = total + weights.regularisation * parts["regularisation"]
-        if supervised:
-            parts["supervised"] = self._error({k: fakes[k] for k in fakes if k in supervised}, batch, share)
+        unpaired = self._unpaired(batch)
+        parts["regularisation"] = self._changed(fakes, x, unpaired, share)
+        total = total + weights.regularisation * parts["regularisation"]
+        if unpaired:
+            parts["supervised"] = self._error({k: fakes[k] for k in fakes if k in unpaired}, batch, share)
             total = total + self.rules.supervised_weight * parts["supervised"]
         if adversarial:
             with frozen(self.discriminators):
@@ -201,13 +200,20 @@ class SimGAN(Translator):
             total = total - falling * parts["diversity"]
         return total, detached(parts)
 
-    def _changed(self, fakes: _ByTarget, x: _ByTarget, share: float) -> Tensor:
-        """How far refined images are from what they were made of, by their contents."""
+    def _unpaired(self, batch: Batch) -> _ByTarget:
+        """By target that learns from pairs, which images, bool ``[n]``, have none."""
+        counts = list(batch.target_counts)
+        known = torch.zeros_like(batch.to_target, dtype=torch.bool) if batch.has_pair is None else batch.has_pair
+        return {k: ~known.split(counts)[k] for _, k in self.paired_directions()}
+
+    def _changed(self, fakes: _ByTarget, x: _ByTarget, only: _ByTarget, share: float) -> Tensor:
+        """How far refined images, of some targets ``only`` some, are from what they were made of, by their contents."""
         errors = [x[k].new_zeros(()) for k in x]
         for k, fake in fakes.items():
             output, image = torch.broadcast_tensors(self._content(fake), self._content(x[k]))
             numbers = output[0].numel() if self.weights.reduction == "sum" else 1
-            errors.append(numbers * absolute_error([output], [image], share))
+            counted = only.get(k, torch.ones(len(fake), dtype=torch.bool, device=fake.device))
+            errors.append(numbers * masked_reconstruction_error(output, image, counted, share, one_hot=False))
         return torch.stack(errors).sum()
 
     def _content(self, images: Tensor) -> Tensor:

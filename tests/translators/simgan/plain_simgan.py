@@ -110,13 +110,14 @@ class History:
 class Direction:
     """Nets of one direction, what it knows, and the buffer.
 
-    ``psi``: what of an image is to stay; ``None``: the true image is learned instead, where it is known.
+    ``psi``: what of an image is to stay; with ``supervised`` the true image is learned instead, where it is known.
     """
 
     R: Refiner
     D: nn.Module
     history: History
-    psi: Callable[[Tensor], Tensor] | None = field(default=lambda x: x)
+    psi: Callable[[Tensor], Tensor] = field(default=lambda x: x)
+    supervised: bool = False
 
 
 @dataclass
@@ -167,14 +168,14 @@ class Trainer:
 
         for way, of in zip(self.directions, shares, strict=True):
             fake = way.R(of.x, of.z)
-            if way.psi is None:
+            difference = (way.psi(fake) - way.psi(of.x)).abs().flatten(1)
+            changed = difference.sum(1) if s.summed else difference.mean(1)
+            if way.supervised:
                 assert of.known is not None
                 error = (fake - of.truth).abs().mean((1, 2, 3))[of.known].sum() / len(fake)
                 add("supervised", error, s.supervised)
-            else:
-                difference = (way.psi(fake) - way.psi(of.x)).abs().flatten(1)
-                changed = difference.sum(1).mean() if s.summed else difference.mean()
-                add("regularisation", changed, s.regularisation)
+                changed = changed * ~of.known
+            add("regularisation", changed.mean(), s.regularisation)
             if not adversarial:
                 continue
             real_looking = way.D(fake).log_softmax(dim=1)[:, 0]

@@ -61,9 +61,8 @@ def plain_trainer(translator: SimGAN, settings: SimGANSettings) -> plain.Trainer
         copy(translator.refiners[str(b)], refiner)
         copy(translator.discriminators[str(b)], judge)
         supervised = translator.rules.supervises(translator.domains[b])
-        ways.append(
-            plain.Direction(refiner, judge, plain.History(size.pool), None if supervised else PSI[weights.content])
-        )
+        history = plain.History(size.pool)
+        ways.append(plain.Direction(refiner, judge, history, PSI[weights.content], supervised))
     return plain.Trainer(
         ways,
         plain.Settings(

@@ -150,11 +150,11 @@ def test_colors_of_one_content_cost_nothing() -> None:
     cost = {}
     for content in ("max", "mean", "identity"):
         translator = translator_of(settings_of(loss={"content": content}), "hmu")
-        cost[content] = translator._changed({1: red}, {1: gray}, 2).item()
+        cost[content] = translator._changed({1: red}, {1: gray}, {}, 2).item()
     assert cost["max"] == 0 < cost["mean"] == pytest.approx(cost["identity"])
     many = translator_of(settings_of(loss={"content": "mean"}), "hmu")
     varied = torch.cat([gray + 0.1, gray - 0.1, gray], dim=1)
-    assert many._changed({1: varied}, {1: gray}, 2).item() == pytest.approx(0, abs=1e-12)
+    assert many._changed({1: varied}, {1: gray}, {}, 2).item() == pytest.approx(0, abs=1e-12)
 
 
 def test_what_is_refined_and_what_stays_by_default() -> None:
