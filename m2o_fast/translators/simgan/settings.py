@@ -77,7 +77,8 @@ class Loss(_Weights, settings.Loss):
         content: What of an image is to stay: ``"identity"``, all of it; the ``"mean"`` or the ``"max"`` (the largest)
             of its channels. ``None``: the mean for hmu and hms, and where the domains' channels cannot be compared;
             else all.
-        diversity_steps: Steps until the weight of diversity is 0; ``None``: all steps of the run.
+        diversity_steps: Steps until the weight of diversity is 0, those of the pretraining included; ``None``: all
+            steps of the run.
         supervised: Supervised loss of hms, in place of the regularisation where the true image is known.
     """
 
@@ -129,6 +130,10 @@ class Optim(Pace, settings.Optim):
     lr: Rate = 1e-3
     momentum: Decay = 0.0
     betas: tuple[Decay, Decay] = (0.5, 0.999)
+
+    def pretraining(self) -> int:
+        """That of refiners and of discriminators."""
+        return self.pretrain_refiner + self.pretrain_discriminator
 
     def optimizer(self, group: str) -> Optimizer:
         """The same for every net."""
