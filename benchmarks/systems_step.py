@@ -90,7 +90,8 @@ def _plain_simgan(compiled: bool) -> Iteration:
 
 
 def _fast_simgan() -> Iteration:
-    settings = system("simgan").settings.model_validate({"optim": {"pretrain_refiner": 0, "pretrain_discriminator": 0}})
+    pace = {"pretrain_refiner": 0, "pretrain_discriminator": 0, "refiner_steps": 2}
+    settings = system("simgan").settings.model_validate({"optim": pace})
     domains = [Domain("a"), Domain("b")]
     translator = create({"system": "simgan", **settings.description(domains, system("simgan").variants["plain"], SIDE)})
     for ours, plain in zip((translator.refiners, translator.discriminators), _simgan_nets(), strict=True):

@@ -181,7 +181,8 @@ class Trainer:
             real_looking = way.D(fake).log_softmax(dim=1)[:, 0]
             add("adversarial", -real_looking.mean(), 1.0)
             if of.z2 is not None:
-                other = way.R(of.x, of.z2).detach()
+                with torch.no_grad():
+                    other = way.R(of.x, of.z2)
                 falling = s.diversity * max(0.0, 1 - step / s.diversity_steps)
                 add("diversity", (fake - other).abs().mean(), -falling)
         self.refiners.zero_grad()
@@ -193,7 +194,9 @@ class Trainer:
         """A step of the discriminators: half of the refined images are those of the buffer."""
         total, logs = torch.zeros(()), {"refined": 0.0, "real": 0.0}
         for way, of in zip(self.directions, shares, strict=True):
-            seen = way.history.shown(way.R(of.x, of.z).detach(), of.pool)
+            with torch.no_grad():
+                refined = way.R(of.x, of.z)
+            seen = way.history.shown(refined, of.pool)
             for name, images, label in (("refined", seen, 1), ("real", of.y, 0)):
                 loss = -way.D(images).softmax(dim=1)[:, label].log().mean()
                 logs[name] += loss.item()
