@@ -135,7 +135,7 @@ def saved_bytes(translator: Translator, batch: Batch, precision: str = "fp32", i
     iteration = Iteration(index, pools=pools)
     buffers = [(buffer, buffer.clone()) for buffer in translator.buffers()]
     with saved_tensors_hooks(held.pack, lambda kept: kept.tensor):
-        for phase in translator.phases(index):
+        for phase in dict.fromkeys(translator.phases(index)):  # one that comes again takes no more
             iteration = Iteration(index, pools=pools) if phase.new_batch else iteration
             with autocast(precision, batch.to_target.device):
                 translator.loss(phase.name, batch, iteration)

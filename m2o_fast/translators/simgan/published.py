@@ -16,7 +16,7 @@ from m2o_fast.errors import UserError
 from m2o_fast.translators import state_dicts as layouts
 from m2o_fast.translators.simgan import SYSTEM
 from m2o_fast.translators.simgan.nets import FORMS
-from m2o_fast.translators.simgan.settings import SimGANSettings, Size, Weights
+from m2o_fast.translators.simgan.settings import SimGANSettings, Size, Weights, content_held
 from m2o_fast.translators.simgan.translator import SimGAN
 from m2o_fast.translators.state_dicts import StateDict, dimension
 
@@ -46,11 +46,12 @@ def from_official(
         UserError: Lists what is missing, superfluous or does not fit.
     """
     nets = layouts.checked_nets(state_dicts, NETS)
+    known, rules = layouts.domains_of(domains, _channels(nets)), SYSTEM.variants["plain"]
     translator = SimGAN(
-        layouts.domains_of(domains, _channels(nets)),
-        SYSTEM.variants["plain"],
+        known,
+        rules,
         _size(nets, image_size),
-        Weights(content="mean"),
+        Weights(content=content_held(known, rules)),
         refiners=["R_BA" in nets, "R" in nets],
         discriminators=["D_BA" in nets, "D" in nets],
     )

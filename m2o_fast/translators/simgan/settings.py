@@ -18,6 +18,9 @@ Form = Literal["gaze", "hand"]
 Content = Literal["identity", "mean", "max"]
 
 _PUBLISHED_BLOCKS: dict[Form, int] = {"gaze": 4, "hand": 10}
+_PUBLISHED_STEPS: dict[Form, int] = {"gaze": 50, "hand": 2}
+_RATES = {"sgd": 1e-3, "adam": 2e-4}
+_BETAS = (0.5, 0.999)
 
 
 class Model(settings.Model):
@@ -32,7 +35,7 @@ class Model(settings.Model):
         discriminator_width: Channels of the discriminators' last layers; the first ones have 3 and 2 times as many.
         style_dim: Of hmu and hms: length of the style of a multi-modal domain, which is drawn; plain has none.
         pool: Refined images that the history of a domain holds, from which half of what its discriminator sees is
-            taken; 0: none.
+            taken: at least half of a batch, better many batches; 0: none.
     """
 
     direction: Literal["A->B", "B->A"] | None = None
@@ -99,37 +102,47 @@ class Weights(_Weights):
     diversity_steps: Count = 100_000
 
 
-class Pace(Section):
-    """Which nets are trained in which iteration, and how often.
+class _Pace(Section):
+    """What :class:`Optim` and :class:`Pace` share.
 
     Attributes:
         pretrain_refiner: First iterations, a step of the refiners each, without discriminators.
         pretrain_discriminator: Iterations after those, a step of the discriminators each.
-        refiner_steps: Steps of the refiners in every later iteration, each on a batch of its own: 2 for hands, 50 for
-            gazes.
-        discriminator_steps: Steps of the discriminators behind those, each on a batch of its own.
+        discriminator_steps: Steps of the discriminators in every later iteration, each on a batch of its own.
     """
 
     pretrain_refiner: CountOrZero = 1000
     pretrain_discriminator: CountOrZero = 200
-    refiner_steps: Count = 2
     discriminator_steps: Count = 1
 
 
-class Optim(Pace, settings.Optim):
+class Pace(_Pace):
+    """Which nets are trained in which iteration, and how often.
+
+    Attributes:
+        refiner_steps: Steps of the refiners before those of the discriminators, each on a batch of its own.
+    """
+
+    refiner_steps: Count = 2
+
+
+class Optim(_Pace, settings.Optim):
     """Constant rates, the same for all nets, and :class:`Pace`.
 
     Attributes:
+        refiner_steps: Steps of the refiners before those of the discriminators, each on a batch of its own; ``None``:
+            50 for gazes, 2 for hands, as published.
         kind: ``"sgd"`` as published, or ``"adam"``.
-        lr: Learning rate.
+        lr: Learning rate; ``None``: 1e-3 for sgd, as published, 2e-4 for adam.
         momentum: Of sgd, in [0, 1).
         betas: Of adam: decay rates of its two moments, each in [0, 1).
     """
 
+    refiner_steps: Count | None = None
     kind: Literal["sgd", "adam"] = "sgd"
-    lr: Rate = 1e-3
+    lr: Rate | None = None
     momentum: Decay = 0.0
-    betas: tuple[Decay, Decay] = (0.5, 0.999)
+    betas: tuple[Decay, Decay] = _BETAS
 
     def pretraining(self) -> int:
         """That of refiners and of discriminators."""
@@ -137,7 +150,7 @@ class Optim(Pace, settings.Optim):
 
     def optimizer(self, group: str) -> Optimizer:
         """The same for every net."""
-        return Optimizer(self.lr, self.kind, betas=self.betas, momentum=self.momentum)
+        return Optimizer(self.lr or _RATES[self.kind], self.kind, betas=self.betas, momentum=self.momentum)
 
 
 class SimGANSettings(settings.Settings):
@@ -150,13 +163,14 @@ class SimGANSettings(settings.Settings):
     def description(self, domains: Sequence[Domain], rules: ManyToOne, image_size: int) -> dict[str, Any]:
         """See :meth:`m2o_fast.translators.settings.Settings.description`."""
         refined = self.refined(domains, rules)
-        content = self.loss.content or _content(domains, rules)
+        content = self.loss.content or content_held(domains, rules)
+        steps = self.optim.refiner_steps or _PUBLISHED_STEPS[self.model.form]
         return {
             "domains": [asdict(domain) for domain in domains],
             "rules": asdict(rules),
             "size": self.sizes(image_size),
             "weights": {**self.loss.model_dump(exclude={"supervised"}, exclude_none=True), "content": content},
-            "pace": self.optim.model_dump(include=set(Pace.model_fields)),
+            "pace": {**self.optim.model_dump(include=set(Pace.model_fields)), "refiner_steps": steps},
             "refiners": refined,
             "discriminators": refined,
         }
@@ -175,6 +189,13 @@ class SimGANSettings(settings.Settings):
         first, second = (domain.multimodal for domain in domains)
         return [first and not second, second or not first]
 
+    def check(self, image_size: int, rules: ManyToOne) -> None:
+        """An optimizer is told nothing that it does not know."""
+        if self.optim.kind == "adam" and self.optim.momentum:
+            raise ValueError("optim.momentum: adam has none, but optim.betas; leave it out, or take optim.kind=sgd")
+        if self.optim.kind == "sgd" and self.optim.betas != _BETAS:
+            raise ValueError("optim.betas: sgd has none, but optim.momentum; leave them out, or take optim.kind=adam")
+
     def check_domains(self, domains: Sequence[Domain], rules: ManyToOne) -> None:
         """What is refined must look like what it becomes, or be told it; hms must have something to tell."""
         for domain in domains:
@@ -182,6 +203,15 @@ class SimGANSettings(settings.Settings):
                 raise ValueError(
                     f"system: SimGAN refines images into others that look alike, but domain {domain.name!r} holds "
                     "label maps, which no image resembles; take another system"
+                )
+        if self.loss.content == "identity":
+            if not comparable(domains):
+                counts = " and ".join(str(domain.channels) for domain in domains)
+                raise ValueError(f"loss.content: images of {counts} channels are not comparable; take mean or max")
+            if rules.zero_style:
+                raise ValueError(
+                    "loss.content: identity holds every channel, so that styles could color nothing; take mean or max, "
+                    "or --variant plain"
                 )
         if not rules.zero_style or self.model.direction is None:
             return
@@ -207,7 +237,8 @@ class SimGANSettings(settings.Settings):
         return {"model.width": self.model.width, "model.discriminator_width": self.model.discriminator_width}
 
 
-def _content(domains: Sequence[Domain], rules: ManyToOne) -> Content:
+def content_held(domains: Sequence[Domain], rules: ManyToOne) -> Content:
+    """What of an image is to stay where nobody says it."""
     return "mean" if rules.zero_style or not comparable(domains) else "identity"
 
 

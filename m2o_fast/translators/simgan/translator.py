@@ -75,7 +75,8 @@ class SimGAN(Translator):
             counts = " and ".join(str(domain.channels) for domain in self.domains)
             raise ValueError(f"loss.content identity: images of {counts} channels cannot be compared; take mean or max")
         self.image_size = size.image_size
-        self.styled = [k for k in range(2) if self.has_style(k) and refiners[k]]
+        styled = [rules.zero_style and rules.has_style(domain) for domain in self.domains]
+        self.styled = [k for k in range(2) if styled[k] and refiners[k]]
         self.refiners = nn.ModuleDict({str(k): self._new_refiner(k) for k in range(2) if refiners[k]})
         self.discriminators = nn.ModuleDict(
             {
@@ -126,8 +127,8 @@ class SimGAN(Translator):
         return 1
 
     def has_style(self, target: str | int) -> bool:
-        """Multi-modal domains have one, unless the system is plain."""
-        return self.rules.zero_style and self.rules.has_style(self.domain(target))
+        """Multi-modal domains that are refined into have one, unless the system is plain."""
+        return self.domain_index(target) in self.styled
 
     def style_shape(self, target: str | int) -> tuple[int, ...]:
         """A vector, where a domain has a style."""

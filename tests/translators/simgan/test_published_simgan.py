@@ -32,6 +32,7 @@ def test_the_same_functions_and_files(form: str, tmp_path: Path) -> None:
     torch.testing.assert_close(translator.discriminate(y, "photo")[0], judge(y), rtol=0, atol=1e-12)
     again = to_official(translator)
     assert list(again) == ["R", "D"] and translator.directions() == ((0, 1),)
+    assert translator.describe()["weights"]["content"] == "identity"
     for name, net in given.items():
         assert list(again[name]) == list(net) and all(torch.equal(again[name][key], net[key]) for key in net)
         save_file(again[name], tmp_path / name)  # refuses what is not contiguous

@@ -21,6 +21,7 @@ from simgan_cases import (
 )
 from torch import Tensor, nn
 
+from m2o_fast.engine.config import load_config
 from m2o_fast.m2o import Domain
 from m2o_fast.translators.base import Iteration, batches_of
 from m2o_fast.translators.simgan import SYSTEM
@@ -238,11 +239,11 @@ def test_places_that_are_judged(form: Form, size: tuple[int, int], places: tuple
     assert Discriminator(1, 1, form)(torch.zeros(1, 1, *size)).shape == (1, 2, *places)
 
 
-@pytest.mark.parametrize("form", ["gaze", "hand"])
-def test_any_size(form: Form) -> None:
+@pytest.mark.parametrize(("form", "places"), [("gaze", 2), ("hand", 1)])
+def test_any_size(form: Form, places: int) -> None:
     translator = translator_of(settings_of({"form": form}))
     assert translator.translate(torch.rand(1, 1, 5, 9), "A", "B").shape == (1, 3, 5, 9)
-    assert min(translator.discriminate(torch.rand(1, 3, 8, 8), "B")[0].shape) >= 1
+    assert translator.discriminate(torch.rand(1, 3, 8, 8), "B")[0].shape == (1, 2, places, places)
     assert SYSTEM.sizes.problem(8) is None and SYSTEM.sizes.problem(7) == "the image size must be at least 8"
 
 
@@ -300,6 +301,67 @@ def test_directions_without_meaning_are_refused(variant: str, direction: str, me
         return
     with pytest.raises(ValueError, match=message):
         settings.check_domains(domains, SYSTEM.variants[variant])
+
+
+@pytest.mark.parametrize(
+    ("variant", "channels", "content", "message"),
+    [
+        ("hmu", 1, "identity", "loss.content: identity holds every channel, so that styles could color nothing"),
+        ("hms", 1, "identity", "loss.content: identity holds every channel"),
+        ("plain", 2, "identity", "loss.content: images of 3 and 2 channels are not comparable; take mean or max"),
+        ("hmu", 2, "max", None),
+        ("plain", 1, "identity", None),
+    ],
+)
+def test_contents_without_meaning_are_refused(variant: str, channels: int, content: str, message: str | None) -> None:
+    domains = [Domain("color", 3), Domain("gray", channels, multimodal=False)]
+    settings = settings_of(loss={"content": content})
+    if message is None:
+        settings.check_domains(domains, SYSTEM.variants[variant])
+        return
+    with pytest.raises(ValueError, match=message):
+        settings.check_domains(domains, SYSTEM.variants[variant])
+
+
+@pytest.mark.parametrize(
+    ("optim", "message"),
+    [
+        ({"kind": "adam", "momentum": 0.9}, "optim.momentum: adam has none"),
+        ({"kind": "sgd", "betas": (0.9, 0.999)}, "optim.betas: sgd has none"),
+        ({"kind": "adam", "betas": (0.9, 0.999)}, None),
+        ({"kind": "sgd", "momentum": 0.9}, None),
+    ],
+)
+def test_an_optimizer_is_told_nothing_that_it_does_not_know(optim: dict[str, Any], message: str | None) -> None:
+    settings = settings_of(optim=optim)
+    if message is None:
+        settings.check(SIDE, SYSTEM.variants["plain"])
+        return
+    with pytest.raises(ValueError, match=message):
+        settings.check(SIDE, SYSTEM.variants["plain"])
+
+
+def test_the_published_regime_is_the_default() -> None:
+    domains, rules = [Domain("sim"), Domain("real")], SYSTEM.variants["plain"]
+    for form, steps in (("gaze", 50), ("hand", 2)):
+        settings = SimGANSettings.model_validate({"model": {"form": form}})
+        pace = {"pretrain_refiner": 1000, "pretrain_discriminator": 200, "refiner_steps": steps}
+        assert settings.description(domains, rules, SIDE)["pace"] == {**pace, "discriminator_steps": 1}
+    rates = {kind: settings_of(optim={"kind": kind}).optim.optimizer("refiners").lr for kind in ("sgd", "adam")}
+    assert rates == {"sgd": 1e-3, "adam": 2e-4}
+    assert settings_of(optim={"lr": 0.1}).optim.optimizer("refiners").lr == 0.1
+
+
+def test_the_recipe_for_digits_leaves_the_published_loss_to_plain() -> None:
+    contents = {}
+    for variant in SYSTEM.variants:
+        contents[variant] = load_config(assignments=["system=simgan", f"variant={variant}", "data.name=digits"]).loss
+    assert {name: loss.content for name, loss in contents.items()} == {"plain": "identity", "hmu": "max", "hms": "max"}
+
+
+def test_a_domain_that_nothing_is_refined_into_has_no_style() -> None:
+    back = translator_of(settings_of({"direction": "B->A"}), "hms")
+    assert not back.has_style("B") and back.style_shape("B") == (0,) and back.sample_style(2, "B").shape == (2, 0)
 
 
 def test_label_maps_are_refused() -> None:
