@@ -31,7 +31,9 @@ from m2o_fast.translators.simgan.translator import SimGAN
 
 CASES = [
     pytest.param("plain", 4, (3, 3), {}, {}, {}, id="plain"),
-    pytest.param("plain", 2, (1, 3), {"form": "hand"}, {"reduction": "sum", "regularisation": 1e-3}, {}, id="hand, sum"),
+    pytest.param(
+        "plain", 2, (1, 3), {"form": "hand"}, {"reduction": "sum", "regularisation": 1e-3}, {}, id="hand, sum"
+    ),
     pytest.param("plain", 1, (3, 2), {}, {}, {"kind": "adam"}, id="adam, mean of channels, one image"),
     pytest.param("hmu", 3, (1, 3), {}, {"content": "max", "diversity_steps": 9}, {"kind": "adam"}, id="hmu, odd"),
     pytest.param("hms", 4, (1, 3), {}, {"supervised": 0.8, "diversity": 1.3}, {"momentum": 0.9}, id="hms"),
