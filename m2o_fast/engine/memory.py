@@ -129,7 +129,7 @@ def blank_batch(translator: Translator, size: int) -> Batch:
 
 
 def saved_bytes(translator: Translator, batch: Batch, precision: str = "fp32", index: int = 0) -> int:
-    """The most that autograd keeps for backward passes at one time of iteration ``index``, weights and images left out."""
+    """The most that autograd keeps for backward passes at a time of an iteration, weights and images left out."""
     held = _Held([*translator.parameters(), *batch.source, *batch.reference, *batch.reference2, *batch.paired])
     pools = {name: pool.to(batch.source[0]) for name, pool in translator.pools().items()}
     iteration = Iteration(index, pools=pools)

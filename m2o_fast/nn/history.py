@@ -95,8 +95,8 @@ class HalfPool(HistoryPool):
 
         Args:
             images: Float ``[n, C, H, W]``; n may be 0.
-            numbers: Float ``[n, 3]``, uniform in [0, 1): which half begins (of the first image of a batch), which one is
-                given out and which one is replaced (of every second image).
+            numbers: Float ``[n, 3]``, uniform in [0, 1): which half begins (of the first image of a batch), which image
+                is given out and which one is replaced (of every second image).
 
         Returns:
             Float ``[n, C, H, W]``, in place of the images.

@@ -28,8 +28,7 @@ def test_what_a_run_takes_is_what_its_bulk_takes(tmp_path: Path, monkeypatch: py
     """Memory, messages, and the pace that is measured."""
     config, without, measured = config_of(), config_of(refiner=0, discriminator=0), []
     assert Trainer(config, tmp_path).plan().memory == Trainer(without, tmp_path).plan().memory
-    assert message_sizes(config) == message_sizes(without)
-    assert [*message_sizes(config)] == ["refiners", "refiners 2", "discriminators", "agreement on stopping"]
+    assert list(message_sizes(config)) == ["refiners", "refiners 2", "discriminators", "agreement on stopping"]
     monkeypatch.setattr(
         pace_module, "measure_pace", lambda trainer, *_: measured.append(trainer.step) or Pace(1.0, 1.0, 1.0, 1, 1)
     )
@@ -52,14 +51,12 @@ def test_a_run_of_pretraining_alone_is_warned_of(tmp_path: Path, capsys: pytest.
 def test_a_run_that_stopped_in_its_pretraining_ends_with_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = config_of("steps=5", "accumulate=2")
+    config = config_of("steps=4")
     train(config, tmp_path / "whole", quiet=True)
     wanted = contents(tmp_path / "whole")
-    for step in (0, 2):
-        parts = tmp_path / str(step)
-        with monkeypatch.context() as patch:
-            stop_at(step, signal.SIGTERM, patch)
-            assert train(config, parts, quiet=True).step == step + 1
-        train(config, parts, "auto", quiet=True)
-        found = contents(parts)
-        assert [name for name in wanted if wanted[name] != found.get(name)] == []
+    with monkeypatch.context() as patch:
+        stop_at(0, signal.SIGTERM, patch)
+        assert train(config, tmp_path / "parts", quiet=True).step == 1
+    train(config, tmp_path / "parts", "auto", quiet=True)
+    found = contents(tmp_path / "parts")
+    assert [name for name in wanted if wanted[name] != found.get(name)] == []
