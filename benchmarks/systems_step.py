@@ -1,4 +1,4 @@
-"""One training iteration of pix2pix, CycleGAN, MUNIT and UNIT: their plain twins, and ours with the same weights.
+"""One training iteration of each system but StarGAN v2, as published: plain twins, and ours with the same weights.
 
     python benchmarks/systems_step.py fast cyclegan   # peak memory of its iterations, in bytes
 
@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +21,24 @@ from train_step import Iteration, _resident
 
 from m2o_fast.batch import Batch
 from m2o_fast.engine.step import Stepper
-from m2o_fast.translators import from_official, system
+from m2o_fast.m2o import Domain
+from m2o_fast.translators import create, from_official, system
 
 FOLDER = Path(__file__).resolve().parent
-for _name in ("pix2pix", "cyclegan", "munit", "unit"):
+for _name in ("pix2pix", "cyclegan", "simgan", "munit", "unit"):
     sys.path.insert(0, str(FOLDER.parent / "tests" / "translators" / _name))
 import plain_cyclegan  # noqa: E402  (lie beside the tests)
 import plain_munit  # noqa: E402
 import plain_pix2pix  # noqa: E402
+import plain_simgan  # noqa: E402
 import plain_unit  # noqa: E402
 import plain_unit_trainer  # noqa: E402
 
 SIDE, IMAGES = 64, 4
-SYSTEMS = ("pix2pix", "cyclegan", "munit", "unit")
+SYSTEMS = ("pix2pix", "cyclegan", "simgan", "munit", "unit")
 IMPLEMENTATIONS = ("plain", "compile", "fast")
+#: Of SimGAN: every second image goes into the history.
+_HALVES = torch.full((IMAGES, 3), 0.5)
 
 
 def _initialised(net: nn.Module) -> nn.Module:
@@ -89,8 +94,51 @@ def _styles() -> list[Tensor]:
     return [torch.randn((IMAGES, 8), generator=generator) for _ in range(4)]
 
 
+def _simgan_nets() -> tuple[plain_simgan.Refiner, nn.Sequential]:
+    torch.manual_seed(0)
+    nets = plain_simgan.Refiner(3, 3), plain_simgan.gaze_discriminator(3)
+    for parameter in (parameter for net in nets for parameter in net.parameters() if parameter.dim() == 4):
+        nn.init.xavier_uniform_(parameter)
+    return nets
+
+
+def _plain_simgan(compiled: bool) -> Iteration:
+    """Two steps of the refiner and one of the discriminator, all on the same images."""
+    refiner, judge = _simgan_nets()
+    way = plain_simgan.Direction(refiner, judge, plain_simgan.History(400))
+    optimizer = partial(torch.optim.SGD, lr=1e-3)
+    trainer = plain_simgan.Trainer([way], plain_simgan.Settings(optimizer))
+    _compile([refiner, judge], compiled)
+    a, b = _images()
+    shares = [plain_simgan.Share(a, b, _HALVES)]
+
+    def run() -> Tensor:
+        refined = [trainer.refine(shares, 0) for _ in range(2)]
+        trainer.judge(shares)
+        return torch.tensor([step["adversarial"] for step in refined]).mean()
+
+    return run
+
+
+def _fast_simgan() -> Iteration:
+    pace = {"pretrain_refiner": 0, "pretrain_discriminator": 0, "refiner_steps": 2}
+    settings = system("simgan").settings.model_validate({"optim": pace})
+    domains = [Domain("a"), Domain("b")]
+    translator = create({"system": "simgan", **settings.description(domains, system("simgan").variants["plain"], SIDE)})
+    for ours, plain in zip((translator.refiners, translator.discriminators), _simgan_nets(), strict=True):
+        for mine, theirs in zip(ours.parameters(), plain.parameters(), strict=True):
+            mine.data.copy_(theirs)
+    a, b = _images()
+    noise = {"pool": _HALVES}
+    batch = Batch((a, b[:0]), torch.arange(IMAGES), (0, IMAGES), (a[:0], b), (), noise=noise)
+    stepper, count = Stepper(translator, translator, settings.optim), iter(range(10**9))
+    return lambda: stepper([batch] * 3, next(count)).losses["refiners/adversarial"]
+
+
 def plain_iteration(name: str, *, compiled: bool = False) -> Iteration:
     """An iteration of the twin; returns the loss of its generators on the discriminators' scores."""
+    if name == "simgan":
+        return _plain_simgan(compiled)
     a, b = _images()
     if name == "cyclegan":
         nets = _cyclegan_nets()
@@ -129,6 +177,8 @@ def _compile(nets: list[nn.Module], compiled: bool) -> None:
 
 def fast_iteration(name: str) -> Iteration:
     """Ours, by the engine's stepper, with the same weights and images."""
+    if name == "simgan":
+        return _fast_simgan()
     a, b = _images()
     if name == "cyclegan":
         nets = _cyclegan_nets()

@@ -1,4 +1,4 @@
-"""One training iteration of pix2pix, CycleGAN, MUNIT and UNIT: their plain twins, the twins by torch.compile, and ours.
+"""One training iteration of each system but StarGAN v2: plain twins, the twins by torch.compile, and ours.
 
 What each is: benchmarks/systems_step.py. That the numbers agree is tested step by step in tests/translators, in
 float64; here it is asserted that the adversarial loss of two iterations does.

@@ -150,7 +150,7 @@ def _train(
             config.batch_size,
             quiet=quiet,
             tensorboard=config.tensorboard,
-            warm_up=trainer.warm_up,
+            warm_up=trainer.warm_up + max(0, config.optim.pretraining() - trainer.step),
             settle=trainer.settle,
         )
     with log, float32_products(config.precision):
@@ -163,6 +163,11 @@ def _train(
         threads, before = torch.get_num_threads(), start.manifest.get("threads")
         if before not in (None, threads) and trainer.device.type == "cpu":
             log.warn(f"this run was trained with {before} threads, now with {threads}: from here on other last digits")
+        if config.optim.pretraining() >= config.steps:
+            log.warn(
+                f"steps {config.steps}: all of them are pretraining, behind which the training proper begins; raise "
+                f"steps above {config.optim.pretraining()}"
+            )
         if start.checkpoint:
             log.say(f"going on from {start.checkpoint}, step {trainer.step}")
         trainer.run_until(config.steps, log, stop)

@@ -75,15 +75,15 @@ def estimate_memory(
         gradients=size,
         moments=sum(optim.optimizer(name).state_bytes(sizes) for name, sizes in groups.items()),
         averages=0 if averaged is translator else _bytes(averaged.parameters()) + _bytes(averaged.buffers()),
-        activations=_activations(translator, images, precision),
+        activations=_activations(translator, images, precision, optim.pretraining()),
     )
 
 
-def _activations(translator: Translator, images: int, precision: str) -> int:
+def _activations(translator: Translator, images: int, precision: str, index: int) -> int:
     domains = len(translator.domains)
     if images <= 2 * domains:
-        return saved_bytes(translator, blank_batch(translator, images), precision)
-    one, two = (saved_bytes(translator, blank_batch(translator, each * domains), precision) for each in (1, 2))
+        return saved_bytes(translator, blank_batch(translator, images), precision, index)
+    one, two = (saved_bytes(translator, blank_batch(translator, each * domains), precision, index) for each in (1, 2))
     return round(one + (two - one) * (images / domains - 1))
 
 
@@ -128,15 +128,15 @@ def blank_batch(translator: Translator, size: int) -> Batch:
     ).to(parameter.device, parameter.dtype)
 
 
-def saved_bytes(translator: Translator, batch: Batch, precision: str = "fp32") -> int:
-    """The most that autograd keeps for backward passes at one time of an iteration, weights and images left out."""
+def saved_bytes(translator: Translator, batch: Batch, precision: str = "fp32", index: int = 0) -> int:
+    """The most that autograd keeps for backward passes at a time of an iteration, weights and images left out."""
     held = _Held([*translator.parameters(), *batch.source, *batch.reference, *batch.reference2, *batch.paired])
     pools = {name: pool.to(batch.source[0]) for name, pool in translator.pools().items()}
-    iteration = Iteration(0, pools=pools)
+    iteration = Iteration(index, pools=pools)
     buffers = [(buffer, buffer.clone()) for buffer in translator.buffers()]
     with saved_tensors_hooks(held.pack, lambda kept: kept.tensor):
-        for phase in translator.phases(0):
-            iteration = Iteration(0, pools=pools) if phase.new_batch else iteration
+        for phase in dict.fromkeys(translator.phases(index)):  # one that comes again takes no more
+            iteration = Iteration(index, pools=pools) if phase.new_batch else iteration
             with autocast(precision, batch.to_target.device):
                 translator.loss(phase.name, batch, iteration)
     for buffer, before in buffers:  # statistics of blank images

@@ -159,6 +159,7 @@ def _rehearse(
     with processes.at_once():
         report = report if processes.leads else silent
         trainer = Trainer(config, run, start, processes, report)
+        trainer.step = max(trainer.step, config.optim.pretraining())  # what most steps are like
     with float32_products(config.precision):
         return trainer.plan(), measure_pace(trainer, steps, max(warm_up, trainer.warm_up), limit)
 

@@ -102,16 +102,20 @@ class Point:
 def message_sizes(config: Config) -> dict[str, int]:
     """Bytes of each message of a training step, by phase; the last one is the agreement on whether to stop.
 
+    A phase that comes several times is numbered. Steps of a pretraining are left out.
+
     A phase sends the gradients of its groups, its loss, and for each group whether the loss reached it, in float32.
     """
     domains = open_split(config, "train").domains
     with torch.device("meta"):
         translator = build_translator(config, domains)
     sizes = group_sizes(translator)
-    messages = {
-        phase.name: _FLOAT_BYTES * (sum(sizes[group] for group in phase.groups) + len(phase.groups) + 1)
-        for phase in translator.phases(0)
-    }
+    messages: dict[str, int] = {}
+    phases = translator.phases(config.optim.pretraining())
+    for number, phase in enumerate(phases):
+        before = [other.name for other in phases[:number]].count(phase.name)
+        name = f"{phase.name} {before + 1}" if before else phase.name
+        messages[name] = _FLOAT_BYTES * (sum(sizes[group] for group in phase.groups) + len(phase.groups) + 1)
     return {**messages, "agreement on stopping": _STOP_MESSAGE_BYTES}
 
 

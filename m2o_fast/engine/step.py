@@ -113,6 +113,8 @@ class Stepper:
                 for name, tensor in logged.items():
                     key = f"{phase.name}/{name}"
                     losses[key] = losses.get(key, 0) + tensor / (len(own) * often[phase.name])
+            for pool in self.pools.values():
+                pool.settle()
             failed = self._descend(phase, number, loss, failed)
         for buffer, old in zip(self._buffers, before, strict=True):  # statistics of a step that failed are none
             buffer.copy_(torch.where(failed > 0, old, buffer))

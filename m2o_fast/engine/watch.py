@@ -94,9 +94,12 @@ def _try(advice: str) -> str:
 
 
 def first_alarm(config: Config) -> int:
-    """The first step at which the alarm may sound: an average has forgotten 95 % of the first weights by then."""
-    decay = config.optim.average() or 0.0
-    return max(round(3 / (1 - decay)), config.steps // 10)
+    """The first step at which the alarm may sound: an average has forgotten 95 % of the first weights by then.
+
+    A tenth of the steps behind a pretraining are done, too.
+    """
+    decay, before = config.optim.average() or 0.0, config.optim.pretraining()
+    return max(round(3 / (1 - decay)), before + (config.steps - before) // 10)
 
 
 def _difference(a: Tensor, b: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Convolutions, and norms by name with the activation behind them, as the nets of pix2pix and CycleGAN take them."""
+"""Convolutions, and norms by name with the activation behind them, as nets for pairs of domains take them."""
 
 from __future__ import annotations
 

@@ -83,6 +83,10 @@ class Optim(Section):
         """Decay per step of the moving average of the weights; ``None``: there is none."""
         return None
 
+    def pretraining(self) -> int:
+        """How many first iterations have other phases than those after them, which are the bulk of a run."""
+        return 0
+
 
 class DecayingAdam(Optim):
     """Adam for all nets, its rate constant at first and then falling linearly to 0.

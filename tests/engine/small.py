@@ -22,10 +22,14 @@ from m2o_fast.translators import NAMES, system
 SMALLER = {
     "starganv2": ["model.hidden_dim=8", "model.style_dim=4", "model.latent_dim=4"],
     "cyclegan": ["model.blocks=1", "model.pool=5"],
+    "simgan": [
+        *("model.blocks=1", "model.pool=5", "optim.refiner_steps=2"),
+        *("optim.pretrain_refiner=1", "optim.pretrain_discriminator=1"),
+    ],
     "munit": ["model.blocks=1", "model.style_dim=2", "model.mlp_width=4"],
     "unit": ["model.blocks=2"],
 }
-#: what systems that are not here yet need: SimGAN's batches within an iteration, flow's styles, UNIT's rates, ...
+#: what systems need that are not here yet, or only some: batches within an iteration, flow's styles, UNIT's rates, ...
 LATER = ["model.refine=2", "model.noise=true", "model.adapter=true", "model.batch_norm=false", "optim.halve_every=2"]
 #: of a system with options, more of its kinds
 MORE = {

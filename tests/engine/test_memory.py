@@ -89,7 +89,7 @@ def test_small_batches_are_measured_as_they_are(variant: str, tmp_path: Path, mo
     for size in (1, 2, 3, 4):
         trainer = Trainer(tiny_config(f"variant={variant}", f"batch_size={size}"), tmp_path)
         with monkeypatch.context() as patch:
-            patch.setattr(memory_module, "saved_bytes", lambda t, b, p: probed.append(b.size) or probe(t, b, p))
+            patch.setattr(memory_module, "saved_bytes", lambda t, b, *rest: probed.append(b.size) or probe(t, b, *rest))
             estimate = trainer.plan().memory.activations
         drawn = max(saved_bytes(trainer.translator, trainer.batch(step)[0]) for step in range(4))
         assert estimate == pytest.approx(drawn, rel=0.06), size

@@ -22,6 +22,7 @@ NARROW = {
     "cyclegan": {"blocks": 1},
     "munit": {"blocks": 1, "mlp_width": 2},
     "pix2pix": {},
+    "simgan": {"blocks": 1},
     "unit": {"blocks": 2},
 }
 

@@ -152,7 +152,13 @@ RES_NET = {
     "model.18.weight": torch.zeros(3, 4, 7, 7),
 }
 JUDGE = {"model.0.weight": torch.zeros(4, 6, 4, 4), "model.2.weight": torch.zeros(8, 4, 4, 4)}
+REFINER = {
+    "stem.weight": torch.zeros(4, 3, 3, 3),
+    "head.weight": torch.zeros(3, 4, 1, 1),
+    "blocks.0.conv1.weight": torch.zeros(4, 4, 3, 3),
+}
 NETS = {("pix2pix", "G"): U_NET, ("cyclegan", "G_A"): RES_NET, ("pix2pix", "D"): JUDGE, ("cyclegan", "D_B"): JUDGE}
+NETS |= {("simgan", "R"): REFINER}
 CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "no weights": lambda net: {},
     "other weights": lambda net: SMALL,
