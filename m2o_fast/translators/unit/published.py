@@ -27,7 +27,7 @@ _NETS = {"rerelease": ("gen_a", "gen_b", "dis_a", "dis_b"), "paper": ("gen", "di
 NETS = (*_NETS["rerelease"], *_NETS["paper"])
 #: Of the re-release: a file, and by key in it the net. The paper's form has a net in each.
 FILES = {name: {letter: f"{name}_{letter}" for letter in "ab"} for name in ("gen", "dis")}
-FILE = "{net}.pt"
+FILE = "{net}_00000000.pt"
 #: A net, as it is published: ours side by side in its order, each with how its names become published ones.
 _Parts = list[tuple[Any, Prefixes]]
 

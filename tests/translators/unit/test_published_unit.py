@@ -82,7 +82,7 @@ def test_files_of_both_domains_float32_and_names() -> None:
 
 @pytest.mark.parametrize("form", ["rerelease", "paper"])
 def test_files_become_a_run_and_files_again(tmp_path: Path, form: str) -> None:
-    """``gen.pt`` and ``dis.pt``, of the re-release with the nets of both domains in each."""
+    """``gen_00000000.pt`` and ``dis_00000000.pt``, of the re-release with the nets of both domains in each."""
     nets = {name: {k: v.float() for k, v in net.items()} for name, net in weights(published_nets(form)).items()}
     if form == "rerelease":
         nets = {kind: {letter: nets[f"{kind}_{letter}"] for letter in "ab"} for kind in ("gen", "dis")}
@@ -90,7 +90,7 @@ def test_files_become_a_run_and_files_again(tmp_path: Path, form: str) -> None:
         torch.save(net, tmp_path / name)
     convert_checkpoint("unit", {name: tmp_path / name for name in nets}, tmp_path / "run", image_size=SIDE)
     written = write_published(tmp_path / "run", tmp_path / "again", "unit")
-    assert [file.name for file in written] == ["gen.pt", "dis.pt"]
+    assert [file.name for file in written] == ["gen_00000000.pt", "dis_00000000.pt"]
     for file, net in zip(written, nets.values(), strict=True):
         torch.testing.assert_close(torch.load(file, weights_only=True), net, rtol=0, atol=0, check_dtype=False)
 
