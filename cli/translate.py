@@ -29,11 +29,17 @@ def translate(
     run: Annotated[
         Path | None,
         typer.Option(
-            "--run",
-            "--checkpoint",
             metavar="DIR",
             help="Run, checkpoint, RUN/checkpoints/best or converted weights. "
             "[dim]\\[default: the newest run below runs/][/dim]",
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Checkpoint of the run, or best, which --validate-every keeps; without --run also the path of one. "
+            "[dim]\\[default: its newest good one][/dim]",
         ),
     ] = None,
     seed: Annotated[
@@ -55,7 +61,9 @@ def translate(
     from m2o_fast.engine.runs import fit_of, load_translator
     from m2o_fast.engine.translate import Request, translate_path
 
-    translator = load_translator(run, device=device)
+    if run is None and checkpoint is not None and _is_path(checkpoint):
+        run, checkpoint = Path(checkpoint), None
+    translator = load_translator(run, device, checkpoint)
     fits = translator.multiple is None or reference is not None  # a checkpoint alone need not know of any
     fit = fit_of(run) if fits else "stretch"
     request = Request(target, source, seed=seed, reference=reference, styles=styles, fit=fit)
@@ -64,3 +72,8 @@ def translate(
         typer.echo(f"m2o-fast: error: {printable(failure)}", err=True)
     typer.echo(f"{written} of {written + len(failures)} images written to {harmless(str(out))}")
     return 2 if failures else 0
+
+
+def _is_path(checkpoint: str) -> bool:
+    """Whether this is where a checkpoint lies, not the name of one."""
+    return Path(checkpoint).name != checkpoint or Path(checkpoint).is_dir()

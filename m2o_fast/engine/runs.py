@@ -108,11 +108,12 @@ def find_checkpoint(path: Path | None, checkpoint: str | None = None) -> tuple[P
     Raises:
         UserError: Nothing usable there; says what was found.
     """
+    is_checkpoint = path is not None and (is_best(path) or (path / MANIFEST).is_file())
+    if is_checkpoint and checkpoint is not None:
+        raise UserError(f"{path} is a checkpoint; leave out --checkpoint, or name its run")
     if path is not None and is_best(path):
         path, checkpoint = run_of_best(path), BEST
     if path is not None and (path / MANIFEST).is_file():
-        if checkpoint is not None:
-            raise UserError(f"{path} is a checkpoint; leave out --checkpoint, or name its run")
         return path, read_manifest(path), []
     if path is not None and path.is_dir() and not is_run(path):
         raise UserError(f"{path} is neither a run (no {CONFIG}) nor a checkpoint (no {MANIFEST})")
@@ -124,7 +125,7 @@ def find_checkpoint(path: Path | None, checkpoint: str | None = None) -> tuple[P
         return *best, []
     if checkpoint is not None:
         folder = run / "checkpoints" / checkpoint
-        if not folder.is_dir():
+        if not folder.is_dir() or folder.parent != run / "checkpoints":  # a path may lead to another run
             names = ", ".join(found.name for found in list_checkpoints(run)) or "none"
             raise UserError(f"{run} has no checkpoint {checkpoint!r}; it has: {names}")
         return folder, read_manifest(folder), []
@@ -150,13 +151,14 @@ def warn_of_damage(problems: list[str], used: Path) -> None:
         warnings.warn(f"{problem}; using {used}", RuntimeWarning, stacklevel=3)
 
 
-def load_translator(path: str | Path | None = None, device: str = "auto") -> Translator:
+def load_translator(path: str | Path | None = None, device: str = "auto", checkpoint: str | None = None) -> Translator:
     """The trained translator of a run, a checkpoint or converted weights, ready to use.
 
     Args:
         path: Run folder (its newest good checkpoint), checkpoint folder, ``RUN/checkpoints/best``, or ``None``: the
             newest run below ``runs/``.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:<number>"``.
+        checkpoint: Name of one checkpoint of the run, or ``"best"``.
 
     Returns:
         The translator with averaged (EMA) weights, in evaluation mode, without gradients.
@@ -164,7 +166,7 @@ def load_translator(path: str | Path | None = None, device: str = "auto") -> Tra
     Raises:
         UserError: No such run or checkpoint, or a damaged one; names the file.
     """
-    folder, manifest, problems = find_checkpoint(None if path is None else Path(path))
+    folder, manifest, problems = find_checkpoint(None if path is None else Path(path), checkpoint)
     warn_of_damage(problems, folder)
     return load_checkpoint(folder, manifest).to(choose_device(device))
 

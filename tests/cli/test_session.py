@@ -198,6 +198,9 @@ def test_translate_one_image_in_several_ways(here, home, tmp_path):
         "newest": [],
         "run": ["--run", run],
         "checkpoint": ["--checkpoint", run / "checkpoints" / "step-00000004"],
+        "earlier": ["--run", run, "--checkpoint", "step-00000002"],
+        "path": ["--checkpoint", run / "checkpoints" / "step-00000002"],
+        "name": ["--checkpoint", "step-00000002"],
         "from": ["--from", "gray"],
         "seed": ["--seed", 1],
         "reference": ["--reference", "color.png"],
@@ -209,7 +212,8 @@ def test_translate_one_image_in_several_ways(here, home, tmp_path):
         assert here(*words, cwd=home) == (0, f"1 of 1 images written to {file}\n", "")
     written = {name: (tmp_path / f"{name}.png").read_bytes() for name in ways}
     assert written["newest"] == written["run"] == written["checkpoint"] == written["from"]
-    assert len(set(written.values())) == 4
+    assert written["earlier"] == written["path"] == written["name"]
+    assert len(set(written.values())) == 5
 
 
 def test_a_bad_image_of_a_folder_is_named_and_the_others_are_translated(here, home, tmp_path):
@@ -228,6 +232,10 @@ def test_translate_refusals(refused, home, tmp_path):
     assert "unknown domain 'blue'" in refused("translate", "color.png", "--to", "blue", *out, cwd=home)
     assert "no such file" in refused("translate", "none.png", "--to", "gray", *out, cwd=home)
     assert "neither a run" in refused("translate", "color.png", "--to", "gray", "--run", "gray", *out, cwd=home)
+    words = ["translate", "color.png", "--to", "gray", "--checkpoint", "best", *out, "--run"]
+    run = home / "runs" / "hms-digits-001"
+    assert f"{run} has no best checkpoint" in refused(*words, run, cwd=home)
+    assert "leave out --checkpoint" in refused(*words, run / "checkpoints" / "best", cwd=home)
     assert not (tmp_path / "x.png").exists()
 
 
