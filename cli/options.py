@@ -95,17 +95,8 @@ Device = Annotated[
 def settings_from(
     config: Path | None, assignments: list[str] | None, options: Mapping[str, object], preset: str | None = None
 ) -> Config:
-    """The settings that a command line asks for; an option that is ``None`` was not given.
-
-    Where no preset is named, the recipe of a data set may depend on whether there is a GPU.
-    """
-    from m2o_fast.engine.config import CPU_PRESETS, load_config
+    """The settings that a command line asks for; an option that is ``None`` was not given."""
+    from m2o_fast.engine.config import load_config
 
     given = {key: value for key, value in options.items() if value is not None}
-    settings = load_config(config, given, assignments or [], preset)
-    if preset is None and settings.data.name in CPU_PRESETS:
-        from m2o_fast.engine.fitting import cpu_preset
-
-        if (instead := cpu_preset(settings)) is not None:
-            return load_config(config, given, assignments or [], instead)
-    return settings
+    return load_config(config, given, assignments or [], preset)

@@ -172,14 +172,17 @@ def train(
         "tensorboard": tensorboard or None,
     }
     if dry_run:
-        settings = _settings(config, run, resume, assignments, options, preset)
-        _print_dry_run(settings, run, resume or "never", as_json)
+        settings, recipe = settings_to_train(config, run, resume, assignments, options, preset)
+        _print_dry_run(settings, recipe, run, resume or "never", as_json)
         return 0
     try:
         with StopRequest(starting=True) as stop:  # importing torch alone may take a while
-            settings = _settings(config, run, resume, assignments, options, preset)
+            settings, recipe = settings_to_train(config, run, resume, assignments, options, preset)
             from m2o_fast.engine.loop import train as run_training
+            from m2o_fast.engine.runlog import show
 
+            if recipe and not quiet and os.environ.get("RANK", "0") == "0":
+                show(recipe)
             return run_training(settings, run, resume or "never", quiet, stop).exit_code
     except Stopped as stopped:
         if os.environ.get("RANK", "0") == "0":  # of several processes one is enough to say so
@@ -187,23 +190,41 @@ def train(
         return stopped.exit_code
 
 
-def _settings(
+def settings_to_train(
     config: Path | None,
     run: Path | None,
     resume: str | None,
     assignments: list[str] | None,
     options: Mapping[str, object],
     preset: str | None,
-) -> Config:
-    """What the options say; where they name no file, on top of the settings of the run that is gone on with."""
+) -> tuple[Config, str]:
+    """What the options say; where they name no file, on top of the settings of the run that is gone on with.
+
+    Returns:
+        The settings, and what to say of their recipe: where nothing names one, that of a data set may depend on whether
+        there is a GPU. Empty: it is the usual one, or the one that was named.
+    """
+    from m2o_fast.engine.config import CPU_PRESETS
+
     if config is None and run is not None:
         from m2o_fast.engine.runs import config_to_resume
 
         config = config_to_resume(run, resume)
-    return settings_from(config, assignments, options, preset)
+    settings = settings_from(config, assignments, options, preset)
+    usual = settings.data.name
+    if config is None and preset is None and resume in (None, "never", "auto") and usual in CPU_PRESETS:
+        from m2o_fast.engine.fitting import cpu_preset
+
+        if (instead := cpu_preset(settings)) is not None:
+            settings = settings_from(None, assignments, options, instead)
+            return settings, (
+                f"recipe: {instead}, small nets and {settings.data.image_size} pixels, as no preset is named and there "
+                f"is no GPU; --preset {usual} is the usual one"
+            )
+    return settings, ""
 
 
-def _print_dry_run(settings: Config, run: Path | None, resume: str, as_json: bool) -> None:
+def _print_dry_run(settings: Config, recipe: str, run: Path | None, resume: str, as_json: bool) -> None:
     """One JSON object, or YAML in which everything but the settings is a comment: a file for --config.
 
     Raises:
@@ -216,8 +237,9 @@ def _print_dry_run(settings: Config, run: Path | None, resume: str, as_json: boo
     result = dry_run(settings, run, resume, report=lambda line: typer.echo(harmless(line), err=True))
     if result is None:
         return
-    lines = result.pop("lines", [])
+    lines = [recipe] * bool(recipe) + result.pop("lines", [])
     if as_json:
+        result |= {"recipe": recipe} if recipe else {}
         typer.echo(json.dumps(result))
     else:
         for line in lines:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from m2o_fast.cli.options import settings_from
+from m2o_fast.cli.train import settings_to_train, train
 from m2o_fast.data.learner import Fitting
-from m2o_fast.engine.config import load_config
+from m2o_fast.engine.config import dump_config, load_config
 from m2o_fast.engine.fitting import cpu_preset, fitting, seconds_per_step
 from m2o_fast.engine.schema import Config
 from m2o_fast.m2o import Domain
@@ -60,17 +63,61 @@ def test_with_a_gpu_or_without_a_recipe_nothing_changes(monkeypatch: pytest.Monk
     assert fitting("starganv2", "hms", DOMAINS, 300) is None
 
 
-def test_it_is_taken_where_no_preset_is_named_and_there_is_no_gpu(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    assert settings_from(None, None, OWN) == load_config(overrides=OWN, preset="folder-cpu")
-    assert settings_from(None, None, OWN, "folder") == load_config(overrides=OWN) != settings_from(None, None, OWN)
-    assert settings_from(None, ["steps=7"], OWN).steps == 7
-    assert settings_from(None, None, {"data.name": "digits"}) == load_config()
-    assert settings_from(None, None, OWN | {"system": "cyclegan"}).data.image_size == 256
+def new_run(assignments: list[str] | None = None, preset: str | None = None, **more: str) -> Config:
+    return settings_to_train(None, None, None, assignments, OWN | more, preset)[0]
+
+
+def test_it_is_taken_where_no_preset_is_named_and_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert new_run() == load_config(overrides=OWN, preset="folder-cpu")
+    assert new_run(preset="folder") == load_config(overrides=OWN) != new_run()
+    assert new_run(["steps=7"]).steps == 7
+    assert settings_to_train(None, None, None, None, {"data.name": "digits"}, None) == (load_config(), "")
+    assert new_run(system="cyclegan").data.image_size == 256
     with_gpu(monkeypatch)
-    assert settings_from(None, None, OWN) == load_config(overrides=OWN)
+    assert new_run() == load_config(overrides=OWN)
     assert cpu_preset(load_config(overrides=OWN | {"device": "cpu"})) == "folder-cpu"
+
+
+def test_it_is_said_where_it_is_taken() -> None:
+    said = settings_to_train(None, None, None, None, OWN, None)[1]
+    assert said.startswith("recipe: folder-cpu, small nets and 32 pixels,") and "--preset folder is" in said
+    assert settings_to_train(None, None, None, None, OWN, "folder-cpu")[1] == ""
+
+
+def test_the_command_says_it_before_the_plan(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained: list[Config] = []
+
+    def run_training(config: Config, *_: object) -> SimpleNamespace:
+        trained.append(config)
+        print("the plan")
+        return SimpleNamespace(exit_code=0)
+
+    monkeypatch.setattr("m2o_fast.engine.loop.train", run_training)
+    monkeypatch.setattr("m2o_fast.engine.pace.dry_run", lambda *_, **__: {"lines": ["the plan"]})
+    said = settings_to_train(None, None, None, None, OWN, None)[1]
+    train(data="folder:any", uni=["line"])
+    assert trained == [new_run()] and capsys.readouterr().out == f"{said}\nthe plan\n"
+    train(data="folder:any", uni=["line"], quiet=True)
+    assert capsys.readouterr().out == "the plan\n"
+    train(data="folder:any", uni=["line"], dry_run=True)
+    assert capsys.readouterr().out.startswith(f"# {said}\n# the plan\n")
+    train(data="folder:any", uni=["line"], dry_run=True, as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"recipe": said}
+
+
+def test_a_file_a_run_that_goes_on_and_other_commands_keep_the_usual_recipe(tmp_path: Path) -> None:
+    usual = load_config(overrides=OWN)
+    assert settings_from(None, None, OWN) == usual
+    written, run = tmp_path / "mine.yaml", tmp_path / "run"
+    written.write_text("data: {name: folder, dir: any, uni: [line]}\n")
+    assert settings_to_train(written, None, None, None, {}, None) == (usual, "")
+    run.mkdir()
+    (run / "config.yaml").write_text(dump_config(usual))
+    assert settings_to_train(None, run, "auto", None, {}, None) == (usual, "")
+    assert settings_to_train(None, None, str(run / "checkpoints" / "step-00000001"), None, OWN, None) == (usual, "")
+    assert settings_to_train(None, tmp_path / "new", "auto", None, OWN, None)[0] == new_run()
 
 
 def test_a_step_is_timed_without_images() -> None:
