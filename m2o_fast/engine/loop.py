@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,15 +25,14 @@ from m2o_fast.engine.checkpoint import (
     remove_old_checkpoints,
     write_checkpoint,
 )
-from m2o_fast.engine.config import dump_config
 from m2o_fast.engine.device import choose_device
 from m2o_fast.engine.graphs import WARM_UP, CudaRecorder, GraphedStepper
 from m2o_fast.engine.memory import explains_out_of_memory
 from m2o_fast.engine.plan import Plan, make_plan
 from m2o_fast.engine.precision import float32_products
 from m2o_fast.engine.processes import Processes, joined_processes
-from m2o_fast.engine.runlog import Log, RunLog, environment, show
-from m2o_fast.engine.runs import CONFIG, is_run, next_run
+from m2o_fast.engine.runlog import Log, RunLog, going_on, show
+from m2o_fast.engine.runs import is_run, next_run, write_facts
 from m2o_fast.engine.samples import SampleGrid, in_evaluation
 from m2o_fast.engine.schema import Config, config_class
 from m2o_fast.engine.signals import StopRequest
@@ -142,7 +140,7 @@ def _train(
     stop.begin(alone=processes.count == 1)
     log: Log = Log()
     if processes.leads:
-        _write_facts(config, run)
+        write_facts(config, run)
         log = RunLog(
             run,
             trainer.step,
@@ -176,15 +174,6 @@ def _train(
         else:
             log.say(f"Done: {trainer.step} steps in {run}. Measure it with: m2o-fast eval {run}")
     return TrainResult(run, trainer.step, stop.exit_code if trainer.step < config.steps else 0)
-
-
-def _write_facts(config: Config, run: Path) -> None:
-    try:
-        for name, text in ((CONFIG, dump_config(config)), ("env.json", json.dumps(environment(), indent=1) + "\n")):
-            with replacing(run / name) as file:
-                file.write(text.encode())
-    except OSError as error:
-        raise UserError(f"{run}: cannot write the run folder: {error.strerror}") from None
 
 
 # --- the loop ---
@@ -271,11 +260,9 @@ class Trainer:
                 log.tick(self.step, self._read(result), self.skipped)
             if self._due(self.config.sample_every, steps):
                 self._save_samples(log)
-            if self.validation is not None and self._due(self.config.validate_every, steps):
+            if self.config.validate_every and self._due(self.config.validate_every, steps):
                 self._look_back(log)
-                facts = {"step": self.step, "data": self.fingerprint, "test_data": self.test_fingerprint}
-                # During a streak of skipped steps the weights may be on their way out: none are kept.
-                self.validation.validate(self._training(), facts, log, keep=not self.skipped_in_a_row)
+                self._validate(log)
             if self.step < steps and self._due(self.config.checkpoint_every, steps):
                 self._look_back(log)
                 # During a streak of skipped steps the weights may be on their way out: better keep what is saved.
@@ -352,7 +339,7 @@ class Trainer:
     def _save_samples(self, log: Log) -> None:
         if not self.processes.leads:
             return
-        with _going_on(log):
+        with going_on(log):
             with in_evaluation(self.averaged):
                 directions = self.samples.translate(self.averaged)
             picture = self.samples.draw(self.averaged, directions)
@@ -362,6 +349,13 @@ class Trainer:
             log.sampled(self.step, values, picture)
             for warning in self.watch.alarms(self.step, values):
                 log.warn(warning)
+
+    def _validate(self, log: Log) -> None:
+        if self.validation is None:  # the leading process alone has one
+            return
+        facts = {"step": self.step, "data": self.fingerprint, "test_data": self.test_fingerprint}
+        # During a streak of skipped steps the weights may be on their way out: none are kept.
+        self.validation.validate(self._training(), facts, log, keep=not self.skipped_in_a_row)
 
     def _save(self, log: Log, *, last: bool) -> None:
         """Writes a checkpoint. A full disk does not end the run before its last step: older checkpoints stay."""
@@ -405,13 +399,4 @@ class Trainer:
         if self._claim is not None and self._claim.renew():
             log.warn(f"{self.run} was removed or renamed while training; it is made anew without what was in it")
         if self._claim is not None and not is_run(self.run):  # also where writing it failed the last time
-            _write_facts(self.config, self.run)
-
-
-@contextmanager
-def _going_on(log: Log) -> Iterator[None]:
-    """Samples are for looking at: what keeps them from being written must not end a run."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        log.warn(f"no sample grid: {error}; training goes on")
+            write_facts(self.config, self.run)

@@ -8,8 +8,8 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +226,15 @@ class RunLog(Log):
             if not self._write_failed:
                 self.warn(f"{self._folder / name}: {error.strerror}; training goes on without it")
             self._write_failed = True
+
+
+@contextmanager
+def going_on(log: Log) -> Iterator[None]:
+    """Samples are for looking at: what keeps them from being written must not end a run."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        log.warn(f"no sample grid: {error}; training goes on")
 
 
 def _progress_bar(console: Console) -> Progress:

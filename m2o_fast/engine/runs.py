@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from pathlib import Path
@@ -20,10 +21,12 @@ from m2o_fast.engine.checkpoint import (
 from m2o_fast.engine.checkpoint import (
     load_translator as load_checkpoint,
 )
-from m2o_fast.engine.config import load_config
+from m2o_fast.engine.config import dump_config, load_config
 from m2o_fast.engine.device import choose_device
+from m2o_fast.engine.runlog import environment
 from m2o_fast.engine.schema import Config
 from m2o_fast.errors import UserError
+from m2o_fast.files import replacing
 from m2o_fast.translators.base import Translator
 
 RUNS = Path("runs")
@@ -88,6 +91,20 @@ def config_to_resume(run: Path | None, resume: str | None) -> Path | None:
     if resume != "auto":
         places += [Path(resume), run_of(Path(resume)) or Path(resume)]
     return next((place / CONFIG for place in places if is_run(place)), None)
+
+
+def write_facts(config: Config, run: Path) -> None:
+    """Writes what a run was started with: its settings, and what its numbers may depend on besides them.
+
+    Raises:
+        UserError: They cannot be written.
+    """
+    try:
+        for name, text in ((CONFIG, dump_config(config)), ("env.json", json.dumps(environment(), indent=1) + "\n")):
+            with replacing(run / name) as file:
+                file.write(text.encode())
+    except OSError as error:
+        raise UserError(f"{run}: cannot write the run folder: {error.strerror}") from None
 
 
 # --- loading ---

@@ -52,7 +52,7 @@ def at_step(step: int, rank: int, act) -> None:
 # --- what the processes run ---
 
 
-def poisoned(run: Path, steps: list[int]) -> int:
+def poisoned(run: Path, steps: list[int], *settings: str) -> int:
     loss, loop.SKIPS_IN_A_ROW = StarGANv2.loss, 3
 
     def not_finite(self, phase, batch, iteration):
@@ -63,7 +63,7 @@ def poisoned(run: Path, steps: list[int]) -> int:
         return value, parts
 
     StarGANv2.loss = not_finite  # type: ignore[method-assign]
-    return training(run)
+    return training(run, *settings)
 
 
 def failing(run: Path, rank: int, error: Exception) -> int:
@@ -129,6 +129,15 @@ def test_a_loss_that_is_not_finite_in_one_process_is_skipped_by_all(tmp_path: Pa
     assert "3 steps in a row" in outcomes[0].errors and "seed 777 and step 5 determine" in outcomes[0].errors
     assert outcomes[1].errors == ""
     assert [path.name for path in list_checkpoints(run)] == []
+
+
+def test_too_many_in_a_row_that_a_validation_finds_end_all_processes_with_one_message(tmp_path: Path) -> None:
+    pace = [
+        f"{name}_every={steps}" for name, steps in (("log", 99), ("sample", 99), ("checkpoint", 99), ("validate", 4))
+    ]
+    outcomes = together(2, tmp_path, poisoned, tmp_path / "run", [1, 2, 3], *pace)
+    assert [outcome.code for outcome in outcomes] == [2, 2], outcomes
+    assert "3 steps in a row" in outcomes[0].errors and outcomes[1].errors == ""
 
 
 @pytest.mark.parametrize(("rank", "error", "code"), [(1, UserError("no such image"), 2), (0, RuntimeError("a bug"), 1)])

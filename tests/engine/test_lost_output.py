@@ -103,14 +103,14 @@ def test_a_folder_that_cannot_be_made_for_a_while_is_a_warning(
 def test_settings_that_could_not_be_written_are_written_the_next_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, batch, write_facts = tmp_path / "run", Trainer.batch, loop._write_facts
+    run, batch, write_facts = tmp_path / "run", Trainer.batch, loop.write_facts
 
     def interfered(self: Trainer, step: int):
         if step == 1:
             shutil.rmtree(run)
-            monkeypatch.setattr(loop, "_write_facts", full)
+            monkeypatch.setattr(loop, "write_facts", full)
         elif step == 3:
-            monkeypatch.setattr(loop, "_write_facts", write_facts)
+            monkeypatch.setattr(loop, "write_facts", write_facts)
         return batch(self, step)
 
     def full(*_: object) -> None:
