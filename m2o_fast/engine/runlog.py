@@ -81,8 +81,8 @@ class Log:
     def sampled(self, step: int, values: Mapping[str, float], picture: Image.Image) -> None:
         """Writes what was measured on the sample grid that was drawn as ``step`` steps are done."""
 
-    def validated(self, step: int, values: Mapping[str, float], best: str) -> None:
-        """Writes what a validation found as ``step`` steps are done; ``best`` says by what they are the best so far."""
+    def validated(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes what a validation found as ``step`` steps are done."""
 
 
 class RunLog(Log):
@@ -200,12 +200,10 @@ class RunLog(Log):
         self._append(SAMPLES, {"step": step, **values})
         self._on_board(lambda board: board.write(step, values, picture))
 
-    def validated(self, step: int, values: Mapping[str, float], best: str) -> None:
-        """Writes what a validation found as ``step`` steps are done; ``best`` says by what they are the best so far."""
+    def validated(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes what a validation found as ``step`` steps are done."""
         self._append(METRICS, {"step": step, **values})
         self._on_board(lambda board: board.write(step, values))
-        if best:
-            self.say(f"step {step}: kept as the best so far, {best}")
 
     def _on_board(self, write: Callable[[Board], object]) -> None:
         try:

@@ -138,7 +138,9 @@ def find_checkpoint(path: Path | None, checkpoint: str | None = None) -> tuple[P
     if checkpoint == BEST:
         best = best_checkpoint(run)
         if best is None:
-            raise UserError(f"{run} has no best checkpoint: it was trained without --validate-every")
+            raise UserError(
+                f"{run} has no best checkpoint: it was trained without --validate-every, or best_by was never measured"
+            )
         return *best, []
     if checkpoint is not None:
         folder = run / "checkpoints" / checkpoint

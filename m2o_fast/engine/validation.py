@@ -6,7 +6,10 @@ Nothing is drawn from the randomness of training, so that a run ends with the sa
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from m2o_fast.engine.build import open_split
 from m2o_fast.engine.checkpoint import CheckpointError, best_checkpoint, write_best
 from m2o_fast.engine.evaluation.options import NO_EXTRACTOR, Options
 from m2o_fast.engine.evaluation.translations import Evaluation
+from m2o_fast.engine.memory import is_out_of_memory
 from m2o_fast.engine.runlog import VALIDATION, Log
 from m2o_fast.engine.samples import in_evaluation
 from m2o_fast.engine.schema import BEST_BY, Config
@@ -22,7 +26,9 @@ from m2o_fast.engine.training_state import Training, weights_in_use
 from m2o_fast.errors import UserError
 from m2o_fast.translators.base import Translator
 
-SOURCES, OUTPUTS = 64, 4  # images of each domain, and translations of each into a domain with styles
+#: translations of an image into a domain with styles; images of each domain, shared among the domains that they go to
+OUTPUTS, SOURCES = 4, 64
+FEWEST_SOURCES = 8  # for each of these
 
 
 def open_validation(config: Config, run: Path, test: Dataset) -> Validation:
@@ -43,7 +49,7 @@ class Validation:
 
     def __init__(self, dataset: Dataset, run: Path, best_by: str | None) -> None:
         self._dataset, self._run, self._best_by = dataset, run, best_by
-        self._options = Options(extractor=NO_EXTRACTOR, sources=SOURCES, outputs_per_source=OUTPUTS)
+        self._warned = False
 
     def validate(self, training: Training, facts: Mapping[str, Any], log: Log, *, keep: bool) -> None:
         """Measures weights, writes down what was found, and keeps them if they are the best so far.
@@ -56,17 +62,29 @@ class Validation:
             log: Where to.
             keep: Whether they may be kept.
         """
-        step, best = facts["step"], ""
-        try:
+        step = facts["step"]
+        with _going_on(step, log):
             with in_evaluation(training.averaged):
                 values = self.measure(training.averaged)
-            if keep:
-                best = self.keep_if_best(values, training, facts)
-        except (OSError, UserError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-            log.warn(f"step {step}: validation: {reason}; training goes on")
-        else:
-            log.validated(step, values, best)
+            log.validated(step, values)  # first: there may be no room for weights
+            self._warn_of_no_measure(values, step, log)
+            if keep and (best := self.keep_if_best(values, training, facts)):
+                log.say(f"step {step}: kept as the best so far, {best}")
+
+    def _warn_of_no_measure(self, values: Mapping[str, float], step: int, log: Log) -> None:
+        """Says once that nothing tells which weights are best."""
+        measured = {_measure(name) for name in values}
+        if self._warned or self._chosen(measured) is not None:
+            return
+        self._warned = True
+        named = f"best_by = {self._best_by!r} is not measured here" if self._best_by else "nothing tells what is best"
+        there = ", ".join(name for name in BEST_BY if name in measured) or "none"
+        log.warn(f"step {step}: validation: {named} (measured: {there}); no best weights are kept")
+
+    def _chosen(self, measured: Collection[str]) -> str | None:
+        """Of the measures that there are the one that says what is best."""
+        wanted = BEST_BY if self._best_by is None else (self._best_by,)
+        return next((name for name in wanted if name in measured), None)
 
     def measure(self, translator: Translator) -> dict[str, float]:
         """``"validation/<source>-><target>/<guidance>/<measure>"`` of weights in evaluation mode.
@@ -74,7 +92,7 @@ class Validation:
         Raises:
             UserError: Translations that are not finite.
         """
-        found = Evaluation(translator, self._dataset, lambda: self._dataset, self._options).run()
+        found = Evaluation(translator, self._dataset, lambda: self._dataset, self.options(translator)).run()
         return {
             f"{VALIDATION}/{direction}/{guidance}/{name}": float(value)
             for direction, guidances in found.directions.items()
@@ -82,6 +100,14 @@ class Validation:
             for name, value in values.items()
             if name in BEST_BY and math.isfinite(value)
         }
+
+    def options(self, translator: Translator) -> Options:
+        """What is measured, in less memory than an evaluation takes: that of training is in use."""
+        ways = Counter(source for source, target in translator.directions() if source != target)
+        sources = max(SOURCES // max(ways.values(), default=1), FEWEST_SOURCES)
+        options = Options(extractor=NO_EXTRACTOR, sources=sources, outputs_per_source=OUTPUTS)
+        usual = options.batch(translator.image_size, next(translator.parameters()).device)
+        return replace(options, batch_size=max(1, usual // (OUTPUTS * len(options.guidances))))
 
     def keep_if_best(self, values: Mapping[str, float], training: Training, facts: Mapping[str, Any]) -> str:
         """Writes weights where no earlier ones have a better mean of the measure over directions and guidances.
@@ -98,11 +124,10 @@ class Validation:
             OSError: They cannot be written.
             CheckpointError: Or not be read again.
         """
-        named = [name.rpartition("/")[2] for name in values]
-        measure = self._best_by or next((name for name in BEST_BY if name in named), None)
-        chosen = [value for name, value in zip(named, values.values(), strict=True) if name == measure]
-        if measure is None or not chosen:
+        measure = self._chosen({_measure(name) for name in values})
+        if measure is None:
             return ""
+        chosen = [value for name, value in values.items() if _measure(name) == measure]
         best = {"measure": measure, "value": math.fsum(chosen) / len(chosen), "better": BEST_BY[measure]}
         if not self._is_better(best):
             return ""
@@ -119,3 +144,22 @@ class Validation:
             return True
         old = found[1]["best"]["value"]
         return bool(new["value"] > old if new["better"] == "higher" else new["value"] < old)
+
+
+def _measure(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+@contextmanager
+def _going_on(step: int, log: Log) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, UserError, RuntimeError, MemoryError) as error:
+        reason: object = error
+        if is_out_of_memory(error):
+            reason = "out of memory"
+        elif isinstance(error, OSError):
+            reason = error.strerror or error
+        elif not isinstance(error, UserError):  # a mistake of the program
+            raise
+        log.warn(f"step {step}: validation: {reason}; training goes on")

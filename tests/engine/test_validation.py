@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -233,6 +236,50 @@ def test_a_validation_that_fails_does_not_end_the_run(
     assert train(tiny_config(*SETTINGS, "steps=1"), tmp_path / "run", quiet=True).step == 1
     assert "step 1: validation: gray->color: translations of 6 images" in capsys.readouterr().err
     assert best_checkpoint(tmp_path / "run") is None and len(lines(tmp_path / "run")) == 1
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("std::bad_alloc"), MemoryError()]
+)
+def test_too_little_memory_for_a_validation_does_not_end_the_run(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Validation, "measure", Mock(side_effect=error))
+    assert train(tiny_config(*SETTINGS, "steps=1"), tmp_path / "run", quiet=True).step == 1
+    assert "step 1: validation: out of memory; training goes on" in capsys.readouterr().err
+    monkeypatch.setattr(Validation, "measure", Mock(side_effect=RuntimeError("a bug")))
+    with pytest.raises(RuntimeError, match="a bug"):
+        train(tiny_config(*SETTINGS, "steps=1"), tmp_path / "other", quiet=True)
+
+
+def test_all_outputs_of_the_sources_make_a_batch_and_domains_share_the_sources() -> None:
+    def options(domains: int, size: int) -> Options:
+        ways = [(a, b) for a in range(domains) for b in range(domains)]
+        parameters = [torch.zeros(1)]
+        made = SimpleNamespace(directions=lambda: ways, image_size=size, parameters=lambda: iter(parameters))
+        data = tiny_digits("", split="test", seed=1, pair_fraction=1.0)
+        return Validation(data, Path("nowhere"), None).options(cast(Translator, made))
+
+    assert [options(domains, 32).sources for domains in (2, 3, 5, 20)] == [64, 32, 16, 8]
+    assert [options(2, size).batch_size for size in (32, 64, 256)] == [200 // 8, 50 // 8, 1]
+
+
+def test_what_was_measured_is_written_down_also_where_the_best_cannot_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr("m2o_fast.engine.validation.write_best", Mock(side_effect=full))
+    train(tiny_config(*SETTINGS, "steps=1"), tmp_path / "run", quiet=True)
+    assert MSE in lines(tmp_path / "run")[1]
+    assert "step 1: validation: No space left on device; training goes on" in capsys.readouterr().err
+
+
+def test_a_measure_that_the_data_do_not_have_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(tiny_config(*SETTINGS, "steps=2", "best_by=miou"), tmp_path / "run", quiet=True)
+    said = capsys.readouterr().err
+    assert said.count("best_by = 'miou' is not measured here (measured: mse, pixel_color_recall, ") == 1
+    with pytest.raises(UserError, match="has no best checkpoint: .*, or best_by was never measured"):
+        find_checkpoint(tmp_path / "run", "best")
 
 
 def test_an_unknown_measure_is_refused_with_the_known_ones() -> None:
