@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,6 +34,8 @@ _LARGEST_MANIFEST = 1 << 24  # bytes
 #: what stands for the checkpoint with the best validation of a run where one is named
 BEST = "best"
 _PREFIX, _BEST_PREFIX = "step-", "best-"
+_ASIDE = ".old"
+_BEST_NAME = re.compile(rf"{_BEST_PREFIX}([0-9]{{8,19}})({re.escape(_ASIDE)})?")
 _LEFTOVER = ".writing-"
 
 
@@ -81,6 +84,7 @@ def _remove(folder: Path) -> None:
     """Removes a checkpoint, if it is there. Renamed first: an interrupted removal must not look like a damaged one."""
     if folder.exists():
         condemned = folder.with_name(f"{_LEFTOVER}removed-{folder.name}")
+        shutil.rmtree(condemned, ignore_errors=True)  # of an interrupted removal
         os.rename(folder, condemned)
         shutil.rmtree(condemned, ignore_errors=True)
 
@@ -272,25 +276,42 @@ def write_best(run: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any
         CheckpointError: What was written cannot be read.
     """
     folder = run / "checkpoints" / f"{_BEST_PREFIX}{facts['step']:08d}"
+    if folder.exists():  # those of this step go to a name that counts as well
+        aside = folder.with_name(folder.name + _ASIDE)
+        _remove(aside)
+        os.rename(folder, aside)
     write_checkpoint(folder, {AVERAGED: weights}, facts)
     read_manifest(folder)
-    for other in (run / "checkpoints").glob(f"{_BEST_PREFIX}*"):
+    for other in _bests(run):
         if other != folder:
             _remove(other)
+
+
+def _bests(run: Path) -> list[Path]:
+    """The best weights of a run, the newest first: by step, and of one step those that were moved aside last."""
+    named = {path: _BEST_NAME.fullmatch(path.name) for path in (run / "checkpoints").glob(f"{_BEST_PREFIX}*")}
+    found = {path: (int(name[1]), name[2] is None) for path, name in named.items() if name and path.is_dir()}
+    return sorted(found, key=lambda path: found[path], reverse=True)
+
+
+def comparable(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether the manifests of best weights tell which are better: measured alike, on the same images."""
+    alike = all(one["best"].get(key) == other["best"].get(key) for key in ("measure", "better", "over"))
+    return alike and one.get("test_data") == other.get("test_data")
 
 
 def best_checkpoint(run: Path) -> tuple[Path, dict[str, Any]] | None:
     """The weights with the best validation of a run and their manifest; ``None``: there are none.
 
-    The manifest's ``"best"`` says by which ``"measure"``, of which ``"value"``, and which are ``"better"``, the
-    ``"lower"`` or the ``"higher"``. A kill while new ones are written leaves the old ones beside them: the better ones
-    count.
+    The manifest's ``"best"`` says by which ``"measure"``, of which ``"value"``, ``"over"`` which directions and
+    guidances, and which are ``"better"``, the ``"lower"`` or the ``"higher"``. A kill while new ones are written leaves
+    the old ones beside them: the better ones count, or the newest where they cannot be compared.
 
     Raises:
         CheckpointError: There are some, but all are damaged.
     """
     found, problems = [], []
-    for folder in sorted((run / "checkpoints").glob(f"{_BEST_PREFIX}*")):
+    for folder in _bests(run):
         try:
             manifest = read_manifest(folder)
             best = manifest.get("best")
@@ -301,7 +322,8 @@ def best_checkpoint(run: Path) -> tuple[Path, dict[str, Any]] | None:
             problems.append(str(error))
     if not found and problems:
         raise CheckpointError("; ".join(problems))
-    return max(found, key=lambda one: _merit(one[1]["best"]), default=None)
+    alike = [one for one in found if comparable(one[1], found[0][1])]
+    return max(alike, key=lambda one: _merit(one[1]["best"]), default=None)
 
 
 def _is_named(best: Mapping[str, Any]) -> bool:

@@ -232,8 +232,9 @@ class Trainer:
         held_out = open_split(config, "test", report=report)
         self.samples = SampleGrid(held_out, self.translator, config.seed)
         self.watch = StyleWatch(held_out, self.translator, config)
-        leads = self.processes.leads
-        self.validation = open_validation(config, run, held_out) if leads and config.validate_every else None
+        self.validation = None
+        if self.processes.leads and config.validate_every:
+            self.validation = open_validation(config, run, held_out, start.manifest.get("step", 0))
         self.images = {domain.name: dataset.count(domain.name) for domain in dataset.domains}
         self.fingerprint, self.test_fingerprint = dataset.fingerprint, held_out.fingerprint
         self.step = self.skipped = self.skipped_in_a_row = 0

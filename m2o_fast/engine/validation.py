@@ -15,7 +15,7 @@ from typing import Any
 
 from m2o_fast.data.dataset import Dataset
 from m2o_fast.engine.build import open_split
-from m2o_fast.engine.checkpoint import CheckpointError, best_checkpoint, write_best
+from m2o_fast.engine.checkpoint import CheckpointError, best_checkpoint, comparable, write_best
 from m2o_fast.engine.evaluation.options import NO_EXTRACTOR, Options
 from m2o_fast.engine.evaluation.translations import Evaluation
 from m2o_fast.engine.memory import is_out_of_memory
@@ -31,11 +31,11 @@ OUTPUTS, SOURCES = 4, 64
 FEWEST_SOURCES = 8  # for each of these
 
 
-def open_validation(config: Config, run: Path, test: Dataset) -> Validation:
-    """What validates a run: on its test images, of which every pair that there is counts as known."""
+def open_validation(config: Config, run: Path, test: Dataset, since: int) -> Validation:
+    """What validates a run from a step on: on its test images, of which every pair that there is counts as known."""
     if config.data.pair_fraction < 1:
         test = open_split(config.with_values({"data.pair_fraction": 1.0}), "test")
-    return Validation(test, run, config.best_by)
+    return Validation(test, run, config.best_by, since)
 
 
 class Validation:
@@ -45,11 +45,12 @@ class Validation:
         dataset: The test split.
         run: The run folder.
         best_by: Name of the measure that says what is best; ``None``: the first of :data:`BEST_BY` that there is.
+        since: Steps that were done when training started or went on.
     """
 
-    def __init__(self, dataset: Dataset, run: Path, best_by: str | None) -> None:
-        self._dataset, self._run, self._best_by = dataset, run, best_by
-        self._warned = False
+    def __init__(self, dataset: Dataset, run: Path, best_by: str | None, since: int = 0) -> None:
+        self._dataset, self._run, self._best_by, self._since = dataset, run, best_by, since
+        self._warned = self._has_kept = False
 
     def validate(self, training: Training, facts: Mapping[str, Any], log: Log, *, keep: bool) -> None:
         """Measures weights, writes down what was found, and keeps them if they are the best so far.
@@ -127,12 +128,16 @@ class Validation:
         measure = self._chosen({_measure(name) for name in values})
         if measure is None:
             return ""
-        chosen = [value for name, value in values.items() if _measure(name) == measure]
-        best = {"measure": measure, "value": math.fsum(chosen) / len(chosen), "better": BEST_BY[measure]}
-        if not self._is_better(best):
-            return ""
+        chosen = {name: value for name, value in values.items() if _measure(name) == measure}
+        best = {
+            **{"measure": measure, "value": math.fsum(chosen.values()) / len(chosen), "better": BEST_BY[measure]},
+            "over": sorted(name.partition("/")[2].rpartition("/")[0] for name in chosen),
+        }
         facts = {**facts, "translator": training.translator.describe(), "best": best}
+        if not self._is_better(facts):
+            return ""
         write_best(self._run, weights_in_use(training), facts)
+        self._has_kept = True
         return f"{measure} {best['value']:.4g}"
 
     def _is_better(self, new: Mapping[str, Any]) -> bool:
@@ -140,10 +145,12 @@ class Validation:
             found = best_checkpoint(self._run)
         except CheckpointError:  # damaged ones are replaced
             return True
-        if found is None or found[1]["best"]["measure"] != new["measure"]:
+        if found is None or not comparable(found[1], new):
             return True
-        old = found[1]["best"]["value"]
-        return bool(new["value"] > old if new["better"] == "higher" else new["value"] < old)
+        if found[1]["step"] > self._since and not self._has_kept:  # of steps that training has gone back behind
+            return True
+        old, value = found[1]["best"]["value"], new["best"]["value"]
+        return bool(value > old if new["best"]["better"] == "higher" else value < old)
 
 
 def _measure(name: str) -> str:

@@ -66,7 +66,8 @@ def test_measures_stand_in_the_log_of_losses_and_the_best_weights_are_kept(whole
     step = min(errors, key=lambda step: errors[step])
     folder, manifest = best_of(whole)
     assert manifest["step"] == step and folder.name == f"best-{step:08d}"
-    assert manifest["best"] == {"measure": "mse", "value": errors[step], "better": "lower"}
+    told = {"measure": "mse", "value": errors[step], "better": "lower", "over": ["color->gray/none"]}
+    assert manifest["best"] == told
     averages = read_tensors(whole / "checkpoints" / f"step-{step:08d}", "ema.safetensors") if step % 2 == 0 else {}
     kept = read_tensors(folder, "ema.safetensors")
     assert all(torch.equal(kept[name], tensor) for name, tensor in averages.items())
@@ -130,9 +131,11 @@ def die_after(calls: int) -> None:
         setattr(module, name, deadly(getattr(module, name)))
 
 
-def test_a_kill_while_the_best_is_written_leaves_the_old_or_the_new(tmp_path: Path) -> None:
-    """At every call that changes the disk, in a process of its own."""
+@pytest.mark.parametrize("step", [2, 1])
+def test_a_kill_while_the_best_is_written_leaves_the_old_or_the_new(step: int, tmp_path: Path) -> None:
+    """At every call that changes the disk, in a process of its own; also where both are of the same step."""
     old, new = net(1.0), net(2.0)
+    first = [next(iter(made.state_dict())) for made in (old, new)][0]
     seen = set()
     for moment in range(100):
         run = tmp_path / f"run-{moment}"
@@ -140,19 +143,32 @@ def test_a_kill_while_the_best_is_written_leaves_the_old_or_the_new(tmp_path: Pa
         child = os.fork()
         if child == 0:
             die_after(moment)
-            write(run, new, 2, value=0.25)
+            write(run, new, step, value=0.25)
             os._exit(0)
         _, status = os.waitpid(child, 0)
         folder, manifest = best_of(run)
         assert read_manifest(folder) == manifest
-        first = next(iter(read_tensors(folder, "ema.safetensors").values()))
-        assert manifest["step"] in (1, 2) and len(first)
-        seen.add(manifest["step"])
+        value = read_tensors(folder, "ema.safetensors")[first].flatten()[0].item()
+        assert (manifest["step"], manifest["best"]["value"]) == {1.0: (1, 0.5), 2.0: (step, 0.25)}[value]
+        seen.add(value)
         checkpoint.remove_leftovers(run)
         assert best_of(run)[0] == folder
         if not os.WIFSIGNALED(status):
             break
-    assert seen == {1, 2} and moment > 5 and len(list((run / "checkpoints").iterdir())) == 1
+    assert seen == {1.0, 2.0} and moment > 5
+    assert [path.name for path in (run / "checkpoints").iterdir()] == [f"best-{step:08d}"]
+
+
+def test_kills_before_do_not_keep_the_best_from_being_written_and_other_folders_are_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    for name in (".writing-removed-best-00000001", "best-00000001.old", "best-of-mine", "best-2"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "file").touch()
+    for step, value in ((1, 0.5), (1, 0.25), (2, 0.125)):
+        write(tmp_path, net(1.0), step, value=value)
+        assert best_of(tmp_path)[1]["best"]["value"] == value
+        names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+        assert names == {"best-of-mine", "best-2", f"best-{step:08d}"}
 
 
 def test_of_two_the_better_one_counts_and_a_damaged_one_does_not(tmp_path: Path) -> None:
@@ -177,14 +193,44 @@ def test_what_is_better_depends_on_the_measure(tmp_path: Path) -> None:
 
     def kept(best_by: str | None, step: int, **values: float) -> str:
         named = {f"validation/a->b/{key.replace('__', '/')}": value for key, value in values.items()}
-        return Validation(data, tmp_path, best_by).keep_if_best(named, training, {"step": step})
+        return Validation(data, tmp_path, best_by, step - 1).keep_if_best(named, training, {"step": step})
 
     assert kept(None, 1, none__mse=0.5, latent__pixel_variety=0.1) == "mse 0.5"
     assert kept(None, 2, none__mse=0.5, latent__pixel_variety=0.9) == ""  # not better
     assert kept("pixel_variety", 3, none__mse=0.9, latent__pixel_variety=0.2) == "pixel_variety 0.2"
     assert kept("pixel_variety", 4, latent__pixel_variety=0.1, reference__pixel_variety=0.4) == "pixel_variety 0.25"
-    assert kept("pixel_variety", 5, latent__pixel_variety=0.2) == "" == kept("mse", 6, latent__pixel_variety=1.0)
+    assert kept("pixel_variety", 5, latent__pixel_variety=0.1, reference__pixel_variety=0.3) == ""
+    assert kept("mse", 6, latent__pixel_variety=1.0) == ""
     assert best_of(tmp_path)[1]["step"] == 4
+
+
+def test_the_newest_counts_where_values_cannot_be_compared(tmp_path: Path) -> None:
+    """As a kill leaves two beside each other."""
+    folder, kept = tmp_path / "checkpoints", tmp_path / "kept"
+    measured: list[dict[str, Any]] = [{}, {"measure": "miou", "better": "higher"}, {"over": ["a->b/none"]}]
+    for step, more in enumerate(measured):
+        write(tmp_path, net(1.0), step, value=0.1 * step, **more)
+        shutil.copytree(folder, kept, dirs_exist_ok=True)
+        shutil.copytree(kept, folder, dirs_exist_ok=True)
+        assert best_of(tmp_path)[1]["step"] == step
+    assert len(list(folder.iterdir())) == 3
+
+
+def test_values_of_other_images_other_directions_or_a_discarded_future_are_not_compared(tmp_path: Path) -> None:
+    data, made = tiny_digits("", split="test", seed=1, pair_fraction=1.0), net(1.0)
+    going_on = Validation(data, tmp_path, None)
+
+    def kept(value: float, step: int, test_data: str, *ways: str, by: Validation = going_on) -> bool:
+        named = {f"validation/{way}/none/mse": value for way in ways or ("a->b",)}
+        return bool(by.keep_if_best(named, Training(made, made, {}), {"step": step, "test_data": test_data}))
+
+    assert kept(0.1, 1, "images") and not kept(0.2, 2, "images")
+    assert kept(0.3, 3, "others")
+    assert kept(0.4, 4, "others", "a->b", "c->b") and not kept(0.5, 5, "others", "a->b", "c->b")
+    assert kept(0.6, 6, "others")
+    behind, ahead = (Validation(data, tmp_path, None, since) for since in (5, 6))
+    assert not kept(0.7, 7, "others", by=ahead)
+    assert kept(0.7, 7, "others", by=behind) and not kept(0.8, 8, "others", by=behind)
 
 
 def test_best_stands_for_a_checkpoint_everywhere(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
