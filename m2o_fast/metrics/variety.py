@@ -98,12 +98,12 @@ def variety_report(outputs: LookVariety, real: LookVariety, looks: LookVariety |
         different as two real images; ``..._of_looks``: the same of the true looks of a content, what a perfect
         generator would score. What cannot be compared, because real images are all the same say, is absent.
     """
-    scale = real.compute() if real.groups else {}
+    of_real = real.compute() if real.groups else {}
     found = {"variety": outputs, "variety_of_looks": looks}
     return {
-        f"{kind}_{name}": value / scale[kind]
+        f"{kind}_{name}": value / of_real[kind]
         for name, variety in found.items()
         if variety is not None and variety.groups
         for kind, value in variety.compute().items()
-        if scale.get(kind, 0) > 0
+        if of_real.get(kind, 0) > 0
     }

@@ -73,7 +73,7 @@ QUESTIONS = (
         "the way back is not learned, or was not measured",
     ),
 )
-_UNITS = {"psnr": " dB"}
+_SUFFIXES = {"psnr": " dB"}
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Answer:
         grade: 0 good, 1 fair, 2 poor, 3 not known; for the colour of the word.
         name: The measure; empty where nothing was measured.
         value: Its value, the mean over the directions that have it.
-        unit: Behind the value.
+        suffix: What stands behind the value, ``" dB"`` say.
         note: Where the value is from, or why there is none.
         strips: Pictures of the direction that is worst.
     """
@@ -96,7 +96,7 @@ class Answer:
     grade: int
     name: str
     value: float | None
-    unit: str
+    suffix: str
     note: str
     strips: list[Strip]
 
@@ -140,7 +140,7 @@ def _answer(question: Question, rows: Sequence[Row], strips: Mapping[str, Sequen
     ]
     value = sum(values.values()) / len(values)
     return Answer(
-        question.title, question.words[grade], grade, name, value, _UNITS.get(name, ""), "; ".join(notes), shown
+        question.title, question.words[grade], grade, name, value, _SUFFIXES.get(name, ""), "; ".join(notes), shown
     )
 
 

@@ -54,7 +54,7 @@ def test_what_was_not_measured_is_not_known_and_says_why() -> None:
 def test_of_several_directions_the_mean_counts_and_the_worst_is_shown() -> None:
     figures = (figure("a → b", "source", "output", "truth"), figure("b → a", "source", "output", "reconstruction"))
     found = asked({"a->b": {"none": {"psnr": 30.0}}, "b->a": {"none": {"psnr": 10.0}}}, figures)[UNI]
-    assert (found.value, found.word, found.unit) == (20.0, "partly", " dB")
+    assert (found.value, found.word, found.suffix) == (20.0, "partly", " dB")
     assert found.note == "mean over 2 directions; worst: b → a, 10"
     assert [(strip.label, strip.alt) for strip in found.strips] == [("source", "b → a"), ("output", "b → a")]
 
