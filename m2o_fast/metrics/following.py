@@ -24,8 +24,10 @@ def color_statistics(images: Tensor) -> Tensor:
 class ReferencesFollowed:
     """How often an output is nearer, by its colours, to its own reference than to another one; streaming.
 
+    References of one source with equal colours are not compared with each other.
+
     Attributes:
-        sources: Number of sources seen.
+        sources: Number of sources seen that have different references.
     """
 
     def __init__(self) -> None:
@@ -49,9 +51,10 @@ class ReferencesFollowed:
         distances = (made[:, :, None] - wanted[:, None]).square().sum(3)
         own = distances.diagonal(dim1=1, dim2=2)[:, :, None]
         nearer = (own < distances).double() + (own == distances).double() / 2
-        others = ~torch.eye(made.shape[1], dtype=torch.bool)
-        self._sum = self._sum + nearer[:, others].mean(1).sum()
-        self.sources += len(made)
+        others = (wanted[:, :, None] != wanted[:, None]).any(3)
+        counts = others.sum((1, 2))
+        self._sum = self._sum + ((nearer * others).sum((1, 2)) / counts.clamp(min=1)).sum()
+        self.sources += int((counts > 0).sum())
 
     def state(self) -> dict[str, Tensor]:
         """What another instance needs to go on: pass it to :meth:`merge_state`."""
@@ -63,9 +66,9 @@ class ReferencesFollowed:
         self._sum = self._sum + state["sum"]
 
     def compute(self) -> float:
-        """The share over all sources, in [0, 1]; 0.5: ignored. Raises ``ValueError`` if there are none."""
+        """The mean share over those sources, in [0, 1]; 0.5: ignored. Raises ``ValueError`` if there are none."""
         if self.sources == 0:
-            raise ValueError("ReferencesFollowed: there are no sources; call update first")
+            raise ValueError("ReferencesFollowed: there are no sources with different references; call update first")
         return float(self._sum) / self.sources
 
 

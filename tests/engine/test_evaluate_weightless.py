@@ -103,6 +103,15 @@ def test_a_reference_that_is_obeyed_or_not() -> None:
     assert deaf["pixel_variety"] == pytest.approx(0, abs=1e-6) == deaf["structure_variety"]
 
 
+def test_a_reference_that_comes_twice_is_not_another_one() -> None:
+    """Three reference images, six outputs of each source."""
+    few = drawings(1)
+    images = [few.images(name, range(3)).mul(255).byte().numpy() for name in ("color", "gray")]
+    few = FolderDataset((COLOR, GRAY), images, [list("abc")] * 2, split="test", fingerprint="")
+    measures = measured(Coloured(few.domains), few, outputs_per_source=6)
+    assert measures["reference"]["references_followed"] > 0.9
+
+
 def test_pale_colours_are_noticed() -> None:
     data = drawings(1)
     sound, pale = (measured(Coloured(data.domains, pale=p), data)["reference"] for p in (0.0, 0.6))

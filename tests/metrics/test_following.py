@@ -34,7 +34,10 @@ def test_references_by_hand() -> None:
     assert followed(statistics(0, 1, 0.4), statistics(0.1, 0.9, 1.0)) == pytest.approx((1 + 0.5 + 0) / 3)
     assert followed(statistics(0.1, 0.9), statistics(0, 1)) == 1
     assert followed(statistics(0.9, 0.1), statistics(0, 1)) == 0
-    assert followed(statistics(0.3, 0.7), statistics(0.5, 0.5)) == 0.5  # one reference twice
+    assert followed(statistics(0.2, 0.8, 0.8), statistics(0, 1, 1)) == 1  # one reference twice
+    assert followed(torch.tensor([[[0.0], [1.0]], [[0.4], [0.6]]]), torch.tensor([[[0.0], [1.0]], [[0.5], [0.5]]])) == 1
+    with pytest.raises(ValueError, match="no sources with different references"):
+        followed(statistics(0.3, 0.7), statistics(0.5, 0.5))
 
 
 def test_ignored_references_are_a_half_whatever_the_outputs_are() -> None:

@@ -156,8 +156,8 @@ class Following(Measure):
         self._followed.merge_state(state)
 
     def values(self) -> dict[str, Value]:
-        """One share."""
-        return {"references_followed": self._followed.compute()}
+        """One share; nothing where all references are the same."""
+        return {"references_followed": self._followed.compute()} if self._followed.sources else {}
 
 
 class Content(Measure):
