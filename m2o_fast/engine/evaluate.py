@@ -41,6 +41,7 @@ from m2o_fast.errors import UserError
 from m2o_fast.metrics.diversity import Lpips, open_lpips
 from m2o_fast.metrics.features import Extractor
 from m2o_fast.metrics.pixel_colors import BINS as PIXEL_BINS
+from m2o_fast.metrics.pixel_colors import SIDE as PIXEL_SIDE
 from m2o_fast.translators.base import Translator
 
 
@@ -235,7 +236,7 @@ def _report(subject: _Subject, found: Found, evaluation: Evaluation, options: Op
     if "color_recall" in measured:
         protocol |= {"bins_per_channel": BINS, "bits_per_channel": BITS}
     if "pixel_color_recall" in measured:
-        protocol["pixel_color_bins_per_channel"] = PIXEL_BINS
+        protocol |= {"pixel_color_bins_per_channel": PIXEL_BINS, "pixel_color_size": PIXEL_SIDE}
     if "structure_variety" in measured:
         protocol["structure"] = f"MS-SSIM, about {STRUCTURE_PAIRS} pairs"
     if subject.extractor:

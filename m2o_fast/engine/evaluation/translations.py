@@ -284,7 +284,8 @@ class Evaluation:
         if self._drawn(target) > 1:
             measures.append(Variety(real.variety, partial(self._looks, source, target), len(self.sources(source))))
         if real.colors is not None:
-            measures.append(Colorfulness(real.colors))
+            parts = round(2 * len(self.sources(source)) / len(self.sources(target)))
+            measures.append(Colorfulness(real.colors, max(1, parts), self._drawn(target)))
         if isinstance(styles, ReferenceStyles) and self._drawn(target) > 1:
             measures.append(Following(styles.colors))
         if self._is_known_back(source, target):

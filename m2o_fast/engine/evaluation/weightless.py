@@ -28,14 +28,14 @@ class RealPictures:
 
     Attributes:
         variety: Of pairs of images: each with the one after it in a shuffled order.
-        colors: Of every second image in that order, and of the others; ``None``: gray ones.
+        colors: Of every second image in that order, and of the others, as two groups; ``None``: gray ones.
     """
 
     def __init__(self, domain: Domain, numbers: Tensor) -> None:
         self._domain = domain
         self._order = numbers[torch.randperm(len(numbers), generator=torch_generator(SEED, "real pictures"))]
         self.variety = LookVariety()
-        self.colors = (PixelColors(), PixelColors()) if domain.channels == 3 else None
+        self.colors = PixelColors(2) if domain.channels == 3 else None
 
     def look_at(self, dataset: Dataset, places: range, device: torch.device) -> None:
         """Adds the images at some places of the shuffled order."""
@@ -48,20 +48,18 @@ class RealPictures:
             self.variety.update(pairs[compared.to(device)], pairs=1)
             self.variety.update(pairs[~compared.to(device)])
         if self.colors is not None:
-            for parity, half in enumerate(self.colors):
-                half.update(images[:-1][(places.start + parity) % 2 :: 2])
+            self.colors.update(images[:-1], torch.arange(places.start, places.stop) % 2)
 
     def state(self) -> dict[str, Tensor]:
         """Everything seen, for :meth:`merge_state` of another process."""
-        halves = [(f"colors{k}", half.state()) for k, half in enumerate(self.colors or ())]
-        parts = [("variety", self.variety.state()), *halves]
-        return {f"{name}/{key}": value for name, part in parts for key, value in part.items()}
+        colors = {} if self.colors is None else self.colors.state()
+        return {**self.variety.state(), **colors}
 
     def merge_state(self, state: Mapping[str, Tensor]) -> None:
         """Adds what another process has seen."""
-        self.variety.merge_state({"sums": state["variety/sums"]})
-        for k, half in enumerate(self.colors or ()):
-            half.merge_state({key: state[f"colors{k}/{key}"] for key in ("pixels", "mass")})
+        self.variety.merge_state(state)
+        if self.colors is not None:
+            self.colors.merge_state(state)
 
 
 class Variety(Measure):
@@ -105,18 +103,22 @@ class Variety(Measure):
 
 
 class Colorfulness(Measure):
-    """``pixel_color_recall`` with its ceiling.
+    """``pixel_color_recall`` with its ceiling, of groups of translations about as large as those of real images.
 
     Args:
         real: Two halves of real images; filled before :meth:`values` is called.
+        parts: How many groups the sources are divided into; each of their translations is in a group of its own.
+        outputs: Number of translations of each source.
     """
 
-    def __init__(self, real: tuple[PixelColors, PixelColors]) -> None:
-        self._real, self._made = real, PixelColors()
+    def __init__(self, real: PixelColors, parts: int, outputs: int) -> None:
+        self._real, self._parts, self._made = real, parts, PixelColors(parts * outputs)
 
     def update(self, outputs: Outputs) -> None:
         """Adds translations."""
-        self._made.update(outputs.images.flatten(0, 1))
+        draws = torch.arange(outputs.images.shape[1])
+        groups = outputs.numbers[:, None] % self._parts + draws * self._parts
+        self._made.update(outputs.images.flatten(0, 1), groups.flatten())
 
     def state(self) -> dict[str, Tensor]:
         """See :meth:`Measure.state`."""
@@ -128,7 +130,7 @@ class Colorfulness(Measure):
 
     def values(self) -> dict[str, Value]:
         """Empty where real images have no colours."""
-        return dict(pixel_color_report(self._made, *self._real))
+        return dict(pixel_color_report(self._made, self._real))
 
 
 class Following(Measure):
