@@ -77,6 +77,13 @@ def input_size(size: int) -> int:
     return SIZES[0] if size <= SIZES[0] else SIZES[1]
 
 
+def resized(images: Tensor, size: int) -> Tensor:
+    """Images ``[n, C, S, S]`` in [0, 1] as they come to the net, ``[n, C, size, size]``."""
+    if images.shape[2:] == (size, size):
+        return images
+    return F.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
+
+
 def train_own_net(domains: Sequence[Tensor], size: int, seed: int = 0) -> tuple[OwnNet, Facts]:
     """Trains the net on a CPU. The same pictures, seed and machine give the same weights.
 
@@ -132,9 +139,7 @@ def _drawn(domains: Sequence[Tensor], size: int, generator: torch.Generator) -> 
     parts = []
     for domain in domains:
         chosen = domain[torch.randint(len(domain), (share,), generator=generator)].float() / 255
-        if chosen.shape[2:] != (size, size):
-            chosen = F.interpolate(chosen, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
-        parts.append(chosen.expand(-1, 3, -1, -1))
+        parts.append(resized(chosen, size).expand(-1, 3, -1, -1))
     return torch.cat(parts)
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,13 +19,14 @@ from m2o_fast.engine.evaluation.options import KID_SUBSET_SIZE, KID_SUBSETS, NEI
 from m2o_fast.engine.evaluation.real import RealImages
 from m2o_fast.metrics import Extractor, open_extractor
 from m2o_fast.metrics.digits_cnn import DigitsData, DigitsSource
-from m2o_fast.metrics.own_net import OwnSource
+from m2o_fast.metrics.own_net import OwnSource, input_size, resized
 
 MISSING = "no FID, KID, precision and recall: --extractor brings them, own or inception:FILE say"
 NO_REAL = "no FID, KID, precision and recall: --real DIR and --extractor bring them"
 
 _DIGITS = ("digits", "mnist")
 _MOST = 4096  # images of a domain that own is trained on
+_AT_ONCE = 64  # of them read at a time
 _SIZE = 32  # of the digits that digits-cnn is trained on, whatever is evaluated
 
 
@@ -77,29 +77,40 @@ def own_of_data(open_data: Callable[[], Dataset], say: Report) -> OwnSource:
     """What own is trained on: at most so many images of each domain of pictures, from everywhere in it."""
     dataset = open_data()
     names = [domain.name for domain in dataset.domains if domain.kind == "continuous"]
-
-    def load() -> list[Tensor]:
-        say(f"training the extractor own on images of {' and '.join(names)}, which takes a minute or more")
-        chosen = {name: representative(dataset.contents(name), _MOST, name) for name in names}
-        return [_bytes(dataset.images(name, numbers)) for name, numbers in chosen.items()]
-
-    return OwnSource(dataset.fingerprint[:16], dataset.image_size, load)
+    size = input_size(dataset.image_size)
+    chosen = {name: representative(dataset.contents(name), _MOST, name) for name in names}
+    pictures = [_small(partial(dataset.images, name), numbers, size) for name, numbers in chosen.items()]
+    return _own(pictures, size, f"images of {' and '.join(names)}", say)
 
 
 def own_of_images(images: RealImages, size: int, say: Report) -> OwnSource:
     """The same of images that are no data set, and S x S pixels large."""
 
-    def load() -> list[Tensor]:
-        say(f"training the extractor own on {images.name}, which takes a minute or more")
-        chosen = representative(torch.arange(images.count), _MOST, "images")
-        return [_bytes(torch.cat([images.read(range(number, number + 1)) for number in chosen]))]
+    def read(numbers: Sequence[int]) -> Tensor:
+        return torch.cat([images.read(range(number, number + 1)) for number in numbers])
 
-    return OwnSource(hashlib.sha256(json.dumps(images.about, sort_keys=True).encode()).hexdigest()[:16], size, load)
+    chosen = representative(torch.arange(images.count), _MOST, "images")
+    return _own([_small(read, chosen, input_size(size))], input_size(size), images.name, say)
 
 
-def _bytes(images: Tensor) -> Tensor:
-    """Images in [0, 1] as uint8."""
-    return (images * 255).round().to(torch.uint8)
+def _own(pictures: Sequence[Tensor], size: int, name: str, say: Report) -> OwnSource:
+    """The same pictures have the same net, whatever else is known of where they are from."""
+    digest = hashlib.sha256()
+    for some in pictures:
+        digest.update(f"{list(some.shape)}".encode())
+        digest.update(some.numpy().data)
+
+    def load() -> Sequence[Tensor]:
+        say(f"training the extractor own on {name}, which takes a minute or more")
+        return pictures
+
+    return OwnSource(digest.hexdigest()[:16], size, load)
+
+
+def _small(read: Callable[[list[int]], Tensor], numbers: list[int], size: int) -> Tensor:
+    """Images in [0, 1] as uint8 ``[n, C, size, size]``; only some are in memory in their own size."""
+    parts = [numbers[start : start + _AT_ONCE] for start in range(0, len(numbers), _AT_ONCE)]
+    return torch.cat([(resized(read(part).cpu(), size) * 255).round().to(torch.uint8) for part in parts])
 
 
 def _digits(data: str, data_dir: str | None) -> DigitsSource:
