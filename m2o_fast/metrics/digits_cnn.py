@@ -22,6 +22,7 @@ INPUT_SIZE = 32
 FEATURES = 64
 
 _RECIPE = 1  # raised whenever the net or its training changes, so that cached weights of before are not used
+_FACTS = ("accuracy", "color_error")
 _CLASSES = 10
 _STEPS, _BATCH, _RATE = 600, 128, 8e-3
 _COLOR_WEIGHT = 10.0
@@ -144,9 +145,9 @@ def cached_digits_cnn(key: str, make_data: Callable[[], DigitsData], seed: int =
 
     def train() -> tuple[DigitsCNN, Facts]:
         trained = train_digits_cnn(make_data(), seed)
-        return trained.net, {"accuracy": trained.accuracy, "color_error": trained.color_error}
+        return trained.net, {name: getattr(trained, name) for name in _FACTS}
 
-    net, digest, facts = kept_net("digits-cnn", f"{key}-{seed}", _RECIPE, DigitsCNN, train)
+    net, digest, facts = kept_net("digits-cnn", f"{key}-{seed}", _RECIPE, _FACTS, DigitsCNN, train)
     assert isinstance(net, DigitsCNN)
     return TrainedDigitsCNN(net, digest, facts["accuracy"], facts["color_error"])
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -22,7 +22,12 @@ Facts = dict[str, float]
 
 
 def kept_net(
-    kind: str, key: str, recipe: int, empty: Callable[[], nn.Module], train: Callable[[], tuple[nn.Module, Facts]]
+    kind: str,
+    key: str,
+    recipe: int,
+    facts: Collection[str],
+    empty: Callable[[], nn.Module],
+    train: Callable[[], tuple[nn.Module, Facts]],
 ) -> tuple[nn.Module, str, Facts]:
     """A trained net: from the cache folder, or trained now and put there.
 
@@ -32,6 +37,7 @@ def kept_net(
         kind: What the net is called.
         key: Name of what it is trained on, of letters, digits, ``.``, ``_`` and ``-``.
         recipe: Raised whenever the net or its training changes, so that kept weights of before are not used.
+        facts: Names of what ``train`` finds out; a file without one of them is replaced.
         empty: Makes a net with any weights.
         train: Called where there are no trained weights.
 
@@ -41,14 +47,14 @@ def kept_net(
     if not re.fullmatch(r"[\w.-]+", key):
         raise ValueError(f"key must be of letters, digits, '.', '_' and '-', got {key!r}")
     path = user_cache() / "extractors" / f"{kind}-{key}.safetensors"
-    if (kept := _read(path, kind, recipe, empty())) is not None:
+    if (kept := _read(path, kind, recipe, facts, empty())) is not None:
         return kept
-    net, facts = train()
+    net, found = train()
     net.eval().requires_grad_(False)
     digest = weights_sha256(net.state_dict())
     try:
         with replacing(path) as file:
-            file.write(save(net.state_dict(), {kind: json.dumps({"recipe": recipe, "sha256": digest, **facts})}))
+            file.write(save(net.state_dict(), {kind: json.dumps({"recipe": recipe, "sha256": digest, **found})}))
     except OSError as error:
         warnings.warn(
             f"{path}: {error.strerror or error}; the next evaluation trains it anew, unless XDG_CACHE_HOME names "
@@ -56,21 +62,23 @@ def kept_net(
             RuntimeWarning,
             stacklevel=3,
         )
-    return net, digest, facts
+    return net, digest, found
 
 
-def _read(path: Path, kind: str, recipe: int, net: nn.Module) -> tuple[nn.Module, str, Facts] | None:
+def _read(
+    path: Path, kind: str, recipe: int, facts: Collection[str], net: nn.Module
+) -> tuple[nn.Module, str, Facts] | None:
     try:
         with safe_open(str(path), "pt") as file:
-            facts = json.loads(file.metadata()[kind])
+            said = json.loads(file.metadata()[kind])
             state = {name: file.get_tensor(name) for name in file.keys()}
-        digest = facts.pop("sha256")
-        if facts.pop("recipe") != recipe or digest != weights_sha256(state):
+        digest, found = said["sha256"], {name: float(said[name]) for name in facts}
+        if said["recipe"] != recipe or digest != weights_sha256(state):
             return None
         fill(net, state, str(path))
         net.eval().requires_grad_(False)
-        return net, digest, {name: float(value) for name, value in facts.items()}
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError):
+        return net, digest, found
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 

@@ -21,6 +21,7 @@ FEATURES = 64
 SIZES = (32, 64)  # side lengths that images come to it in: the smaller one for images that are not larger
 
 _RECIPE = 1  # raised whenever the net or its training changes, so that kept weights of before are not used
+_FACTS = ("thumbnail_mse", "damage_mse")
 _STEPS, _BATCH, _RATE = 800, 64, 4e-3
 _THUMBNAIL = 8  # pixels of a side
 _DAMAGES = 5  # blur, noise, and the factors of three channels
@@ -119,15 +120,14 @@ def train_own_net(domains: Sequence[Tensor], size: int, seed: int = 0) -> tuple[
             schedule.step()
             if step >= _STEPS - max(1, _STEPS // 10):
                 late += losses.detach()
-    thumbnail, damage = (late / max(1, _STEPS // 10)).tolist()
-    return net, {"thumbnail_mse": thumbnail, "damage_mse": damage}
+    return net, dict(zip(_FACTS, (late / max(1, _STEPS // 10)).tolist(), strict=True))
 
 
 def kept_own_net(source: OwnSource) -> tuple[OwnNet, str]:
     """The net of some pictures and the SHA-256 of its weights: trained when it is first asked for."""
     size = input_size(source.size)
     net, digest, _ = kept_net(
-        "own", source.key, _RECIPE, lambda: OwnNet(size), lambda: train_own_net(source.load(), size)
+        "own", source.key, _RECIPE, _FACTS, lambda: OwnNet(size), lambda: train_own_net(source.load(), size)
     )
     assert isinstance(net, OwnNet)
     return net, digest
