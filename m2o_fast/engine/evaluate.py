@@ -238,7 +238,7 @@ def _report(subject: _Subject, found: Found, evaluation: Evaluation, options: Op
     if "pixel_color_recall" in measured:
         protocol |= {"pixel_color_bins_per_channel": PIXEL_BINS, "pixel_color_size": PIXEL_SIDE}
     if "structure_variety" in measured:
-        protocol["structure"] = f"MS-SSIM, about {STRUCTURE_PAIRS} pairs"
+        protocol["structure"] = f"MS-SSIM, at most {STRUCTURE_PAIRS} pairs"
     if subject.extractor:
         protocol |= features_protocol(subject.extractor, "train images of the target domain")
         protocol["real_images"] = _one_or_each(evaluation.real_images)

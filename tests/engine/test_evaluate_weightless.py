@@ -13,6 +13,7 @@ from fakes import SIDE, Painter
 from torch import Tensor
 
 from m2o_fast.data.folder import FolderDataset
+from m2o_fast.engine.evaluation import translations, weightless
 from m2o_fast.engine.evaluation.options import Options
 from m2o_fast.engine.evaluation.styles import LatentStyles
 from m2o_fast.engine.evaluation.translations import Evaluation
@@ -92,6 +93,15 @@ def test_numbers_are_those_of_the_definitions() -> None:
     )
     assert values["latent"]["pixel_variety_of_looks"] == values["reference"]["pixel_variety_of_looks"]
     assert 0.5 < values["latent"]["structure_variety"] < 2
+
+
+def test_what_takes_long_or_much_memory_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = {count: int(weightless._by_structure(torch.arange(count), count).sum()) for count in (1, 500, 999, 5001)}
+    assert counts == {1: 1, 500: 500, 999: 500, 5001: 455}
+    monkeypatch.setattr(translations, "MOST_LOOKS", 1)
+    data = drawings(LOOKS)
+    values = measured(Coloured(data.domains), data)["latent"]
+    assert "pixel_variety_of_looks" not in values and "mse_looks_covered" in values
 
 
 def test_a_reference_that_is_obeyed_or_not() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from m2o_fast.data import Dataset
 from m2o_fast.data.cache import named
+from m2o_fast.data.representative import some_of
 from m2o_fast.engine.evaluation.measures import (
     Colors,
     Diversity,
@@ -29,7 +30,14 @@ from m2o_fast.engine.evaluation.options import BINS, BITS, NO_STYLE, SEED, Optio
 from m2o_fast.engine.evaluation.progress import Meter
 from m2o_fast.engine.evaluation.real import DomainImages, real_features
 from m2o_fast.engine.evaluation.styles import LatentStyles, MadeUpStyles, ReferenceStyles, Styles
-from m2o_fast.engine.evaluation.weightless import Colorfulness, Content, Following, RealPictures, Variety
+from m2o_fast.engine.evaluation.weightless import (
+    MOST_LOOKS,
+    Colorfulness,
+    Content,
+    Following,
+    RealPictures,
+    Variety,
+)
 from m2o_fast.engine.processes import Processes
 from m2o_fast.errors import UserError
 from m2o_fast.labels import pictures
@@ -215,10 +223,10 @@ class Evaluation:
             return torch.empty(0), torch.zeros(len(indices), dtype=torch.bool)
         return pair
 
-    def _looks(self, source: int, target: int, index: int) -> Tensor:
+    def _looks(self, source: int, target: int, index: int, most: int | None = None) -> Tensor:
         domains = self._translator.domains
         numbers = self._test.looks(domains[source].name, domains[target].name, index)
-        return self._test.images(domains[target].name, numbers)
+        return self._test.images(domains[target].name, numbers if most is None else some_of(numbers.tolist(), most))
 
     def _back(self, source: int, target: int, outputs: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Translations into ``target`` translated back, and their sources; in [0, 1], label maps in colours."""
@@ -282,7 +290,8 @@ class Evaluation:
     def _weightless(self, source: int, target: int, real: RealPictures, styles: Styles) -> list[Measure]:
         measures: list[Measure] = []
         if self._drawn(target) > 1:
-            measures.append(Variety(real.variety, partial(self._looks, source, target), len(self.sources(source))))
+            looks = partial(self._looks, source, target, most=MOST_LOOKS)
+            measures.append(Variety(real.variety, looks, len(self.sources(source))))
         if real.colors is not None:
             parts = round(2 * len(self.sources(source)) / len(self.sources(target)))
             measures.append(Colorfulness(real.colors, max(1, parts), self._drawn(target)))

@@ -16,7 +16,8 @@ from m2o_fast.metrics.pixel_colors import PixelColors, pixel_color_report
 from m2o_fast.metrics.variety import LookVariety, variety_report
 from m2o_fast.randomness import torch_generator
 
-STRUCTURE_PAIRS = 500  # about so many pairs of images are compared by structure, which takes long
+STRUCTURE_PAIRS = 500  # so many pairs of images at most are compared by structure, which takes long
+MOST_LOOKS = 32  # of a content, whose variety is measured: all are in memory at once
 
 
 class RealPictures:
@@ -67,7 +68,7 @@ class Variety(Measure):
 
     Args:
         real: Real images; filled before :meth:`values` is called.
-        looks: Image number of a source -> all known looks of its content, ``[L, 1 or C, S, S]`` in [0, 1].
+        looks: Image number of a source -> all looks of its content to measure, ``[L, 1 or C, S, S]`` in [0, 1].
         sources: How many sources there are in all.
     """
 
@@ -77,7 +78,7 @@ class Variety(Measure):
 
     def update(self, outputs: Outputs) -> None:
         """Adds translations, at least two of each source."""
-        pairs = -(-STRUCTURE_PAIRS // self._sources)
+        pairs = max(1, STRUCTURE_PAIRS // self._sources)
         compared = _by_structure(outputs.numbers, self._sources)
         chosen = compared.to(outputs.images.device)
         self._made.update(outputs.images[chosen], pairs)
@@ -191,5 +192,5 @@ class Content(Measure):
 
 
 def _by_structure(places: Tensor, count: int) -> Tensor:
-    """Which of ``count`` things, given by their places, are among the about :data:`STRUCTURE_PAIRS`; bool ``[n]``."""
-    return places % max(1, count // STRUCTURE_PAIRS) == 0
+    """Which of ``count`` things, given by their places, are among the :data:`STRUCTURE_PAIRS` at most; bool ``[n]``."""
+    return places % -(-count // STRUCTURE_PAIRS) == 0
