@@ -33,11 +33,11 @@ _TABLES: dict[str, dict[str, str]] = {
         "lpips_nearest": "lpips nearest",
         "lpips_looks_covered": "lpips covered",
     },
-    "variety of looks, as a share of that of real images": {
+    "variety of looks, and of true ones, as a share of that of real images": {
         "pixel_variety": "by pixels",
-        "pixel_variety_of_looks": "true looks",
+        "pixel_variety_of_looks": "true by pixels",
         "structure_variety": "by structure",
-        "structure_variety_of_looks": "true looks",
+        "structure_variety_of_looks": "true by structure",
     },
     "colours, references, content": {
         "pixel_color_recall": "colours covered",

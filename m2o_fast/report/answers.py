@@ -130,8 +130,8 @@ def _answer(question: Question, rows: Sequence[Row], strips: Mapping[str, Sequen
     notes = [direction_title(worst)]
     if len(values) > 1:
         notes = [f"mean over {len(values)} directions; worst: {direction_title(worst)}, {values[worst]:.3g}"]
-    if shares != values:
-        notes.append(f"{mean:.0%} of what the true looks of one content show")
+    if limited := [share for direction, share in shares.items() if share != values[direction]]:
+        notes.append(f"{sum(limited) / len(limited):.0%} of what the true looks of one content show")
     shown = [
         strip
         for label in question.rows

@@ -160,8 +160,8 @@ def points_of(lines: Sequence[Line], name: str) -> list[tuple[float, float]]:
 
 
 def group_size(record: Record) -> int:
-    """How many lines of the log one point of a curve is the mean of."""
-    return -(-len(record.metrics) // POINTS)
+    """How many lines of the training's log one point is the mean of; those of validations do not count."""
+    return -(-sum("skipped" in line for line in record.metrics) // POINTS)
 
 
 def _names(lines: Sequence[Line]) -> list[str]:

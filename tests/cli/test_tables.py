@@ -31,9 +31,11 @@ def test_what_needs_no_weights_has_two_tables(
 ) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
     varied = {"pixel_variety": 0.5, "pixel_variety_of_looks": 0.75, "structure_variety": 0.25}
+    varied["structure_variety_of_looks"] = 0.375
     rest = {"pixel_color_recall": 0.125, "pixel_color_recall_ceiling": 0.9, "content_kept": 0.625}
     print_evaluation(evaluation({"map->photo": {"latent": {**varied, **rest, "references_followed": 0.8}}}))
     out = capsys.readouterr().out
+    assert out.count("true by pixels") == out.count("true by structure") == 1
     rows = [line.replace("│", " ").split()[4:] for line in out.splitlines() if "map -> photo" in line]
-    assert rows == [["0.5", "0.75", "0.25"], ["0.125", "0.9", "0.8", "0.625"]]
+    assert rows == [["0.5", "0.75", "0.25", "0.375"], ["0.125", "0.9", "0.8", "0.625"]]
     assert max(map(len, out.splitlines())) <= 100

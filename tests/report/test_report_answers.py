@@ -68,6 +68,13 @@ def test_variety_is_a_share_of_that_of_true_looks_where_they_are_known() -> None
     assert [strip.label for strip in found.strips] == ["source", "latent 1", "latent 2"]
 
 
+def test_directions_without_true_looks_have_no_share_of_them() -> None:
+    looks, none = {"pixel_variety": 0.4, "pixel_variety_of_looks": 0.5}, {"pixel_variety": 0.2}
+    found = asked({"a->b": {"latent": looks}, "a->c": {"latent": none}})[LOOKS]
+    assert found.note.endswith("; 80% of what the true looks of one content show")
+    assert found.word == "a little"  # of the mean of 0.8 and 0.2
+
+
 def test_the_page_begins_with_the_answers(make_run: Callable[..., Path], report: Callable[..., str]) -> None:
     result = evaluation()
     result["directions"]["gray->color"]["reference"]["references_followed"] = 0.75

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from m2o_fast.report.curves import POINTS, direction_maps, loss_charts, points_of, validation_charts
+from m2o_fast.report.curves import POINTS, direction_maps, group_size, loss_charts, points_of, validation_charts
 from m2o_fast.report.evaluation import Row
 from m2o_fast.report.measures import duration, show, show_spread
 from m2o_fast.report.page import headline, mean_rows, speed
@@ -16,6 +16,13 @@ def test_a_long_log_is_averaged_in_groups() -> None:
     lines = [{"step": float(i), "a": float(i % 2)} for i in range(1, 4 * POINTS + 1)]
     points = points_of(lines, "a")
     assert len(points) == POINTS and points[0] == (4, 0.5) and points[-1] == (4 * POINTS, 0.5)
+
+
+def test_lines_of_validations_are_no_lines_of_the_training() -> None:
+    class Fake:
+        metrics = [{"step": 1.0, "skipped": 0.0, "a": 1.0}, {"step": 1.0, "validation/a->b/none/mse": 1.0}] * 2 * POINTS
+
+    assert group_size(Fake()) == 2  # type: ignore[arg-type]
 
 
 def test_a_short_log_is_kept_as_it_is() -> None:
