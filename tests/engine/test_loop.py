@@ -259,7 +259,7 @@ def test_full_disk_at_the_start_keeps_the_settings(
         yield io.BytesIO()
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("m2o_fast.engine.loop.replacing", full)
+    monkeypatch.setattr("m2o_fast.engine.runs.replacing", full)
     with pytest.raises(UserError, match="No space left"):
         train(tiny_config("steps=2"), tmp_path / "run", "auto", quiet=True)
     assert contents(tmp_path / "run") == before
