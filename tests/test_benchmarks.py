@@ -134,6 +134,7 @@ def test_without_options_every_operation_is_measured_beside_its_baselines() -> N
     assert left_out and f"Left out: {left_out[1]} measurements" in said and "--full" in said
 
 
+@pytest.mark.slow
 @needs_native
 def test_a_run_ends_with_one_table_and_keeps_its_report(tmp_path: Path) -> None:
     report = tmp_path / "bench.json"

@@ -63,6 +63,7 @@ def test_source_distribution_is_complete(sources, tmp_path) -> None:
     assert not [name for name in packed if name.endswith((".so", ".pyc"))]
 
 
+@pytest.mark.slow  # tests/test_wheel.py installs one
 def test_pure_python_wheel_works_and_says_what_is_missing(sources, tmp_path) -> None:
     wheel, printed = build("wheel", sources, tmp_path / "dist", M2O_BUILD="0")
     assert wheel.name.endswith("-py3-none-any.whl")

@@ -87,6 +87,7 @@ def make_packages(folder: Path) -> None:
         )
 
 
+@pytest.mark.slow
 @needs_native
 def test_dry_run_of_the_whole_suite(tmp_path: Path) -> None:
     make_wheel(tmp_path / "wheels")

@@ -39,7 +39,7 @@ MORE = {
     "unit": [["model.form=paper"]],
 }
 #: whose further kinds have cheaper tests of their own, too
-RARELY = ("munit",)
+RARELY = ("munit", "unit")
 FACTS = {name: system(name) for name in NAMES} | {"toy": toy.SYSTEM}
 #: every system with its last variant and in every kind; all other combinations take long
 CASES = [

@@ -148,7 +148,9 @@ def part_of(files: dict[str, bytes], name: str) -> dict[str, bytes]:
     return {path: data for path, data in files.items() if path.startswith(f"checkpoints/{name}/")}
 
 
-@pytest.mark.parametrize("damaged", [False, True], ids=["new", "in-place-of-a-damaged-one"])
+@pytest.mark.parametrize(
+    "damaged", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["new", "in-place-of-a-damaged-one"]
+)
 def test_a_kill_before_any_operation_leaves_the_old_or_the_new_checkpoint(
     damaged: bool, scene: Scene, tmp_path: Path
 ) -> None:

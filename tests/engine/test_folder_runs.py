@@ -99,7 +99,7 @@ def test_the_command_line(root: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     words += [word for size in sizes for word in ("--set", size)]
     assert main([*words, "--run", str(tmp_path / "run")]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"decoding 11 images of {root / 'train' / 'photo'}" and lines[-1].startswith("Done: 1 steps")
+    assert f"decoding 11 images of {root / 'train' / 'photo'}" in lines and lines[-1].startswith("Done: 1 steps")
     assert any(line.startswith(f"hms on folder:{root}: 11 photo and 5 sketch images, 1 steps") for line in lines)
     assert main([*words, "--run", str(tmp_path / "again"), "--no-cache"]) == 0
     assert "into memory" in capsys.readouterr().out

@@ -75,6 +75,7 @@ def test_a_resumed_run_ends_with_the_same_bytes(
     assert (labels.kind, labels.classes, labels.channels) == (kind, 151, 3 if kind == "palette" else 151)
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_do_what_the_whole_does(settings: tuple[str, ...]) -> None:
     """With one-hot label maps, in float64."""
     still = ("optim.weight_decay=0", "optim.lr=1e-5", "batch_size=8", "data.labels=onehot")

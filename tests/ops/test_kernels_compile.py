@@ -23,6 +23,7 @@ def python(*words: str, cache: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, timeout=600)
 
 
+@pytest.mark.slow  # `make kernels` does it for all architectures
 def test_triton_kernels_compile_for_hopper(tmp_path) -> None:
     pytest.importorskip("triton")
     match = "[bf16, nchw, 65536 pixels]"

@@ -17,7 +17,7 @@ from translate import translate
 
 SMALL_FAMILIES = [family for family in FAMILIES if family != "adain"]
 #: The types of a family that are always built and run; all of them take minutes to compile. Of others, all types.
-ALWAYS = {"adain": "bfloat16", "modulate": "float32,bfloat16", "residual": "float32,bfloat16"}
+ALWAYS = {"adain": "bfloat16", "modulate": "float32", "residual": "bfloat16"}
 RUNTIMES = {"address": "libasan.so", "thread": "libtsan.so"}
 OPTIONS = {
     # Fresh memory is NaN, or a number out of range.
