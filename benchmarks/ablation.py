@@ -144,9 +144,9 @@ def measure(run: Run, data: str, steps: int, runs: Path) -> dict[str, Any]:
 
 def cost(config: Config) -> dict[str, float]:
     """Parameters of all nets, and processor time of a training step: the median of a few, of fresh nets."""
-    from m2o_fast.engine.loop import Trainer
     from m2o_fast.engine.runlog import Log
     from m2o_fast.engine.step import group_sizes
+    from m2o_fast.engine.trainer import Trainer
 
     trainer = Trainer(config, Path("nowhere"))
     seconds = []

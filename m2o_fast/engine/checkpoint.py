@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,11 +30,7 @@ NETS, AVERAGED, OPTIMIZERS = "nets.safetensors", "ema.safetensors", "optimizers.
 #: what the manifest of a training checkpoint counts
 COUNTERS = ("step", "skipped", "skipped_in_a_row")
 _LARGEST_MANIFEST = 1 << 24  # bytes
-#: what stands for the checkpoint with the best validation of a run where one is named
-BEST = "best"
-_PREFIX, _BEST_PREFIX = "step-", "best-"
-_ASIDE = ".old"
-_BEST_NAME = re.compile(rf"{_BEST_PREFIX}([0-9]{{8,19}})({re.escape(_ASIDE)})?")
+_PREFIX = "step-"
 _LEFTOVER = ".writing-"
 
 
@@ -62,7 +57,7 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], 
         files = {name: _write(temporary / name, save(_plain(parts))) for name, parts in tensors.items()}
         _write(temporary / MANIFEST, seal({"format": FORMAT, **facts, "files": files}))
         _flush_folder(temporary)
-        _remove(folder)
+        remove_checkpoint(folder)
         os.rename(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -80,7 +75,7 @@ def _digest(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _remove(folder: Path) -> None:
+def remove_checkpoint(folder: Path) -> None:
     """Removes a checkpoint, if it is there. Renamed first: an interrupted removal must not look like a damaged one."""
     if folder.exists():
         condemned = folder.with_name(f"{_LEFTOVER}removed-{folder.name}")
@@ -263,77 +258,6 @@ def newest_checkpoint(run: Path) -> tuple[Path, dict[str, Any], list[str]] | Non
     return None
 
 
-def write_best(run: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Writes the weights of a step as the best ones of a run, and only then removes those that were.
-
-    Args:
-        run: The run folder.
-        weights: Those to use, and all others, by name.
-        facts: For the manifest: ``"step"``, ``"translator"``, ``"best"`` as :func:`best_checkpoint` has it, and more.
-
-    Raises:
-        OSError: The disk is full or not writable; those that were are kept.
-        CheckpointError: What was written cannot be read.
-    """
-    folder = run / "checkpoints" / f"{_BEST_PREFIX}{facts['step']:08d}"
-    if folder.exists():  # those of this step go to a name that counts as well
-        aside = folder.with_name(folder.name + _ASIDE)
-        _remove(aside)
-        os.rename(folder, aside)
-    write_checkpoint(folder, {AVERAGED: weights}, facts)
-    read_manifest(folder)
-    for other in _bests(run):
-        if other != folder:
-            _remove(other)
-
-
-def _bests(run: Path) -> list[Path]:
-    """The best weights of a run, the newest first: by step, and of one step those that were moved aside last."""
-    named = {path: _BEST_NAME.fullmatch(path.name) for path in (run / "checkpoints").glob(f"{_BEST_PREFIX}*")}
-    found = {path: (int(name[1]), name[2] is None) for path, name in named.items() if name and path.is_dir()}
-    return sorted(found, key=lambda path: found[path], reverse=True)
-
-
-def comparable(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether the manifests of best weights tell which are better: measured alike, on the same images."""
-    alike = all(one["best"].get(key) == other["best"].get(key) for key in ("measure", "better", "over"))
-    return alike and one.get("test_data") == other.get("test_data")
-
-
-def best_checkpoint(run: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The weights with the best validation of a run and their manifest; ``None``: there are none.
-
-    The manifest's ``"best"`` says by which ``"measure"``, of which ``"value"``, ``"over"`` which directions and
-    guidances, and which are ``"better"``, the ``"lower"`` or the ``"higher"``. A kill while new ones are written leaves
-    the old ones beside them: the better ones count, or the newest where they cannot be compared.
-
-    Raises:
-        CheckpointError: There are some, but all are damaged.
-    """
-    found, problems = [], []
-    for folder in _bests(run):
-        try:
-            manifest = read_manifest(folder)
-            best = manifest.get("best")
-            if not isinstance(best, dict) or not isinstance(best.get("value"), float) or not _is_named(best):
-                raise CheckpointError(f"{folder / MANIFEST} is damaged: it does not say what is best")
-            found.append((folder, manifest))
-        except CheckpointError as error:
-            problems.append(str(error))
-    if not found and problems:
-        raise CheckpointError("; ".join(problems))
-    alike = [one for one in found if comparable(one[1], found[0][1])]
-    return max(alike, key=lambda one: _merit(one[1]["best"]), default=None)
-
-
-def _is_named(best: Mapping[str, Any]) -> bool:
-    return isinstance(best.get("measure"), str) and best.get("better") in ("lower", "higher")
-
-
-def _merit(best: Mapping[str, Any]) -> float:
-    return float(best["value"]) if best["better"] == "higher" else -float(best["value"])
-
-
 def remove_leftovers(run: Path) -> None:
     """Removes what interrupted writes and removals left behind."""
     for leftover in (run / "checkpoints").glob(f"{_LEFTOVER}*"):
@@ -351,7 +275,7 @@ def remove_old_checkpoints(run: Path, keep: int, step: int) -> None:
     """
     older = [folder for folder in list_checkpoints(run) if _step(folder) < step]
     for folder in older[: max(len(older) + 1 - keep, 0)] if keep else []:
-        _remove(folder)
+        remove_checkpoint(folder)
 
 
 # --- translators for use ---

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from m2o_fast.data.cache import Report, silent
-from m2o_fast.engine.loop import Trainer
 from m2o_fast.engine.memory import explains_out_of_memory
 from m2o_fast.engine.plan import Plan
 from m2o_fast.engine.precision import float32_products
@@ -18,6 +17,7 @@ from m2o_fast.engine.runlog import Log
 from m2o_fast.engine.runs import RUNS
 from m2o_fast.engine.schema import Config
 from m2o_fast.engine.start import Start, as_kept, check_claim, check_settings, check_shares, find_start
+from m2o_fast.engine.trainer import Trainer
 from m2o_fast.errors import UserError
 
 WARM_UP = 3

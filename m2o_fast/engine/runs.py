@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from m2o_fast.data.fit import Fit
+from m2o_fast.engine.best import BEST, best_checkpoint
 from m2o_fast.engine.checkpoint import (
-    BEST,
     MANIFEST,
     CheckpointError,
-    best_checkpoint,
     list_checkpoints,
     newest_checkpoint,
     read_manifest,

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from m2o_fast.data.dataset import Dataset
+from m2o_fast.engine.best import best_checkpoint, comparable, write_best
 from m2o_fast.engine.build import open_split
-from m2o_fast.engine.checkpoint import CheckpointError, best_checkpoint, comparable, write_best
+from m2o_fast.engine.checkpoint import CheckpointError
 from m2o_fast.engine.evaluation.options import NO_EXTRACTOR, Options
 from m2o_fast.engine.evaluation.translations import Evaluation
 from m2o_fast.engine.memory import is_out_of_memory

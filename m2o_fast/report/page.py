@@ -14,8 +14,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from m2o_fast.engine.best import best_checkpoint
 from m2o_fast.engine.build import is_own_data, open_split
-from m2o_fast.engine.checkpoint import best_checkpoint, checkpoint_folder, load_translator, read_manifest
+from m2o_fast.engine.checkpoint import checkpoint_folder, load_translator, read_manifest
 from m2o_fast.engine.runs import find_checkpoint
 from m2o_fast.engine.samples import DIRECTIONS
 from m2o_fast.engine.step import group_sizes

@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from m2o_fast.engine.config import load_config
-from m2o_fast.engine.loop import Trainer
 from m2o_fast.engine.processes import joined_processes
 from m2o_fast.engine.schema import Config
+from m2o_fast.engine.trainer import Trainer
 from m2o_fast.engine.training_state import training_tensors
 from m2o_fast.translators import NAMES, system
 

@@ -11,7 +11,7 @@ import torch
 from tiny import tiny_config
 
 from m2o_fast.batch import Batch
-from m2o_fast.engine.loop import Trainer
+from m2o_fast.engine.trainer import Trainer
 
 
 def tensors(batches: list[Batch]) -> list[torch.Tensor]:

@@ -19,8 +19,9 @@ from m2o_fast.engine.checkpoint import OPTIMIZERS, save_translator
 from m2o_fast.engine.config import ConfigError, load_config
 from m2o_fast.engine.evaluate import evaluate_run
 from m2o_fast.engine.evaluation.options import Options
-from m2o_fast.engine.loop import Trainer, train
+from m2o_fast.engine.loop import train
 from m2o_fast.engine.runlog import Log
+from m2o_fast.engine.trainer import Trainer
 from m2o_fast.engine.training_state import POOLS, load_training
 from m2o_fast.engine.translate import Request, translate_path
 from m2o_fast.errors import UserError

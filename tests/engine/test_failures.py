@@ -15,13 +15,14 @@ from tiny import contents, tiny_config
 
 from m2o_fast.cli import main
 from m2o_fast.data import Dataset
-from m2o_fast.engine import build, checkpoint, loop
+from m2o_fast.engine import build, checkpoint, trainer
 from m2o_fast.engine.checkpoint import list_checkpoints
 from m2o_fast.engine.config import dump_config
-from m2o_fast.engine.loop import Trainer, train
+from m2o_fast.engine.loop import train
 from m2o_fast.engine.processes import Processes, joined_processes
 from m2o_fast.engine.runlog import Log
 from m2o_fast.engine.signals import StopRequest
+from m2o_fast.engine.trainer import Trainer
 from m2o_fast.errors import UserError
 from m2o_fast.translators.starganv2.translator import StarGANv2
 
@@ -53,7 +54,7 @@ def at_step(step: int, rank: int, act) -> None:
 
 
 def poisoned(run: Path, steps: list[int], *settings: str) -> int:
-    loss, loop.SKIPS_IN_A_ROW = StarGANv2.loss, 3
+    loss, trainer.SKIPS_IN_A_ROW = StarGANv2.loss, 3
 
     def not_finite(self, phase, batch, iteration):
         value, parts = loss(self, phase, batch, iteration)

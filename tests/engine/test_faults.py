@@ -24,9 +24,10 @@ from tiny import contents, tiny_config, tiny_digits
 
 from m2o_fast.engine import checkpoint
 from m2o_fast.engine.checkpoint import checkpoint_folder, list_checkpoints, newest_checkpoint
-from m2o_fast.engine.loop import Trainer, train
+from m2o_fast.engine.loop import train
 from m2o_fast.engine.runlog import Log, RunLog
 from m2o_fast.engine.start import Start
+from m2o_fast.engine.trainer import Trainer
 
 #: these touch no file
 PURE = {"fspath", "getpid", "urandom", "_path_splitroot"}

@@ -19,9 +19,10 @@ from m2o_fast.engine.checkpoint import newest_checkpoint
 from m2o_fast.engine.config import dump_config, load_config
 from m2o_fast.engine.evaluate import evaluate_run
 from m2o_fast.engine.evaluation.options import Options
-from m2o_fast.engine.loop import Trainer, train
+from m2o_fast.engine.loop import train
 from m2o_fast.engine.runs import fit_of
 from m2o_fast.engine.samples import SampleGrid
+from m2o_fast.engine.trainer import Trainer
 from m2o_fast.errors import UserError
 
 SIZE = 32

@@ -19,10 +19,11 @@ from m2o_fast.batch import Batch
 from m2o_fast.cli import main
 from m2o_fast.data.sampler import BatchSampler
 from m2o_fast.engine.graphs import WARM_UP, CudaRecorder, GraphedStepper, Recorder, check_cuda_graphs
-from m2o_fast.engine.loop import Trainer, train
+from m2o_fast.engine.loop import train
 from m2o_fast.engine.processes import Processes
 from m2o_fast.engine.runlog import Log
 from m2o_fast.engine.step import Stepper, StepResult, compile_nets
+from m2o_fast.engine.trainer import Trainer
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import VARIANTS, Domain
 from m2o_fast.randomness import torch_generator
@@ -192,7 +193,7 @@ def test_training_records_its_steps_and_ends_with_the_same_weights(
 ) -> None:
     recorder = CpuRecorder()
     monkeypatch.setattr("m2o_fast.engine.start.check_cuda_graphs", lambda *_: None)
-    monkeypatch.setattr("m2o_fast.engine.loop.CudaRecorder", lambda device: recorder)
+    monkeypatch.setattr("m2o_fast.engine.trainer.CudaRecorder", lambda device: recorder)
     for setting in ("false", "true"):
         train(tiny_config(f"steps={WARM_UP + 2}", f"cuda_graphs={setting}"), tmp_path / setting, quiet=True)
     assert (recorder.recorded, recorder.replayed) == (1, 2)

@@ -17,8 +17,9 @@ from m2o_fast.data.label_maps import read_label_map
 from m2o_fast.engine.build import open_split
 from m2o_fast.engine.checkpoint import load_translator, newest_checkpoint
 from m2o_fast.engine.config import load_config
-from m2o_fast.engine.loop import Trainer, train
+from m2o_fast.engine.loop import train
 from m2o_fast.engine.samples import SampleGrid
+from m2o_fast.engine.trainer import Trainer
 from m2o_fast.engine.translate import Request, translate_path
 from m2o_fast.errors import UserError
 from m2o_fast.labels import draw_labels, palette, read_labels

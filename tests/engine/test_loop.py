@@ -11,7 +11,6 @@ import signal
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,9 +19,9 @@ from tiny import contents, tiny_config, tiny_digits
 
 from m2o_fast.engine import checkpoint as checkpoint_module
 from m2o_fast.engine.checkpoint import list_checkpoints
-from m2o_fast.engine.loop import Trainer, train
+from m2o_fast.engine.loop import train
 from m2o_fast.engine.pace import dry_run
-from m2o_fast.engine.samples import DIRECTIONS, shown_directions
+from m2o_fast.engine.trainer import Trainer
 from m2o_fast.errors import UserError
 from m2o_fast.translators.starganv2.translator import StarGANv2
 
@@ -373,19 +372,6 @@ def test_progress_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert [line.split(",")[0] for line in ticks] == ["step 2/4", "step 4/4"]
     assert all(part in ticks[0] for part in ("img/s", "data wait", " left", "adversarial", "supervised"))
     assert lines[-1].endswith(f"m2o-fast eval {tmp_path / 'run'}")
-
-
-def translator_of(domains: int) -> Any:
-    """Of so many domains, between all of which it translates."""
-    ways = tuple((a, b) for a in range(domains) for b in range(domains))
-    return SimpleNamespace(domains=range(domains), directions=lambda: ways)
-
-
-def test_sample_grids_of_many_domains_show_some_directions_into_each() -> None:
-    assert shown_directions(translator_of(2)) == [(0, 1), (1, 0)]
-    assert len(shown_directions(translator_of(4))) == DIRECTIONS
-    assert shown_directions(translator_of(5)) == [(4, 0), (0, 1), (1, 2), (2, 3), (3, 4)]
-    assert len(shown_directions(translator_of(21))) == DIRECTIONS
 
 
 def test_a_start_that_fails_leaves_no_folder(tmp_path, monkeypatch) -> None:

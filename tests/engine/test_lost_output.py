@@ -14,10 +14,11 @@ import torch
 from tiny import tiny_config
 
 import m2o_fast
-from m2o_fast.engine import loop
+from m2o_fast.engine import trainer
 from m2o_fast.engine.checkpoint import list_checkpoints
-from m2o_fast.engine.loop import Trainer, train
+from m2o_fast.engine.loop import train
 from m2o_fast.engine.start import Claim
+from m2o_fast.engine.trainer import Trainer
 from m2o_fast.errors import UserError
 
 TINY = (
@@ -103,14 +104,14 @@ def test_a_folder_that_cannot_be_made_for_a_while_is_a_warning(
 def test_settings_that_could_not_be_written_are_written_the_next_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, batch, write_facts = tmp_path / "run", Trainer.batch, loop.write_facts
+    run, batch, write_facts = tmp_path / "run", Trainer.batch, trainer.write_facts
 
     def interfered(self: Trainer, step: int):
         if step == 1:
             shutil.rmtree(run)
-            monkeypatch.setattr(loop, "write_facts", full)
+            monkeypatch.setattr(trainer, "write_facts", full)
         elif step == 3:
-            monkeypatch.setattr(loop, "write_facts", write_facts)
+            monkeypatch.setattr(trainer, "write_facts", write_facts)
         return batch(self, step)
 
     def full(*_: object) -> None:

@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 from m2o_fast import ops
 from m2o_fast.engine import memory as memory_module
 from m2o_fast.engine.checkpoint import list_checkpoints
-from m2o_fast.engine.loop import Trainer, train
+from m2o_fast.engine.loop import train
 from m2o_fast.engine.memory import (
     blank_batch,
     estimate_memory,
@@ -23,6 +23,7 @@ from m2o_fast.engine.memory import (
 )
 from m2o_fast.engine.runlog import Log
 from m2o_fast.engine.schema import Config
+from m2o_fast.engine.trainer import Trainer
 from m2o_fast.errors import UserError
 from m2o_fast.translators.base import Phase
 from m2o_fast.translators.starganv2.translator import StarGANv2

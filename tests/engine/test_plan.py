@@ -17,9 +17,10 @@ from tiny import contents, tiny_config
 from m2o_fast.engine import pace as pace_module
 from m2o_fast.engine import plan as plan_module
 from m2o_fast.engine import runlog
-from m2o_fast.engine.loop import Trainer, train
+from m2o_fast.engine.loop import train
 from m2o_fast.engine.pace import Pace, bench_training, dry_run, duration, measure_pace, pace_line
 from m2o_fast.engine.processes import Processes
+from m2o_fast.engine.trainer import Trainer
 from m2o_fast.errors import UserError
 from m2o_fast.ops import use_backend
 

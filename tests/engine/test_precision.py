@@ -10,9 +10,10 @@ from tiny import tiny_config
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from m2o_fast.engine.loop import Trainer, train
+from m2o_fast.engine.loop import train
 from m2o_fast.engine.precision import autocast, float32_products, precision_note
 from m2o_fast.engine.step import StepResult
+from m2o_fast.engine.trainer import Trainer
 from m2o_fast.errors import UserError
 from m2o_fast.losses import absolute_error, adversarial, masked_reconstruction_error
 from m2o_fast.ops import _choices, use_backend

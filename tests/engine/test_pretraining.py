@@ -10,10 +10,11 @@ from small import SMALLER, small_config
 from tiny import contents, stop_at
 
 from m2o_fast.engine import pace as pace_module
-from m2o_fast.engine.loop import Trainer, train
+from m2o_fast.engine.loop import train
 from m2o_fast.engine.pace import Pace, bench_training
 from m2o_fast.engine.scaling import message_sizes
 from m2o_fast.engine.schema import Config
+from m2o_fast.engine.trainer import Trainer
 from m2o_fast.engine.watch import first_alarm
 
 pytestmark = pytest.mark.usefixtures("tiny_data")

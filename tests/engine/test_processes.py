@@ -22,8 +22,8 @@ from m2o_fast.cli import main
 from m2o_fast.data import rows_of_share
 from m2o_fast.data.sampler import _plan
 from m2o_fast.engine.config import load_config
-from m2o_fast.engine.loop import Trainer
 from m2o_fast.engine.processes import joined_processes
+from m2o_fast.engine.trainer import Trainer
 
 SIZES = ("base_width=4", "max_width=8", "hidden_dim=32", "style_dim=8", "latent_dim=8")
 SETTINGS = [word for size in SIZES for word in ("--set", f"model.{size}")]
@@ -34,7 +34,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from m2o_fast.cli import main
-from m2o_fast.engine.loop import Trainer
+from m2o_fast.engine.trainer import Trainer
 batch, moments = Trainer.batch, {1: 3, 0: 5}
 
 def deadly(self, step):

@@ -22,14 +22,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import m2o_fast
 from m2o_fast.engine import memory
-from m2o_fast.engine.checkpoint import best_checkpoint, checkpoint_folder
+from m2o_fast.engine.best import best_checkpoint
+from m2o_fast.engine.checkpoint import checkpoint_folder
 from m2o_fast.engine.evaluate import evaluate_run
 from m2o_fast.engine.evaluation.options import Options
 from m2o_fast.engine.graphs import GraphedStepper
-from m2o_fast.engine.loop import Trainer, train
+from m2o_fast.engine.loop import train
 from m2o_fast.engine.runlog import Log
 from m2o_fast.engine.samples import SampleGrid
 from m2o_fast.engine.schema import Config
+from m2o_fast.engine.trainer import Trainer
 from m2o_fast.errors import UserError
 from m2o_fast.metrics.diversity import Lpips
 from m2o_fast.nn.batch_norm import BatchNorm2d

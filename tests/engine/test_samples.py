@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import torch
 
 from m2o_fast.data.folder import FolderDataset
-from m2o_fast.engine.samples import COLUMNS, SampleGrid, chosen_images
+from m2o_fast.engine.samples import COLUMNS, DIRECTIONS, SampleGrid, chosen_images, shown_directions
 from m2o_fast.m2o import Domain
 
 LOOKS = 5
@@ -53,3 +56,16 @@ def test_a_grid_shows_different_contents_and_the_same_in_every_run() -> None:
 
 def test_how_many_pairs_a_run_learns_from_does_not_change_what_is_shown() -> None:
     assert chosen_images(folder(0.0), 1, COLUMNS) == chosen_images(folder(1.0), 1, COLUMNS)
+
+
+def translator_of(domains: int) -> Any:
+    """Of so many domains, between all of which it translates."""
+    ways = tuple((a, b) for a in range(domains) for b in range(domains))
+    return SimpleNamespace(domains=range(domains), directions=lambda: ways)
+
+
+def test_sample_grids_of_many_domains_show_some_directions_into_each() -> None:
+    assert shown_directions(translator_of(2)) == [(0, 1), (1, 0)]
+    assert len(shown_directions(translator_of(4))) == DIRECTIONS
+    assert shown_directions(translator_of(5)) == [(4, 0), (0, 1), (1, 2), (2, 3), (3, 4)]
+    assert len(shown_directions(translator_of(21))) == DIRECTIONS

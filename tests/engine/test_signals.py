@@ -14,8 +14,9 @@ from tiny import contents, tiny_config, tiny_digits
 from m2o_fast.cli import main
 from m2o_fast.engine import signals
 from m2o_fast.engine.checkpoint import list_checkpoints
-from m2o_fast.engine.loop import Trainer, train
+from m2o_fast.engine.loop import train
 from m2o_fast.engine.signals import SIGNALS, Stopped, StopRequest
+from m2o_fast.engine.trainer import Trainer
 
 
 @pytest.fixture

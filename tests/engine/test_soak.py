@@ -16,7 +16,8 @@ sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 import torch
 import m2o_fast.engine.build as build
-from m2o_fast.engine.loop import Trainer, train
+from m2o_fast.engine.loop import train
+from m2o_fast.engine.trainer import Trainer
 from tiny import tiny_config, tiny_digits
 
 build.open_dataset = tiny_digits

@@ -18,8 +18,9 @@ import torch
 from tiny import contents, stop_at, tiny_config, tiny_digits
 
 from m2o_fast.engine import checkpoint
+from m2o_fast.engine.best import best_checkpoint, write_best
 from m2o_fast.engine.build import build_translator
-from m2o_fast.engine.checkpoint import CheckpointError, best_checkpoint, read_manifest, read_tensors, write_best
+from m2o_fast.engine.checkpoint import CheckpointError, read_manifest, read_tensors
 from m2o_fast.engine.evaluate import evaluate_run
 from m2o_fast.engine.evaluation.options import Options
 from m2o_fast.engine.loop import train

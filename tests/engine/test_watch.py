@@ -9,7 +9,8 @@ import pytest
 import torch
 from tiny import IMAGES, contents, tiny_config, tiny_digits
 
-from m2o_fast.engine.loop import Trainer, train
+from m2o_fast.engine.loop import train
+from m2o_fast.engine.trainer import Trainer
 from m2o_fast.engine.watch import StyleWatch, color_spread, first_alarm
 from m2o_fast.translators.settings import Advice
 from m2o_fast.translators.starganv2.translator import StarGANv2

@@ -10,8 +10,8 @@ import torch
 
 from m2o_fast.data import ColorizedDigits
 from m2o_fast.engine.config import load_config
-from m2o_fast.engine.loop import Trainer
 from m2o_fast.engine.schema import Config
+from m2o_fast.engine.trainer import Trainer
 
 #: images per split: with 2 draws of each domain and step, an epoch ends after every third step
 IMAGES = 6

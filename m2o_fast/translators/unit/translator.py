@@ -291,9 +291,7 @@ class UNIT(Translator):
 
     def _drawn(self, batch: Batch, name: str) -> _ByDomain:
         """Random styles by target domain that has them."""
-        if not self.styled:
-            return {}
-        parts = batch.noise[name].split(list(batch.target_counts))
+        parts = batch.noise[name].split(list(batch.target_counts)) if self.styled else ()
         return {k: parts[k] for k in self.styled}
 
     # --- use ---
