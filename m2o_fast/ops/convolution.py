@@ -25,7 +25,8 @@ from torch import Tensor
 from m2o_fast.ops import patches, rows, winograd
 from m2o_fast.ops._bfloat16 import in_bfloat16, is_widened, widened
 from m2o_fast.ops._choices import is_worth_a_call, patches_pay, rows_pay, winograd_pays
-from m2o_fast.ops._library import NATIVE_MISSING, forced_backend, is_channels_last, needs_torch
+from m2o_fast.ops._formats import is_channels_last
+from m2o_fast.ops._library import NATIVE_MISSING, forced_backend, needs_torch
 from m2o_fast.ops.patches import Geometry
 
 

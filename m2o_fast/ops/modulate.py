@@ -16,14 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from m2o_fast.ops._checks import as_number, check_images, check_per_plane, wide
+from m2o_fast.ops._formats import in_format, output_format
 from m2o_fast.ops._library import (
     Backend,
     choose_backend,
     declare_backends,
     define,
-    in_format,
     needs_torch,
-    output_format,
     recompute_gradients,
     register,
 )

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from m2o_fast.ops._checks import wide
 from m2o_fast.ops._choices import folding_5x5_pays, folds
-from m2o_fast.ops._library import forced_backend, in_format, needs_torch, output_format
+from m2o_fast.ops._formats import in_format, output_format
+from m2o_fast.ops._library import forced_backend, needs_torch
 from m2o_fast.ops.convolution import conv2d
 from m2o_fast.ops.linear import linear
 from m2o_fast.ops.reflected import reflected_conv3x3

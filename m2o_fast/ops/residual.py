@@ -16,15 +16,14 @@ from torch import Tensor
 
 from m2o_fast.ops._checks import as_number, check_images, wide
 from m2o_fast.ops._choices import is_worth_a_merge
+from m2o_fast.ops._formats import in_format, output_format
 from m2o_fast.ops._library import (
     Backend,
     choose_backend,
     declare_backends,
     define,
     forced_backend,
-    in_format,
     needs_torch,
-    output_format,
     register,
 )
 from m2o_fast.ops._resampling import NONE, UP2, Resample, code_of, down2, sum_of_quads, up2

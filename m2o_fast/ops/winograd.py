@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from m2o_fast.ops._library import define, in_format, output_format, register
+from m2o_fast.ops._formats import in_format, output_format
+from m2o_fast.ops._library import define, register
 
 TILE, PATCH = 4, 6
 

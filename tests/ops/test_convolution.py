@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from m2o_fast.ops import _choices, build_info, conv2d, convolution, use_backend, winograd
-from m2o_fast.ops._library import output_format
+from m2o_fast.ops._formats import output_format
 from m2o_fast.ops.convolution import conv_transpose2d
 
 #: height, width, input and output channels: full tiles, cut ones, less than one, inner ones; tiles for several parts,

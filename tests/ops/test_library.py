@@ -21,7 +21,8 @@ from m2o_fast.ops import (
     soft_color_histogram,
     use_backend,
 )
-from m2o_fast.ops._library import choose_backend, in_format, is_channels_last
+from m2o_fast.ops._formats import in_format, is_channels_last
+from m2o_fast.ops._library import choose_backend
 
 CPU = torch.device("cpu")
 IMAGES, STYLE = torch.randn(2, 3, 4, 4), torch.zeros(2, 3)

@@ -11,7 +11,7 @@ import triton
 from torch import Tensor
 
 from m2o_fast.ops._checks import check_images, check_per_plane, wide
-from m2o_fast.ops._library import in_format, is_channels_last, output_format
+from m2o_fast.ops._formats import in_format, is_channels_last, output_format
 from m2o_fast.ops._resampling import RESAMPLES, resampled_shape
 from m2o_fast.ops.triton import CompileCase
 from m2o_fast.ops.triton._types import ELEMENT_TYPES, wide_in_kernel

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from m2o_fast.ops._library import in_format, output_format
+from m2o_fast.ops._formats import in_format, output_format
 from m2o_fast.ops._resampling import NONE, UP2
 from m2o_fast.ops.triton import CompileCase
 from m2o_fast.ops.triton._types import ELEMENT_TYPES, wide_in_kernel
