@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from m2o_fast.engine.config import dump_config, load_config
+from m2o_fast.engine.device import cpu_model
 from m2o_fast.engine.schema import Config
 from m2o_fast.engine.yaml12 import dump_yaml
 from m2o_fast.m2o import VARIANTS
@@ -92,9 +93,6 @@ def main() -> None:
     record = {
         "data": options.data,
         "steps": options.steps,
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-        "torch": metadata.version("torch"),
-        "commit": commit(),
         "settings": {
             label(run._asdict()): config_of(run, options.data, options.steps).model_dump(mode="json") for run in runs
         },
@@ -136,7 +134,7 @@ def measure(run: Run, data: str, steps: int, runs: Path) -> dict[str, Any]:
         command("train", "--config", str(file), "--run", str(folder), "--resume", "auto", "--quiet")
         found = json.loads(command("eval", str(folder), "--json", "--quiet"))
         kept = {name: found[name] for name in ("directions", "protocol")}
-        measured.write_text(json.dumps({**run._asdict(), **kept, "cost": cost(config)}, indent=1))
+        measured.write_text(json.dumps({**run._asdict(), **made_by(), **kept, "cost": cost(config)}, indent=1))
     result: dict[str, Any] = json.loads(measured.read_text())
     print(f"{label(result)}, seed {run.seed}: {result['directions']}, {result['cost']}", flush=True)
     return result
@@ -161,6 +159,12 @@ def cost(config: Config) -> dict[str, float]:
 def label(run: dict[str, Any]) -> str:
     """``CycleGAN-HMS``, ``HMS, plain torch``: what a row is called."""
     return full_name(run["system"], run["variant"]) + PATHS[run["path"]]
+
+
+def made_by() -> dict[str, str]:
+    """What stands with each run, for those of one table may have been made at different commits."""
+    machine = f"{os.cpu_count()} cores, {cpu_model() or platform.machine()}"
+    return {"machine": machine, "torch": metadata.version("torch"), "commit": commit()}
 
 
 def commit() -> str:
@@ -201,8 +205,8 @@ def section(record: dict[str, Any]) -> list[str]:
     lines = [
         f"\n## {record['data']}, {record['steps']:,} steps, {'seeds' if len(seeds) > 1 else 'seed'} "
         + f"{', '.join(map(str, seeds))}{': is quality paid for speed?' if several else ''}\n",
-        f"{record['machine']}, torch {record['torch']}, commit {record['commit']}. Ceiling of Color Recall at this "
-        f"sample size: {ceiling:.3f}.{' Seconds of one thread.' if 's per step' in columns else ''}\n",
+        f"{makers(runs)}. Ceiling of Color Recall at this sample size: {ceiling:.3f}."
+        f"{' Seconds of one thread.' if 's per step' in columns else ''}\n",
         f"| variant | {' | '.join(columns)} |",
         f"|---|{'---|' * len(columns)}",
     ]
@@ -213,6 +217,13 @@ def section(record: dict[str, Any]) -> list[str]:
         cells = [cell([measures(run, at)[what] for run in same], form) for at, what, form in columns.values()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return [*lines, *(distances(rows) if several else []), *one_to_one(rows), *earlier_decoder(record)]
+
+
+def makers(runs: Sequence[dict[str, Any]]) -> str:
+    """Machine, torch and commits of the runs of a table."""
+    found = [sorted({run[what] for run in runs}) for what in ("machine", "torch", "commit")]
+    machine, torch, commits = map(", ".join, found)
+    return f"{machine}, torch {torch}, {'commits' if len(found[-1]) > 1 else 'commit'} {commits}"
 
 
 def is_comparable(column: tuple[str, str, str], runs: Sequence[dict[str, Any]]) -> bool:
