@@ -13,7 +13,20 @@ from typing import Annotated
 import typer
 
 from m2o_fast import __version__
-from m2o_fast.cli import PROGRAM, bench, convert, data, doctor, evaluate, report, sim_scale, systems, train, translate
+from m2o_fast.cli import (
+    PROGRAM,
+    bench,
+    convert,
+    data,
+    doctor,
+    evaluate,
+    play,
+    report,
+    sim_scale,
+    systems,
+    train,
+    translate,
+)
 from m2o_fast.cli.texts import examples, printable
 from m2o_fast.translators import DEFAULT, full_name
 
@@ -56,6 +69,7 @@ app.command("eval", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command("report", epilog=report.EXAMPLES)(report.report)
 app.command("systems", epilog=systems.EXAMPLES)(systems.systems)
 app.command("translate", epilog=translate.EXAMPLES)(translate.translate)
+app.command("play", epilog=play.EXAMPLES)(play.play)
 app.command("convert", epilog=convert.EXAMPLES)(convert.convert)
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")

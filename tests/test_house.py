@@ -16,7 +16,7 @@ from m2o_fast.translators import NAMES, full_name, system
 from m2o_fast.translators.settings import Loss
 
 #: what may name no system, nor a setting of one
-FLOORS = ("m2o_fast/engine", "m2o_fast/report", "m2o_fast/data", "m2o_fast/metrics", "cli")
+FLOORS = ("m2o_fast/engine", "m2o_fast/report", "m2o_fast/play", "m2o_fast/data", "m2o_fast/metrics", "cli")
 FILES = [
     path
     for floor in FLOORS
@@ -30,7 +30,7 @@ ROOMS = (
     {"nn"},
     {"translators", "metrics", "data"},
     {"engine"},
-    {"report"},
+    {"report", "play"},
     {"cli"},
 )
 PURE = 1

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -31,11 +32,27 @@ _MODES = {1: "L", 3: "RGB"}
 _GAP, _LABEL_WIDTH = 2, 150  # pixels
 _DIM = 64  # of 255
 
+
+class InMemory(NamedTuple):
+    """An image file that lies in memory: what takes the path of an image takes this, too.
+
+    Attributes:
+        name: What errors call it.
+        data: All of its bytes.
+    """
+
+    name: str
+    data: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+
 #: What of an image file is meant: all of it, or a half of two images that lie side by side in it.
 Part = Literal["whole", "left", "right"]
 
 
-def read_image(path: str | Path, channels: int, size: int | None, fit: Fit = "stretch") -> Tensor:
+def read_image(path: str | Path | InMemory, channels: int, size: int | None, fit: Fit = "stretch") -> Tensor:
     """One image file as the networks take it.
 
     - Of an animation the first frame; turned as its EXIF orientation says; colour profiles are ignored.
@@ -59,7 +76,8 @@ def read_image(path: str | Path, channels: int, size: int | None, fit: Fit = "st
         UserError: If the file is missing, empty, damaged, not an image or too large; the message names it.
         ValueError: If ``channels`` is neither 1 nor 3.
     """
-    planes = torch.from_numpy(_read_values(Path(path), channels, size, "whole", fit))
+    file = path if isinstance(path, InMemory) else Path(path)
+    planes = torch.from_numpy(_read_values(file, channels, size, "whole", fit))
     return (planes.expand(channels, -1, -1) * 2 - 1)[None].contiguous()
 
 
@@ -108,7 +126,9 @@ def is_gray(path: str | Path) -> bool | None:
         return None
 
 
-def _read_values(path: Path, channels: int, size: int | None, part: Part = "whole", fit: Fit = "stretch") -> np.ndarray:
+def _read_values(
+    path: Path | InMemory, channels: int, size: int | None, part: Part = "whole", fit: Fit = "stretch"
+) -> np.ndarray:
     """float32 ``[1 or channels, S, S]``, or of the image's own size, in [0, 1]."""
     if channels not in _MODES:
         raise ValueError(f"channels must be 1 or 3, got {channels}")
@@ -135,16 +155,17 @@ def _read_values(path: Path, channels: int, size: int | None, part: Part = "whol
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
+def opened(path: Path | InMemory) -> Iterator[Image.Image]:
     """An image file of a known format and not too large, to be decoded within the ``with`` block.
 
     Raises:
         UserError: For whatever goes wrong in opening or decoding; the message begins with the path.
     """
-    _check_is_file(path)
+    if isinstance(path, Path):
+        _check_is_file(path)
     try:
         # Not by its path: Pillow 13 would map it into memory, and take a turned TIFF file for one of the other width.
-        with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
+        with _file(path) as file, Image.open(file, formats=_FORMATS) as image:
             if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 raise UserError(
                     f"{path}: {image.width} x {image.height} pixels are too many, {Image.MAX_IMAGE_PIXELS} at most; "
@@ -167,9 +188,13 @@ def opened(path: Path) -> Iterator[Image.Image]:
         raise UserError(f"{path}: the image is damaged or cut off ({error}); replace or remove it") from error
 
 
-def _about_unidentified(path: Path) -> str:
+def _file(path: Path | InMemory) -> BinaryIO:
+    return path.open("rb") if isinstance(path, Path) else BytesIO(path.data)
+
+
+def _about_unidentified(path: Path | InMemory) -> str:
     """What is wrong with a file that Pillow does not open, by its first bytes."""
-    with path.open("rb") as file:
+    with _file(path) as file:
         beginning = file.read(16).ljust(16, b"\0")
     for name in _FORMATS:
         if (begins := Image.OPEN[name][1]) and begins(beginning) is True:

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from m2o_fast.data.fit import Fit, squared
-from m2o_fast.data.images import opened, shown_size_of
+from m2o_fast.data.images import InMemory, opened, shown_size_of
 from m2o_fast.data.parallel import room_for_pixels
 from m2o_fast.errors import UserError
 from m2o_fast.labels import draw_labels, read_labels
@@ -19,7 +19,7 @@ _NEAR = 16 / 255  # beyond what JPEG does to flat areas; a tenth of the RGB cube
 
 
 def read_class_numbers(
-    path: Path, classes: int, size: int | None, photo: Path | None = None, fit: Fit = "stretch"
+    path: Path | InMemory, classes: int, size: int | None, photo: Path | None = None, fit: Fit = "stretch"
 ) -> np.ndarray:
     """A file with a class number per pixel, scaled to ``size`` x ``size`` by taking the nearest pixel.
 
@@ -54,7 +54,7 @@ def read_class_numbers(
             return np.array(_resized(image, size, fit), dtype=np.uint8)
 
 
-def read_label_map(path: Path, classes: int, size: int | None, fit: Fit = "stretch") -> Tensor:
+def read_label_map(path: Path | InMemory, classes: int, size: int | None, fit: Fit = "stretch") -> Tensor:
     """A label map from a file with class numbers (mode L or P) or with palette colours (any other mode).
 
     Args:
@@ -85,7 +85,7 @@ def _resized(image: Image.Image, size: int | None, fit: Fit = "stretch") -> Imag
     return resized
 
 
-def _from_colors(path: Path, image: Image.Image, classes: int) -> Tensor:
+def _from_colors(path: Path | InMemory, image: Image.Image, classes: int) -> Tensor:
     colors = torch.from_numpy(np.array(image, dtype=np.float32)).permute(2, 0, 1)[None] / 255
     labels = read_labels(colors, "palette", classes)
     far = (draw_labels(labels, "palette", classes) - colors).norm(dim=1) > _NEAR

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from m2o_fast.data.cache import named
 from m2o_fast.data.fit import Fit
-from m2o_fast.data.images import image_grid, opened, read_image, save_image
+from m2o_fast.data.images import InMemory, image_grid, opened, read_image, save_image
 from m2o_fast.data.label_maps import read_label_map
 from m2o_fast.data.layout import Images, list_images
 from m2o_fast.errors import UserError
@@ -78,7 +78,7 @@ def translate_path(translator: Translator, images: Path, out: Path, request: Req
     size = translator.image_size if translator.multiple is None else None
     for file, output in outputs.items():
         try:
-            image = _read(file, source, size, request.fit)
+            image = read_domain_image(file, source, size, request.fit)
             odd += size is not None and not _is_square(file)
         except UserError as error:
             if not images.is_dir():
@@ -153,7 +153,7 @@ def _style(translator: Translator, target: Domain, request: Request) -> Tensor:
             f"no style can be read off images of domain {target.name!r}: this translator was trained without a style "
             "encoder; leave --reference out"
         )
-    reference = _read(request.reference, target, translator.image_size, request.fit)
+    reference = read_domain_image(request.reference, target, translator.image_size, request.fit)
     return translator.encode_style(reference.to(_device(translator)), target.name)
 
 
@@ -162,7 +162,7 @@ def _is_square(file: Path) -> bool:
         return image.width == image.height
 
 
-def _read(file: Path, domain: Domain, size: int | None, fit: Fit) -> Tensor:
+def read_domain_image(file: Path | InMemory, domain: Domain, size: int | None, fit: Fit) -> Tensor:
     """An image file as one of a domain, float ``[1, C, S, S]``, or ``[1, C, H, W]`` of its own size, in [-1, 1]."""
     if domain.kind == "continuous":
         return read_image(file, domain.channels, size, fit)
@@ -175,16 +175,16 @@ def _picture(
     """The translation, or the source image and its translations in a row."""
     device = _device(translator)
     height, width = image.shape[2:]
-    padded = _padded(image, translator.multiple or 1).to(device)
+    whole = padded(image, translator.multiple or 1).to(device)
     # One at a time: in a batch, sums are ordered otherwise, and a picture would depend on those beside it.
     translated = [
-        pictures(translator.translate(padded, source.name, target.name, style=row[None]), target)[0, :, :height, :width]
+        pictures(translator.translate(whole, source.name, target.name, style=row[None]), target)[0, :, :height, :width]
         for row in style
     ]
     return translated[0] if request.styles is None else image_grid([pictures(image, source)[0], *translated])
 
 
-def _padded(image: Tensor, multiple: int) -> Tensor:
+def padded(image: Tensor, multiple: int) -> Tensor:
     """``image`` with height and width that are multiples: mirrored below and on the right, or its edge repeated."""
     down, right = (-side % multiple for side in image.shape[2:])
     mirrored = down < image.shape[2] and right < image.shape[3]
