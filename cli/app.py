@@ -21,6 +21,7 @@ from m2o_fast.cli import (
     doctor,
     evaluate,
     play,
+    publish,
     report,
     sim_scale,
     systems,
@@ -70,6 +71,7 @@ app.command("report", epilog=report.EXAMPLES)(report.report)
 app.command("systems", epilog=systems.EXAMPLES)(systems.systems)
 app.command("translate", epilog=translate.EXAMPLES)(translate.translate)
 app.command("play", epilog=play.EXAMPLES)(play.play)
+app.command("publish", epilog=publish.EXAMPLES)(publish.publish)
 app.command("convert", epilog=convert.EXAMPLES)(convert.convert)
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")

@@ -22,6 +22,8 @@ from m2o_fast.engine.checkpoint import (
 )
 from m2o_fast.engine.config import dump_config, load_config
 from m2o_fast.engine.device import choose_device
+from m2o_fast.engine.hub import fetched, is_hub_name
+from m2o_fast.engine.model_folder import fit_of_model, is_model, load_model
 from m2o_fast.engine.runlog import environment
 from m2o_fast.engine.schema import Config
 from m2o_fast.errors import UserError
@@ -169,14 +171,22 @@ def warn_of_damage(problems: list[str], used: Path) -> None:
         warnings.warn(f"{problem}; using {used}", RuntimeWarning, stacklevel=3)
 
 
-def load_translator(path: str | Path | None = None, device: str = "auto", checkpoint: str | None = None) -> Translator:
-    """The trained translator of a run, a checkpoint or converted weights, ready to use.
+def load_translator(
+    path: str | Path | None = None,
+    device: str = "auto",
+    checkpoint: str | None = None,
+    *,
+    revision: str | None = None,
+) -> Translator:
+    """The trained translator of a run, a checkpoint, converted weights or a published model, ready to use.
 
     Args:
-        path: Run folder (its newest good checkpoint), checkpoint folder, ``RUN/checkpoints/best``, or ``None``: the
-            newest run below ``runs/``.
+        path: Run folder (its newest good checkpoint), checkpoint folder, ``RUN/checkpoints/best``, folder of a
+            published model, ``"hf:ORG/NAME"`` for one on the Hugging Face hub, or ``None``: the newest run below
+            ``runs/``.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:<number>"``.
         checkpoint: Name of one checkpoint of the run, or ``"best"``.
+        revision: Branch, tag or commit of a model on the hub.
 
     Returns:
         The translator with averaged (EMA) weights, in evaluation mode, without gradients.
@@ -184,6 +194,14 @@ def load_translator(path: str | Path | None = None, device: str = "auto", checkp
     Raises:
         UserError: No such run or checkpoint, or a damaged one; names the file.
     """
+    if is_hub_name(path):
+        path = fetched(str(path), revision)
+    elif revision is not None:
+        raise UserError(f"{path}: only a model on the hub has revisions; leave revision out")
+    if path is not None and is_model(Path(path)):
+        if checkpoint is not None:
+            raise UserError(f"{path} is a published model, without other checkpoints; leave {checkpoint} out")
+        return load_model(Path(path)).to(choose_device(device))
     folder, manifest, problems = find_checkpoint(None if path is None else Path(path), checkpoint)
     warn_of_damage(problems, folder)
     return load_checkpoint(folder, manifest).to(choose_device(device))
@@ -195,6 +213,10 @@ def fit_of(path: Path | None) -> Fit:
     Args:
         path: Run, checkpoint, or ``None``: the newest run.
     """
+    if is_hub_name(path):
+        path = fetched(str(path))
+    if path is not None and is_model(path):
+        return fit_of_model(path)
     if path is not None and is_best(path):
         path = run_of_best(path)
     place = newest_run() if path is None else path

@@ -1,0 +1,114 @@
+"""A published model: ``config.json`` and ``model.safetensors``, as model hubs expect them. Nothing in it can run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from m2o_fast.data.fit import Fit
+from m2o_fast.errors import UserError
+from m2o_fast.files import replacing
+from m2o_fast.nn.misfits import misfits
+from m2o_fast.translators import create
+from m2o_fast.translators.base import Translator
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+LIBRARY = "m2o_fast"
+FORMAT = 1
+LARGEST_CONFIG = 1 << 20  # bytes
+_HEADER = 1 << 24  # bytes that safetensors may have beside the numbers
+
+
+def is_model(folder: Path) -> bool:
+    """Whether a folder is a published model."""
+    return (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()
+
+
+def write_model(translator: Translator, folder: Path, facts: Mapping[str, Any]) -> None:
+    """Writes both files into a folder that is there.
+
+    Args:
+        translator: With the weights to use.
+        folder: Where to.
+        facts: JSON values beside the description of the nets: ``fit``, ``step``, ``variant``, ``data``.
+    """
+    config = {"library_name": LIBRARY, "format": FORMAT, **facts, "translator": translator.describe()}
+    with replacing(folder / CONFIG) as file:
+        file.write((json.dumps(config, indent=1) + "\n").encode())
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in translator.state_dict().items()}
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """What ``config.json`` holds, checked.
+
+    Raises:
+        UserError: It is damaged, of another library or version; names the file.
+    """
+    try:
+        if not path.is_file() or path.stat().st_size > LARGEST_CONFIG:
+            raise UserError(f"{path}: no model of {LIBRARY}: not a file of at most {LARGEST_CONFIG:,} bytes")
+        config = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} is damaged: {error}") from None
+    if not isinstance(config, dict) or config.get("library_name") != LIBRARY:
+        raise UserError(f"{path}: not of a model of {LIBRARY}: 'library_name' is missing or another one")
+    if config.get("format") != FORMAT:
+        raise UserError(f"{path}: format {config.get('format')!r:.40} is not supported, only {FORMAT}")
+    if config.get("fit") not in get_args(Fit) or not isinstance(config.get("translator"), dict):
+        raise UserError(f"{path} is damaged: 'fit' must be one of {', '.join(get_args(Fit))}, 'translator' an object")
+    return config
+
+
+def fit_of_model(folder: Path) -> Fit:
+    """How images of other aspect ratios became squares when the model was trained."""
+    fit: Fit = read_config(folder / CONFIG)["fit"]
+    return fit
+
+
+def described(config: Mapping[str, Any], path: Path) -> Translator:
+    """The nets that ``config.json`` describes, without memory.
+
+    Raises:
+        UserError: They cannot be built; names the file.
+    """
+    try:
+        with torch.device("meta"):
+            return create(config["translator"])
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:  # torch's own for absurd sizes
+        raise UserError(f"{path}: {error}") from None
+
+
+def largest_weights(like: Translator) -> int:
+    """The most bytes that the file of the weights of such nets can have."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in like.state_dict().values()) + _HEADER
+
+
+def load_model(folder: Path) -> Translator:
+    """The translator of a published model, on the CPU, in evaluation mode and without gradients.
+
+    Raises:
+        UserError: A file is damaged or does not fit; names it.
+    """
+    config = read_config(folder / CONFIG)
+    like, file = described(config, folder / CONFIG), folder / WEIGHTS
+    if file.stat().st_size > largest_weights(like):
+        raise UserError(f"{file} does not fit the nets: {file.stat().st_size:,} bytes are too many for them")
+    try:
+        tensors = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from None
+    if problems := misfits(like.state_dict(), tensors):
+        raise UserError(f"{file} does not fit the nets: {problems}")
+    with torch.random.fork_rng(devices=[]):
+        translator = create(config["translator"])
+    translator.load_state_dict(tensors)
+    return translator.eval().requires_grad_(False)
