@@ -18,6 +18,8 @@ from m2o_fast.data.fit import Fit
 from m2o_fast.data.images import InMemory, to_pillow
 from m2o_fast.engine.build import open_split
 from m2o_fast.engine.config import load_config
+from m2o_fast.engine.hub import is_hub_name
+from m2o_fast.engine.model_folder import is_model
 from m2o_fast.engine.runs import CONFIG, find_checkpoint, fit_of, load_translator, newest_run, run_of
 from m2o_fast.engine.samples import chosen_images
 from m2o_fast.engine.translate import padded, read_domain_image
@@ -180,16 +182,19 @@ class Player:
 
 
 def open_players(runs: Sequence[Path], device: str, checkpoint: str | None) -> list[Player]:
-    """A player for each run, checkpoint or converted weights; of none, for the newest run.
+    """A player for each run, checkpoint, converted weights or published model; of none, for the newest run.
 
     Raises:
         UserError: One of them cannot be loaded.
     """
     players: list[Player] = []
     for path in runs or [newest_run()]:
-        folder, manifest, _ = find_checkpoint(path, checkpoint)
         translator = load_translator(path, device, checkpoint)
-        name = f"{path}, step {manifest['step']:,}" if "step" in manifest else str(path)
+        if is_hub_name(path) or is_model(path):
+            players.append(Player(str(path), translator, fit_of(path), {}))
+            continue
+        folder, manifest, _ = find_checkpoint(path, checkpoint)
+        name = f"{path}, step {manifest['step']:,}"
         players.append(Player(name, translator, fit_of(path), _samples(run_of(folder), translator)))
     return players
 

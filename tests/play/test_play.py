@@ -18,16 +18,19 @@ import torch
 import uvicorn
 from PIL import Image
 from small import small_config
+from tiny import tiny_config, tiny_digits
 
 from m2o_fast.data.images import to_pillow
 from m2o_fast.engine.build import build_translator
+from m2o_fast.engine.loop import train
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain
 from m2o_fast.play import directions, play, server
 from m2o_fast.play.directions import main_directions
 from m2o_fast.play.looks import read_look
-from m2o_fast.play.translators import Player
+from m2o_fast.play.translators import Player, open_players
 from m2o_fast.randomness import torch_generator
+from m2o_fast.report.card import publish
 from m2o_fast.translators import NAMES, system
 from m2o_fast.translators.base import Translator
 
@@ -290,6 +293,16 @@ def test_a_port_that_is_taken_is_named(client: Client) -> None:
     port = int(client.address.rstrip("/").rpartition(":")[2])
     with pytest.raises(UserError, match=f"--port {port}: Address already in use; choose another"):
         server.serve([], port, print)
+
+
+def test_runs_and_published_models_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("m2o_fast.engine.build.open_dataset", tiny_digits)
+    train(tiny_config("variant=hms", "steps=2"), tmp_path / "run")
+    publish(tmp_path / "run", tmp_path / "model", "mit")
+    run, model = (player.facts() for player in open_players([tmp_path / "run", tmp_path / "model"], "cpu", None))
+    assert (run["name"], model["name"]) == (f"{tmp_path / 'run'}, step 2", str(tmp_path / "model"))
+    assert [domain["samples"] for domain in (*run["domains"], *model["domains"])] == [6, 6, 0, 0]
+    assert run["directions"] == model["directions"]
 
 
 def test_a_run_that_is_none_is_named(tmp_path: Path) -> None:
