@@ -42,6 +42,7 @@ EXAMPLES = examples(
     (f"m2o-fast train --set {EXAMPLE_SETTING} --dry-run > my.yaml", "what would run, and how long; keep it"),
     ("m2o-fast train --run runs/a --resume auto", "go on after a stop"),
     ("m2o-fast train --config runs/a/config.yaml", "the same run once more"),
+    ("m2o-fast train --data folder:mine --uni map --init-from runs/a", "fine-tune a run on other images"),
 )
 
 
@@ -114,6 +115,15 @@ def train(
             rich_help_panel=HOW,
         ),
     ] = None,
+    init_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN|CHECKPOINT|DIR",
+            help="Begin with the weights of another run, a checkpoint or converted ones, as far as they fit; what does "
+            "not is named.",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
     tensorboard: Annotated[
         bool,
         typer.Option(
@@ -152,6 +162,8 @@ def train(
         raise UserError("--json goes with --dry-run: training prints its progress")
     if resume == "auto" and run is None:
         raise UserError("--resume auto needs --run DIR: the folder of the run to go on with")
+    if init_from is not None and resume not in (None, "auto", "never"):
+        raise UserError("--resume PATH goes on with a checkpoint, --init-from begins anew with weights; leave one out")
     options = {
         "system": system,
         "variant": variant,
@@ -167,6 +179,7 @@ def train(
         "cuda_graphs": cuda_graphs or None,
         "compile": compile_nets or None,
         "seed": seed,
+        "init_from": init_from,
         "device": device,
         "validate_every": validate_every,
         "tensorboard": tensorboard or None,

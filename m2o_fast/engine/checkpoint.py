@@ -68,10 +68,11 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], 
 
 def seal(facts: Mapping[str, Any]) -> bytes:
     """A manifest with the given facts and their own SHA-256, so that an edited one is noticed."""
-    return (json.dumps({**facts, "sha256": _digest(facts)}, indent=1) + "\n").encode()
+    return (json.dumps({**facts, "sha256": digest_of(facts)}, indent=1) + "\n").encode()
 
 
-def _digest(facts: Mapping[str, Any]) -> str:
+def digest_of(facts: Mapping[str, Any]) -> str:
+    """The SHA-256 of a manifest, which has those of all files."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -121,7 +122,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {error}") from None
     if version != FORMAT:
         raise CheckpointError(f"{path}: checkpoint format {version!r:.40} is not supported, only {FORMAT}")
-    if digest != _digest(manifest):
+    if digest != digest_of(manifest):
         raise CheckpointError(f"{path} is damaged: it was edited, its SHA-256 does not fit")
     _check_facts(manifest, path)
     for name, expected in manifest["files"].items():
@@ -294,15 +295,26 @@ def load_translator(folder: Path, manifest: Mapping[str, Any]) -> Translator:
     # Without memory first: a description may ask for any size, which the files must have.
     with torch.device("meta"):
         like = described_translator(folder, manifest)
-    tensors = read_tensors(folder, AVERAGED)
-    if NETS in manifest["files"]:
-        check_average(like, tensors, folder / AVERAGED)
-        tensors = read_tensors(folder, NETS) | tensors
+    tensors = tensors_in_use(folder, manifest, like)
     _check_weights(like, tensors, folder)
     with torch.random.fork_rng(devices=[]):
         translator = described_translator(folder, manifest)
     translator.load_state_dict(tensors)
     return translator.eval().requires_grad_(False)
+
+
+def tensors_in_use(folder: Path, manifest: Mapping[str, Any], like: Translator | None = None) -> dict[str, Tensor]:
+    """All weights of a checkpoint by name, averages in the place of those that have one.
+
+    Raises:
+        CheckpointError: A file cannot be read, or the averages are not those that ``like`` keeps.
+    """
+    average = read_tensors(folder, AVERAGED)
+    if NETS not in manifest["files"]:
+        return average
+    if like is not None:
+        check_average(like, average, folder / AVERAGED)
+    return read_tensors(folder, NETS) | average
 
 
 def described_translator(folder: Path, manifest: Mapping[str, Any]) -> Translator:

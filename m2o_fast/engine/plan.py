@@ -54,6 +54,7 @@ class Plan:
         parameters: Net -> number of parameters.
         memory: What one process needs beside torch itself, in bytes.
         free: Bytes that are free on the device; ``None`` if unknown.
+        weights: What was taken of the weights that it begins with, and what was not, in lines.
     """
 
     system: str
@@ -76,6 +77,7 @@ class Plan:
     parameters: dict[str, int]
     memory: Memory
     free: int | None
+    weights: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The same as plain JSON values."""
@@ -97,6 +99,7 @@ class Plan:
             *([f"kernels: {self._kernels()}"] if self.kernels else []),
             "parameters: " + ", ".join(f"{name.replace('_', ' ')} {size:,}" for name, size in self.parameters.items()),
             f"memory: {self._memory()}",
+            *self.weights,
         ]
 
     def _images(self) -> str:
@@ -129,7 +132,12 @@ class Plan:
 
 
 def make_plan(
-    config: Config, translator: Translator, averaged: Translator, processes: Processes, images: dict[str, int]
+    config: Config,
+    translator: Translator,
+    averaged: Translator,
+    processes: Processes,
+    images: dict[str, int],
+    weights: tuple[str, ...] = (),
 ) -> Plan:
     """What training ``translator`` with ``config`` will do.
 
@@ -139,6 +147,7 @@ def make_plan(
         averaged: The copy for the moving average.
         processes: Those that train together.
         images: Domain -> training images.
+        weights: What is to be said of the weights that it begins with.
     """
     device = next(translator.parameters()).device
     share = config.batch_size // (processes.count * config.accumulate)
@@ -163,6 +172,7 @@ def make_plan(
         parameters=dict(group_sizes(translator)),
         memory=estimate_memory(translator, averaged, config.filled().optim, share, config.precision),
         free=free_memory(device),
+        weights=weights,
     )
 
 

@@ -63,6 +63,8 @@ class Config(Section):
         steps: Training iterations.
         batch_size: Source images per iteration, over all directions that the system learns.
         seed: Seed of everything random.
+        init_from: Run, checkpoint or converted weights whose weights a new run begins with, as far as they fit; a run
+            keeps the folder of the checkpoint, ``@sha256:`` and the hash of its manifest. ``None``: fresh weights.
         checkpoint_every: Steps between two checkpoints; one more is written at the end.
         keep_checkpoints: How many of the newest checkpoints are kept; 0 keeps all.
         sample_every: Steps between two sample grids.
@@ -94,6 +96,7 @@ class Config(Section):
     steps: Count = 1000
     batch_size: Count = 32
     seed: CountOrZero = 777
+    init_from: str | None = Field(None, min_length=1, max_length=4096)
     checkpoint_every: Count = 200
     keep_checkpoints: CountOrZero = 3
     sample_every: Count = 200

@@ -24,6 +24,7 @@ from m2o_fast.engine.checkpoint import (
 from m2o_fast.engine.config import differences, flatten, load_config
 from m2o_fast.engine.device import choose_device
 from m2o_fast.engine.graphs import check_cuda_graphs
+from m2o_fast.engine.initial import pinned
 from m2o_fast.engine.precision import check_precision
 from m2o_fast.engine.processes import Processes
 from m2o_fast.engine.runs import CONFIG, RUNS, find_checkpoint, is_run
@@ -138,13 +139,18 @@ def as_kept(config: Config, run: Path) -> Config:
     """``config`` as a run keeps it, whatever is asked of it later and from wherever.
 
     What was left to the number of steps, as the end of a schedule, is a number, so that adding steps does not stretch
-    it; the folder of the data is absolute, so that another one of its name is not mistaken for it.
+    it; the folder of the data is absolute, so that another one of its name is not mistaken for it, and so is that of
+    the weights that it begins with, whose hash is kept.
+
+    Raises:
+        UserError: There are no such weights.
     """
     begun = load_config(run / CONFIG) if is_run(run) else config
     left = {key for key, value in flatten(config).items() if value is None}
     values: dict[str, Any] = {key: number for key, number in begun.settings.kept(begun.steps).items() if key in left}
     if config.data.dir is not None:
         values["data.dir"] = os.path.abspath(config.data.dir)
+    values |= pinned(config, run)
     return config.with_values(values)
 
 

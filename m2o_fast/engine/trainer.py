@@ -26,6 +26,7 @@ from m2o_fast.engine.checkpoint import (
 )
 from m2o_fast.engine.device import choose_device
 from m2o_fast.engine.graphs import WARM_UP, CudaRecorder, GraphedStepper
+from m2o_fast.engine.initial import begin_with
 from m2o_fast.engine.plan import Plan, make_plan
 from m2o_fast.engine.processes import Processes
 from m2o_fast.engine.runlog import Log, going_on
@@ -86,6 +87,9 @@ class Trainer:
         check_listing(config)
         dataset = open_split(config, "train", report=report)
         self.translator = build_translator(config, dataset.domains).to(self.device)
+        self._begun_with: tuple[str, ...] = ()
+        if start.checkpoint is None and config.init_from is not None:
+            self._begun_with = begin_with(self.translator, config.init_from)
         if start.checkpoint is not None:
             check_nets(self.translator.describe(), start.checkpoint, start.manifest)
         self.averaged = self.translator  # what samples are drawn with
@@ -124,7 +128,7 @@ class Trainer:
         """What is about to run."""
         # The estimate of memory runs the nets on a few images, which is not worth compiling them.
         with torch.compiler.set_stance("force_eager") if self.config.compile else nullcontext():
-            return make_plan(self.config, self.translator, self.averaged, self.processes, self.images)
+            return make_plan(self.config, self.translator, self.averaged, self.processes, self.images, self._begun_with)
 
     def run_until(self, steps: int, log: Log, stop: StopRequest) -> None:
         """Trains until ``steps`` steps are done or a stop is requested, and saves."""

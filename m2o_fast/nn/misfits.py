@@ -27,13 +27,14 @@ def misfits(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
     problems = [f"missing {name}" for name in wanted if name not in given]
     problems += [f"superfluous {name}" for name in given if name not in wanted]
     problems += [
-        f"{name} {problem}" for name in wanted if name in given if (problem := _odd(wanted[name], given[name]))
+        f"{name} {problem}" for name in wanted if name in given if (problem := misfit(wanted[name], given[name]))
     ]
     more = f" and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
     return "; ".join(map(shortened, problems[:_NAMED])) + more
 
 
-def _odd(wanted: Tensor, given: Tensor) -> str:
+def misfit(wanted: Tensor, given: Tensor) -> str:
+    """Why one tensor from a file is not that of a net, as the end of a sentence that begins with its name; or empty."""
     if given.shape != wanted.shape:
         return f"is {list(given.shape)} instead of {list(wanted.shape)}"
     if given.is_floating_point() != wanted.is_floating_point() or given.is_complex():
