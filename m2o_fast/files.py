@@ -75,18 +75,21 @@ def inflates(path: Path) -> bool:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, flushed: bool = True) -> Iterator[BinaryIO]:
     """A file to write that becomes ``path`` at the end of the ``with`` block, or vanishes if that raises.
 
-    The folder of ``path`` is made if it is not there. Whoever opens ``path`` sees the old content or all of the new.
+    The folder of ``path`` is made if it is not there. Whoever opens ``path`` sees the old content or all of the new; a
+    machine that loses its power may lose it all the same, unless it is ``flushed`` to the disk, which takes the time of
+    many small files.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(part, "w+b", opener=no_links) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if flushed:
+                file.flush()
+                os.fsync(file.fileno())
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

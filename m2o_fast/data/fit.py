@@ -52,11 +52,17 @@ def squared(
         box = _centre(box)
     elif fit == "pad":
         proportions = proportions or size_of(box)
-        longest = max(proportions)
-        width, height = (max(1, (2 * side * size + longest) // (2 * longest)) for side in proportions)
-        inner = (width, height)
+        inner = size_of(padded_box(proportions, size))
     planes = _scaled(read, box, inner, Image.Resampling.NEAREST if is_label_map else Image.Resampling.BILINEAR)
     return planes if inner == (size, size) else [_with_margins(plane, size, is_label_map) for plane in planes]
+
+
+def padded_box(proportions: tuple[int, int], size: int) -> Box:
+    """Where an image of these proportions lies in its square with margins."""
+    longest = max(proportions)
+    width, height = (max(1, (2 * side * size + longest) // (2 * longest)) for side in proportions)
+    left, top = (size - width) // 2, (size - height) // 2
+    return left, top, left + width, top + height
 
 
 def size_of(box: Box) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from typing import BinaryIO, Literal, NamedTuple
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from m2o_fast.data.deep_images import deep_reader, is_deep_gray, luminance
@@ -31,6 +32,7 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM")
 _MODES = {1: "L", 3: "RGB"}
 _GAP, _LABEL_WIDTH = 2, 150  # pixels
 _DIM = 64  # of 255
+_NOTE = "m2o_fast"
 
 
 class InMemory(NamedTuple):
@@ -76,9 +78,16 @@ def read_image(path: str | Path | InMemory, channels: int, size: int | None, fit
         UserError: If the file is missing, empty, damaged, not an image or too large; the message names it.
         ValueError: If ``channels`` is neither 1 nor 3.
     """
+    return read_sized(path, channels, size, fit)[0]
+
+
+def read_sized(
+    path: str | Path | InMemory, channels: int, size: int | None, fit: Fit = "stretch"
+) -> tuple[Tensor, tuple[int, int]]:
+    """The same, and the width and height of the image as it is shown."""
     file = path if isinstance(path, InMemory) else Path(path)
-    planes = torch.from_numpy(_read_values(file, channels, size, "whole", fit))
-    return (planes.expand(channels, -1, -1) * 2 - 1)[None].contiguous()
+    values, shown = _read_values(file, channels, size, "whole", fit)
+    return (torch.from_numpy(values).expand(channels, -1, -1) * 2 - 1)[None].contiguous(), shown
 
 
 def read_pixels(path: str | Path, channels: int, size: int, part: Part = "whole", fit: Fit = "stretch") -> np.ndarray:
@@ -87,7 +96,7 @@ def read_pixels(path: str | Path, channels: int, size: int, part: Part = "whole"
     A half is that of the image as it is shown, which must be twice as wide as high. ``fit`` says what becomes of images
     that are not square, see :func:`m2o_fast.data.fit.squared`.
     """
-    planes = np.rint(_read_values(Path(path), channels, size, part, fit) * 255).astype(np.uint8)
+    planes = np.rint(_read_values(Path(path), channels, size, part, fit)[0] * 255).astype(np.uint8)
     return planes if len(planes) == channels else planes.repeat(channels, axis=0)
 
 
@@ -128,8 +137,8 @@ def is_gray(path: str | Path) -> bool | None:
 
 def _read_values(
     path: Path | InMemory, channels: int, size: int | None, part: Part = "whole", fit: Fit = "stretch"
-) -> np.ndarray:
-    """float32 ``[1 or channels, S, S]``, or of the image's own size, in [0, 1]."""
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """float32 ``[1 or channels, S, S]``, or of the image's own size, in [0, 1]; and its width and height."""
     if channels not in _MODES:
         raise ValueError(f"channels must be 1 or 3, got {channels}")
     with opened(path) as image:
@@ -151,7 +160,7 @@ def _read_values(
             values = np.dstack([np.asarray(plane, dtype=np.float32) for plane in planes]) / np.float32(highest)
     if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
         raise UserError(f"{path}: the values of a floating-point image must be in [0, 1]; convert it")
-    return values.transpose(2, 0, 1)
+    return values.transpose(2, 0, 1), (width, height)
 
 
 @contextmanager
@@ -215,7 +224,7 @@ def _check_is_file(path: Path) -> None:
         raise UserError(f"{path}: the file is empty; replace or remove it")
 
 
-def shown_size_of(path: Path) -> tuple[int, int]:
+def shown_size_of(path: Path | InMemory) -> tuple[int, int]:
     """Width and height of an image file as its EXIF orientation turns it, from its head."""
     with opened(path) as image, room_for_pixels(image.width * image.height):
         return shown_size(image)
@@ -270,12 +279,14 @@ def colors_of(path: Path, part: Part) -> int:
     return len(found) if is_colored else 0
 
 
-def save_image(image: Tensor, path: str | Path) -> None:
+def save_image(image: Tensor, path: str | Path, note: str | None = None) -> None:
     """Write an image as an 8-bit PNG. A reader sees the old file or the whole new one; the folder is made if needed.
 
     Args:
         image: float ``[c, H, W]`` or ``[1, c, H, W]`` with 1 or 3 channels, in [-1, 1]; values beyond are clamped.
         path: A file name that ends in ``.png``.
+        note: A text to write into the file, for :func:`note_of`, which tells whole files from others. So one with a
+            note is not flushed to the disk, which takes longer than all else of a small file.
 
     Raises:
         UserError: If the name does not end in ``.png`` or the file cannot be written.
@@ -286,10 +297,26 @@ def save_image(image: Tensor, path: str | Path) -> None:
         raise UserError(f"{path}: images are written as PNG; give a name that ends in .png")
     picture = to_pillow(image)
     try:
-        with replacing(path) as file:
-            picture.save(file, format="PNG")
+        with replacing(path, flushed=note is None) as file:
+            picture.save(file, format="PNG", pnginfo=None if note is None else _noted(note))
     except OSError as error:
         raise UserError(f"{path}: cannot write the image ({error.strerror or error})") from error
+
+
+def note_of(path: Path) -> str | None:
+    """The text that :func:`save_image` wrote into a PNG file; ``None`` where there is none, or the file is damaged."""
+    try:
+        with path.open("rb") as file, Image.open(file, formats=("PNG",)) as image:
+            image.verify()
+            return image.info.get(_NOTE)
+    except Exception:  # Pillow's decoders raise errors of nearly every kind for damaged files
+        return None
+
+
+def _noted(note: str) -> PngInfo:
+    info = PngInfo()
+    info.add_text(_NOTE, note)
+    return info
 
 
 def to_pillow(image: Tensor) -> Image.Image:
@@ -297,11 +324,11 @@ def to_pillow(image: Tensor) -> Image.Image:
     planes = image[0] if image.ndim == 4 and image.shape[0] == 1 else image
     if planes.ndim != 3 or planes.shape[0] not in _MODES or planes.numel() == 0:
         raise ValueError(f"an image must be [c, H, W] or [1, c, H, W] with 1 or 3 channels, got {list(image.shape)}")
-    values = planes.detach().to("cpu", torch.float32)
-    if not values.isfinite().all():
+    values = planes.detach().to("cpu", torch.float32).numpy().transpose(1, 2, 0)
+    if not np.isfinite(values).all():
         raise ValueError("the image has values that are not finite")
-    bytes_ = ((values.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return Image.fromarray(bytes_.permute(1, 2, 0).squeeze(2).contiguous().numpy())
+    bytes_ = np.rint((values.clip(-1, 1) + np.float32(1)) * np.float32(127.5)).astype(np.uint8)
+    return Image.fromarray(np.ascontiguousarray(bytes_[..., 0] if bytes_.shape[2] == 1 else bytes_))
 
 
 def image_grid(*rows: Tensor | Sequence[Tensor], gap: int = _GAP) -> Tensor:

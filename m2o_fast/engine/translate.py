@@ -2,94 +2,108 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import warnings
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from m2o_fast.data.cache import named
-from m2o_fast.data.fit import Fit
-from m2o_fast.data.images import InMemory, image_grid, opened, read_image, save_image
+from m2o_fast.data.fit import Fit, padded_box
+from m2o_fast.data.images import InMemory, image_grid, note_of, read_sized, save_image, shown_size_of, to_pillow
 from m2o_fast.data.label_maps import read_label_map
 from m2o_fast.data.layout import Images, list_images
+from m2o_fast.engine.evaluation.options import images_at_once
+from m2o_fast.engine.evaluation.progress import Meter
+from m2o_fast.engine.image_stream import ImageStream
+from m2o_fast.engine.looks import Request, styles_of
+from m2o_fast.engine.memory import is_out_of_memory
+from m2o_fast.engine.movies import check_movie, is_movie, save_movie
 from m2o_fast.errors import UserError
 from m2o_fast.files import real_path
 from m2o_fast.labels import draw_labels, pictures
 from m2o_fast.m2o import Domain
-from m2o_fast.randomness import torch_generator
 from m2o_fast.translators.base import Translator
 
 _FITTED = {"stretch": "stretched to squares", "crop": "cut to the squares in their middle", "pad": "padded to squares"}
+#: frames of an interpolation: in a strip, and in a moving picture
+_FRAMES, _MOVIE_FRAMES = 8, 60
 
 
-@dataclass(frozen=True)
-class Request:
-    """What to make of an image.
+class Done(NamedTuple):
+    """What became of the images.
 
     Attributes:
-        target: Name of the domain to translate into.
-        source: Name of the images' domain; ``None``: the only other one.
-        seed: Seed of the style, 0 if left out; every image gets the same one.
-        reference: Image of the target domain whose style is taken instead.
-        styles: Number of styles to show side by side, right of the source image; ``None``: only the translation.
-        fit: How images become squares for a system that is bound to one size, and references for any; as in training.
+        written: How many files were written.
+        failures: A line for each image of a folder that could not be read.
+        kept: How many were there already.
     """
 
-    target: str
-    source: str | None = None
-    seed: int | None = None
-    reference: Path | None = None
-    styles: int | None = None
-    fit: Fit = "stretch"
+    written: int
+    failures: list[str]
+    kept: int = 0
 
 
 @torch.inference_mode()
-def translate_path(translator: Translator, images: Path, out: Path, request: Request) -> tuple[int, list[str]]:
+def translate_path(
+    translator: Translator, images: Path, out: Path, request: Request, meter: Meter | None = None
+) -> Done:
     """Translates one image file, or every image file of a folder and of those below it, and writes PNG files.
 
     A fully convolutional system translates images as they are, of any height and width; for others they become squares
     of the size that they were trained with, as the request says. A warning tells how many were none.
 
     Label maps are read from class numbers (gray or indexed files) or palette colours, and written in palette colours.
+    Several images go through the nets at a time; how many changes a translation by rounding only.
 
     Args:
         translator: In evaluation mode.
         images: The file or folder.
         out: The file to write, or the folder for the files (always a folder if ``images`` is one), which gets the
-            subfolders of ``images``. What lies there already is not taken for an input.
+            subfolders of ``images``. What lies there already is not taken for an input. For an interpolation of one
+            image it may be a ``.gif`` or ``.mp4`` file.
         request: What to make of them.
-
-    Returns:
-        How many files were written, and a line for each image of a folder that could not be read.
+        meter: Tells how far it is.
 
     Raises:
         UserError: The request does not fit the translator, a single image or the reference cannot be read, the output
             cannot be written or would overwrite an input.
     """
     source, target = _domains(translator, request)
-    outputs = _outputs(list_images(images), out, into_folder=images.is_dir() or out.is_dir())
-    _keep_inputs([*outputs, *([Path(request.reference)] if request.reference else [])], outputs.values())
-    style = _style(translator, target, request)
-    failures, odd = [], 0
-    size = translator.image_size if translator.multiple is None else None
-    for file, output in outputs.items():
-        try:
-            image = read_domain_image(file, source, size, request.fit)
-            odd += size is not None and not _is_square(file)
-        except UserError as error:
-            if not images.is_dir():
-                raise
-            failures.append(str(error))
-            continue
-        save_image(_picture(translator, image, source, target, style, request), output)
-    if odd:
-        what = f"{_FITTED[request.fit]} of {size} x {size}, as in training (data.fit {request.fit})"
-        warnings.warn(f"{odd} of {len(outputs)} images not square: {what}", RuntimeWarning, stacklevel=2)
-    return len(outputs) - len(failures), failures
+    is_folder = images.is_dir()
+    outputs = _outputs(list_images(images), out, into_folder=is_folder or out.is_dir())
+    _keep_inputs([*outputs, *request.references()], outputs.values())
+    movie = out if request.interpolate and not is_folder and is_movie(out) else None
+    if movie:
+        check_movie(movie)
+    frames = request.frames or (_MOVIE_FRAMES if movie else _FRAMES)
+    styles = styles_of(
+        translator,
+        target,
+        request,
+        frames,
+        lambda file: read_domain_image(file, target, translator.image_size, request.fit)[0],
+    )
+    work = _Work(translator, source, target, styles, request)
+    try:
+        if movie:
+            work.animate(images, movie)
+            return Done(1, [])
+        note = work.note() if is_folder else None
+        missing = {file: to for file, to in outputs.items() if not (request.resume and _is_made(file, to, note))}
+        failures = work.translate(missing, note, meter or Meter(False))
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(f"out of memory: lower --batch-size (now {work.rows}), or make the images smaller") from error
+    if failures and not is_folder:
+        raise UserError(failures[0])
+    return Done(len(missing) - len(failures), failures, len(outputs) - len(missing))
 
 
 def _domains(translator: Translator, request: Request) -> tuple[Domain, Domain]:
@@ -108,6 +122,9 @@ def _domains(translator: Translator, request: Request) -> tuple[Domain, Domain]:
         names = ", ".join(domain.name for domain in others)
         raise UserError(f"say with --from which domain the images are of; besides {target.name!r} there are {names}")
     return others[0], target
+
+
+# --- files ---
 
 
 def _outputs(images: Images, out: Path, into_folder: bool) -> dict[Path, Path]:
@@ -134,54 +151,84 @@ def _keep_inputs(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
             raise UserError(f"{output} would overwrite an image that is read; choose another --out")
 
 
-def _style(translator: Translator, target: Domain, request: Request) -> Tensor:
-    """The styles to use, one per row."""
-    has_style = translator.has_style(target.name)
-    if not has_style and (request.reference is not None or request.styles is not None):
-        raise UserError(
-            f"images of domain {target.name!r} have no style: there is one translation, whatever the style; "
-            "leave --reference and --styles out"
-        )
-    if request.reference is None:
-        # A generator for each: the first styles are the same, however many are asked for.
-        generators = [torch_generator(request.seed or 0, "translate", index) for index in range(request.styles or 1)]
-        return torch.cat([translator.sample_style(1, target.name, generator) for generator in generators])
-    if request.seed is not None or request.styles is not None:
-        raise UserError("--reference gives the style; leave --seed and --styles out")
-    if not translator.reads_style(target.name):
-        raise UserError(
-            f"no style can be read off images of domain {target.name!r}: this translator was trained without a style "
-            "encoder; leave --reference out"
-        )
-    reference = read_domain_image(request.reference, target, translator.image_size, request.fit)
-    return translator.encode_style(reference.to(_device(translator)), target.name)
+def _is_made(file: Path, output: Path, note: str | None) -> bool:
+    """Whether an output is there: whole, made by the same weights and request, and not before its image was changed."""
+    try:
+        is_newer = output.stat().st_mtime_ns >= file.stat().st_mtime_ns
+    except OSError:
+        return False
+    return is_newer and note_of(output) == note
 
 
-def _is_square(file: Path) -> bool:
-    with opened(file) as image:
-        return image.width == image.height
+# --- sizes ---
 
 
-def read_domain_image(file: Path | InMemory, domain: Domain, size: int | None, fit: Fit) -> Tensor:
-    """An image file as one of a domain, float ``[1, C, S, S]``, or ``[1, C, H, W]`` of its own size, in [-1, 1]."""
-    if domain.kind == "continuous":
-        return read_image(file, domain.channels, size, fit)
-    return draw_labels(read_label_map(file, domain.classes, size, fit), domain.kind, domain.classes) * 2 - 1
+class Picture(NamedTuple):
+    """An image file as the nets take it.
+
+    Attributes:
+        file: The file.
+        shown: Its width and height.
+        values: Float ``[1, C, S, S]``, or its own height and width padded to multiples, in [-1, 1].
+    """
+
+    file: Path
+    shown: tuple[int, int]
+    values: Tensor
 
 
-def _picture(
-    translator: Translator, image: Tensor, source: Domain, target: Domain, style: Tensor, request: Request
+def prepared(file: Path, translator: Translator, domain: Domain, fit: Fit) -> Picture:
+    """An image file of a domain, made a square or padded as a system needs it; :func:`restored` is the way back.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    if translator.multiple is None:
+        values, shown = read_domain_image(file, domain, translator.image_size, fit)
+        return Picture(file, shown, values)
+    values, shown = read_domain_image(file, domain, None, fit)
+    return Picture(file, shown, padded(values, translator.multiple))
+
+
+def restored(
+    tile: Tensor, shown: tuple[int, int], translator: Translator, domain: Domain, fit: Fit, *, keep_size: bool
 ) -> Tensor:
-    """The translation, or the source image and its translations in a row."""
-    device = _device(translator)
-    height, width = image.shape[2:]
-    whole = padded(image, translator.multiple or 1).to(device)
-    # One at a time: in a batch, sums are ordered otherwise, and a picture would depend on those beside it.
-    translated = [
-        pictures(translator.translate(whole, source.name, target.name, style=row[None]), target)[0, :, :height, :width]
-        for row in style
-    ]
-    return translated[0] if request.styles is None else image_grid([pictures(image, source)[0], *translated])
+    """A translation of an image without what was padded, and on demand of its size.
+
+    Args:
+        tile: Picture of a domain, ``[c, H, W]``, as large as what the nets took.
+        shown: Width and height of the image.
+        translator: Tells what sizes it takes.
+        domain: The domain of the tile; label maps are scaled by taking the nearest pixel.
+        fit: How the image became a square. Of what was cut off, nothing comes back.
+        keep_size: Scale squares to the size of the image, or of the square in its middle.
+    """
+    width, height = shown
+    if translator.multiple is not None:
+        return tile[:, :height, :width]
+    if not keep_size:
+        return tile
+    if fit == "pad":
+        left, top, right, bottom = padded_box(shown, translator.image_size)
+        tile = tile[:, top:bottom, left:right]
+    elif fit == "crop":
+        width = height = min(shown)
+    if domain.kind != "continuous":
+        return F.interpolate(tile[None], (height, width), mode="nearest-exact")[0]
+    return F.interpolate(tile[None], (height, width), mode="bilinear", antialias=True)[0]
+
+
+def read_domain_image(
+    file: Path | InMemory, domain: Domain, size: int | None, fit: Fit
+) -> tuple[Tensor, tuple[int, int]]:
+    """An image file as one of a domain, float ``[1, C, S, S]``, or ``[1, C, H, W]`` of its own size, in [-1, 1].
+
+    And its width and height.
+    """
+    if domain.kind == "continuous":
+        return read_sized(file, domain.channels, size, fit)
+    labels = read_label_map(file, domain.classes, size, fit)
+    return draw_labels(labels, domain.kind, domain.classes) * 2 - 1, shown_size_of(file)
 
 
 def padded(image: Tensor, multiple: int) -> Tensor:
@@ -191,5 +238,103 @@ def padded(image: Tensor, multiple: int) -> Tensor:
     return F.pad(image, (0, right, 0, down), mode="reflect" if mirrored else "replicate")
 
 
-def _device(translator: Translator) -> torch.device:
-    return next(translator.parameters()).device
+# --- the work ---
+
+
+class _Work:
+    """Translates image files from a domain into another, each with the same styles.
+
+    Attributes:
+        rows: The most translations that were made at a time.
+    """
+
+    def __init__(
+        self, translator: Translator, source: Domain, target: Domain, styles: Tensor, request: Request
+    ) -> None:
+        self._translator, self._source, self._target = translator, source, target
+        self._styles, self._request = styles, request
+        self._device = next(translator.parameters()).device
+        self._shown: dict[Path, tuple[int, int]] = {}
+        self.rows = 1
+
+    def translate(self, outputs: Mapping[Path, Path], note: str | None, meter: Meter) -> list[str]:
+        """Writes PNG files, and returns a line for each image that cannot be read."""
+        meter.expect(len(outputs))
+        stream = ImageStream(self._shape, self._read, lambda shape: max(1, self._at_once(shape) // len(self._styles)))
+        with stream, meter.stage("translating", len(outputs)) as advance:
+            for batch in stream.batches(list(outputs)):
+                tiles = torch.cat(list(self._blocks(torch.cat([picture.values for picture in batch]))), dim=1)
+                stream.write(
+                    lambda made: self._save(*made, outputs[made[0].file], note), list(zip(batch, tiles, strict=True))
+                )
+                advance(len(batch))
+        self._warn_of_shapes()
+        return [stream.failures[file] for file in outputs if file in stream.failures]
+
+    def animate(self, file: Path, out: Path) -> None:
+        """Writes one image with one style after the other as a moving picture."""
+        picture = self.read_domain_image(file)
+        tiles = (tile for block in self._blocks(picture.values) for tile in block[0])
+        save_movie((to_pillow(self._restored(tile, picture, self._target)) for tile in tiles), out)
+        self._warn_of_shapes()
+
+    def note(self) -> str:
+        """What tells files of the same weights and request."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted({**self._translator.state_dict(), "styles": self._styles}.items()):
+            digest.update(f"{name} {list(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        asked = self._request
+        ways = [self._source.name, self._target.name, asked.is_grid, asked.keep_size, asked.fit]
+        digest.update(json.dumps(ways).encode())
+        return digest.hexdigest()
+
+    def _shape(self, file: Path) -> tuple[int, int]:
+        """Height and width that the nets get."""
+        multiple, side = self._translator.multiple, self._translator.image_size
+        if multiple is None:
+            return side, side
+        width, height = shown_size_of(file)
+        return height + -height % multiple, width + -width % multiple
+
+    def read_domain_image(self, file: Path) -> Picture:
+        picture = prepared(file, self._translator, self._source, self._request.fit)
+        self._shown[file] = picture.shown
+        return picture
+
+    def _at_once(self, shape: tuple[int, int]) -> int:
+        return self._request.batch_size or images_at_once(shape[0] * shape[1], self._device)
+
+    def _blocks(self, images: Tensor) -> Iterator[Tensor]:
+        """Pictures ``[N, k, c, H, W]`` on the CPU of images ``[N, C, H, W]``, each with some of the styles."""
+        height, width = images.shape[2:]
+        images = images.to(self._device)
+        for some in self._styles.split(max(1, self._at_once((height, width)) // len(images))):
+            self.rows = max(self.rows, len(images) * len(some))
+            made = self._translator.translate(
+                images.repeat_interleave(len(some), 0),
+                self._source.name,
+                self._target.name,
+                style=some.repeat(len(images), *[1] * (some.ndim - 1)),
+            )
+            yield pictures(made, self._target).unflatten(0, (len(images), len(some))).cpu()
+
+    def _save(self, picture: Picture, tiles: Tensor, out: Path, note: str | None) -> None:
+        """The translation, or the source image and its translations in a row."""
+        row = [self._restored(tile, picture, self._target) for tile in tiles]
+        if self._request.is_grid:
+            image = self._restored(pictures(picture.values, self._source)[0], picture, self._source)
+            save_image(image_grid([image, *row]), out, note)
+        else:
+            save_image(row[0], out, note)
+
+    def _restored(self, tile: Tensor, picture: Picture, domain: Domain) -> Tensor:
+        request = self._request
+        return restored(tile, picture.shown, self._translator, domain, request.fit, keep_size=request.keep_size)
+
+    def _warn_of_shapes(self) -> None:
+        odd = [file for file, (width, height) in self._shown.items() if width != height]
+        if odd and self._translator.multiple is None:
+            size, fit = self._translator.image_size, self._request.fit
+            what = f"{_FITTED[fit]} of {size} x {size}, as in training (data.fit {fit})"
+            warnings.warn(f"{len(odd)} of {len(self._shown)} images not square: {what}", RuntimeWarning, stacklevel=4)

@@ -122,7 +122,7 @@ class Player:
         if isinstance(image, Mapping):
             return self._sample(domain, image["sample"])
         size = self._translator.image_size if self._translator.multiple is None else None
-        x = read_domain_image(InMemory("the image", image), self._translator.domain(domain), size, self._fit)
+        x, _ = read_domain_image(InMemory("the image", image), self._translator.domain(domain), size, self._fit)
         if max(x.shape[2:]) <= LONGEST or size is not None:
             return x
         sides = [max(1, round(side * LONGEST / max(x.shape[2:]))) for side in x.shape[2:]]
@@ -162,7 +162,7 @@ class Player:
         if isinstance(image, Mapping):
             return self._sample(target, image["sample"])
         domain = self._translator.domain(target)
-        return read_domain_image(InMemory("the reference", image), domain, self._translator.image_size, self._fit)
+        return read_domain_image(InMemory("the reference", image), domain, self._translator.image_size, self._fit)[0]
 
     def _slides(self, source: str, target: str) -> int:
         return len(self._directions_of(source, target))

@@ -74,12 +74,15 @@ class Translator(nn.Module, ABC):
         image_size: Side length S of the square images that it is trained with, in pixels.
         multiple: Of a fully convolutional system: it translates images of any height and width that are multiples of
             this; ``None``: S x S alone.
+        normal_styles: Whether :meth:`sample_style` gives standard normal numbers; else a net makes styles of them, of
+            any mean.
     """
 
     domains: tuple[Domain, ...]
     rules: ManyToOne
     image_size: int
     multiple: int | None = None
+    normal_styles: bool = True
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:

@@ -192,6 +192,18 @@ def test_translate_a_folder(m2o_fast, home, tmp_path):
         assert (image.mode, image.size) == ("RGB", (32, 32))
 
 
+def test_translate_goes_on_with_a_folder_and_from_look_to_look(here, home, tmp_path):
+    words = ["translate", "gray", "--to", "color", "--out", tmp_path / "out", "--psi", 0.5, "--resume", "--keep-size"]
+    assert here(*words, cwd=home) == (0, f"2 of 2 images written to {tmp_path / 'out'}\n", "")
+    (tmp_path / "out" / "b.png").unlink()
+    kept = f"1 of 1 images written to {tmp_path / 'out'}; 1 were there already\n"
+    assert here(*words, "--batch-size", 1, cwd=home) == (0, kept, "")
+    way = ["--interpolate", 1, "color.png", "--frames", 3, "--out", tmp_path / "way.gif"]
+    assert here("translate", "gray/a.png", "--to", "color", *way, cwd=home)[0] == 0
+    with Image.open(tmp_path / "way.gif") as movie:
+        assert (movie.n_frames, movie.size) == (3, (32, 32))
+
+
 def test_translate_one_image_in_several_ways(here, home, tmp_path):
     run = home / "runs" / "hms-digits-001"
     ways = {

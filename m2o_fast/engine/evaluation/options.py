@@ -68,8 +68,12 @@ class Options:
 
     def batch(self, image_size: int, device: torch.device) -> int:
         """Images to translate at a time."""
-        pixels = _PIXELS.get(device.type, _PIXELS["cpu"])
-        return self.batch_size or max(1, pixels // image_size**2)
+        return self.batch_size or images_at_once(image_size**2, device)
+
+
+def images_at_once(pixels: int, device: torch.device) -> int:
+    """How many images of so many pixels each are translated at a time."""
+    return max(1, _PIXELS.get(device.type, _PIXELS["cpu"]) // pixels)
 
 
 def _option(name: str) -> str:

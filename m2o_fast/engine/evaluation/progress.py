@@ -1,4 +1,4 @@
-"""Progress of an evaluation, on stderr: stdout is for its result."""
+"""Progress of an evaluation or of translating a folder, on stderr: stdout is for its result."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ class Meter:
 
     Args:
         show: Whether to show anything.
+        patience: Seconds that a stage takes before it is told of where there is no terminal.
     """
 
-    def __init__(self, show: bool) -> None:
+    def __init__(self, show: bool, patience: float = 0.0) -> None:
+        self._patience = patience
         self._console = Console(stderr=True, quiet=not show, highlight=False, emoji=False)
         self._live = self._console.is_terminal and show
         self._total = self._done = 0
@@ -51,7 +53,7 @@ class Meter:
 
             yield advance
         seconds = time.perf_counter() - started
-        if not self._live:
+        if not self._live and seconds >= self._patience:
             self._tell(f"{name}: {images:,}", seconds, images)
         self._seconds += seconds
 

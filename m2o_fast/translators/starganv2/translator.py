@@ -64,6 +64,8 @@ class StarGANv2(Translator):
         discriminator: Whether there is one; translating needs none.
     """
 
+    normal_styles = False  # the mapping network makes them
+
     def __init__(
         self,
         domains: Sequence[Domain],

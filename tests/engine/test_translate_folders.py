@@ -1,0 +1,172 @@
+"""Folders in batches, going on where one stopped, sizes that are kept."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from m2o_fast.data.images import save_image
+from m2o_fast.engine.evaluation.progress import Meter
+from m2o_fast.engine.translate import Done, Request, restored, translate_path
+from m2o_fast.errors import UserError
+from m2o_fast.m2o import Domain, ManyToOne
+from m2o_fast.translators import create, system
+from m2o_fast.translators.base import Translator
+
+COLOR, GRAY = Domain("color", 3), Domain("gray", 1, multimodal=False)
+
+
+def build(name: str, **model: object) -> Translator:
+    facts = system(name)
+    settings = facts.settings.model_validate({"model": model, "loss": {"diversity_steps": 1}})
+    torch.manual_seed(0)
+    description = settings.description([COLOR, GRAY], ManyToOne(), 32)
+    return create({"system": name, **description}).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def any_size() -> Translator:
+    return build("munit", width=2, discriminator_width=2, blocks=1, mlp_width=2)
+
+
+@pytest.fixture(scope="module")
+def one_size() -> Translator:
+    return build("starganv2", base_width=4, max_width=8, style_dim=4, latent_dim=4, hidden_dim=8)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch, any_size: Translator, one_size: Translator) -> Iterator[list[list[int]]]:
+    """The shapes of what went through the nets."""
+    shapes: list[list[int]] = []
+    for translator in (any_size, one_size):
+        made = translator.translate
+
+        def noted(x: Tensor, *way: str, made=made, **style: Tensor) -> Tensor:
+            shapes.append(list(x.shape))
+            return made(x, *way, **style)
+
+        monkeypatch.setattr(translator, "translate", noted)
+    yield shapes
+
+
+def write(path: Path, width: int, height: int, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width), dtype=np.uint8)).save(path)
+    return path
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image).astype(int)
+
+
+SIZES = [(32, 32), (30, 20), (31, 18), (32, 32), (29, 20), (8, 40)]  # width, height
+
+
+def test_images_of_alike_sizes_go_together(any_size: Translator, calls: list[list[int]], tmp_path: Path) -> None:
+    """Those that are padded to the same multiples; the others wait for their own. Translations are those of one."""
+    for k, (width, height) in enumerate(SIZES):
+        write(tmp_path / "in" / f"{k}.png", width, height, seed=k)
+    (tmp_path / "in" / "broken.png").write_bytes(b"\x89PNG\r\n")
+    done = translate_path(any_size, tmp_path / "in", tmp_path / "out", Request("color", seed=1))
+    assert (done.written, done.kept) == (6, 0) and "broken.png" in done.failures[0] and len(done.failures) == 1
+    assert calls == [[2, 1, 32, 32], [3, 1, 20, 32], [1, 1, 40, 8]]
+    for k, (width, height) in enumerate(SIZES):
+        alone = tmp_path / "alone" / f"{k}.png"
+        translate_path(any_size, tmp_path / "in" / f"{k}.png", alone, Request("color", seed=1))
+        assert pixels(alone).shape == (height, width, 3)
+        assert np.abs(pixels(tmp_path / "out" / f"{k}.png") - pixels(alone)).max() <= 1
+
+
+def test_no_batch_is_larger_than_asked_for(one_size: Translator, calls: list[list[int]], tmp_path: Path) -> None:
+    for k in range(5):
+        write(tmp_path / "in" / f"{k}.png", 32, 32, seed=k)
+    translate_path(one_size, tmp_path / "in", tmp_path / "out", Request("color", batch_size=2))
+    assert [shape[0] for shape in calls] == [2, 2, 1]
+    calls.clear()  # of several looks, as many as there is room for
+    translate_path(one_size, tmp_path / "in" / "0.png", tmp_path / "grid.png", Request("color", styles=5, batch_size=3))
+    translate_path(one_size, tmp_path / "in", tmp_path / "grids", Request("color", styles=2, batch_size=5))
+    assert [shape[0] for shape in calls] == [3, 2, 4, 4, 2]
+    assert np.abs(pixels(tmp_path / "grids" / "0.png") - pixels(tmp_path / "grid.png")[:, : 3 * 34 + 2]).max() <= 1
+
+
+def test_a_folder_that_is_half_done_is_gone_on_with(
+    one_size: Translator, calls: list[list[int]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is missing, cut off, older than its image, or made with other options or weights is made anew."""
+    for k in range(5):
+        write(tmp_path / "in" / f"{k}.png", 32, 32, seed=k)
+    request, out = Request("color", resume=True), tmp_path / "out"
+    assert translate_path(one_size, tmp_path / "in", out, request) == Done(5, [])
+    wanted = {path.name: path.read_bytes() for path in out.iterdir()}
+    (out / "0.png").unlink()
+    (out / "1.png").write_bytes(wanted["1.png"][:-9])
+    save_image(torch.zeros(3, 32, 32), out / "2.png")  # of somebody else
+    os.utime(tmp_path / "in" / "3.png", ns=(0, (out / "3.png").stat().st_mtime_ns + 1))
+    calls.clear()
+    assert translate_path(one_size, tmp_path / "in", out, request, Meter(True)) == Done(4, [], 1)
+    assert [shape[0] for shape in calls] == [4]
+    assert capsys.readouterr().err.startswith("translating: 4 images, ")
+    for name, content in wanted.items():
+        (out / name).write_bytes(content)
+    assert translate_path(one_size, tmp_path / "in", out, Request("color", seed=1, resume=True)) == Done(5, [])
+    weight = next(one_size.generator.parameters())
+    with torch.no_grad():
+        weight += 1
+    assert translate_path(one_size, tmp_path / "in", out, Request("color", seed=1, resume=True)) == Done(5, [])
+    with torch.no_grad():
+        weight -= 1
+    assert translate_path(one_size, tmp_path / "in", out, Request("color", seed=1)) == Done(5, [])
+
+
+def test_what_cannot_be_written_ends_it_and_leaves_nothing_behind(one_size: Translator, tmp_path: Path) -> None:
+    write(tmp_path / "in" / "a.png", 32, 32)
+    (tmp_path / "out" / "a.png").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"out/a\.png: cannot write the image"):
+        translate_path(one_size, tmp_path / "in", tmp_path / "out", Request("color"))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
+
+
+def test_too_little_memory_is_said_in_a_line(
+    one_size: Translator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "ab":
+        write(tmp_path / "in" / f"{name}.png", 32, 32)
+
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte")
+
+    monkeypatch.setattr(one_size, "translate", full)
+    with pytest.raises(UserError, match=r"out of memory: lower --batch-size \(now 2\)"):
+        translate_path(one_size, tmp_path / "in", tmp_path / "out", Request("color"))
+
+
+@pytest.mark.parametrize(("fit", "shape"), [("stretch", (20, 70)), ("pad", (20, 70)), ("crop", (20, 20))])
+def test_sizes_are_kept(one_size: Translator, fit: str, shape: tuple[int, int], tmp_path: Path) -> None:
+    """Also those of all images of a grid. Of what was cut off, nothing comes back."""
+    write(tmp_path / "in.png", 70, 20)
+    with pytest.warns(RuntimeWarning, match="1 of 1 images not square"):
+        translate_path(one_size, tmp_path / "in.png", tmp_path / "x.png", Request("color", fit=fit, keep_size=True))
+        grid = Request("color", fit=fit, keep_size=True, styles=2)
+        translate_path(one_size, tmp_path / "in.png", tmp_path / "grid.png", grid)
+    assert pixels(tmp_path / "x.png").shape == (*shape, 3)
+    assert pixels(tmp_path / "grid.png").shape == (shape[0] + 4, 3 * (shape[1] + 2) + 2, 3)
+
+
+def test_what_was_padded_is_cut_off_again(one_size: Translator) -> None:
+    """A picture that is told apart in its margins; label maps get no colours between two."""
+    tile = torch.full((3, 32, 32), -1.0)
+    tile[:, 8:24] = torch.linspace(-1, 1, 32)
+    made = restored(tile, (64, 32), one_size, COLOR, "pad", keep_size=True)
+    assert made.shape == (3, 32, 64) and torch.equal(made, made[:, :1].expand_as(made))
+    assert torch.allclose(made[0, 0, 1:-1].diff(), torch.tensor(1 / 31), atol=1e-5)
+    labels = Domain("labels", 3, kind="palette", classes=3)
+    made = restored(tile.sign(), (64, 32), one_size, labels, "pad", keep_size=True)
+    assert made.shape == (3, 32, 64) and set(made.unique().tolist()) == {-1.0, 1.0}
