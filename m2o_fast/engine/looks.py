@@ -148,25 +148,30 @@ def truncated(translator: Translator, target: Domain, styles: Tensor, psi: float
 
 
 def between(a: Tensor, b: Tensor, frames: int, *, spherical: bool) -> Tensor:
-    """Styles in equal steps from one to another, both ends included.
+    """``frames`` styles, at least 2, in equal steps from one to another, both ends included: see :func:`on_the_way`."""
+    return on_the_way(a, b, torch.linspace(0, 1, frames, dtype=torch.float64), spherical=spherical)
+
+
+def on_the_way(a: Tensor, b: Tensor, shares: Tensor, *, spherical: bool) -> Tensor:
+    """Styles between two.
 
     Args:
         a: ``[1, *style_shape]``.
         b: The same.
-        frames: How many, at least 2.
+        shares: float64 ``[n]`` in [0, 1]: how far each is on the way from ``a`` to ``b``.
         spherical: Along the arc, lengths changing evenly: normal numbers in d dimensions all have a length of about
             sqrt(d), and the straight line between two leaves it for lengths that no style has. Else along that line.
 
     Returns:
-        ``[frames, *style_shape]``.
+        ``[n, *style_shape]``.
     """
     x, y = a.double().flatten(), b.double().flatten()
-    steps = torch.linspace(0, 1, frames, dtype=torch.float64, device=a.device)[:, None]
+    steps = shares.to(a.device)[:, None]
     straight = x + steps * (y - x)
     lengths = x.norm(), y.norm()
     angle = torch.acos((x @ y / (lengths[0] * lengths[1])).clamp(-1, 1))
     if not spherical or not angle.sin() > 1e-6:  # nor where an end is 0, or both point the same or the opposite way
-        return straight.to(a.dtype).reshape(frames, *a.shape[1:])
+        return straight.to(a.dtype).reshape(len(shares), *a.shape[1:])
     directions = ((1 - steps) * angle).sin() * (x / lengths[0]) + (steps * angle).sin() * (y / lengths[1])
     arc = directions / angle.sin() * (lengths[0] + steps * (lengths[1] - lengths[0]))
-    return arc.to(a.dtype).reshape(frames, *a.shape[1:])
+    return arc.to(a.dtype).reshape(len(shares), *a.shape[1:])

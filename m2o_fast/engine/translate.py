@@ -273,7 +273,7 @@ class _Work:
 
     def animate(self, file: Path, out: Path) -> None:
         """Writes one image with one style after the other as a moving picture."""
-        picture = self.read_domain_image(file)
+        picture = self._read(file)
         tiles = (tile for block in self._blocks(picture.values) for tile in block[0])
         save_movie((to_pillow(self._restored(tile, picture, self._target)) for tile in tiles), out)
         self._warn_of_shapes()
@@ -297,7 +297,7 @@ class _Work:
         width, height = shown_size_of(file)
         return height + -height % multiple, width + -width % multiple
 
-    def read_domain_image(self, file: Path) -> Picture:
+    def _read(self, file: Path) -> Picture:
         picture = prepared(file, self._translator, self._source, self._request.fit)
         self._shown[file] = picture.shown
         return picture

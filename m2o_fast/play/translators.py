@@ -19,6 +19,7 @@ from m2o_fast.data.images import InMemory, to_pillow
 from m2o_fast.engine.build import open_split
 from m2o_fast.engine.config import load_config
 from m2o_fast.engine.hub import is_hub_name
+from m2o_fast.engine.looks import on_the_way
 from m2o_fast.engine.model_folder import is_model
 from m2o_fast.engine.runs import CONFIG, find_checkpoint, fit_of, load_translator, newest_run, run_of
 from m2o_fast.engine.samples import chosen_images
@@ -143,7 +144,8 @@ class Player:
             return translator.sample_style(1, target)
         if look.other is not None:
             one, other = (self._style(end, source, target) for end in (look.plain(), look.other))
-            return torch.lerp(one, other, look.share)
+            share = torch.tensor([look.share], dtype=torch.float64)
+            return on_the_way(one, other, share, spherical=translator.normal_styles)
         if look.reference is None:
             # the same draws as m2o-fast translate --seed
             style = translator.sample_style(1, target, torch_generator(look.seed, "translate", 0))
