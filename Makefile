@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/first
 OPTIONS ?=
+# What a process of the tests imports is compiled for the others, too.
+unexport PYTHONDONTWRITEBYTECODE
 # Test files are shared out among so many processes.
 JOBS ?= $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 8))')
 READY := $(VENV)/.ready
