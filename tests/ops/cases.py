@@ -16,6 +16,9 @@ Target = tuple[str, torch.device]
 #: Backends and devices that operators on images are tried on.
 TARGETS = [("reference", "cpu"), ("compiled", "cpu"), ("triton", "cpu"), ("compiled", "cuda"), ("triton", "cuda")]
 
+#: Triton without a GPU. It is slow: runs fewer and smaller cases; test_*_triton.py have more.
+INTERPRETER = ("triton", torch.device("cpu"))
+
 #: Marks tests of the C++ kernels.
 needs_native = pytest.mark.skipif(NATIVE_MISSING["cpu"] is not None, reason=f"no native code: {NATIVE_MISSING['cpu']}")
 
@@ -77,8 +80,7 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 #: For torch.library.opcheck, which takes up to a second; what kernels make of strides, other tests say.
 FEW_LAYOUTS = [
-    layout if layout in ("contiguous", "sliced_channels_last") else pytest.param(layout, marks=pytest.mark.slow)
-    for layout in LAYOUTS
+    layout if layout == "sliced_channels_last" else pytest.param(layout, marks=pytest.mark.slow) for layout in LAYOUTS
 ]
 
 SHAPES: dict[str, tuple[int, int, int, int]] = {

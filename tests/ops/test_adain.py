@@ -13,6 +13,7 @@ from cases import (
     CONTENTS,
     EMPTY_SHAPES,
     FEW_LAYOUTS,
+    INTERPRETER,
     LAYOUTS,
     SHAPES,
     TARGETS,
@@ -73,6 +74,8 @@ def test_large_offset_costs_no_digits(target) -> None:
 @pytest.mark.parametrize("size", [8, 72], ids=str)
 def test_large_offset_costs_gradients_no_digits(target, layout, mean, size) -> None:
     """Here half a unit in the last place of the mean is up to a twentieth of the deviation."""
+    if target == INTERPRETER and size == 72 and mean == 1e2:
+        pytest.skip("slow in the interpreter")
     x = LAYOUTS[layout]((mean + 0.01 * normal(2, 8, size, size)).float())
     gamma, beta = normal(8, seed=1).float(), normal(8, seed=2).float()
     grad = torch.linspace(0, 1, size * size).reshape(size, size).expand(x.shape)
@@ -182,8 +185,8 @@ def test_first_and_second_derivatives(target, shapes, one_plus) -> None:
     def function(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
         return adain_act(x, gamma, beta, one_plus=one_plus, backend=backend)
 
-    assert torch.autograd.gradcheck(function, inputs)
-    assert torch.autograd.gradgradcheck(function, inputs)
+    assert torch.autograd.gradcheck(function, inputs, fast_mode=target == INTERPRETER)
+    assert torch.autograd.gradgradcheck(function, inputs, fast_mode=target == INTERPRETER)
 
 
 def test_second_derivative_of_a_shared_argument(target) -> None:
@@ -227,7 +230,7 @@ def test_opcheck(op, layout) -> None:
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced_channels_last"])
 def test_compile(target, layout) -> None:
     backend, device = target
-    if backend == "reference" and layout != "contiguous" or target == ("triton", torch.device("cpu")):
+    if backend == "reference" and layout != "contiguous" or target == INTERPRETER:
         pytest.skip("the other backends and layouts cover it")
 
     def function(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:

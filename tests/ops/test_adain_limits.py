@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from adain_cases import normal, output_shape, run
-from cases import LAYOUTS, TARGETS, Target, available
+from cases import INTERPRETER, LAYOUTS, TARGETS, Target, available
 from torch import Tensor
 
 from m2o_fast.ops import adain_act
@@ -38,7 +38,7 @@ def test_runs_give_the_same_bits(target, layout, resample) -> None:
     backend, device = target
     shape = (4, 64, 64, 64) if device.type == "cuda" else (2, 5, 24, 26)
     tensors = [tensor.to(device) for tensor in inputs_of(shape, layout, resample)]
-    runs = 3 if target == ("triton", torch.device("cpu")) else 20  # the interpreter is slow, and one thread
+    runs = 3 if target == INTERPRETER else 20  # the interpreter is slow, and one thread
     assert_same_bits([run(*tensors, resample=resample, backend=backend) for _ in range(runs)])
 
 

@@ -78,7 +78,8 @@ def grad_scale(x: Tensor, grad: Tensor, truths: list[Tensor], name: str) -> floa
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_forward_and_backward(shape, channels_last) -> None:
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    for dtype in (torch.float32, torch.bfloat16):
+    large = shape[2] * shape[3] > 10_000  # slow in the interpreter
+    for dtype in (torch.float32,) if large else (torch.float32, torch.bfloat16):
         x = normal(*shape).to(dtype).to(memory_format=memory_format)
         gamma, beta = normal(*shape[:2], seed=1).float(), normal(*shape[:2], seed=2).float()
         check(x, gamma, beta, memory_format=memory_format)

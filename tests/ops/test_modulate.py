@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from cases import (
     EMPTY_SHAPES,
     FEW_LAYOUTS,
+    INTERPRETER,
     LAYOUTS,
     SHAPES,
     TARGETS,
@@ -99,7 +100,7 @@ def test_outputs_larger_than_the_caches(layout, given_ones, shape) -> None:
 
 def test_long_sums_keep_their_digits(target) -> None:
     """A sum of 262144 numbers one after the other in float32 would be off by far more."""
-    side = 128 if target == ("triton", torch.device("cpu")) else 512
+    side = 128 if target == INTERPRETER else 512
     x = (1 + 0.1 * normal(1, 2, side, side)).float()
     for layout in ("contiguous", "channels_last"):
         check(target, LAYOUTS[layout](x), vectors_for(x.shape), LAYOUTS[layout](torch.ones_like(x)))
@@ -157,7 +158,7 @@ def test_nan_and_infinity_are_those_of_the_reference(target, where, bad, layout)
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_derivatives_of_both_orders(target, given_ones, per_channel) -> None:
     backend, device = target
-    if target == ("triton", torch.device("cpu")) and (per_channel or not all(given_ones)):
+    if target == INTERPRETER and (per_channel or not all(given_ones)):
         pytest.skip("slow in Triton's interpreter; test_vectors_that_are_not_given covers it")
     vectors = mapped(Tensor.double, vectors_for((2, 2), given_ones))
     vectors = mapped(lambda vector: vector[0] if per_channel else vector, vectors)
@@ -222,7 +223,7 @@ def test_opcheck(op, layout, given_ones) -> None:
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced_channels_last"])
 def test_compile(target, layout) -> None:
     backend, device = target
-    if backend == "reference" and layout != "contiguous" or target == ("triton", torch.device("cpu")):
+    if backend == "reference" and layout != "contiguous" or target == INTERPRETER:
         pytest.skip("the other backends and layouts cover it")
 
     def function(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
