@@ -1,6 +1,7 @@
 """That what is made for a GPU machine runs here, too, that the pages show the results that are kept, and what
 ``pytest benchmarks`` measures and says."""
 
+import copy
 import json
 import os
 import re
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 from cases import needs_native
 from source_tree import ROOT, run_python
+
+from m2o_fast.translators import NAMES
 
 PAGES = """
 import json, sys
@@ -30,26 +33,13 @@ for name, expected in lines.items():
     assert "\\n".join(expected) in page, f"docs/{name}.md is not what its results say"
 assert "matplotlib" not in sys.modules
 """
-TRUNCATED = """
-import copy, json, sys
-sys.path.insert(0, "benchmarks")
-import profile_step
-(path,) = profile_step.RESULTS.glob("train-step-amd-epyc-1-threads.json")
-whole = json.loads(path.read_text())
-for device in ("cpu", "cuda"):
-    record = copy.deepcopy(whole) | {"device": device}
-    for figures in ("peak_bytes", "shares", "seconds"):
-        while record[figures]:
-            record[figures].popitem()
-            lines = [*profile_step.targets([record])[2:], *profile_step.section(record)]
-    assert "| **iteration** | - | - | | - |" in lines and not any(" ms |" in line for line in lines), lines
-"""
 RUN = "import runpy; runpy.run_path('benchmarks/short_op_run.py', run_name='__main__')"
 
 
 @needs_native
-def test_short_run_of_all_operators() -> None:
-    result = run_python(RUN, folder=ROOT)
+@pytest.mark.parametrize("how", ["--few", pytest.param("", marks=pytest.mark.slow)])
+def test_short_run_of_all_operators(how: str) -> None:
+    result = run_python(f"import sys; sys.argv += {how.split()}; {RUN}", folder=ROOT)
     assert result.returncode == 0 and "all as the reference" in result.stdout, result.stdout + result.stderr
 
 
@@ -65,26 +55,35 @@ def test_pages_show_the_results_that_are_kept() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_what_a_run_did_not_come_to_is_a_dash_on_the_page() -> None:
+def test_what_a_run_did_not_come_to_is_a_dash_on_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are taken away one by one, the last that is measured first."""
-    result = run_python(TRUNCATED, folder=ROOT)
-    assert result.returncode == 0, result.stdout + result.stderr
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import profile_step
+
+    (path,) = profile_step.RESULTS.glob("train-step-amd-epyc-1-threads.json")
+    whole = json.loads(path.read_text())
+    for device in ("cpu", "cuda"):
+        record = copy.deepcopy(whole) | {"device": device}
+        for figures in ("peak_bytes", "shares", "seconds"):
+            while record[figures]:
+                record[figures].popitem()
+                lines = [*profile_step.targets([record])[2:], *profile_step.section(record)]
+        assert "| **iteration** | - | - | | - |" in lines and not any(" ms |" in line for line in lines), lines
 
 
-def test_no_ablation_takes_the_place_of_another() -> None:
-    code = """
-import sys
-sys.path.insert(0, "benchmarks")
-import ablation
-from m2o_fast.translators import NAMES
-chosen = [[NAMES[0]], [NAMES[1]], [NAMES[1], NAMES[2]], [NAMES[2], NAMES[1]], list(NAMES)]
-one, other, two, again, every = map(ablation.of_systems, chosen)
-assert (one, every) == ("", "-systems") and two == again and len({one, other, two, every}) == 4
-sys.argv = ["ablation.py", "--paths", "fast", "plain", "--seeds", "1"]
-ablation.main()
-"""
-    result = run_python(code, folder=ROOT)
-    assert result.returncode == 2 and "two --seeds" in result.stderr, result.stdout + result.stderr
+def test_no_ablation_takes_the_place_of_another(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import ablation
+
+    chosen = [[NAMES[0]], [NAMES[1]], [NAMES[1], NAMES[2]], [NAMES[2], NAMES[1]], list(NAMES)]
+    one, other, two, again, every = map(ablation.of_systems, chosen)
+    assert (one, every) == ("", "-systems") and two == again and len({one, other, two, every}) == 4
+    monkeypatch.setattr(sys, "argv", ["ablation.py", "--paths", "fast", "plain", "--seeds", "1"])
+    with pytest.raises(SystemExit) as ended:
+        ablation.main()
+    assert ended.value.code == 2 and "two --seeds" in capsys.readouterr().err
 
 
 def benchmarks(*words: str) -> subprocess.CompletedProcess[str]:

@@ -128,7 +128,7 @@ HANGING = STAND_INS | {"python": f'case "$*" in *short_op_run*) {HANGS} ;; esac'
 
 def test_a_part_is_interrupted_at_its_limit(tmp_path: Path) -> None:
     python = str(tmp_path / "tools" / "python")
-    code, summary, files = outcome(start(tmp_path, HANGING, M2O_DRY_SECONDS="15", PYTHON=python), tmp_path)
+    code, summary, files = outcome(start(tmp_path, HANGING, M2O_DRY_SECONDS="6", PYTHON=python), tmp_path)
     assert [line for line in summary if "out of time after " in line] == [summary[2]]
     assert summary[2].startswith("short_run: ") and files["short_run.log"] == "reported\n"
     assert code == 1 and summary[-1].endswith(" 1 out of time, 0 failed")

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
-from source_tree import ROOT
 from tiny import contents, tiny_config
 
 from m2o_fast.engine import pace as pace_module
@@ -91,11 +88,10 @@ def test_a_demand_that_cannot_be_met_is_an_error_of_the_user(monkeypatch: pytest
 FAMILIES = list(plan_module._FAMILIES.values())
 
 
-def test_kernels_demanded_by_the_environment() -> None:
-    code = "from m2o_fast.engine.plan import kernels_in_use; print(kernels_in_use('cpu', ['adain'])['adain'])"
-    environment = {**os.environ, "M2O_BACKEND": "reference"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=ROOT)
-    assert "because M2O_BACKEND=reference" in done.stdout, done.stderr
+def test_kernels_demanded_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("M2O_BACKEND", "reference")
+    with use_backend("reference"):  # as the variable does where it is there at the start
+        assert plan_module.kernels_in_use("cpu", ["adain"])["adain"]["why"] == "because M2O_BACKEND=reference"
 
 
 def test_a_run_begins_with_its_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -211,9 +207,10 @@ def test_a_dry_run_says_what_would_go_wrong(monkeypatch: pytest.MonkeyPatch) -> 
     assert dry_run(tiny_config()) == {"settings": tiny_config().model_dump(mode="json"), "problem": "no data here"}
 
 
-def test_a_dry_run_says_where_training_would_not_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = tmp_path / "run"
-    train(tiny_config("steps=2"), run, quiet=True)
+def test_a_dry_run_says_where_training_would_not_begin(
+    trained: Callable[[Path, int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trained(tmp_path / "run", 2)
     before = contents(run)
     assert "is a run already" in dry_run(tiny_config("steps=2"), run)["problem"]
     assert "trained with other settings" in dry_run(tiny_config("seed=5"), run, "auto")["problem"]

@@ -163,9 +163,14 @@ def test_in_format_gives_the_strides_of_a_fresh_tensor(memory_format) -> None:
             assert torch.equal(formatted, y)
 
 
-@pytest.mark.parametrize(
-    "op", [adain_act, lambda x, g, b, **backend: foreground_color(x, **backend)], ids=["adain", "color"]
-)
+WAYS = {
+    "adain": adain_act,
+    "color": lambda x, g, b, **backend: foreground_color(x, **backend),
+    "histogram": lambda x, g, b, **backend: soft_color_histogram(x.flatten().view(-1, 3), 3, **backend),
+}
+
+
+@pytest.mark.parametrize("op", WAYS.values(), ids=WAYS)
 def test_forward_mode_and_transforms_take_the_reference(op) -> None:
     x, g = torch.rand(2, 3, 4, 4, dtype=torch.float64), torch.rand(2, 3, dtype=torch.float64)
 
@@ -294,7 +299,8 @@ print("right")
 """
 
 
-@pytest.mark.parametrize("native", [False, True])
+#: with native code, tests above have said the same
+@pytest.mark.parametrize("native", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("backend", ["", pytest.param("reference", marks=pytest.mark.slow)])
 def test_transforms_are_right_with_and_without_native_code(native, backend) -> None:
     environment = {"M2O_BACKEND": backend} if backend else {}
