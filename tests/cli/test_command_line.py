@@ -90,8 +90,15 @@ def test_ctrl_c_while_python_imports_is_one_line(module):
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "m2o-fast: interrupted\n")
 
 
-@pytest.mark.parametrize("becomes", ["KeyboardInterrupt", "ImportError", "nothing"])
-@pytest.mark.parametrize("module", ["m2o_fast.cli.app", "PIL.Image"])
+@pytest.mark.parametrize(
+    ("module", "becomes"),
+    [
+        ("m2o_fast.cli.app", "ImportError"),
+        ("m2o_fast.cli.app", "nothing"),
+        ("PIL.Image", "ImportError"),
+        pytest.param("PIL.Image", "nothing", marks=pytest.mark.slow),
+    ],
+)
 def test_ctrl_c_within_an_import_is_one_line_whatever_becomes_of_it(module, becomes, tmp_path):
     """Libraries replace it by an ImportError of their own, or lose it."""
     code = f"""if True:
@@ -105,8 +112,6 @@ def test_ctrl_c_within_an_import_is_one_line_whatever_becomes_of_it(module, beco
                     try:
                         signal.raise_signal(signal.SIGINT)
                     except KeyboardInterrupt:
-                        if {becomes!r} == "KeyboardInterrupt":
-                            raise
                         if {becomes!r} == "ImportError":
                             raise ImportError("numpy._core.multiarray failed to import", name="numpy") from None
 
@@ -213,12 +218,12 @@ def test_an_interrupted_command_ends_with_130(capsys, monkeypatch):
 # --- settings ---
 
 
-def test_dry_run_prints_settings_that_can_be_loaded(m2o_fast, tmp_path):
+def test_dry_run_prints_settings_that_can_be_loaded(here, tmp_path):
     small = ["--batch-size", 4, "--set", "model.max_width=8"]
-    done = m2o_fast("train", "--steps", 7, "--set", "optim.lr=2e-4", *small, "--dry-run", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
+    code, out, err = here("train", "--steps", 7, "--set", "optim.lr=2e-4", *small, "--dry-run", cwd=tmp_path)
+    assert (code, err) == (0, "")
     assert list(tmp_path.iterdir()) == []
-    (tmp_path / "c.yaml").write_text(done.stdout)
+    (tmp_path / "c.yaml").write_text(out)
     expected = load_config(overrides={"batch_size": 4, "model.max_width": 8, "steps": 7, "optim.lr": 2e-4})
     assert load_config(tmp_path / "c.yaml") == expected
 

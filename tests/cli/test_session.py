@@ -1,15 +1,19 @@
-"""What a user does from beginning to end, through real processes: train, go on, evaluate, translate."""
+"""What a user does from beginning to end: train, through real processes, go on, evaluate, translate."""
 
+import io
 import json
 import os
 import shutil
 import signal
 import subprocess
 import time
+from contextlib import chdir, redirect_stdout
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from m2o_fast.cli import main
 
 QUICKLY = ["--outputs-per-source", 2, "--sources", 30, "--extractor", "none", "--device", "cpu"]
 SMALL = ["--set", "model.max_width=8", "--set", "model.hidden_dim=16", "--batch-size", 4, "--device", "cpu"]
@@ -104,11 +108,11 @@ def test_a_stopped_run_is_saved_and_says_how_to_go_on(command, tmp_path, sent, c
 
 
 @pytest.fixture(scope="session")
-def evaluated(m2o_fast, home):
+def evaluated(home):
     """The object that ``m2o-fast eval --json`` prints for the newest run."""
-    done = m2o_fast("eval", "--json", *QUICKLY, cwd=home)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    with redirect_stdout(io.StringIO()) as printed, chdir(home):
+        assert main(["eval", "--json", *map(str, QUICKLY)]) == 0
+    return json.loads(printed.getvalue())
 
 
 def test_eval_prints_one_object(evaluated):
@@ -183,10 +187,10 @@ def test_eval_of_images(here, refused, home, tmp_path):
 # --- translate ---
 
 
-def test_translate_a_folder(m2o_fast, home, tmp_path):
-    done = m2o_fast("translate", "gray", "--to", "color", "--out", tmp_path / "out", cwd=home)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"2 of 2 images written to {tmp_path / 'out'}\n"
+def test_translate_a_folder(here, home, tmp_path):
+    out = tmp_path / "out"
+    done = here("translate", "gray", "--to", "color", "--out", out, cwd=home)
+    assert done == (0, f"2 of 2 images written to {out}\n", "")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
     with Image.open(tmp_path / "out" / "a.png") as image:
         assert (image.mode, image.size) == ("RGB", (32, 32))
@@ -254,11 +258,11 @@ def test_translate_refusals(refused, home, tmp_path):
 # --- doctor ---
 
 
-def test_doctor(m2o_fast, tmp_path):
-    done = m2o_fast("doctor", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "adain_act (cpu)" in done.stdout
-    assert "No problems found." in done.stdout
+def test_doctor(here, tmp_path):
+    code, out, err = here("doctor", cwd=tmp_path)
+    assert (code, err) == (0, "")
+    assert "adain_act (cpu)" in out
+    assert "No problems found." in out
     assert list(tmp_path.iterdir()) == []
 
 
