@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def signalled(run: Path, rank: int, number: int, times: int) -> int:
 
 def killed(run: Path, rank: int) -> int:
     at_step(3, rank, lambda: os.kill(os.getpid(), signal.SIGKILL))
-    return training(run)
+    return training(run, "steps=4")
 
 
 def signalled_while_saving(run: Path) -> int:
@@ -163,15 +164,15 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(
 
 def test_a_run_whose_processes_were_killed_ends_with_the_same_bytes(tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert [outcome.code for outcome in together(2, tmp_path, training, whole)] == [0, 0]
+    assert [outcome.code for outcome in together(2, tmp_path, training, whole, "steps=4")] == [0, 0]
     outcomes = together(2, tmp_path, killed, broken, 1)
     assert [outcome.code for outcome in outcomes] == [2, -signal.SIGKILL], outcomes
     assert "process 0 of 2 has lost the others" in outcomes[0].errors and "--resume auto" in outcomes[0].errors
-    assert [outcome.code for outcome in together(2, tmp_path, training, broken)] == [0, 0]
+    assert [outcome.code for outcome in together(2, tmp_path, training, broken, "steps=4")] == [0, 0]
     assert contents(whole) == contents(broken)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_second_signal_ends_a_process_at_once_and_the_others_follow(number: signal.Signals, tmp_path: Path) -> None:
     outcomes = together(2, tmp_path, signalled, tmp_path / "run", 1, number, 2)
     assert [outcome.code for outcome in outcomes] == [2, -number], outcomes
@@ -210,28 +211,30 @@ def test_the_number_of_processes_may_change(tmp_path: Path) -> None:
     """The same samples, so close losses. Training enlarges rounding errors, less so with a low learning rate."""
     settings = ("optim.lr=1e-5", "optim.weight_decay=0", "checkpoint_every=100")
     run = tmp_path / "run"
-    for count, steps in ((2, 2), (1, 4), (2, 6)):
+    for count, steps in ((2, 1), (1, 2), (2, 3)):
         outcomes = together(count, tmp_path, training, run, *settings, f"steps={steps}")
         assert [outcome.code for outcome in outcomes] == [0] * count, outcomes
-    assert [path.name for path in list_checkpoints(run)] == [f"step-{step:08d}" for step in (2, 4, 6)]
-    train(tiny_config("threads=1", *settings, "steps=6"), tmp_path / "whole", quiet=True)
+    assert [path.name for path in list_checkpoints(run)] == [f"step-{step:08d}" for step in (1, 2, 3)]
+    train(tiny_config("threads=1", *settings, "steps=3"), tmp_path / "whole", quiet=True)
     changed, whole = (
         [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         for folder in (run, tmp_path / "whole")
     )
-    assert len(changed) == len(whole) == 6
+    assert len(changed) == len(whole) == 3
     for first, second in zip(changed, whole, strict=True):
         assert first == pytest.approx(second, rel=1e-3, abs=1e-4)
 
 
-def test_only_the_leading_process_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_leading_process_writes(
+    trained: Callable[[Path, int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A follower that does all the work of a run leaves no file."""
-    train(tiny_config("steps=2"), tmp_path / "run", quiet=True)
+    trained(tmp_path / "run", 2)
     before = contents(tmp_path / "run")
     monkeypatch.setattr(Processes, "leads", property(lambda processes: False))
-    trainer = Trainer(tiny_config("steps=6", "sample_every=1"), tmp_path / "run")
-    trainer.run_until(6, Log(), StopRequest())
-    assert trainer.step == 6
+    trainer = Trainer(tiny_config("steps=3", "sample_every=1"), tmp_path / "run")
+    trainer.run_until(3, Log(), StopRequest())
+    assert trainer.step == 3
     assert contents(tmp_path / "run") == before
 
 

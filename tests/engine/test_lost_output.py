@@ -23,7 +23,7 @@ from m2o_fast.errors import UserError
 
 TINY = (
     *("model.base_width=4", "model.max_width=8", "model.hidden_dim=8", "model.style_dim=4", "model.latent_dim=4"),
-    *("batch_size=4", "steps=6", "checkpoint_every=2", "sample_every=100", "log_every=1", "device=cpu"),
+    *("batch_size=4", "steps=2", "checkpoint_every=2", "sample_every=100", "log_every=1", "device=cpu"),
 )
 
 
@@ -35,7 +35,7 @@ def test_training_goes_on_where_nobody_reads_its_output(tmp_path: Path) -> None:
     process.stdout.close()  # as `head -n 1` does
     _, complaints = process.communicate(timeout=600)
     assert (process.returncode, complaints) == (0, "")
-    assert list_checkpoints(tmp_path / "run")[-1].name == "step-00000006"
+    assert list_checkpoints(tmp_path / "run")[-1].name == "step-00000002"
 
 
 @pytest.mark.usefixtures("tiny_data")
@@ -153,10 +153,10 @@ def test_going_on_with_another_number_of_threads_is_warned_of(
 ) -> None:
     threads = torch.get_num_threads()
     try:
-        train(tiny_config("steps=2", "threads=1"), tmp_path / "run", quiet=True)
-        train(tiny_config("steps=4", "threads=1"), tmp_path / "run", resume="auto", quiet=True)
+        train(tiny_config("steps=1", "threads=1"), tmp_path / "run", quiet=True)
+        train(tiny_config("steps=2", "threads=1"), tmp_path / "run", resume="auto", quiet=True)
         assert capsys.readouterr().err == ""
-        train(tiny_config("steps=6", "threads=2"), tmp_path / "run", resume="auto", quiet=True)
+        train(tiny_config("steps=3", "threads=2"), tmp_path / "run", resume="auto", quiet=True)
         assert "was trained with 1 threads, now with 2: from here on other last digits" in capsys.readouterr().err
     finally:
         torch.set_num_threads(threads)

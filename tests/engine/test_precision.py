@@ -37,13 +37,9 @@ def iterations(*assignments: str, count: int = 1, dtype: torch.dtype = torch.flo
 # --- batches in parts ---
 
 
+@pytest.mark.slow  # test_promises.py does the same with each system
 @pytest.mark.parametrize(
-    ("variant", "style_op", "parts"),
-    [
-        ("hms", "adain", 2),
-        pytest.param("hmu", "demod", 4, marks=pytest.mark.slow),
-        pytest.param("starganv2", "adain", 8, marks=pytest.mark.slow),
-    ],
+    ("variant", "style_op", "parts"), [("hms", "adain", 2), ("hmu", "demod", 4), ("starganv2", "adain", 8)]
 )
 def test_parts_of_a_batch_do_what_the_whole_does(variant: str, style_op: str, parts: int) -> None:
     settings = (*STILL, f"variant={variant}", f"model.style_op={style_op}")

@@ -119,13 +119,9 @@ def test_shares_have_the_rows_of_their_samples(ways: list[tuple[int, int]], shar
         assert [whole[row] for row in rows] == [share * size + sample for sample in mine]
 
 
-#: those with adain take long; test_promises.py does the same with other systems and variants
+@pytest.mark.slow  # test_promises.py does the same with each system
 @pytest.mark.parametrize(
-    ("variant", "style_op", "parts"),
-    [
-        ("hmu", "demod", 2),
-        *(pytest.param(variant, "adain", 1, marks=pytest.mark.slow) for variant in ("hms", "starganv2")),
-    ],
+    ("variant", "style_op", "parts"), [("hmu", "demod", 2), ("hms", "adain", 1), ("starganv2", "adain", 1)]
 )
 def test_two_processes_do_what_one_does(variant: str, style_op: str, parts: int, tmp_path: Path) -> None:
     """In float64, to rounding. At a learning rate of 1e-3, training itself enlarges rounding errors fourfold per step.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -75,16 +76,16 @@ def test_scalars_and_samples_are_those_of_the_run(tmp_path: Path, writers: list[
     assert writer.images[0][2][2] == 3
 
 
-def test_going_on_replaces_what_was_written_later(tmp_path: Path, writers: list[FakeWriter]) -> None:
+def test_going_on_replaces_what_was_written_later(
+    trained: Callable[[Path, int], Path], tmp_path: Path, writers: list[FakeWriter]
+) -> None:
     """The key may change on the way, and nothing else in the run depends on it."""
-    train(tiny_config(), tmp_path / "whole", quiet=True)
-    train(tiny_config("steps=6"), tmp_path / "run", quiet=True)
-    train(tiny_config("tensorboard=true"), tmp_path / "run", "auto", quiet=True)
+    whole, run = trained(tmp_path / "whole", 4), trained(tmp_path / "run", 2)
+    train(tiny_config("steps=4", "tensorboard=true"), run, "auto", quiet=True)
     (writer,) = writers
-    assert writer.purge_step == 7
-    assert {step for step, *_ in writer.scalars} == {7, 8}
-    whole, run = contents(tmp_path / "whole"), contents(tmp_path / "run")
-    assert whole["metrics.jsonl"] == run["metrics.jsonl"]
+    assert writer.purge_step == 3
+    assert {step for step, *_ in writer.scalars} == {3, 4}
+    assert contents(whole)["metrics.jsonl"] == contents(run)["metrics.jsonl"]
 
 
 def test_a_full_disk_ends_the_board_and_not_the_run(
