@@ -33,7 +33,7 @@ SANITIZERS = {
     "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-DEMULATION_ADDRESS"],
     "thread": ["-fsanitize=thread", "--param=tsan-distinguish-volatile=1", "-DEMULATION_THREAD"],
 }
-_OPTIONS = ["-std=c++20", "-O1", "-g1", "-fPIC", "-march=x86-64-v3", "-ffp-contract=off", "-w"]
+_OPTIONS = ["-std=c++20", "-O1", "-g0", "-fPIC", "-march=x86-64-v3", "-ffp-contract=off", "-w"]
 _TORCH = Path(torch.__file__).parent
 _LIBRARY = ["-shared", "-Wl,-Bsymbolic", "-Wl,--no-as-needed", f"-L{_TORCH / 'lib'}", "-ltorch_cpu"]
 _COMPILER = shutil.which("g++")
@@ -163,13 +163,13 @@ def _translated(dtypes: str) -> Iterator[Path]:
 
 
 def _without_other_dtypes(text: str, dtypes: str) -> str:
-    """Kernels are made in ``case ElementType::float32: ...``; those of the last type, which has no case, stay."""
+    """Kernels are made in ``case ElementType::float32: ...``; those of a last type that has no case stay."""
 
     def kept(case: re.Match[str]) -> str:
         return case[0] if case[1] in dtypes.split(",") else "\n" * case[0].count("\n")
 
-    use = r"(?:return with_layout<[^;]*;|use\(\w+\{\}\);\s+break;)"
-    return re.sub(rf"case ElementType::(\w+):\s+{use}", kept, text) if dtypes else text
+    use = r"(?:return with_layout<[^;]*;|use\(\w+\{\}\);\s+break;|return use\(\w+\{\}\);)"
+    return re.sub(rf"case (?:ElementType|Pixel)::(\w+):\s+{use}", kept, text) if dtypes else text
 
 
 def _compile(command: list[str], target: Path, include: Path) -> None:

@@ -16,8 +16,8 @@ from source_tree import ROOT
 from translate import translate
 
 SMALL_FAMILIES = [family for family in FAMILIES if family != "adain"]
-#: The types of a family that are always built and run; all of them take minutes to compile. Of others, all types.
-ALWAYS = {"adain": "bfloat16", "modulate": "float32", "residual": "bfloat16"}
+#: The types of a family that are always built and run; all of them take minutes to compile.
+ALWAYS = {"adain": "bfloat16", "histogram": "float32,uint8", "modulate": "float32", "residual": "bfloat16"}
 RUNTIMES = {"address": "libasan.so", "thread": "libtsan.so"}
 OPTIONS = {
     # Fresh memory is NaN, or a number out of range.
@@ -67,7 +67,7 @@ def run_sweep(family: str, *options: str, sanitizer: str = "address", built: str
 
 @pytest.mark.parametrize("family", SMALL_FAMILIES)
 def test_small_families(family) -> None:
-    run_sweep(family, built=ALWAYS.get(family, ""))
+    run_sweep(family, built=ALWAYS[family])
 
 
 def test_adain() -> None:
