@@ -149,17 +149,22 @@ def part_of(files: dict[str, bytes], name: str) -> dict[str, bytes]:
     return {path: data for path, data in files.items() if path.startswith(f"checkpoints/{name}/")}
 
 
+#: of the operations of a save, each so many-th; all of them take long
+EVERY = pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.slow)])
+
+
+@EVERY
 @pytest.mark.parametrize(
     "damaged", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["new", "in-place-of-a-damaged-one"]
 )
 def test_a_kill_before_any_operation_leaves_the_old_or_the_new_checkpoint(
-    damaged: bool, scene: Scene, tmp_path: Path
+    damaged: bool, every: int, scene: Scene, tmp_path: Path
 ) -> None:
     run, whole = tmp_path / "run", scene.whole(tmp_path / "whole")
     names, before = scene.operations(run, damaged), contents(scene.copy(run, damaged))
     assert {"mkdir", "open", "write", "fsync", "rename", "unlink", "rmdir"} <= set(names)
     newest, states = [], set()
-    for moment in [at for at, name in enumerate(names) if name not in READING]:
+    for moment in [at for at, name in enumerate(names) if name not in READING][::every]:
         scene.copy(run, damaged)
 
         def save(moment: int = moment) -> None:
@@ -174,7 +179,7 @@ def test_a_kill_before_any_operation_leaves_the_old_or_the_new_checkpoint(
             scene.save()
             assert contents(run) == whole, names[moment]
     assert set(newest) == {"step-00000004", "step-00000006"} and newest == sorted(newest)
-    assert len(states) > 10
+    assert len(states) > 10 // every
 
 
 def test_a_kill_in_the_middle_of_a_write_leaves_the_old_checkpoint(scene: Scene, tmp_path: Path) -> None:
@@ -196,12 +201,13 @@ def test_a_kill_in_the_middle_of_a_write_leaves_the_old_checkpoint(scene: Scene,
     assert contents(run) == whole
 
 
-def test_an_operation_that_fails_costs_no_checkpoint_and_not_the_run(scene: Scene, tmp_path: Path) -> None:
+@EVERY
+def test_an_operation_that_fails_costs_no_checkpoint_and_not_the_run(every: int, scene: Scene, tmp_path: Path) -> None:
     """Nothing temporary stays but what could not be removed."""
     run, whole = tmp_path / "run", scene.whole(tmp_path / "whole")
     names, before = scene.operations(run), contents(scene.copy(run))
     states, appeared = set(), 0
-    for moment in range(len(names)):
+    for moment in range(0, len(names), every):
         scene.copy(run)
 
         def fail(number: int, name: str, moment: int = moment) -> None:

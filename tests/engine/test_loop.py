@@ -10,6 +10,7 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -91,13 +92,11 @@ def test_each_split_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert opened == ["train", "test"]
 
 
-def test_resume_from_another_run(tmp_path: Path) -> None:
-    config = tiny_config()
-    train(config, tmp_path / "whole", quiet=True)
-    train(tiny_config("steps=4"), tmp_path / "first", quiet=True)
-    train(config, tmp_path / "second", str(tmp_path / "first"), quiet=True)
-    whole, second = contents(tmp_path / "whole"), contents(tmp_path / "second")
-    assert whole["checkpoints/step-00000008/nets.safetensors"] == second["checkpoints/step-00000008/nets.safetensors"]
+def test_resume_from_another_run(trained: Trained, tmp_path: Path) -> None:
+    whole, first = trained(tmp_path / "whole", 4), trained(tmp_path / "first", 2)
+    train(tiny_config("steps=4"), tmp_path / "second", str(first), quiet=True)
+    name = "checkpoints/step-00000004/nets.safetensors"
+    assert contents(whole)[name] == contents(tmp_path / "second")[name]
 
 
 # --- damaged checkpoints ---
@@ -113,8 +112,19 @@ def damage(path: Path, how: str) -> None:
         path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
 
 
-@pytest.mark.parametrize("how", ["missing", "truncated", "edited"])
-@pytest.mark.parametrize("name", ["nets.safetensors", "ema.safetensors", "optimizers.safetensors", "manifest.json"])
+#: each file and each damage; all other combinations take long
+DAMAGES = {("nets.safetensors", "missing"), ("ema.safetensors", "truncated"), ("optimizers.safetensors", "edited")}
+DAMAGES |= {("manifest.json", "missing"), ("manifest.json", "edited")}
+FILES = ("nets.safetensors", "ema.safetensors", "optimizers.safetensors", "manifest.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        pytest.param(*damage, marks=[] if damage in DAMAGES else pytest.mark.slow)
+        for damage in product(FILES, ("missing", "truncated", "edited"))
+    ],
+)
 def test_damaged_checkpoint_is_named_and_passed_over(
     name: str, how: str, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -156,7 +166,13 @@ def test_checkpoint_holding_a_pickle_never_runs_it(trained: Trained, tmp_path: P
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("edit", [lambda m: m.pop("step"), lambda m: m.update(files=[]), lambda m: m.pop("format")])
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda m: m.update(files=[]),
+        *(pytest.param(lambda m, key=key: m.pop(key), marks=pytest.mark.slow) for key in ("step", "format")),
+    ],
+)
 def test_manifest_that_lacks_something_counts_as_damaged(edit, trained: Trained, tmp_path: Path) -> None:
     trained(tmp_path / "run", 4)
     path = tmp_path / "run" / "checkpoints" / "step-00000004" / "manifest.json"
@@ -197,13 +213,13 @@ def test_a_run_that_ends_while_steps_are_skipped_keeps_what_was_saved_before(
 ) -> None:
     run, names = tmp_path / "run", lambda: [folder.name for folder in list_checkpoints(tmp_path / "run")]
     with monkeypatch.context() as patch:
-        poison(range(5, 8), patch)
-        train(tiny_config("keep_checkpoints=1"), run)
-    assert names() == ["step-00000004", "step-00000008"]
-    last = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("step 8/8"))
+        poison(range(2, 5), patch)
+        train(tiny_config("keep_checkpoints=1", "checkpoint_every=1", "steps=5"), run)
+    assert names() == ["step-00000002", "step-00000005"]
+    last = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("step 5/5"))
     assert last.endswith(" skipped steps: 3, 0:00 left"), "there are no losses to show"
-    train(tiny_config("keep_checkpoints=1", "steps=9"), run, "auto", quiet=True)
-    assert names() == ["step-00000009"]
+    train(tiny_config("keep_checkpoints=1", "steps=6"), run, "auto", quiet=True)
+    assert names() == ["step-00000006"]
 
 
 def test_nonfinite_gradient_counts_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +243,7 @@ def test_nonfinite_gradient_counts_as_well(tmp_path: Path, monkeypatch: pytest.M
 def test_full_disk_keeps_the_run_and_its_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write, full = checkpoint_module._write, {4, 6}
+    write, full = checkpoint_module._write, {2, 3}
 
     def limited(path: Path, data: bytes):
         if any(f"step-{step:08d}" in str(path) for step in full) and path.name == "optimizers.safetensors":
@@ -235,16 +251,16 @@ def test_full_disk_keeps_the_run_and_its_checkpoints(
         return write(path, data)
 
     monkeypatch.setattr(checkpoint_module, "_write", limited)
-    train(tiny_config("steps=8"), tmp_path / "run", quiet=True)
+    train(tiny_config("steps=4", "checkpoint_every=1"), tmp_path / "run", quiet=True)
     assert [path.name for path in sorted((tmp_path / "run" / "checkpoints").iterdir())] == [
-        "step-00000002",
-        "step-00000008",
+        "step-00000001",
+        "step-00000004",
     ]
-    assert "step 4 could not be saved: No space left on device" in capsys.readouterr().err
-    full.add(10)
-    with pytest.raises(UserError, match="step 10 could not be saved.*--resume auto"):
-        train(tiny_config("steps=10"), tmp_path / "run", "auto", quiet=True)
-    assert list_checkpoints(tmp_path / "run")[-1].name == "step-00000008"
+    assert "step 2 could not be saved: No space left on device" in capsys.readouterr().err
+    full.add(5)
+    with pytest.raises(UserError, match="step 5 could not be saved.*--resume auto"):
+        train(tiny_config("steps=5"), tmp_path / "run", "auto", quiet=True)
+    assert list_checkpoints(tmp_path / "run")[-1].name == "step-00000004"
 
 
 def test_full_disk_at_the_start_keeps_the_settings(
@@ -276,10 +292,10 @@ def test_samples_that_cannot_be_drawn_do_not_end_a_run(
 
 
 def test_old_checkpoints_are_removed(tmp_path: Path) -> None:
-    train(tiny_config("keep_checkpoints=2"), tmp_path / "few", quiet=True)
-    assert [path.name for path in list_checkpoints(tmp_path / "few")] == ["step-00000006", "step-00000008"]
-    train(tiny_config("keep_checkpoints=0"), tmp_path / "all", quiet=True)
-    assert len(list_checkpoints(tmp_path / "all")) == 4
+    for keep, kept in ((2, [2, 3]), (0, [1, 2, 3])):
+        run = tmp_path / str(keep)
+        train(tiny_config("steps=3", "checkpoint_every=1", f"keep_checkpoints={keep}"), run, quiet=True)
+        assert [path.name for path in list_checkpoints(run)] == [f"step-{step:08d}" for step in kept]
 
 
 # --- refusals ---
@@ -337,21 +353,21 @@ def test_two_processes_cannot_train_one_run(tmp_path: Path) -> None:
 
 def test_more_steps_do_not_stretch_the_diversity_schedule(tmp_path: Path) -> None:
     """What it falls over is fixed when a run starts: by default its steps then."""
-    train(tiny_config("steps=4", "loss.diversity_steps=null"), tmp_path / "run", quiet=True)
-    train(tiny_config("steps=6", "loss.diversity_steps=null"), tmp_path / "run", "auto", quiet=True)
-    train(tiny_config("steps=6", "loss.diversity_steps=4"), tmp_path / "whole", quiet=True)
-    name = "checkpoints/step-00000006/nets.safetensors"
+    train(tiny_config("steps=2", "loss.diversity_steps=null"), tmp_path / "run", quiet=True)
+    train(tiny_config("steps=3", "loss.diversity_steps=null"), tmp_path / "run", "auto", quiet=True)
+    train(tiny_config("steps=3", "loss.diversity_steps=2"), tmp_path / "whole", quiet=True)
+    name = "checkpoints/step-00000003/nets.safetensors"
     assert contents(tmp_path / "run")[name] == contents(tmp_path / "whole")[name]
 
 
 def test_lazy_penalty_and_merged_steps_survive_a_resume(tmp_path: Path) -> None:
-    cheaper = ("loss.r1_every=3", "loss.merge_discriminator_steps=true")
-    train(tiny_config("steps=4", *cheaper), tmp_path / "run", quiet=True)
-    train(tiny_config("steps=8", *cheaper), tmp_path / "run", "auto", quiet=True)
-    train(tiny_config("steps=8", *cheaper), tmp_path / "whole", quiet=True)
+    cheaper = ("loss.r1_every=3", "loss.merge_discriminator_steps=true", "sample_every=2")
+    train(tiny_config("steps=2", *cheaper), tmp_path / "run", quiet=True)
+    train(tiny_config("steps=4", *cheaper), tmp_path / "run", "auto", quiet=True)
+    train(tiny_config("steps=4", *cheaper), tmp_path / "whole", quiet=True)
     assert contents(tmp_path / "run") == contents(tmp_path / "whole")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert ["discriminator/r1" in line for line in lines] == [(index + 1) % 3 == 0 for index in range(8)]
+    assert ["discriminator/r1" in line for line in lines] == [(index + 1) % 3 == 0 for index in range(4)]
 
 
 def test_hms_without_a_pair_is_refused(tmp_path: Path) -> None:
