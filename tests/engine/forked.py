@@ -14,7 +14,8 @@ from typing import NamedTuple
 _FIRST, _COUNT = 12_000, 20_000  # below those that the kernel gives away
 _ports = ((_FIRST + (os.getpid() * 37 + number) % _COUNT) for number in range(_COUNT))
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["m2o_fast.cli", "m2o_fast.engine.loop", "torch._dynamo"])  # Adam needs the last one
+# Adam needs torch._dynamo, and the modules of what is called need pytest.
+_CONTEXT.set_forkserver_preload(["m2o_fast.cli.app", "m2o_fast.engine.loop", "torch._dynamo", "pytest"])
 
 
 _HANGS = 600  # seconds, also on a machine with much else to do

@@ -52,7 +52,7 @@ CASES = [
     for variant in facts.variants
     for words in ([], *MORE.get(name, []))
 ]
-STEPS, WIDTH = 6, 4
+STEPS, WIDTH = 4, 4
 PACE = ["batch_size=4", f"steps={STEPS}", "checkpoint_every=2", "keep_checkpoints=0", "log_every=1", "sample_every=3"]
 
 

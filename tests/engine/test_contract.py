@@ -79,9 +79,9 @@ def test_another_kind_of_optimizer_does_not_go_on(tmp_path: Path, monkeypatch: p
 
 
 def test_rates_follow_their_schedule(tmp_path: Path) -> None:
-    trainer = Trainer(small_config(["system=toy"], "optim.decay_steps=4"), tmp_path)
+    trainer = Trainer(small_config(["system=toy"], "steps=6", "optim.decay_steps=4"), tmp_path)
     rates = []
-    for _ in range(STEPS):
+    for _ in range(6):
         trainer.advance(Log())
         rates.append({name: float(of.param_groups[0]["lr"]) for name, of in trainer.stepper.optimizers.items()})
     expected = [0.02, 0.02, 0.02, 0.015, 0.01, 0.005]

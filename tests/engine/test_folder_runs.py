@@ -39,7 +39,7 @@ def root(tmp_path: Path) -> Path:
     return write_folder(tmp_path / "d", photos=range(11), sketches=range(5))
 
 
-@pytest.mark.parametrize("variant", ["hms", "starganv2"])
+@pytest.mark.parametrize("variant", ["hms", pytest.param("starganv2", marks=pytest.mark.slow)])
 def test_a_run_goes_on_with_the_same_bytes(root: Path, tmp_path: Path, variant: str) -> None:
     settings = (f"variant={variant}", "data.crop_probability=0.5", "data.flip_probability=0.5")
     train(config_of(root, *settings, "steps=4"), tmp_path / "whole", quiet=True)

@@ -59,7 +59,7 @@ def colors_of(picture: Image.Image) -> set[tuple[int, ...]]:
 # --- training ---
 
 
-@pytest.mark.parametrize("kind", ["palette", "onehot"])
+@pytest.mark.parametrize("kind", [pytest.param("palette", marks=pytest.mark.slow), "onehot"])
 def test_a_resumed_run_ends_with_the_same_bytes(
     settings: tuple[str, ...], kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

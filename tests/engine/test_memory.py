@@ -64,7 +64,9 @@ def test_a_few_blank_images_tell_what_the_whole_batch_saves(case, tmp_path: Path
     assert whole == pytest.approx(memory.activations, rel=0.1)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case[0])
+@pytest.mark.parametrize(
+    "case", [CASES[0], *(pytest.param(case, marks=pytest.mark.slow) for case in CASES[1:])], ids=lambda case: case[0]
+)
 def test_the_peak_of_a_step_is_what_was_estimated(case, tmp_path: Path) -> None:
     """All allocations of a step as torch reports them; the end of a step is the beginning of the next."""
     trainer = Trainer(tiny_config(*case), tmp_path)
@@ -82,7 +84,9 @@ def test_the_peak_of_a_step_is_what_was_estimated(case, tmp_path: Path) -> None:
     assert peak - held == pytest.approx(estimate, rel=0.2)
 
 
-@pytest.mark.parametrize("variant", ["hms", "hmu", "starganv2"])
+@pytest.mark.parametrize(
+    "variant", ["hms", *(pytest.param(name, marks=pytest.mark.slow) for name in ("hmu", "starganv2"))]
+)
 def test_small_batches_are_measured_as_they_are(variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the hungriest batch that the sampler may draw, with no more images than it has."""
     probed: list[int] = []
