@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,12 @@ from m2o_fast.nn.norms import Norm
 StateDict = Mapping[str, Tensor]
 #: prefix of our names -> the published one
 Prefixes = Mapping[str, str]
+#: our nets that a published one consists of, in its order, each with how its names become published ones
+Parts = list[tuple[Any, Prefixes]]
+
+_Built = TypeVar("_Built", bound=nn.Module)
+#: the first weight of a multi-scale discriminator: ``[width, channels, 4, 4]``
+MULTI_SCALE_FIRST = "cnns.0.0.conv.weight"
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _KINDS = ("weight", "bias", *_STATISTICS)  # in the order of torch's state dicts
@@ -129,6 +135,23 @@ def dimension(net: StateDict, name: str, key: str, axis: int) -> int:
     return net[key].shape[axis]
 
 
+def numbered(net: StateDict, wanted: Callable[[int], tuple[str, Sequence[int]]]) -> int:
+    """How many numbered weights a net has, up to the last; one that is missing before it can then be named.
+
+    Only weights of the right shape count, and at most twice as many as there are: names alone ask for no layers.
+
+    Args:
+        net: State dict.
+        wanted: Number, from 0 on -> name and shape of that weight.
+    """
+
+    def is_there(name: str, shape: Sequence[int]) -> bool:
+        return name in net and list(net[name].shape) == list(shape)
+
+    there = [k for k in range(min(len(net), 1000)) if is_there(*wanted(k))]
+    return min(there[-1] + 1, 2 * len(there)) if there else 0
+
+
 def norm_of(net: StateDict, name: str, convolution: str, norm: str) -> Norm:
     """The norm behind a convolution: published nets have a bias in front of instance norms alone."""
     if f"{norm}.weight" in net:
@@ -174,31 +197,94 @@ def patch_discriminator_layers(net: StateDict, name: str) -> int:
     """Convolutions of stride 2; 0 where single pixels are judged."""
     if "net.0.weight" in net:
         return 0
-    last = max((int(found[1]) for key in net if (found := re.fullmatch(r"model\.(\d+)\.weight", key))), default=0)
-    if last < 5 or (last + 1) % 3:
+    width = dimension(net, name, "model.0.weight", 0)
+    widths = [width * min(2**k, 8) for k in range(4)]
+
+    def behind_the_first(k: int) -> tuple[str, list[int]]:
+        return f"model.{3 * k + 2}.weight", [widths[min(k + 1, 3)], widths[min(k, 3)], 4, 4]
+
+    if not (layers := numbered(net, behind_the_first)):
         raise UserError(f"{name}: expected a patch discriminator (model.0.weight, model.2.weight, model.5.weight, ...)")
-    return (last + 1) // 3 - 1
+    return layers
+
+
+def multi_scale_layers(net: StateDict) -> int:
+    """Convolutions of stride 2 of a :class:`~m2o_fast.nn.multi_scale_discriminator.MultiScaleDiscriminator`."""
+    width, channels = net[MULTI_SCALE_FIRST].shape[:2]
+
+    def layer(k: int) -> tuple[str, list[int]]:
+        return f"cnns.0.{k}.conv.weight", [width << k, width << k - 1 if k else channels, 4, 4]
+
+    return numbered(net, layer)
+
+
+def multi_scale_scales(net: StateDict) -> int:
+    """Its scales."""
+    return numbered(net, lambda k: (f"cnns.{k}.0.conv.weight", net[MULTI_SCALE_FIRST].shape))
+
+
+# --- nets -------------------------------------------------------------------------------------------------------------
+
+
+def loaded(
+    build: Callable[[], _Built], parts: Callable[[_Built, str], Parts], given: Mapping[str, StateDict]
+) -> _Built:
+    """A translator with published weights, in evaluation mode and in their dtype.
+
+    It gets memory when all weights have been compared: a small file may name large sizes.
+
+    Args:
+        build: Makes the translator, with those nets that are given and no others.
+        parts: The translator and a published name -> its nets that this one consists of.
+        given: Published name -> state dict, as :func:`checked_nets` gives it.
+
+    Raises:
+        UserError: Weights do not fit.
+    """
+    with torch.device("meta"):
+        translator = build()
+    wholes = {name: _whole(parts(translator, name)) for name in given}
+    held = {id(tensor) for net, _ in wholes.values() for tensor in net.state_dict(keep_vars=True).values()}
+    if empty := [name for name, tensor in _tensors(translator) if id(tensor) not in held]:
+        raise ValueError(f"no published net holds {', '.join(empty)}: build the translator without")
+    for name, net in given.items():
+        check(*wholes[name], net, name)
+    translator.to(next(iter(next(iter(given.values())).values())).dtype).to_empty(device="cpu")
+    for name, net in given.items():
+        load(*wholes[name], net, name)
+    return translator.eval().requires_grad_(False)
+
+
+def _tensors(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from net.named_parameters()
+    yield from net.named_buffers()
+
+
+def _whole(parts: Parts) -> tuple[nn.Module, Prefixes]:
+    prefixes = {f"{k}.{ours}": theirs for k, (_, names) in enumerate(parts) for ours, theirs in names.items()}
+    return nn.ModuleList([net for net, _ in parts]), prefixes
 
 
 def check(net: nn.Module, prefixes: Prefixes, given: StateDict, name: str) -> None:
     """Raises ``UserError`` where published weights do not fit a net, which may be on ``meta``."""
-    if problems := misfits({_published(key, prefixes): tensor for key, tensor in net.state_dict().items()}, given):
+    if problems := misfits({published_name(key, prefixes): tensor for key, tensor in net.state_dict().items()}, given):
         raise UserError(f"{name}: the weights do not fit: {problems}")
 
 
 def load(net: nn.Module, prefixes: Prefixes, given: StateDict, name: str) -> None:
     """Puts published weights into a net. Raises ``UserError`` where they do not fit."""
     check(net, prefixes, given, name)
-    net.load_state_dict({key: given[_published(key, prefixes)] for key in net.state_dict()})
+    net.load_state_dict({key: given[published_name(key, prefixes)] for key in net.state_dict()})
 
 
 def saved(net: nn.Module, prefixes: Prefixes) -> dict[str, Tensor]:
     """The published state dict of a net, contiguous, in the published order; the reverse of :func:`load`."""
-    named = {_published(key, prefixes): tensor.contiguous() for key, tensor in net.state_dict().items()}
+    named = {published_name(key, prefixes): tensor.contiguous() for key, tensor in net.state_dict().items()}
     return {key: named[key] for key in sorted(named, key=_place)}
 
 
-def _published(name: str, prefixes: Prefixes) -> str:
+def published_name(name: str, prefixes: Prefixes) -> str:
+    """What one of our names is called in a published net."""
     ours, published = next(pair for pair in prefixes.items() if name.startswith(pair[0]))
     return published + name[len(ours) :]
 

@@ -44,18 +44,13 @@ def from_official(
         UserError: Lists what is missing, superfluous or does not fit.
     """
     nets = layouts.checked_nets(state_dicts, NETS)
-    given = layouts.domains_of(domains, _channels(nets))
-    translator = CycleGAN(
-        given,
-        SYSTEM.variants["plain"],
-        _size(nets, image_size),
-        generators=["G_B" in nets, "G_A" in nets],
-        discriminators=["D_B" in nets, "D_A" in nets],
+    known, size = layouts.domains_of(domains, _channels(nets)), _size(nets, image_size)
+    made, judged = ["G_B" in nets, "G_A" in nets], ["D_B" in nets, "D_A" in nets]
+    return layouts.loaded(
+        lambda: CycleGAN(known, SYSTEM.variants["plain"], size, generators=made, discriminators=judged),
+        lambda translator, name: [published_net(translator, name)],
+        nets,
     )
-    translator.to(next(iter(next(iter(nets.values())).values())).dtype)
-    for name, net in nets.items():
-        layouts.load(*published_net(translator, name), net, name)
-    return translator.eval().requires_grad_(False)
 
 
 def to_official(translator: CycleGAN) -> dict[str, dict[str, Tensor]]:
@@ -98,10 +93,11 @@ def _generator_prefixes(blocks: int) -> dict[str, str]:
 def _blocks(net: StateDict, name: str) -> int:
     if any(re.fullmatch(r"model\.\d+\.conv_block\.6\.weight", key) and net[key].dim() == 4 for key in net):
         raise UserError(f"{name}: its residual blocks have dropout, which CycleGAN has not")
-    numbers = [int(found[1]) for key in net if (found := re.fullmatch(r"model\.(\d+)\.conv_block\.1\.weight", key))]
-    if not numbers:
+    width = 4 * dimension(net, name, "model.1.weight", 0)
+    blocks = layouts.numbered(net, lambda k: (f"model.{k + 10}.conv_block.1.weight", [width, width, 3, 3]))
+    if not blocks:
         raise UserError(f"{name}: expected a ResNet generator (model.10.conv_block.1.weight, ...)")
-    return len(numbers)
+    return blocks
 
 
 def _size(nets: Mapping[str, StateDict], image_size: int) -> Size:

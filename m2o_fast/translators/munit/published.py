@@ -8,18 +8,18 @@ layers carry running statistics that nothing changes or uses: these are dropped,
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from m2o_fast.errors import UserError
 from m2o_fast.translators import state_dicts as layouts
 from m2o_fast.translators.munit import SYSTEM
 from m2o_fast.translators.munit.settings import MUNITSettings, Size
 from m2o_fast.translators.munit.translator import MUNIT
-from m2o_fast.translators.state_dicts import Prefixes, StateDict, dimension
+from m2o_fast.translators.state_dicts import Parts, StateDict, dimension
 
 NETS = ("gen_a", "gen_b", "dis_a", "dis_b")
 #: A file, and by key in it the net.
@@ -28,7 +28,6 @@ FILES = {name: {letter: f"{name}_{letter}" for letter in "ab"} for name in ("gen
 FILE = "{net}_00000000.pt"
 
 _STEM = "enc_content.model.0.conv.weight"
-_FIRST = "cnns.0.0.conv.weight"
 
 
 def from_official(state_dicts: Mapping[str, Any], domains: Sequence[str] | None = None, image_size: int = 256) -> MUNIT:
@@ -56,19 +55,11 @@ def from_official(state_dicts: Mapping[str, Any], domains: Sequence[str] | None 
             raise UserError(
                 f"{name}: expected a content encoder of two halvings and residual blocks (enc_content.model.3.)"
             )
-    with torch.device("meta"):  # a small file may name large sizes
-        translator = MUNIT(
-            layouts.domains_of(domains, channels),
-            SYSTEM.variants["plain"],
-            _size(given, image_size),
-            discriminators=["dis_a" in given, "dis_b" in given],
-        )
-    for name, net in given.items():
-        layouts.check(*_together(translator, name), net, name)
-    translator.to(given["gen_a"][_STEM].dtype).to_empty(device="cpu")
-    for name, net in given.items():
-        layouts.load(*_together(translator, name), net, name)
-    return translator.eval().requires_grad_(False)
+    known, size = layouts.domains_of(domains, channels), _size(given, image_size)
+    judged = ["dis_a" in given, "dis_b" in given]
+    return layouts.loaded(
+        lambda: MUNIT(known, SYSTEM.variants["plain"], size, discriminators=judged), published_net, given
+    )
 
 
 def to_official(translator: MUNIT) -> dict[str, dict[str, Tensor]]:
@@ -105,13 +96,7 @@ def _with_statistics(tensors: Any) -> dict[str, Tensor]:
     return found
 
 
-def _together(translator: MUNIT, name: str) -> tuple[nn.Module, Prefixes]:
-    parts = published_net(translator, name)
-    prefixes = {f"{k}.{ours}": theirs for k, (_, names) in enumerate(parts) for ours, theirs in names.items()}
-    return nn.ModuleList([part for part, _ in parts]), prefixes
-
-
-def published_net(translator: MUNIT, name: str) -> list[tuple[nn.Module, Prefixes]]:
+def published_net(translator: MUNIT, name: str) -> Parts:
     """Our nets that one of a published name consists of, in its order, and how their names become published ones."""
     k = "ab".index(name[-1])
     if name.startswith("dis"):
@@ -159,30 +144,7 @@ def _discriminator_prefixes(size: Size) -> dict[str, str]:
 def _blocks(net: StateDict) -> int:
     """Residual blocks of the width that the net has: their numbers alone could ask for more than a file holds."""
     wide = 4 * net[_STEM].shape[0]
-    return _numbered(net, lambda k: (f"enc_content.model.3.model.{k}.model.0.conv.weight", [wide, wide, 3, 3]))
-
-
-def _layers(net: StateDict) -> int:
-    """Layers of stride 2, each with twice the channels of that before."""
-    width, channels = net[_FIRST].shape[:2]
-    return _numbered(net, lambda k: (f"cnns.0.{k}.conv.weight", [width << k, width << k - 1 if k else channels, 4, 4]))
-
-
-def _scales(net: StateDict) -> int:
-    return _numbered(net, lambda k: (f"cnns.{k}.0.conv.weight", list(net[_FIRST].shape)))
-
-
-def _numbered(net: StateDict, wanted: Callable[[int], tuple[str, list[int]]]) -> int:
-    """How many weights of these names and shapes there are, up to the last: one that is missing before it can be named.
-
-    At most twice as many as are there, so that a single name asks for no memory.
-    """
-
-    def is_there(name: str, shape: list[int]) -> bool:
-        return name in net and list(net[name].shape) == shape
-
-    there = [k for k in range(min(len(net), 1000)) if is_there(*wanted(k))]
-    return min(there[-1] + 1, 2 * len(there)) if there else 0
+    return layouts.numbered(net, lambda k: (f"enc_content.model.3.model.{k}.model.0.conv.weight", [wide, wide, 3, 3]))
 
 
 def _size(given: Mapping[str, StateDict], image_size: int) -> Size:
@@ -199,9 +161,9 @@ def _size(given: Mapping[str, StateDict], image_size: int) -> Size:
     ):
         read[field] = layouts.the_only({name: of(net, name) for name, net in generators.items()}, what)
     for field, what, of in (
-        ("discriminator_width", "the width", lambda net, name: dimension(net, name, _FIRST, 0)),
-        ("discriminator_layers", "the number of layers", lambda net, name: _layers(net)),
-        ("scales", "the number of scales", lambda net, name: _scales(net)),
+        ("discriminator_width", "the width", lambda net, name: dimension(net, name, layouts.MULTI_SCALE_FIRST, 0)),
+        ("discriminator_layers", "the number of layers", lambda net, name: layouts.multi_scale_layers(net)),
+        ("scales", "the number of scales", lambda net, name: layouts.multi_scale_scales(net)),
     ):
         if judges:
             read[field] = layouts.the_only({name: of(net, name) for name, net in judges.items()}, what)
@@ -226,6 +188,6 @@ def _channels(given: Mapping[str, StateDict]) -> list[int]:
     for letter in "ab":
         found = {f"gen_{letter}": dimension(given[f"gen_{letter}"], f"gen_{letter}", _STEM, 1)}
         if f"dis_{letter}" in given:
-            found[f"dis_{letter}"] = dimension(given[f"dis_{letter}"], f"dis_{letter}", _FIRST, 1)
+            found[f"dis_{letter}"] = dimension(given[f"dis_{letter}"], f"dis_{letter}", layouts.MULTI_SCALE_FIRST, 1)
         channels.append(layouts.the_only(found, "the number of channels"))
     return channels

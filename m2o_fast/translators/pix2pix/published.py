@@ -48,17 +48,13 @@ def from_official(
         UserError: Lists what is missing, superfluous or does not fit.
     """
     nets = layouts.checked_nets(state_dicts, NETS)
-    translator = Pix2Pix(
-        layouts.domains_of(domains, _channels(nets)),
-        SYSTEM.variants["plain"],
-        _size(nets, image_size, dropout),
-        generators=["G_BA" in nets, "G" in nets],
-        discriminators=["D_BA" in nets, "D" in nets],
+    known, size = layouts.domains_of(domains, _channels(nets)), _size(nets, image_size, dropout)
+    made, judged = ["G_BA" in nets, "G" in nets], ["D_BA" in nets, "D" in nets]
+    return layouts.loaded(
+        lambda: Pix2Pix(known, SYSTEM.variants["plain"], size, generators=made, discriminators=judged),
+        lambda translator, name: [published_net(translator, name)],
+        nets,
     )
-    translator.to(next(iter(next(iter(nets.values())).values())).dtype)
-    for name, net in nets.items():
-        layouts.load(*published_net(translator, name), net, name)
-    return translator.eval().requires_grad_(False)
 
 
 def to_official(translator: Pix2Pix) -> dict[str, dict[str, Tensor]]:

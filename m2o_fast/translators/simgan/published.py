@@ -6,7 +6,6 @@ the other way round. Nets may be missing.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,18 +46,13 @@ def from_official(
     """
     nets = layouts.checked_nets(state_dicts, NETS)
     known, rules = layouts.domains_of(domains, _channels(nets)), SYSTEM.variants["plain"]
-    translator = SimGAN(
-        known,
-        rules,
-        _size(nets, image_size),
-        Weights(content=content_held(known, rules)),
-        refiners=["R_BA" in nets, "R" in nets],
-        discriminators=["D_BA" in nets, "D" in nets],
+    size, weights = _size(nets, image_size), Weights(content=content_held(known, rules))
+    made, judged = ["R_BA" in nets, "R" in nets], ["D_BA" in nets, "D" in nets]
+    return layouts.loaded(
+        lambda: SimGAN(known, rules, size, weights, refiners=made, discriminators=judged),
+        lambda translator, name: [(_net(translator, name), _AS_HERE)],
+        nets,
     )
-    translator.to(next(iter(next(iter(nets.values())).values())).dtype)
-    for name, net in nets.items():
-        layouts.load(_net(translator, name), _AS_HERE, net, name)
-    return translator.eval().requires_grad_(False)
 
 
 def to_official(translator: SimGAN) -> dict[str, dict[str, Tensor]]:
@@ -116,7 +110,8 @@ def _first(name: str) -> str:
 
 
 def _blocks(net: StateDict, name: str) -> int:
-    blocks = sum(re.fullmatch(r"blocks\.\d+\.conv1\.weight", key) is not None for key in net)
+    width, side = dimension(net, name, "head.weight", 1), dimension(net, name, "stem.weight", 2)
+    blocks = layouts.numbered(net, lambda k: (f"blocks.{k}.conv1.weight", [width, width, side, side]))
     if not blocks:
         raise UserError(f"{name}: expected a refiner (blocks.0.conv1.weight, ...)")
     return blocks

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain, ManyToOne
-from m2o_fast.nn.misfits import misfits
+from m2o_fast.translators import state_dicts as layouts
+from m2o_fast.translators.starganv2 import SYSTEM
 from m2o_fast.translators.starganv2.settings import Size
 from m2o_fast.translators.starganv2.translator import StarGANv2
-
-StateDict = Mapping[str, Tensor]
+from m2o_fast.translators.state_dicts import Prefixes, StateDict
 
 NETS = ("generator", "mapping_network", "style_encoder", "discriminator")
 #: Name of the file that holds the state dicts of all nets.
@@ -61,18 +61,12 @@ def from_official(state_dicts: Mapping[str, StateDict], domains: Sequence[str] |
     names = list(domains) if domains is not None else [f"domain{k}" for k in range(count)]
     if len(names) != count:
         raise UserError(f"the weights have {count} domains, but {len(names)} names were given: {', '.join(names)}")
-    translator = StarGANv2(
-        [Domain(name) for name in names],
-        ManyToOne.symmetric(),
-        size,
-        discriminator="discriminator" in nets,
+    known, judged = [Domain(name) for name in names], "discriminator" in nets
+    return layouts.loaded(
+        lambda: StarGANv2(known, ManyToOne.symmetric(), size, discriminator=judged),
+        lambda translator, _: [(translator, _prefixes(translator.size))],
+        {SYSTEM.title: {f"{net}.{key}": tensor for net, tensors in nets.items() for key, tensor in tensors.items()}},
     )
-    blocks = int(math.log2(size.image_size)) - 2
-    own = {name: _published_name(name, blocks) for name in translator.state_dict()}
-    given = {f"{net}.{key}": tensor for net, tensors in nets.items() for key, tensor in tensors.items()}
-    _refuse_misfits({own[name]: tensor for name, tensor in translator.state_dict().items()}, given)
-    translator.to(next(iter(given.values())).dtype).load_state_dict({name: given[own[name]] for name in own})
-    return translator.eval().requires_grad_(False)
 
 
 def to_official(translator: StarGANv2) -> dict[str, dict[str, Tensor]]:
@@ -86,10 +80,10 @@ def to_official(translator: StarGANv2) -> dict[str, dict[str, Tensor]]:
             "there is no published layout for these nets: it has no first and last layers per domain, no domain "
             "without style, no weight demodulation and no tanh; train with --variant plain"
         )
-    blocks = int(math.log2(translator.size.image_size)) - 2
+    prefixes = _prefixes(translator.size)
     nets: dict[str, dict[str, Tensor]] = {}
     for name, tensor in translator.state_dict().items():
-        net, _, key = _published_name(name, blocks).partition(".")
+        net, _, key = layouts.published_name(name, prefixes).partition(".")
         nets.setdefault(net, {})[key] = tensor.contiguous()
     return nets
 
@@ -101,14 +95,7 @@ def _checked_nets(state_dicts: Mapping[str, StateDict]) -> dict[str, dict[str, T
     if missing:
         found = ", ".join(map(str, state_dicts)) or "nothing"
         raise UserError(f"missing nets: {', '.join(missing)} (found: {found[:200]})")
-    nets = {}
-    for name in NETS:
-        if name not in state_dicts:
-            continue
-        net = state_dicts[name]
-        if not isinstance(net, Mapping) or not net or not all(isinstance(value, Tensor) for value in net.values()):
-            raise UserError(f"{name} is not a state dict (names to tensors)")
-        nets[name] = {key.removeprefix("module."): tensor for key, tensor in net.items()}
+    nets = layouts.checked_nets({name: state_dicts[name] for name in NETS if name in state_dicts}, NETS)
     if any(key.startswith("hpf.") for key in nets["generator"]) or _has_extra_block(nets):
         raise UserError(
             "these weights were trained with w_hpf > 0 (hpf.*, or one block more): their generator needs face "
@@ -128,19 +115,25 @@ def _blocks(net: StateDict, stem: str) -> list[str]:
 
 def _read_size(nets: Mapping[str, dict[str, Tensor]]) -> tuple[Size, int]:
     generator, mapping, encoder = nets["generator"], nets["mapping_network"], nets["style_encoder"]
-    blocks = len(_blocks(encoder, "shared"))
-    domains = 1 + max((int(key.split(".")[1]) for key in encoder if re.match(r"unshared\.\d+\.", key)), default=-1)
-    if blocks < 1 or domains < 1:
+    base_width = _dimension(generator, "generator", "from_rgb.weight", 0)
+    style_dim = _dimension(generator, "generator", "decode.0.norm1.fc.weight", 1)
+    last_width = _dimension(encoder, "style_encoder", "unshared.0.weight", 1)
+    widths = [min(base_width << k, last_width) for k in range(len(encoder))]
+    blocks = layouts.numbered(encoder, lambda k: (f"shared.{k + 1}.conv1.weight", [widths[k], widths[k], 3, 3]))
+    domains = layouts.numbered(encoder, lambda k: (f"unshared.{k}.weight", [style_dim, last_width]))
+    if domains < 2:
+        raise UserError("style_encoder: expected heads of two domains at least (unshared.0.weight, unshared.1.weight)")
+    image_size = 4 * 2**blocks
+    if problem := SYSTEM.sizes.problem(image_size):
         raise UserError(
-            "style_encoder: no residual blocks (shared.1.conv1.weight, ...) or no heads (unshared.0.weight)"
+            f"style_encoder: {blocks} residual blocks (shared.1.conv1.weight, ...) are for images of "
+            f"{image_size} pixels, and {problem}"
         )
-    last = f"shared.{blocks}.conv2.weight"
     size = Size(
-        image_size=4 * 2**blocks,
-        base_width=_dimension(generator, "generator", "from_rgb.weight", 0),
-        # Wider limits than any width reached would build the same nets.
-        max_width=_dimension(encoder, "style_encoder", last, 0),
-        style_dim=_dimension(generator, "generator", "decode.0.norm1.fc.weight", 1),
+        image_size=image_size,
+        base_width=base_width,
+        max_width=last_width,  # wider limits than any width reached would build the same nets
+        style_dim=style_dim,
         latent_dim=_dimension(mapping, "mapping_network", "shared.0.weight", 1),
         hidden_dim=_dimension(mapping, "mapping_network", "shared.0.weight", 0),
     )
@@ -153,14 +146,12 @@ def _dimension(net: StateDict, net_name: str, key: str, axis: int) -> int:
     return net[key].shape[axis]
 
 
-def _published_name(name: str, blocks: int) -> str:
-    net, _, key = name.partition(".")
-    if found := re.match(r"trunk\.(\d+)\.(.+)", key):
-        return f"{net}.{'main' if net == 'discriminator' else 'shared'}.{int(found[1]) + 1}.{found[2]}"
-    ours, published = next(pair for pair in _PUBLISHED[net].items() if key.startswith(pair[0]))
-    return f"{net}.{published.format(a=blocks + 2, b=blocks + 4)}{key[len(ours) :]}"
-
-
-def _refuse_misfits(wanted: StateDict, given: StateDict) -> None:
-    if problems := misfits(wanted, given):
-        raise UserError(f"the weights do not fit StarGAN v2: {problems}")
+def _prefixes(size: Size) -> Prefixes:
+    blocks = int(math.log2(size.image_size)) - 2
+    named = {
+        f"{net}.{ours}": f"{net}.{published.format(a=blocks + 2, b=blocks + 4)}"
+        for net, names in _PUBLISHED.items()
+        for ours, published in names.items()
+    }
+    trunks = (("style_encoder", "shared"), ("discriminator", "main"))
+    return named | {f"{net}.trunk.{k}.": f"{net}.{stem}.{k + 1}." for net, stem in trunks for k in range(blocks)}

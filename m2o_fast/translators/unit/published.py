@@ -7,17 +7,16 @@ one of both domains each, ``gen`` and ``dis``. Discriminators may be missing.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from m2o_fast.errors import UserError
 from m2o_fast.translators import state_dicts as layouts
 from m2o_fast.translators.settings import smallest_judged_side
-from m2o_fast.translators.state_dicts import Prefixes, StateDict, dimension
+from m2o_fast.translators.state_dicts import Parts, StateDict, dimension
 from m2o_fast.translators.unit import SYSTEM
 from m2o_fast.translators.unit.settings import Size, UNITSettings, Weights
 from m2o_fast.translators.unit.translator import UNIT
@@ -28,8 +27,6 @@ NETS = (*_NETS["rerelease"], *_NETS["paper"])
 #: Of the re-release: a file, and by key in it the net. The paper's form has a net in each.
 FILES = {name: {letter: f"{name}_{letter}" for letter in "ab"} for name in ("gen", "dis")}
 FILE = "{net}_00000000.pt"
-#: A net, as it is published: ours side by side in its order, each with how its names become published ones.
-_Parts = list[tuple[Any, Prefixes]]
 
 
 def from_official(
@@ -64,20 +61,13 @@ def from_official(
         raise UserError(f"missing nets: {', '.join(missing)}")
     channels, model = (_paper if form == "paper" else _rerelease)(nets)
     settings = _checked(model, image_size)
-    translator = UNIT(
-        layouts.domains_of(domains, channels),
-        SYSTEM.variants["plain"],
-        Size(**settings.sizes(image_size)),
-        Weights(**settings.weights()),
-        discriminators=[form == "paper" and "dis" in nets or f"dis_{letter}" in nets for letter in "ab"],
+    known, size, weights = layouts.domains_of(domains, channels), settings.sizes(image_size), settings.weights()
+    judged = [form == "paper" and "dis" in nets or f"dis_{letter}" in nets for letter in "ab"]
+    return layouts.loaded(
+        lambda: UNIT(known, SYSTEM.variants["plain"], Size(**size), Weights(**weights), discriminators=judged),
+        published_net,
+        nets,
     )
-    translator.to(next(iter(next(iter(nets.values())).values())).dtype)
-    for name, net in nets.items():
-        parts = published_net(translator, name)
-        whole = nn.ModuleList([part for part, _ in parts])
-        prefixes = {f"{k}.{ours}": theirs for k, (_, names) in enumerate(parts) for ours, theirs in names.items()}
-        layouts.load(whole, prefixes, net, name)
-    return translator.eval().requires_grad_(False)
 
 
 def to_official(translator: UNIT) -> dict[str, dict[str, Tensor]]:
@@ -98,7 +88,7 @@ def to_official(translator: UNIT) -> dict[str, dict[str, Tensor]]:
     }
 
 
-def published_net(translator: UNIT, name: str) -> _Parts:
+def published_net(translator: UNIT, name: str) -> Parts:
     """Our nets that a published one consists of."""
     if translator.size.form == "paper":
         return _paper_generator(translator) if name == "gen" else _paper_discriminator(translator)
@@ -138,12 +128,6 @@ def _checked(model: dict[str, Any], image_size: int) -> UNITSettings:
     return settings
 
 
-def _count(net: StateDict, pattern: str) -> int:
-    """How many numbers there are in the place of ``#`` of a weight's name."""
-    found = re.compile(r"(\d+)".join(map(re.escape, pattern.split("#"))))
-    return len({matched[1] for key in net if (matched := found.fullmatch(key))})
-
-
 # --- the re-release ---------------------------------------------------------------------------------------------------
 
 _ENCODER, _DECODER = "enc.model.3.model", "dec.model.0.model"
@@ -153,9 +137,9 @@ def _rerelease(nets: Mapping[str, StateDict]) -> tuple[list[int], dict[str, Any]
     """Channels of the domains, and settings of the nets."""
     generators = {name: net for name, net in nets.items() if name.startswith("gen")}
     judges = {name: net for name, net in nets.items() if name.startswith("dis")}
-    stem, first = "enc.model.0.conv.weight", "cnns.0.0.conv.weight"
+    stem = "enc.model.0.conv.weight"
     widths = {name: dimension(net, name, stem, 0) for name, net in generators.items()}
-    blocks = {name: _count(net, f"{_ENCODER}.#.model.0.conv.weight") for name, net in generators.items()}
+    blocks = {name: _encoder_blocks(net, 4 * widths[name]) for name, net in generators.items()}
     read = {
         "width": layouts.the_only(widths, "the width"),
         "blocks": layouts.the_only(blocks, "the number of residual blocks"),
@@ -164,14 +148,18 @@ def _rerelease(nets: Mapping[str, StateDict]) -> tuple[list[int], dict[str, Any]
         raise UserError(f"gen_a: expected an encoder with two halvings and residual blocks ({_ENCODER}.0..., ...)")
     read["share"] = _shared(nets["gen_a"], nets["gen_b"], read["blocks"])
     if judges:
-        widths = {name: dimension(net, name, first, 0) for name, net in judges.items()}
-        layers = {name: _count(net, "cnns.0.#.conv.weight") for name, net in judges.items()}
-        scales = {name: _count(net, "cnns.#.0.conv.weight") for name, net in judges.items()}
+        widths = {name: dimension(net, name, layouts.MULTI_SCALE_FIRST, 0) for name, net in judges.items()}
+        layers = {name: layouts.multi_scale_layers(net) for name, net in judges.items()}
+        scales = {name: layouts.multi_scale_scales(net) for name, net in judges.items()}
         read["discriminator_width"] = layouts.the_only(widths, "the width of discriminators")
         read["discriminator_layers"] = layouts.the_only(layers, "the number of layers")
         read["scales"] = layouts.the_only(scales, "the number of scales")
     channels = [dimension(nets[f"gen_{letter}"], f"gen_{letter}", stem, 1) for letter in "ab"]
     return channels, {"form": "rerelease", **read}
+
+
+def _encoder_blocks(net: StateDict, width: int) -> int:
+    return layouts.numbered(net, lambda k: (f"{_ENCODER}.{k}.model.0.conv.weight", [width, width, 3, 3]))
 
 
 def _shared(a: StateDict, b: StateDict, blocks: int) -> int:
@@ -187,7 +175,7 @@ def _shared(a: StateDict, b: StateDict, blocks: int) -> int:
     return share
 
 
-def _generator(translator: UNIT, k: int) -> _Parts:
+def _generator(translator: UNIT, k: int) -> Parts:
     own, share = translator.size.blocks - translator.size.share, translator.size.share
     net = translator.generator
     encoder = {"stem.": "enc.model.0.conv.", "down.0.": "enc.model.1.conv.", "down.1.": "enc.model.2.conv."}
@@ -211,7 +199,7 @@ def _blocks(ours: str, count: int, theirs: str, first: int = 0) -> dict[str, str
     }
 
 
-def _discriminator(translator: UNIT, k: int) -> _Parts:
+def _discriminator(translator: UNIT, k: int) -> Parts:
     size = translator.size
     prefixes = {}
     for scale in range(size.scales):
@@ -227,25 +215,30 @@ def _discriminator(translator: UNIT, k: int) -> _Parts:
 def _paper(nets: Mapping[str, StateDict]) -> tuple[list[int], dict[str, Any]]:
     """Channels of the domains, and settings of the nets."""
     net, stems = nets["gen"], [f"encode_{letter}.0.model.0.weight" for letter in "AB"]
-    share = _count(net, "enc_shared.#.model.3.weight")
-    read = {
-        "width": dimension(net, "gen", stems[0], 0),
-        "blocks": share + _count(net, "encode_A.#.model.3.weight"),
-        "share": share,
-    }
+    width = dimension(net, "gen", stems[0], 0)
+    block = [4 * width, 4 * width, 3, 3]
+    share = layouts.numbered(net, lambda k: (f"enc_shared.{k}.model.3.weight", block))
+    own = layouts.numbered(net, lambda k: (f"encode_A.{k + 3}.model.3.weight", block))
+    read = {"width": width, "blocks": share + own, "share": share}
     if not read["blocks"]:
         raise UserError("gen: expected residual blocks (enc_shared.0.model.0.weight, ...)")
     if judge := nets.get("dis"):
-        own, deep = _count(judge, "model_A.#.model.0.weight"), _count(judge, "model_S.#.model.0.weight")
-        read["discriminator_width"] = dimension(judge, "dis", "model_A.0.model.0.weight", 0)
-        read |= {"discriminator_layers": own + deep, "discriminator_share": deep}
+        width = dimension(judge, "dis", "model_A.0.model.0.weight", 0)
+        own = 1 + _doubling(judge, "model_A", 1, width)
+        deep = _doubling(judge, "model_S", 0, width << own - 1)
+        read |= {"discriminator_width": width, "discriminator_layers": own + deep, "discriminator_share": deep}
     return [dimension(net, "gen", stem, 1) for stem in stems], {"form": "paper", **read}
 
 
-def _paper_generator(translator: UNIT) -> _Parts:
+def _doubling(net: StateDict, name: str, first: int, width: int) -> int:
+    """How many layers double the channels of what comes in, of so many channels."""
+    return layouts.numbered(net, lambda k: (f"{name}.{first + k}.model.0.weight", [2 * width << k, width << k, 3, 3]))
+
+
+def _paper_generator(translator: UNIT) -> Parts:
     own, share = translator.size.blocks - translator.size.share, translator.size.share
     net = translator.generator
-    parts: _Parts = []
+    parts: Parts = []
     for letter, encoder in zip("AB", net.encoders.values(), strict=True):
         front = {f"convs.{layer}.": f"encode_{letter}.{layer}.model.0." for layer in range(3)}
         parts.append((encoder, front | _paper_blocks("blocks.", own, f"encode_{letter}.", 3)))
@@ -266,7 +259,7 @@ def _paper_blocks(ours: str, count: int, theirs: str, first: int = 0) -> dict[st
     }
 
 
-def _paper_discriminator(translator: UNIT) -> _Parts:
+def _paper_discriminator(translator: UNIT) -> Parts:
     share, net = translator.size.discriminator_share, translator.discriminators
     own = translator.size.discriminator_layers - share
 
@@ -274,7 +267,7 @@ def _paper_discriminator(translator: UNIT) -> _Parts:
         names = {f"{layer}.": f"{name}.{layer}.model.0." for layer in range(strided)}
         return names | ({f"{strided}.": f"{name}.{strided}."} if head else {})
 
-    parts: _Parts = [
+    parts: Parts = [
         (net.own[str(k)], prefixes(f"model_{letter}", own, head=not share)) for k, letter in enumerate("AB")
     ]
     return [*parts, (net.shared, prefixes("model_S", share, head=True))] if share else parts
