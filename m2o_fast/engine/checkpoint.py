@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from m2o_fast.errors import UserError
+from m2o_fast.nn.memoryless import memoryless
 from m2o_fast.nn.misfits import misfits, shortened
 from m2o_fast.translators import create
 from m2o_fast.translators.base import Translator
@@ -293,7 +294,7 @@ def save_translator(translator: Translator, folder: Path, facts: Mapping[str, An
 def load_translator(folder: Path, manifest: Mapping[str, Any]) -> Translator:
     """The translator of a checkpoint in evaluation mode on the CPU, with averaged weights where an average is kept."""
     # Without memory first: a description may ask for any size, which the files must have.
-    with torch.device("meta"):
+    with memoryless():
         like = described_translator(folder, manifest)
     tensors = tensors_in_use(folder, manifest, like)
     _check_weights(like, tensors, folder)

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
 from m2o_fast.engine.build import build_translator, open_split
 from m2o_fast.engine.schema import Config
 from m2o_fast.engine.step import group_sizes
 from m2o_fast.errors import UserError
+from m2o_fast.nn.memoryless import memoryless
 
 GPUS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 _FLOAT_BYTES = 4
@@ -107,7 +106,7 @@ def message_sizes(config: Config) -> dict[str, int]:
     A phase sends the gradients of its groups, its loss, and for each group whether the loss reached it, in float32.
     """
     domains = open_split(config, "train").domains
-    with torch.device("meta"):
+    with memoryless():
         translator = build_translator(config, domains)
     sizes = group_sizes(translator)
     messages: dict[str, int] = {}

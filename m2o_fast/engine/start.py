@@ -35,6 +35,7 @@ from m2o_fast.errors import UserError
 from m2o_fast.files import no_links
 from m2o_fast.m2o import Domain
 from m2o_fast.nn.batch_norm import BatchNorm2d
+from m2o_fast.nn.memoryless import memoryless
 
 #: keys that may change when a run goes on: they say how long and where, not what is trained
 FREE_KEYS = frozenset(
@@ -118,7 +119,7 @@ def check_batch_norm(config: Config, processes: Processes) -> None:
     """Raises ``UserError`` where batch norm would not see the whole batch at once; needs no data."""
     if config.accumulate == processes.count == 1:
         return
-    with torch.device("meta"):  # nets of any two domains, of which nothing is kept but what they are made of
+    with memoryless():  # nets of any two domains, of which nothing is kept but what they are made of
         translator = build_translator(config, (Domain("a"), Domain("b", multimodal=False)))
     if not any(isinstance(net, BatchNorm2d) for net in translator.modules()):
         return
@@ -291,7 +292,7 @@ def check_nets(wanted: Mapping[str, Any], checkpoint: Path, manifest: Mapping[st
     if saved.get("system") != wanted["system"]:
         found, asked = saved.get("system"), wanted["system"]
         raise UserError(f"{checkpoint} holds nets of system {found!r}, but the settings are of {asked!r}")
-    with torch.device("meta"):  # described as today: what is younger than the checkpoint has its default
+    with memoryless():  # described as today: what is younger than the checkpoint has its default
         saved = described_translator(checkpoint, manifest).describe()
     changed = [
         f"{part}.{key}: {saved[part].get(key)!r} -> {value!r}"

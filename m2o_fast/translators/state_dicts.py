@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain
+from m2o_fast.nn.memoryless import memoryless
 from m2o_fast.nn.misfits import misfits
 from m2o_fast.nn.norms import Norm
 
@@ -241,7 +242,7 @@ def loaded(
     Raises:
         UserError: Weights do not fit.
     """
-    with torch.device("meta"):
+    with memoryless():
         translator = build()
     wholes = {name: _whole(parts(translator, name)) for name in given}
     held = {id(tensor) for net, _ in wholes.values() for tensor in net.state_dict(keep_vars=True).values()}
