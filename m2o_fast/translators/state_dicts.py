@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from m2o_fast.errors import UserError
@@ -15,6 +16,7 @@ from m2o_fast.m2o import Domain
 from m2o_fast.nn.memoryless import memoryless
 from m2o_fast.nn.misfits import misfits
 from m2o_fast.nn.norms import Norm
+from m2o_fast.translators.settings import Settings
 
 StateDict = Mapping[str, Tensor]
 #: prefix of our names -> the published one
@@ -23,6 +25,7 @@ Prefixes = Mapping[str, str]
 Parts = list[tuple[Any, Prefixes]]
 
 _Built = TypeVar("_Built", bound=nn.Module)
+_Settings = TypeVar("_Settings", bound=Settings)
 #: the first weight of a multi-scale discriminator: ``[width, channels, 4, 4]``
 MULTI_SCALE_FIRST = "cnns.0.0.conv.weight"
 
@@ -168,6 +171,15 @@ def the_only(values: Mapping[str, Any], what: str) -> Any:
         listed = ", ".join(f"{value} in {name}" for name, value in values.items())
         raise UserError(f"the nets do not belong together: {what} is {listed}")
     return next(iter(values.values()))
+
+
+def settings_of(kind: type[_Settings], model: Mapping[str, Any]) -> _Settings:
+    """Settings with sizes that were read off weights. Raises ``UserError`` where they are refused."""
+    try:
+        return kind.model_validate({"model": model})
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise UserError(f"the sizes that the weights have are refused: {wrong}") from None
 
 
 def domains_of(names: Sequence[str] | None, channels: Sequence[int]) -> list[Domain]:

@@ -148,7 +148,7 @@ U_NET = {
 }
 RES_NET = {
     "model.1.weight": torch.zeros(4, 3, 7, 7),
-    "model.10.conv_block.1.weight": torch.zeros(4, 4, 3, 3),
+    "model.10.conv_block.1.weight": torch.zeros(16, 16, 3, 3),
     "model.18.weight": torch.zeros(3, 4, 7, 7),
 }
 JUDGE = {"model.0.weight": torch.zeros(4, 6, 4, 4), "model.2.weight": torch.zeros(8, 4, 4, 4)}
@@ -159,6 +159,33 @@ REFINER = {
 }
 NETS = {("pix2pix", "G"): U_NET, ("cyclegan", "G_A"): RES_NET, ("pix2pix", "D"): JUDGE, ("cyclegan", "D_B"): JUDGE}
 NETS |= {("simgan", "R"): REFINER}
+STEM = torch.zeros(4, 3, 7, 7)
+CONTENT = {"enc_content.model.0.conv.weight": STEM, "enc_style.model.6.weight": torch.zeros(8, 16, 1, 1)}
+LATENT = {"enc.model.0.conv.weight": STEM, "enc.model.3.model.0.model.0.conv.weight": torch.zeros(16, 16, 3, 3)}
+BOTH = {f"encode_{letter}.0.model.0.weight": STEM for letter in "AB"} | {
+    "enc_shared.0.model.3.weight": torch.zeros(16, 16, 3, 3)
+}
+DEEP = {"model_A.0.model.0.weight": STEM, "model_S.0.model.0.weight": torch.zeros(8, 4, 3, 3)}
+SHOWN = {"convs.0.weight": torch.zeros(12, 3, 3, 3), "head.weight": torch.zeros(2, 4, 1, 1)}
+NETS |= {("munit", "gen_a"): CONTENT, ("unit", "gen_a"): LATENT, ("unit", "gen"): BOTH, ("unit", "dis"): DEEP}
+NETS |= {("simgan", "D"): SHOWN}
+TINY = torch.zeros(1, 1, 1, 1)
+COUNTED = (
+    "model.{}.conv_block.1.weight", "model.{}.weight", "blocks.{}.conv1.weight", "cnns.0.{}.conv.weight",
+    "cnns.{}.0.conv.weight", "enc_content.model.3.model.{}.model.0.conv.weight", "enc_shared.{}.model.3.weight",
+    "enc.model.3.model.{}.model.0.conv.weight", "encode_A.{}.model.3.weight", "model_A.{}.model.0.weight",
+    "model_S.{}.model.0.weight",
+)  # fmt: skip
+
+
+def widened(weight: torch.Tensor) -> torch.Tensor:
+    """With 20,000 channels where it has 4, once."""
+    shape = list(weight.shape)
+    if 4 in shape[:2]:
+        shape[shape.index(4)] = 20_000
+    return weight.new_zeros(shape)
+
+
 CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "no weights": lambda net: {},
     "other weights": lambda net: SMALL,
@@ -183,6 +210,11 @@ CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a name of control characters": lambda net: {**net, "\x1b[2J": KERNEL},
     "a name of a million letters": lambda net: {**net, "x" * 1_000_000: KERNEL},
     "ten thousand names": lambda net: {**net, **{f"model.{n}.conv_block.1.weight": KERNEL for n in range(10_000)}},
+    "20,000 channels": lambda net: {key: widened(value) for key, value in net.items()},
+    "numbers of tiny layers": lambda net: {
+        **{name.format(n): TINY for n in range(60) for name in COUNTED},
+        **net,
+    },
     "the first weight alone": lambda net: dict([next(iter(net.items()))]),
 }  # fmt: skip
 
@@ -194,7 +226,11 @@ CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
 )
 def test_a_file_for_each_net(layout: str, net: str, kind: str, tmp_path: Path, refuses) -> None:
     torch.save(CHANGES[kind](NETS[layout, net]), tmp_path / NAME)
-    refuses("convert", layout, f"{net}={NAME}", "--out", "out", names=NAME)
+    more = [f"gen_b={NAME}"] if net == "gen_a" else []  # nets without which a layout has no translator
+    if net == "dis":
+        torch.save(BOTH, tmp_path / "gen.pt")
+        more = ["gen=gen.pt"]
+    refuses("convert", layout, f"{net}={NAME}", *more, "--out", "out", names=NAME)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in EXTRACTED if kind != "keys that are numbers"])

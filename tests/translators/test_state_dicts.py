@@ -8,6 +8,7 @@ from torch import nn
 
 from m2o_fast.errors import UserError
 from m2o_fast.translators import state_dicts as layouts
+from m2o_fast.translators.pix2pix.settings import Pix2PixSettings
 
 PREFIXES = {"": "layer."}
 
@@ -62,3 +63,8 @@ def test_numbers_count_where_weights_have_their_shape() -> None:
     more = {f"{k}.weight": torch.zeros(1) for k in range(9)}
     assert layouts.numbered({**more, "8.weight": torch.zeros(2 << 8)}, wanted) == 2
     assert layouts.numbered(more, wanted) == 0
+
+
+def test_sizes_that_settings_refuse_are_named_in_a_line() -> None:
+    with pytest.raises(UserError, match=r"^the sizes that the weights have are refused: model.levels: [^\n]* to 12$"):
+        layouts.settings_of(Pix2PixSettings, {"levels": 13})

@@ -116,7 +116,7 @@ def _size(nets: Mapping[str, StateDict], image_size: int) -> Size:
         read["discriminator_layers"] = layouts.the_only(layers, "the number of layers")
         widths = {name: dimension(net, name, _first(net), 0) for name, net in judges.items()}
         read["discriminator_width"] = layouts.the_only(widths, "the width")
-    settings = CycleGANSettings.model_validate({"model": read})
+    settings = layouts.settings_of(CycleGANSettings, read)
     return Size(**settings.sizes(image_size))
 
 

@@ -167,7 +167,7 @@ def _size(given: Mapping[str, StateDict], image_size: int) -> Size:
     ):
         if judges:
             read[field] = layouts.the_only({name: of(net, name) for name, net in judges.items()}, what)
-    settings = MUNITSettings.model_validate({"model": read})
+    settings = layouts.settings_of(MUNITSettings, read)
     try:
         settings.check(image_size, SYSTEM.variants["plain"])
     except ValueError as error:

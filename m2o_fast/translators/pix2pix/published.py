@@ -129,7 +129,7 @@ def _size(nets: Mapping[str, StateDict], image_size: int | None, dropout: bool) 
         norms |= {name: layouts.norm_of(net, name, at, behind) for name, net in judges.items()}
     read["norm"] = layouts.the_only(norms, "the norm")
     side = image_size or max(2 ** read.get("levels", 8), SYSTEM.sizes.smallest)
-    settings = Pix2PixSettings.model_validate({"model": read})
+    settings = layouts.settings_of(Pix2PixSettings, read)
     try:
         settings.check(side, SYSTEM.variants["plain"])
     except ValueError as error:

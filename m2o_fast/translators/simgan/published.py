@@ -94,7 +94,7 @@ def _size(nets: Mapping[str, StateDict], image_size: int) -> Size:
     if judges:
         widths = {name: dimension(net, name, "head.weight", 1) for name, net in judges.items()}
         read["discriminator_width"] = layouts.the_only(widths, "the width")
-    return Size(**SimGANSettings.model_validate({"model": read}).sizes(image_size))
+    return Size(**layouts.settings_of(SimGANSettings, read).sizes(image_size))
 
 
 def _form(net: StateDict, name: str) -> str:

@@ -120,7 +120,7 @@ def _checked(model: dict[str, Any], image_size: int) -> UNITSettings:
                 f"image_size {image_size}: discriminators of {layers} layers at {model['scales']} scales need at least "
                 f"{least} pixels; take a larger one, or leave the discriminators out"
             )
-    settings = UNITSettings.model_validate({"model": model})
+    settings = layouts.settings_of(UNITSettings, model)
     try:
         settings.check(image_size, SYSTEM.variants["plain"])
     except ValueError as error:
