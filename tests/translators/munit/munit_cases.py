@@ -56,47 +56,67 @@ def with_losses(translator: MUNIT, losses: dict[str, float]) -> MUNIT:
     return again
 
 
-def translator_of(nets: plain.Nets, losses: dict[str, float] | None = None, supervised: float = 0.0) -> MUNIT:
-    """Ours with the weights of plain nets; by the many-to-one rules where domain b has no style."""
+def translator_of(
+    nets: plain.Nets, losses: dict[str, float] | None = None, supervised: float = 0.0, first: int = 0
+) -> MUNIT:
+    """Ours with the weights of plain nets; by the many-to-one rules where domain b has no style.
+
+    ``first``: which of our domains is a of the plain nets.
+    """
     if hasattr(nets.gen_b, "mlp"):
         return with_losses(from_official(weights(nets)), losses or {})
-    channels = nets.gen_b.enc_content.model[0].conv.in_channels
+    channels = [net.enc_content.model[0].conv.in_channels for net in (nets.gen_a, nets.gen_b)]
     published = weights(nets)
-    whole = plain.Generator(channels, **GENERATOR).state_dict()
+    whole = plain.Generator(channels[1], **GENERATOR).state_dict()
     published["gen_b"] = {**whole, **{key: value for key, value in published["gen_b"].items() if key in whole}}
+    if first:
+        published = {f"{name[:-1]}{'ba'['ab'.index(name[-1])]}": net for name, net in published.items()}
     plainly = from_official(published).state_dict()
-    domains = [Domain("A", nets.gen_a.enc_content.model[0].conv.in_channels), Domain("B", channels, multimodal=False)]
+    domains = [Domain("AB"[k], channels[k != first], multimodal=k == first) for k in range(2)]
     translator = MUNIT(domains, ManyToOne(supervised_weight=supervised), size(), Weights(**(losses or {})))
-    affines = {"generators.1.affines": nets.gen_b.affines.detach()}
+    affines = {f"generators.{1 - first}.affines": nets.gen_b.affines.detach()}
     translator.load_state_dict({key: {**plainly, **affines}[key] for key in translator.state_dict()})
     return translator
 
 
-def random_batch(a: int, b: int, count: int, *, paired: bool = False, side: int = SIDE) -> Batch:
-    """``count`` images of either domain."""
-    images = [torch.rand(count, c, side, side) * 2 - 1 for c in (a, b)]
-    pairs = (torch.empty(count, a, side, side).fill_(9), torch.rand(count, b, side, side) * 2 - 1) if paired else ()
+def random_batch(a: int, b: int, count: int, other: int | None = None, *, paired: bool = False) -> Batch:
+    """``count`` images of A and ``other`` of B, in another order as sources than as targets; else as many, in order.
+
+    Pairs are known of every second image that is translated into the domain of one channel, or B; others are far off.
+    """
+    counts = (count, count if other is None else other)
+    images = [torch.rand(number, c, SIDE, SIDE) * 2 - 1 for number, c in zip(counts, (a, b), strict=True)]
+    order, into, total = torch.arange if other is None else torch.randperm, counts[::-1], sum(counts)
+    pairs = [torch.rand(number, c, SIDE, SIDE) * 2 - 1 for number, c in zip(into, (a, b), strict=True)]
+    far_off = (9 * (a > 1), 9 * (a == 1))
     return Batch(
         source=tuple(images),
-        to_target=torch.cat([torch.arange(count, 2 * count), torch.arange(count)]),
-        target_counts=(count, count),
+        to_target=torch.cat([count + order(counts[1]), order(count)]),
+        target_counts=into,
         reference=(),
         reference2=(),
-        paired=pairs,
-        has_pair=torch.arange(2 * count) % 2 == 0 if paired else None,
-        noise={name: torch.randn(2 * count, STYLE_DIM) for name in ("latent", "latent2")},
+        paired=tuple(pair + far for pair, far in zip(pairs, far_off, strict=True)) if paired else (),
+        has_pair=torch.arange(total) % 2 == 0 if paired else None,
+        noise={name: torch.randn(total, STYLE_DIM) for name in ("latent", "latent2")},
     )
 
 
-def plain_iteration(trainer: plain.Trainer, batch: Batch) -> dict[str, float]:
-    """The same images and styles through the plain implementation."""
-    a, b = batch.source
-    judged, made = (batch.noise[name].split([len(a), len(b)]) for name in ("latent", "latent2"))
-    styles = plain.Styles(*judged, *made)
+def plain_iteration(trainer: plain.Trainer, batch: Batch, first: int = 0) -> dict[str, float]:
+    """The same images and styles through the plain implementation, whose domain a is ours of the index ``first``."""
+    rows = batch.to_target.split(list(batch.target_counts))
+    images = [batch.source[0][rows[1]], batch.source[1][rows[0] - len(batch.source[0])]]
+    order = (first, 1 - first)
+
+    def by_target(numbers: Tensor) -> list[Tensor]:
+        parts = numbers.split(list(batch.target_counts))
+        return [parts[k] for k in order]
+
+    styles = plain.Styles(*by_target(batch.noise["latent"]), *by_target(batch.noise["latent2"]))
+    a, b = (images[k] for k in order)
     if not batch.paired:
         return trainer.iteration(a, b, styles)
     assert batch.has_pair is not None
-    return trainer.iteration(a, b, styles, batch.paired[1], batch.has_pair[len(a) :])
+    return trainer.iteration(a, b, styles, batch.paired[order[1]], by_target(batch.has_pair)[1])
 
 
 def steps_for(translator: MUNIT, **optim: object) -> Steps:

@@ -217,8 +217,13 @@ def off_by(scores: list[Tensor], wanted: float) -> Tensor:
     return sum((score - wanted).square().mean() for score in scores)  # type: ignore[return-value]
 
 
+def parts(a: Tensor, b: Tensor) -> tuple[float, float]:
+    """How many images of either domain there are for each that it would have if both had as many."""
+    return 2 * len(a) / (len(a) + len(b)), 2 * len(b) / (len(a) + len(b))
+
+
 class Trainer:
-    """Nets, optimizers and the number of the iteration."""
+    """Nets, optimizers and the number of the iteration. A domain with more images than the other counts for more."""
 
     def __init__(self, nets: Nets, settings: Settings) -> None:
         self.nets, self.settings, self.step = nets, settings, 0
@@ -250,9 +255,10 @@ class Trainer:
         n = self.nets
         fake_a = n.gen_a.decode(n.gen_b.enc_content(b), styles.judged_a).detach()
         fake_b = n.gen_b.decode(n.gen_a.enc_content(a), self._style(styles.judged_b)).detach()
+        of_a, of_b = parts(a, b)
         logs = {
-            "real": off_by(n.dis_a(a), 1) + off_by(n.dis_b(b), 1),
-            "fake": off_by(n.dis_a(fake_a), 0) + off_by(n.dis_b(fake_b), 0),
+            "real": of_a * off_by(n.dis_a(a), 1) + of_b * off_by(n.dis_b(b), 1),
+            "fake": of_b * off_by(n.dis_a(fake_a), 0) + of_a * off_by(n.dis_b(fake_b), 0),
         }
         self.discriminators.zero_grad()
         (logs["real"] + logs["fake"]).backward()
@@ -269,26 +275,28 @@ class Trainer:
         fake_a = n.gen_a.decode(content_b, styles.made_a)
         fake_b = n.gen_b.decode(content_a, self._style(styles.made_b))
         again_b, again_a = n.gen_a.enc_content(fake_a), n.gen_b.enc_content(fake_b)
+        of_a, of_b = parts(a, b)
         logs = {
-            "adversarial": off_by(n.dis_a(fake_a), 1) + off_by(n.dis_b(fake_b), 1),
-            "reconstruction": (own_a - a).abs().mean() + (own_b - b).abs().mean(),
-            "content": (again_a - content_a).abs().mean() + (again_b - content_b).abs().mean(),
-            "style": (n.gen_a.enc_style(fake_a).flatten(1) - styles.made_a).abs().mean(),
+            "adversarial": of_b * off_by(n.dis_a(fake_a), 1) + of_a * off_by(n.dis_b(fake_b), 1),
+            "reconstruction": of_a * (own_a - a).abs().mean() + of_b * (own_b - b).abs().mean(),
+            "content": of_a * (again_a - content_a).abs().mean() + of_b * (again_b - content_b).abs().mean(),
+            "style": of_b * (n.gen_a.enc_style(fake_a).flatten(1) - styles.made_a).abs().mean(),
         }
         if not s.many_to_one:
-            logs["style"] = logs["style"] + (n.gen_b.enc_style(fake_b).flatten(1) - styles.made_b).abs().mean()
+            found_b = n.gen_b.enc_style(fake_b).flatten(1)
+            logs["style"] = logs["style"] + of_a * (found_b - styles.made_b).abs().mean()
         total = logs["adversarial"] + s.reconstruction * logs["reconstruction"]
         total = total + s.content * logs["content"] + s.style * logs["style"]
         if s.many_to_one:
-            logs["diversity"] = (fake_a - shown_a).abs().mean()
+            logs["diversity"] = of_b * (fake_a - shown_a).abs().mean()
             total = total - s.diversity * max(0.0, 1 - self.step / s.diversity_steps) * logs["diversity"]
         if s.cycle:
             restored_a, restored_b = n.gen_a.decode(again_a, style_a), n.gen_b.decode(again_b, style_b)
-            logs["cycle"] = (restored_a - a).abs().mean() + (restored_b - b).abs().mean()
+            logs["cycle"] = of_a * (restored_a - a).abs().mean() + of_b * (restored_b - b).abs().mean()
             total = total + s.cycle * logs["cycle"]
         if pair_of_a is not None:
             per_image = (fake_b - pair_of_a).abs().mean((1, 2, 3))
-            logs["supervised"] = per_image[known].sum() / a.shape[0]
+            logs["supervised"] = of_a * per_image[known].sum() / a.shape[0]
             total = total + s.supervised * logs["supervised"]
         self.generators.zero_grad()
         total.backward()

@@ -38,15 +38,17 @@ def same(ours: dict[str, float], theirs: dict[str, float]) -> None:
         assert ours[name] == pytest.approx(value, rel=1e-10, abs=1e-12), name
 
 
-def same_weights(translator: MUNIT, nets: plain.Nets) -> None:
-    expected = translator_of(nets).state_dict()
+def same_weights(translator: MUNIT, nets: plain.Nets, first: int = 0) -> None:
+    expected = translator_of(nets, first=first).state_dict()
     for name, tensor in translator.state_dict().items():
         torch.testing.assert_close(tensor, expected[name], rtol=1e-9, atol=1e-10, msg=name)
 
 
-@pytest.mark.parametrize(("a", "b", "cycle", "folded"), [(3, 3, 0.0, False), (2, 5, 0.7, True)])
+@pytest.mark.parametrize(
+    ("a", "b", "cycle", "folded", "counts"), [(3, 3, 0.0, False, (2, None)), (2, 5, 0.7, True, (1, 2))]
+)
 def test_iterations_are_the_published_ones(
-    a: int, b: int, cycle: float, folded: bool, monkeypatch: pytest.MonkeyPatch
+    a: int, b: int, cycle: float, folded: bool, counts: tuple[int, int | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Losses and all weights of two iterations, the second of which has half the rate, as in the published code."""
     monkeypatch.setattr(_choices, "WORTH_FOLDING_5X5", 1 if folded else 2**60)
@@ -54,16 +56,20 @@ def test_iterations_are_the_published_ones(
     translator = translator_of(nets, {"cycle": cycle})
     trainer, steps = plain.Trainer(nets, plain.Settings(**PLAIN, cycle=cycle)), steps_for(translator, **OPTIM)
     for index in range(2):
-        batch = random_batch(a, b, 2)
+        batch = random_batch(a, b, *counts)
         same(steps(batch, index), plain_iteration(trainer, batch))
     same_weights(translator, nets)
     assert steps.stepped == ["discriminators", "generators"] * 2
 
 
-@pytest.mark.parametrize("supervised", [0.0, 0.8])
-@pytest.mark.parametrize("cycle", [0.0, 0.7])
-def test_iterations_are_the_many_to_one_ones(cycle: float, supervised: float) -> None:
-    """Losses and all weights of two iterations."""
+@pytest.mark.parametrize(
+    ("cycle", "supervised", "styled", "counts"),
+    [(0.0, 0.0, 0, (2, None)), (0.7, 0.0, 1, (2, 1)), (0.0, 0.8, 1, (2, 3)), (0.7, 0.8, 0, (2, 1))],
+)
+def test_iterations_are_the_many_to_one_ones(
+    cycle: float, supervised: float, styled: int, counts: tuple[int, int | None]
+) -> None:
+    """Losses and all weights of two iterations; either domain may be the one that has a style."""
     losses = {
         "reconstruction": 3.0,
         "content": 0.4,
@@ -73,13 +79,13 @@ def test_iterations_are_the_many_to_one_ones(cycle: float, supervised: float) ->
         "diversity_steps": 4,
     }
     nets = published_nets(3, 1, styled=False)
-    translator = translator_of(nets, losses, supervised)
+    translator = translator_of(nets, losses, supervised, styled)
     settings = plain.Settings(**PLAIN, many_to_one=True, supervised=supervised, **losses)
     trainer, steps = plain.Trainer(nets, settings), steps_for(translator, **OPTIM)
     for index in range(2):
-        batch = random_batch(3, 1, 2, paired=supervised > 0)
-        same(steps(batch, index), plain_iteration(trainer, batch))
-    same_weights(translator, nets)
+        batch = random_batch(*((1, 3) if styled else (3, 1)), *counts, paired=supervised > 0)
+        same(steps(batch, index), plain_iteration(trainer, batch, styled))
+    same_weights(translator, nets, styled)
 
 
 def test_losses_do_not_depend_on_what_phases_share() -> None:

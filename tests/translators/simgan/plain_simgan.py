@@ -147,7 +147,7 @@ class Settings:
 
 @dataclass
 class Trainer:
-    """Both optimizers of any number of directions."""
+    """Both optimizers of any number of directions. One with more images than the others counts for more."""
 
     directions: list[Direction]
     settings: Settings
@@ -166,25 +166,25 @@ class Trainer:
             logs[name] = logs.get(name, 0.0) + value.item()
             total = total + weight * value
 
-        for way, of in zip(self.directions, shares, strict=True):
+        for way, of, part in zip(self.directions, shares, _parts(shares), strict=True):
             fake = way.R(of.x, of.z)
             difference = (way.psi(fake) - way.psi(of.x)).abs().flatten(1)
             changed = difference.sum(1) if s.summed else difference.mean(1)
             if way.supervised:
                 assert of.known is not None
                 error = (fake - of.truth).abs().mean((1, 2, 3))[of.known].sum() / len(fake)
-                add("supervised", error, s.supervised)
+                add("supervised", part * error, s.supervised)
                 changed = changed * ~of.known
-            add("regularisation", changed.mean(), s.regularisation)
+            add("regularisation", part * changed.mean(), s.regularisation)
             if not adversarial:
                 continue
             real_looking = way.D(fake).log_softmax(dim=1)[:, 0]
-            add("adversarial", -real_looking.mean(), 1.0)
+            add("adversarial", -part * real_looking.mean(), 1.0)
             if of.z2 is not None:
                 with torch.no_grad():
                     other = way.R(of.x, of.z2)
                 falling = s.diversity * max(0.0, 1 - step / s.diversity_steps)
-                add("diversity", (fake - other).abs().mean(), -falling)
+                add("diversity", part * (fake - other).abs().mean(), -falling)
         self.refiners.zero_grad()
         total.backward()
         self.refiners.step()
@@ -193,15 +193,20 @@ class Trainer:
     def judge(self, shares: list[Share]) -> dict[str, float]:
         """A step of the discriminators: half of the refined images are those of the buffer."""
         total, logs = torch.zeros(()), {"refined": 0.0, "real": 0.0}
-        for way, of in zip(self.directions, shares, strict=True):
+        for way, of, part in zip(self.directions, shares, _parts(shares), strict=True):
             with torch.no_grad():
                 refined = way.R(of.x, of.z)
             seen = way.history.shown(refined, of.pool)
             for name, images, label in (("refined", seen, 1), ("real", of.y, 0)):
-                loss = -way.D(images).softmax(dim=1)[:, label].log().mean()
+                loss = -part * way.D(images).softmax(dim=1)[:, label].log().mean()
                 logs[name] += loss.item()
                 total = total + loss
         self.judges.zero_grad()
         total.backward()
         self.judges.step()
         return logs
+
+
+def _parts(shares: list[Share]) -> list[float]:
+    """How many images a direction has for each that it would have if all had as many."""
+    return [len(shares) * len(of.x) / sum(len(each.x) for each in shares) for of in shares]

@@ -87,14 +87,15 @@ def copy(of: nn.Module, to: nn.Module) -> None:
         theirs.data.copy_(mine)
 
 
-def random_batch(translator: SimGAN, count: int, seed: int = 0, without: int | None = None) -> Batch:
-    """``count`` images for each direction, what else the translator asks for, and pairs of every third image.
+def random_batch(translator: SimGAN, count: int | tuple[int, int], seed: int = 0, without: int | None = None) -> Batch:
+    """``count`` images for each target, in another order than as sources; what else the translator asks for.
 
-    ``without``: a target that there are none for.
+    Pairs are known of every third image. ``without``: a target that there are none for.
     """
     generator = torch.Generator().manual_seed(seed)
     ways, domains = dict((b, a) for a, b in translator.directions()), translator.domains
-    counts = [count if k in ways and k != without else 0 for k in range(2)]
+    each = (count, count) if isinstance(count, int) else count
+    counts = [each[k] if k in ways and k != without else 0 for k in range(2)]
 
     def images(k: int, rows: int) -> torch.Tensor:
         return torch.rand((rows, domains[k].channels, SIDE, SIDE), generator=generator).double() * 2 - 1
@@ -103,9 +104,10 @@ def random_batch(translator: SimGAN, count: int, seed: int = 0, without: int | N
     total = sum(counts)
     noise = translator.noise(total, generator)
     paired = translator.paired_directions()
+    orders = [torch.randperm(rows, generator=generator) for rows in counts]
     return Batch(
         source=tuple(source),
-        to_target=torch.arange(total).roll(counts[0]),
+        to_target=torch.cat([counts[1] + orders[0], orders[1]]),
         target_counts=tuple(counts),
         reference=tuple(images(k, counts[k]) for k in range(2)),
         reference2=(),
@@ -120,10 +122,10 @@ def shares_of(translator: SimGAN, batch: Batch) -> list[plain.Share]:
     found = []
     for a, b in translator.directions():
         rows = slice(0, batch.target_counts[0]) if b == 0 else slice(batch.target_counts[0], None)
-        styled = b in translator.styled
+        styled, first = b in translator.styled, len(batch.source[0]) if a else 0
         found.append(
             plain.Share(
-                batch.source[a],
+                batch.source[a][batch.to_target[rows] - first],
                 batch.reference[b],
                 batch.noise["pool"][rows],
                 batch.noise["latent"][rows] if styled else None,
@@ -144,9 +146,9 @@ def plain_iteration(trainer: plain.Trainer, shares: Sequence[list[plain.Share]],
         return named("pretraining", [trainer.refine(shares[0], index, adversarial=False)])
     if index < PACE["pretrain_refiner"] + PACE["pretrain_discriminator"]:
         return named("discriminators", [trainer.judge(shares[0])])
-    *refined, judged = shares
+    refined, judged = shares[: PACE["refiner_steps"]], shares[PACE["refiner_steps"] :]
     logs = named("refiners", [trainer.refine(share, index) for share in refined])
-    return logs | named("discriminators", [trainer.judge(judged)])
+    return logs | named("discriminators", [trainer.judge(share) for share in judged])
 
 
 def named(phase: str, steps: list[dict[str, float]]) -> dict[str, float]:
