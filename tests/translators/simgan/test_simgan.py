@@ -254,6 +254,13 @@ def test_any_size(form: Form, places: int) -> None:
     assert SYSTEM.sizes.problem(8) is None and SYSTEM.sizes.problem(7) == "the image size must be at least 8"
 
 
+def test_bfloat16_rounds_no_images() -> None:
+    refiner = Refiner(1, 3, 4).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        images = refiner(torch.rand(1, 1, 8, 8, dtype=torch.float32))
+    assert images.dtype == torch.float32 and not torch.equal(images, images.bfloat16().float())
+
+
 def test_initial_weights_keep_ten_blocks_in_range() -> None:
     torch.manual_seed(0)
     refiner = Refiner(3, 3, 16, "hand", 10)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from unit_cases import FORMS, WIDTH, new_translator, published_nets, weights
 
-from m2o_fast.translators.unit.nets import PaperBlock
+from m2o_fast.translators.unit.nets import PaperBlock, PaperDecoder
 from m2o_fast.translators.unit.published import from_official
 
 
@@ -40,6 +40,13 @@ def test_scores_are_as_many_as_published() -> None:
 
     assert sides("rerelease", 256) == [16, 8, 4] and sides("rerelease", 32) == [4, 2]
     assert [sides("paper", side) for side in (32, 64, 256)] == [[2], [2], [4]]
+
+
+def test_bfloat16_rounds_no_images_of_the_paper_s_decoder() -> None:
+    decoder = PaperDecoder(3, 4, 1).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        images = decoder(torch.randn(1, 16, 2, 2, dtype=torch.float32))
+    assert images.dtype == torch.float32 and not torch.equal(images, images.bfloat16().float())
 
 
 @pytest.mark.parametrize("form", FORMS)
