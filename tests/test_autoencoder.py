@@ -61,7 +61,7 @@ def random_(net: nn.Module) -> nn.Module:
 def test_functions_and_gradients(steered: str, folded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_choices, "WORTH_FOLDING_5X5", 1 if folded else 2**60)
     torch.manual_seed(0)
-    encoder, decoder = random_(ContentEncoder(3, 4, 2, 2)), random_(Decoder(2, 4, 2, 2))
+    encoder, decoder = random_(ContentEncoder(3, 4, 2)), random_(Decoder(2, 4, 2))
     x = torch.randn(2, 3, 12, 16, dtype=DOUBLE)
     affines = {"images": torch.randn(2, decoder.steered, dtype=DOUBLE).requires_grad_(), "not": None}.get(
         steered, torch.randn(decoder.steered, dtype=DOUBLE).requires_grad_()
@@ -130,7 +130,7 @@ def test_smallest_side(layers: int, scales: int) -> None:
 
 
 def test_bfloat16_keeps_images_in_float32() -> None:
-    encoder, decoder, judge = ContentEncoder(3, 4, 1, 1), Decoder(3, 4, 1, 1), MultiScaleDiscriminator(3, 4, 2, 1)
+    encoder, decoder, judge = ContentEncoder(3, 4, 1), Decoder(3, 4, 1), MultiScaleDiscriminator(3, 4, 2, 1)
     x, affines = torch.rand(2, 3, 8, 8), torch.randn(2, decoder.steered)
     plainly = decoder(encoder(x), affines)
     with torch.autocast("cpu", torch.bfloat16):

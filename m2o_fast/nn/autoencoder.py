@@ -33,26 +33,24 @@ def init_he_(net: nn.Module) -> None:
 
 
 class ContentEncoder(nn.Module):
-    """Stem of 7x7, halvings of 4x4, residual blocks; instance norm and ReLU behind every convolution.
+    """Stem of 7x7, two halvings of 4x4, residual blocks; instance norm and ReLU behind every convolution.
 
     Args:
         channels: Of the images.
         width: Channels at full resolution; every halving doubles them.
-        halvings: How often height and width, multiples of 2^halvings and at least 4, are halved.
         blocks: Residual blocks.
     """
 
-    def __init__(self, channels: int, width: int = 64, halvings: int = 2, blocks: int = 4) -> None:
+    def __init__(self, channels: int, width: int = 64, blocks: int = 4) -> None:
         super().__init__()
-        widths = [width * 2**k for k in range(halvings + 1)]
         self.stem = _normed(Conv2d(channels, width, 7))
-        self.down = nn.ModuleList([_normed(Conv2d(a, 2 * a, 4, 2)) for a in widths[:-1]])
-        self.blocks = nn.ModuleList([ReflectedBlock(widths[-1]) for _ in range(blocks)])
+        self.down = nn.ModuleList([_normed(Conv2d(a, 2 * a, 4, 2)) for a in (width, 2 * width)])
+        self.blocks = nn.ModuleList([ReflectedBlock(4 * width) for _ in range(blocks)])
         init_he_(self)
         lay_out_(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images, float ``[N, channels, H, W]``, to their content ``[N, width * 2^halvings, H / 2^halvings, ...]``."""
+        """Images, float ``[N, channels, H, W]``, H and W multiples of 4, to content ``[N, 4 * width, H/4, W/4]``."""
         x = x.contiguous(memory_format=feature_format(x.device.type))
         x = self.stem(reflected(x, 3))
         normalise = partial(instance_norm_act, slope=RELU)
@@ -99,28 +97,26 @@ class ReflectedBlock(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Residual blocks, doublings with a convolution of 5x5 and layer norm, a head of 7x7.
+    """Residual blocks, two doublings with a convolution of 5x5 and layer norm, a head of 7x7.
 
     Args:
         channels: Of the images.
-        width: Channels at full resolution; content has ``width * 2^doublings``.
-        doublings: How often height and width are doubled, at least once.
+        width: Channels at full resolution; content has four times as many.
         blocks: Residual blocks.
     """
 
-    def __init__(self, channels: int, width: int = 64, doublings: int = 2, blocks: int = 4) -> None:
+    def __init__(self, channels: int, width: int = 64, blocks: int = 4) -> None:
         super().__init__()
-        widths = [width * 2**k for k in range(doublings, -1, -1)]
-        self.blocks = nn.ModuleList([ReflectedBlock(widths[0]) for _ in range(blocks)])
-        self.up = nn.ModuleList([DoublingConv5x5(a, a // 2) for a in widths[:-1]])
-        self.up_norm = nn.ModuleList([LayerNormAct(a) for a in widths[1:]])
+        self.blocks = nn.ModuleList([ReflectedBlock(4 * width) for _ in range(blocks)])
+        self.up = nn.ModuleList([DoublingConv5x5(2 * a, a) for a in (2 * width, width)])
+        self.up_norm = nn.ModuleList([LayerNormAct(a) for a in (2 * width, width)])
         self.head = Conv2d(width, channels, 7)
-        self.steered = 4 * blocks * widths[0]  #: how many numbers steer it
+        self.steered = 16 * blocks * width  #: how many numbers steer it
         init_he_(self)
         lay_out_(self)
 
     def forward(self, content: Tensor, affines: Tensor | None = None) -> Tensor:
-        """Content, float ``[N, C, H, W]``, to what tanh makes images of, float32 ``[N, channels, 2^doublings H, ...]``.
+        """Content, float ``[N, C, H, W]``, to what tanh makes images of, float32 ``[N, channels, 4 H, 4 W]``.
 
         Args:
             content: What :class:`ContentEncoder` gives.
