@@ -138,7 +138,7 @@ def check_listing(config: Config) -> None:
 
 
 def check_domains(config: Config, domains: Sequence[Domain]) -> None:
-    """Raises ``UserError`` where the domains are not what the system or the variant is for; channels do not count."""
+    """Raises ``UserError`` where the domains are not what the system or the variant is for."""
     names = ", ".join(domain.name for domain in domains)
     if config.facts.two_domains and len(domains) > 2:
         raise UserError(f"system {config.system!r} is for two domains, but the data has {len(domains)}: {names}")

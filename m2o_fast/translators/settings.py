@@ -138,6 +138,11 @@ class HalvingAdam(Optim):
         schedule = halving(self.halve_every, early=self.halve_early) if self.halve_every else None
         return Optimizer(self.lr, betas=self.betas, weight_decay=self.weight_decay, schedule=schedule)
 
+    def check(self, halve_every: int) -> None:
+        """Raises ``ValueError`` of ``KEY: REASON`` where a rate that is never halved is to be halved early."""
+        if self.halve_early and not halve_every:
+            raise ValueError("optim.halve_early: the rate is never halved with optim.halve_every 0; leave it out")
+
 
 class Settings(Section):
     """The sections that a system adds to the configuration of a run. A subclass narrows their types.
@@ -170,7 +175,10 @@ class Settings(Section):
         """Raises ``ValueError`` of ``KEY: REASON`` where settings do not go with each other, the size or the rules."""
 
     def check_domains(self, domains: Sequence[Domain], rules: ManyToOne) -> None:
-        """Raises ``ValueError`` of ``KEY: REASON`` where settings do not go with the domains; channels do not count."""
+        """Raises ``ValueError`` of ``KEY: REASON`` where settings do not go with the domains.
+
+        It is asked before images are read, too, when all domains seem to have 3 channels.
+        """
 
     def kept(self, steps: int) -> dict[str, int]:
         """Dotted keys of what was left to the number of the run's steps, or to other settings, and their numbers.

@@ -117,7 +117,8 @@ class MUNITSettings(settings.Settings):
         return {**chosen, **self.model.model_dump(exclude_none=True), "image_size": image_size}
 
     def check(self, image_size: int, rules: ManyToOne) -> None:
-        """The discriminators must have a pixel to score at their last scale."""
+        """The discriminators must have a pixel to score at their last scale, and a rate that falls early must fall."""
+        self.optim.check(self.optim.halve_every)
         size = self.sizes(image_size)
         layers, scales = size["discriminator_layers"], size["scales"]
         least = smallest_judged_side(layers, scales)

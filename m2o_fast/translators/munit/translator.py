@@ -182,7 +182,8 @@ class MUNIT(Translator):
             for k, fake in fakes.items():
                 for scale, found in zip(scores, self._discriminator(k)(fake), strict=True):
                     scale.append(found)
-        again = {k: self._generator(k).content_encoder(fake) for k, fake in fakes.items()}
+        read = self.weights.content or self.weights.cycle
+        again = {k: self._generator(k).content_encoder(fake) for k, fake in fakes.items()} if read else {}
         parts = {
             "adversarial": _judged(scores, True, share),
             "reconstruction": restoration_error(
@@ -191,9 +192,10 @@ class MUNIT(Translator):
                 self.domains,
                 share,
             ),
-            "content": absolute_error(list(again.values()), [codes.content[1 - k] for k in again], share),
-            **self._style_losses(codes, drawn, fakes, batch, iteration),
         }
+        if self.weights.content:
+            parts["content"] = absolute_error(list(again.values()), [codes.content[1 - k] for k in again], share)
+        parts |= self._style_losses(codes, drawn, fakes, batch, iteration)
         if self.weights.cycle:
             restored = {
                 1 - k: self._generator(1 - k).decode(content, codes.style.get(1 - k)) for k, content in again.items()
@@ -250,11 +252,12 @@ class MUNIT(Translator):
     def _style_losses(
         self, codes: _Codes, drawn: _ByDomain, fakes: _ByDomain, batch: Batch, iteration: Iteration
     ) -> dict[str, Tensor]:
-        """Styles are found again in what was made with them, and make a difference."""
-        share, none = batch.size / 2, next(iter(fakes.values()))[:0]
-        styled = [k for k in self.styled if k in fakes]
-        found = [self._generator(k).style_encoder(fakes[k]) for k in styled]
-        parts = {"style": absolute_error([*found, none], [*(drawn[k] for k in styled), none], share)}
+        """Styles are found again in what was made with them, and make a difference; what has no weight is left out."""
+        share, none, parts = batch.size / 2, next(iter(fakes.values()))[:0], {}
+        if self.weights.style:
+            styled = [k for k in self.styled if k in fakes]
+            found = [self._generator(k).style_encoder(fakes[k]) for k in styled]
+            parts["style"] = absolute_error([*found, none], [*(drawn[k] for k in styled), none], share)
         if self.diverse:
             diverse = [k for k in self.diverse if k in fakes]
             others = [self._other(codes, k, batch, iteration) for k in diverse]

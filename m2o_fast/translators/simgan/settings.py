@@ -205,9 +205,7 @@ class SimGANSettings(settings.Settings):
                     "label maps, which no image resembles; take another system"
                 )
         if self.loss.content == "identity":
-            if not comparable(domains):
-                counts = " and ".join(str(domain.channels) for domain in domains)
-                raise ValueError(f"loss.content: images of {counts} channels are not comparable; take mean or max")
+            refuse_incomparable(domains)
             if rules.zero_style:
                 raise ValueError(
                     "loss.content: identity holds every channel, so that styles could color nothing; take mean or max, "
@@ -240,6 +238,13 @@ class SimGANSettings(settings.Settings):
 def content_held(domains: Sequence[Domain], rules: ManyToOne) -> Content:
     """What of an image is to stay where nobody says it."""
     return "mean" if rules.zero_style or not comparable(domains) else "identity"
+
+
+def refuse_incomparable(domains: Sequence[Domain]) -> None:
+    """Raises ``ValueError`` of ``KEY: REASON`` where ``loss.content: identity`` has no meaning."""
+    if not comparable(domains):
+        counts = " and ".join(str(domain.channels) for domain in domains)
+        raise ValueError(f"loss.content: images of {counts} channels cannot be compared; take mean or max")
 
 
 def comparable(domains: Sequence[Domain]) -> bool:

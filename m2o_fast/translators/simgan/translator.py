@@ -27,7 +27,7 @@ from m2o_fast.nn.freezing import frozen
 from m2o_fast.nn.history import HalfPool, HistoryPool
 from m2o_fast.translators.base import Iteration, Phase, Translator, detached, schedule_to_zero
 from m2o_fast.translators.simgan.nets import Discriminator, Refiner
-from m2o_fast.translators.simgan.settings import Pace, Size, Weights, comparable
+from m2o_fast.translators.simgan.settings import Pace, Size, Weights, refuse_incomparable
 
 _REFINERS, _DISCRIMINATORS = "refiners", "discriminators"
 _TARGETS = (1, 0)
@@ -71,9 +71,8 @@ class SimGAN(Translator):
         self.rules = rules
         self.domains = rules.resolve(domains)
         self.size, self.weights, self.pace = size, weights or Weights(), pace or Pace()
-        if self.weights.content == "identity" and not comparable(self.domains):
-            counts = " and ".join(str(domain.channels) for domain in self.domains)
-            raise ValueError(f"loss.content identity: images of {counts} channels cannot be compared; take mean or max")
+        if self.weights.content == "identity":
+            refuse_incomparable(self.domains)
         self.image_size = size.image_size
         styled = [rules.zero_style and rules.has_style(domain) for domain in self.domains]
         self.styled = [k for k in range(2) if styled[k] and refiners[k]]
@@ -195,7 +194,7 @@ class SimGAN(Translator):
                 scores = [self._realness(k, fake) for k, fake in fakes.items()]
             parts["adversarial"] = patch_cross_entropy(scores, real=True, batch_size=share)
             total = total + parts["adversarial"]
-        if adversarial and self.styled:
+        if adversarial and self.styled and weights.diversity:
             parts["diversity"] = self._diversity(batch, x, fakes, share)
             falling = iteration.number(lambda at: schedule_to_zero(weights.diversity, at, weights.diversity_steps))
             total = total - falling * parts["diversity"]

@@ -184,7 +184,8 @@ class UNITSettings(settings.Settings):
         return _PAPER * weight if self.model.form == "paper" else weight
 
     def check(self, image_size: int, rules: ManyToOne) -> None:
-        """Blocks and layers must be there to be shared, and the discriminators must have something left to judge."""
+        """Blocks and layers must be there to be shared, images to be judged, and a rate that falls early must fall."""
+        self.optim.check(self._halve_every())
         model, size = self.model, Size(**self.sizes(image_size))
         if model.share > model.blocks:
             raise ValueError(f"model.share: {model.share} of {model.blocks} residual blocks cannot be shared")
@@ -220,10 +221,12 @@ class UNITSettings(settings.Settings):
 
     def kept(self, steps: int) -> dict[str, int]:
         """The steps within which the diversity weight falls to 0, and those after which the form halves its rate."""
-        every = self.optim.halve_every
-        if every is None:
-            every = 0 if self.model.form == "paper" else HalvingAdam().halve_every
-        return {"loss.diversity_steps": self.loss.diversity_steps or steps, "optim.halve_every": every}
+        return {"loss.diversity_steps": self.loss.diversity_steps or steps, "optim.halve_every": self._halve_every()}
+
+    def _halve_every(self) -> int:
+        if self.optim.halve_every is not None:
+            return self.optim.halve_every
+        return 0 if self.model.form == "paper" else HalvingAdam().halve_every
 
     def widths(self, image_size: int) -> dict[str, int]:
         """Those of encoders, decoders and discriminators."""

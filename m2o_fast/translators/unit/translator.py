@@ -266,10 +266,11 @@ class UNIT(Translator):
     def _style_losses(
         self, batch: Batch, latents: _ByDomain, drawn: _ByDomain, fakes: _ByDomain, share: float
     ) -> dict[str, Tensor]:
-        styled = [k for k in self.styled if k in fakes]
+        styled, parts = [k for k in self.styled if k in fakes], {}
         none = next(iter(fakes.values()))[:0]
-        recovered = [self.style_encoders[str(k)](fakes[k]) for k in styled]
-        parts = {"style": absolute_error([*recovered, none], [*(drawn[k] for k in styled), none], share)}
+        if self.weights.style:
+            recovered = [self.style_encoders[str(k)](fakes[k]) for k in styled]
+            parts["style"] = absolute_error([*recovered, none], [*(drawn[k] for k in styled), none], share)
         if self.weights.diversity:
             second = self._drawn(batch, "style2")
             with torch.no_grad():

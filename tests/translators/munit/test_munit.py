@@ -201,6 +201,16 @@ def test_diversity_is_of_multimodal_targets_alone() -> None:
     assert parts["diversity"].item() == pytest.approx(0, abs=1e-12)  # the gray images do not count
 
 
+def test_what_has_no_weight_is_not_computed() -> None:
+    batch, calls = random_batch(3, 1, 2), []
+    losses = {"content": 0.0, "style": 0.0, "diversity": 0.0}
+    translator = translator_of(published_nets(3, 1, styled=False), losses)
+    for k, name in ((0, "style_encoder"), (0, "content_encoder"), (1, "content_encoder")):
+        getattr(translator.generators[k], name).register_forward_hook(lambda *_, name=name: calls.append(name))
+    assert list(translator.loss("generators", batch, Iteration(0))[1]) == ["adversarial", "reconstruction"]
+    assert sorted(calls) == ["content_encoder", "content_encoder", "style_encoder"]  # of the images themselves
+
+
 # --- wiring ---
 
 
@@ -307,6 +317,9 @@ def test_halving_rates() -> None:
     ]
     assert found == [[1, 1, 1, 0.5, 0.5, 0.5], [1, 1, 0.5, 0.5, 0.5, 0.25]]
     assert HalvingAdam(halve_every=0).optimizer("").schedule is None
+    never = MUNITSettings.model_validate({"optim": {"halve_every": 0, "halve_early": True}})
+    with pytest.raises(ValueError, match="^optim.halve_early: the rate is never halved"):
+        never.check(32, variant("plain"))
 
 
 @pytest.mark.parametrize(

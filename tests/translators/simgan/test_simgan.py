@@ -293,7 +293,7 @@ def test_domains_that_do_not_fit() -> None:
     both = {"refiners": [True, True], "discriminators": [True, True]}
     with pytest.raises(ValueError, match="between two domains, got 3"):
         SimGAN([Domain(name) for name in "abc"], SYSTEM.variants["plain"], size, **both)
-    with pytest.raises(ValueError, match="loss.content identity: images of 3 and 2 channels cannot be compared"):
+    with pytest.raises(ValueError, match="loss.content: images of 3 and 2 channels cannot be compared"):
         SimGAN([Domain("a", 3), Domain("b", 2)], SYSTEM.variants["plain"], size, Weights(), **both)
 
 
@@ -322,7 +322,7 @@ def test_directions_without_meaning_are_refused(variant: str, direction: str, me
     [
         ("hmu", 1, "identity", "loss.content: identity holds every channel, so that styles could color nothing"),
         ("hms", 1, "identity", "loss.content: identity holds every channel"),
-        ("plain", 2, "identity", "loss.content: images of 3 and 2 channels are not comparable; take mean or max"),
+        ("plain", 2, "identity", "loss.content: images of 3 and 2 channels cannot be compared; take mean or max"),
         ("hmu", 2, "max", None),
         ("plain", 1, "identity", None),
     ],
@@ -364,6 +364,19 @@ def test_the_published_regime_is_the_default() -> None:
     rates = {kind: settings_of(optim={"kind": kind}).optim.optimizer("refiners").lr for kind in ("sgd", "adam")}
     assert rates == {"sgd": 1e-3, "adam": 2e-4}
     assert settings_of(optim={"lr": 0.1}).optim.optimizer("refiners").lr == 0.1
+
+
+def test_the_recipe_for_own_images_leaves_the_rate_to_the_optimizer() -> None:
+    words = ["system=simgan", "data.name=folder", "data.dir=nowhere"]
+    found = [load_config(assignments=[*words, *more]).optim.optimizer("refiners") for more in ([], ["optim.kind=adam"])]
+    assert [(optimizer.kind, optimizer.lr) for optimizer in found] == [("sgd", 1e-3), ("adam", 2e-4)]
+
+
+def test_what_has_no_weight_is_not_computed() -> None:
+    translator, refined = translator_of(settings_of(loss={"diversity": 0.0}), "hmu"), []
+    translator.refiners["1"].register_forward_hook(lambda *_: refined.append(1))
+    parts = translator.loss("refiners", random_batch(translator, 2), Iteration(0))[1]
+    assert list(parts) == ["regularisation", "adversarial"] and len(refined) == 1
 
 
 def test_the_recipe_for_digits_leaves_the_published_loss_to_plain() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict
 
 import pytest
@@ -32,6 +33,16 @@ def test_settings_that_do_not_go_together(model: dict[str, object], side: int, m
         side -= 4
     with pytest.raises(ValueError, match=message):
         settings.check(side, ManyToOne())
+
+
+@pytest.mark.parametrize(
+    ("form", "every", "refused"), [("rerelease", 0, True), ("paper", None, True), ("paper", 3, False)]
+)
+def test_a_rate_that_is_never_halved_is_not_halved_early(form: str, every: int | None, refused: bool) -> None:
+    optim = {"halve_every": every, "halve_early": True}
+    settings = UNITSettings.model_validate({"model": {"form": form}, "optim": optim})
+    with pytest.raises(ValueError, match="^optim.halve_early: ") if refused else nullcontext():
+        settings.check(32, ManyToOne())
 
 
 def test_weights_are_those_of_the_form() -> None:
