@@ -107,7 +107,7 @@ class Stepper:
                     with autocast(self.precision, device):
                         value, logged = self.translator.loss(phase.name, part, iteration)
                     (value / len(own)).backward(inputs=chosen)
-                if len(own) > 1:
+                if not iteration.lasting:
                     iteration.cache.clear()
                 loss = loss + value.detach() / len(own)
                 for name, tensor in logged.items():
@@ -132,13 +132,13 @@ class Stepper:
         own: list[tuple[Batch, Iteration]] = []
         for phase in phases:
             if phase.new_batch or not own:
-                own = [(part, self._iteration(index, iteration_of)) for part in rest[:count]]
+                own = [(part, self._iteration(index, iteration_of, count == 1)) for part in rest[:count]]
                 del rest[:count]
             yield phase, own
 
-    def _iteration(self, index: int, iteration_of: Callable[[int], Iteration]) -> Iteration:
+    def _iteration(self, index: int, iteration_of: Callable[[int], Iteration], lasting: bool) -> Iteration:
         iteration = iteration_of(index)
-        iteration.pools = self.pools
+        iteration.pools, iteration.lasting = self.pools, lasting
         return iteration
 
     @contextmanager

@@ -50,12 +50,14 @@ class Iteration:
         kept: Tensors without a graph that a later phase must find as they are, such as fakes of weights that have moved
             since. A batch that is worked through in parts has one for each part, while its cache is emptied.
         pools: The history pools that :meth:`Translator.pools` declared.
+        lasting: Whether the cache is there in the next phase: not where a batch is worked through in parts.
     """
 
     index: int
     cache: dict[str, Any] = field(default_factory=dict)
     kept: dict[str, Tensor] = field(default_factory=dict)
     pools: Mapping[str, HistoryPool] = field(default_factory=dict)
+    lasting: bool = True
 
     def number(self, schedule: Callable[[int], float]) -> float | Tensor:
         """A schedule's value in this iteration: the only way in which an iteration's index may enter its losses.

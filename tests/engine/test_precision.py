@@ -59,7 +59,7 @@ def test_parts_keep_no_graph_between_phases(monkeypatch: pytest.MonkeyPatch) -> 
     loss, caches = trainer.translator.loss, []
 
     def watched(phase, batch, iteration):
-        assert not iteration.cache
+        assert not iteration.cache and not iteration.lasting
         caches.append(phase)
         return loss(phase, batch, iteration)
 

@@ -156,10 +156,12 @@ class MUNIT(Translator):
 
     def _shown(self, batch: Batch, iteration: Iteration) -> _ByDomain:
         """By domain, the translations that its discriminator sees; kept where the next ones are to differ from them."""
-        codes, drawn = self._codes(batch, iteration), self._drawn(batch, "latent")
+        with torch.set_grad_enabled(iteration.lasting):  # else the generators' phase makes its own
+            codes = self._codes(batch, iteration)
+        drawn = self._drawn(batch, "latent")
         shown: _ByDomain = {k: batch.source[k][:0] for k in range(2)}
         for k in (1 - home for home in codes.content):
-            if k in self.styled:
+            if k in self.styled or not iteration.lasting:
                 with torch.no_grad():
                     shown[k] = self._translated(codes, k, drawn)
             else:
@@ -246,8 +248,8 @@ class MUNIT(Translator):
         return iteration.cache[name]
 
     def _translated(self, codes: _Codes, k: int, drawn: _ByDomain) -> Tensor:
-        """The other domain's images as images of ``k``, with random styles."""
-        return as_image(self._generator(k).decode(codes.content[1 - k], drawn[k]), self.domains[k])
+        """The other domain's images as images of ``k``, with random styles where it has some."""
+        return as_image(self._generator(k).decode(codes.content[1 - k], drawn.get(k)), self.domains[k])
 
     def _style_losses(
         self, codes: _Codes, drawn: _ByDomain, fakes: _ByDomain, batch: Batch, iteration: Iteration

@@ -163,15 +163,17 @@ class UNIT(Translator):
         raise ValueError(f"unknown phase {phase!r}; the phases are {_DISCRIMINATORS}, {_GENERATORS}")
 
     def _discriminators_loss(self, batch: Batch, iteration: Iteration) -> tuple[Tensor, dict[str, Tensor]]:
-        x, latents = _by_domain(batch), self._latents(batch, iteration)
+        with torch.set_grad_enabled(iteration.lasting):  # else the generators' phase makes its own
+            x, latents = _by_domain(batch), self._latents(batch, iteration)
         style, real, fake = self._drawn(batch, "style_discriminators"), [], []
         for k in range(2):
-            if k not in self.noisy:
+            if k not in self.noisy and iteration.lasting:
                 made = self._decoded_means(k, iteration, latents).translated
             elif 1 - k in latents:
                 with torch.no_grad():
-                    noisy = self._with_noise({1 - k: latents[1 - k]}, batch, "latent_discriminators")
-                    made = self.generator.decode(noisy[1 - k], k, style.get(k))
+                    mean = {1 - k: latents[1 - k]}
+                    given = self._with_noise(mean, batch, "latent_discriminators") if k in self.noisy else mean
+                    made = self.generator.decode(given[1 - k], k, style.get(k))
             else:
                 made = batch.source[k][:0]
             images = x.get(k, batch.source[k][:0])

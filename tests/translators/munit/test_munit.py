@@ -103,6 +103,21 @@ def test_losses_do_not_depend_on_what_phases_share() -> None:
     assert translator.loss("generators", batch, moved)[1]["diversity"] > shared["diversity"] + 0.1
 
 
+def test_what_does_not_last_is_not_made() -> None:
+    """With accumulate the discriminators' phase decodes no image as its own domain, and keeps no graph."""
+    translator = translator_of(published_nets(3, 1, styled=False)).requires_grad_(True)
+    batch, rows = random_batch(3, 1, 2, 3), []
+    decode = translator.generators[1].decode
+    translator.generators[1].decode = lambda content, style: rows.append(len(content)) or decode(content, style)
+    found = []
+    for lasting, count in ((True, 5), (False, 2)):
+        iteration = Iteration(0, lasting=lasting)
+        found.append(translator.loss("discriminators", batch, iteration)[0])
+        assert rows.pop() == count
+        assert iteration.cache["codes"].content[0].requires_grad == lasting
+    torch.testing.assert_close(*found)
+
+
 def test_losses_of_a_part_without_images_of_a_domain() -> None:
     """A part of a batch may have one direction alone; the halves add up to the whole."""
     translator = translator_of(published_nets(3, 1, styled=False), supervised=1.0)

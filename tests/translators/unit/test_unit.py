@@ -141,12 +141,16 @@ def test_discriminators_step_before_everything_else() -> None:
 
 
 def test_phases_alone_have_the_numbers_of_phases_that_share() -> None:
-    """What a phase does not find it computes: so it is when a batch comes in parts."""
+    """What a phase does not find it computes; when a batch comes in parts, it leaves no more than it needs itself."""
     _, translator = many_to_one_pair()
-    batch, shared = random_batch(3, 1, 2, styled=[0]), Iteration(0)
+    batch, shared, parts = random_batch(3, 1, 2, styled=[0]), Iteration(0), Iteration(0, lasting=False)
+    translator.requires_grad_(True)
     for phase in ("discriminators", "generators"):
-        together, alone = (translator.loss(phase, batch, iteration)[0] for iteration in (shared, Iteration(0)))
+        together, alone = (translator.loss(phase, batch, iteration)[0] for iteration in (shared, parts))
         torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-12)
+        if phase == "discriminators":
+            assert "decoded1" in shared.cache and list(parts.cache) == ["latents"]
+            assert not any(latent.requires_grad for latent in parts.cache.pop("latents").values())
 
 
 def alone(batch: Batch, k: int) -> Batch:
