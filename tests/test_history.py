@@ -141,6 +141,24 @@ def test_when_full_half_a_batch_is_old_and_half_a_batch_is_replaced(parts: int) 
         assert 50 < seen.min() and seen.max() < 110
 
 
+def test_parts_are_the_batch_and_cost_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every number draws a place once, however many parts come after it."""
+    minimum, drawn = torch.minimum, []
+    monkeypatch.setattr(torch, "minimum", lambda *given: drawn.append(1) or minimum(*given))
+    pools, costs = [HalfPool(10, (1, 1, 1)) for _ in range(2)], []
+    for turn in range(4):
+        images, numbers, given = numbered(1 + 13 * turn, 13), draws(13, turn), []
+        for pool, sizes in zip(pools, ([13], [1, 4, 0, 3, 5]), strict=True):
+            given.append(
+                torch.cat([pool(*part) for part in zip(images.split(sizes), numbers.split(sizes), strict=True)])
+            )
+            pool.settle()
+            costs.append(len(drawn))
+            drawn.clear()
+        assert torch.equal(*given) and torch.equal(pools[0].images, pools[1].images)
+    assert set(costs) == {2 * 7}
+
+
 def test_what_is_not_finite_is_not_kept_in_halves_either() -> None:
     pool = HalfPool(4, (1, 1, 1))
     nan = torch.full((2, 1, 1, 1), float("nan"))

@@ -88,6 +88,7 @@ class HalfPool(HistoryPool):
     def __init__(self, capacity: int, shape: tuple[int, int, int]) -> None:
         super().__init__(capacity, shape)
         self._batch: list[tuple[Tensor, Tensor]] = []  # the parts so far, and their numbers
+        self._given = torch.arange(capacity)  # places of what is given out, in order as far as numbers have come
 
     @torch.no_grad()
     def __call__(self, images: Tensor, numbers: Tensor) -> Tensor:
@@ -103,6 +104,8 @@ class HalfPool(HistoryPool):
         """
         everyone, own = self.gather(images.detach())
         draws, _ = self.gather(numbers)
+        if not self._batch:
+            self._given = torch.arange(len(self.images), device=draws.device)
         self._batch.append((everyone, draws))
         return self._shown(everyone)[own] if len(everyone) else images.detach()
 
@@ -119,7 +122,9 @@ class HalfPool(HistoryPool):
         first = kept.int().argsort(descending=True, stable=True)[: len(self.images)]  # those that are kept
         kept, new = kept.index_select(0, first), new.index_select(0, first)
         rank, free = torch.arange(len(first), device=images.device), len(self.images) - self.filled
-        replaced = self._places(draws[::2, 2]).index_select(0, (rank - free).clamp(min=0))
+        replaced = torch.arange(len(self.images), device=images.device)
+        self._draw(replaced, draws[::2, 2])
+        replaced = replaced.index_select(0, (rank - free).clamp(min=0))
         places = torch.where(rank < free, self.filled + rank, replaced)
         old = self.images.index_select(0, places)
         self.images.index_copy_(0, places, torch.where(_as_rows(kept), new.to(old.dtype), old))
@@ -128,21 +133,21 @@ class HalfPool(HistoryPool):
     def _shown(self, images: Tensor) -> Tensor:
         """What a part of the batch, the last one so far, gives way to."""
         draws = torch.cat([numbers for _, numbers in self._batch])
-        rows = torch.arange(len(draws) - len(images), len(draws), device=images.device)
+        before = len(draws) - len(images)
+        self._draw(self._given, draws[::2, 1], first=(before + 1) // 2)
+        rows = torch.arange(before, len(draws), device=images.device)
         given = ((rows + _starts_old(draws)) % 2 == 1) & (rows // 2 < self.filled)
-        old = self.images.index_select(0, self._places(draws[::2, 1]).index_select(0, rows // 2))
+        old = self.images.index_select(0, self._given.index_select(0, (rows // 2).clamp(max=len(self.images) - 1)))
         return torch.where(_as_rows(given), old.to(images.dtype), images)
 
-    def _places(self, draws: Tensor) -> Tensor:
-        """Of numbers ``[n]``, places ``[n]`` of stored images, all different as far as there are so many of them."""
-        places = torch.arange(len(self.images), device=draws.device)
-        for k, number in enumerate(draws[: len(places)].split(1)):  # Fisher and Yates
+    def _draw(self, places: Tensor, numbers: Tensor, first: int = 0) -> None:
+        """Orders places of stored images by numbers, from the ``first`` one on: all different (Fisher and Yates)."""
+        for k in range(first, min(len(numbers), len(places))):
             left = (self.filled - k).clamp(min=1)
-            chosen = k + torch.minimum((number * left).long().clamp(min=0), left - 1)
+            chosen = k + torch.minimum((numbers[k : k + 1] * left).long().clamp(min=0), left - 1)
             place = places.index_select(0, chosen)
             places.index_copy_(0, chosen, places[k : k + 1].clone())
             places[k : k + 1] = place
-        return places.index_select(0, torch.arange(len(draws), device=draws.device).clamp(max=len(places) - 1))
 
 
 def _starts_old(draws: Tensor) -> Tensor:
