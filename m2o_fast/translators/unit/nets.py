@@ -43,8 +43,9 @@ class Generator(nn.Module):
         self.shared_encoder = nn.Sequential(*(block(4 * width) for _ in range(size.share)))
         self.shared_decoder = nn.Sequential(*(block(4 * width) for _ in range(size.share)))
         self.decoders = nn.ModuleDict({k: decoder(count, width, blocks=own) for k, count in channels.items()})
-        init_(self)
-        lay_out_(self)
+        for shared in (self.shared_encoder, self.shared_decoder):
+            init_(shared)
+            lay_out_(shared)
         self.steering = nn.ModuleDict({str(k): Steering(size.style_dim, 4 * width, own) for k in styled})
 
     def encode(self, x: Tensor, k: int) -> Tensor:
@@ -96,6 +97,8 @@ class PaperEncoder(nn.Module):
         downs = [Conv2d(a, 2 * a, 3, 2, 1) for a in (width, 2 * width)]
         self.convs = nn.ModuleList([Conv2d(channels, width, 7, 1, 3), *downs])
         self.blocks = nn.Sequential(*(PaperBlock(4 * width) for _ in range(blocks)))
+        init_normal_(self)
+        lay_out_(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images, float ``[N, channels, H, W]``, to ``[N, 4 * width, H/4, W/4]``."""
@@ -119,6 +122,8 @@ class PaperDecoder(nn.Module):
         self.blocks = nn.ModuleList([PaperBlock(4 * width) for _ in range(blocks)])
         self.up = nn.ModuleList([ConvTranspose2d(a, a // 2, 3, 2, 1, 1) for a in (4 * width, 2 * width)])
         self.head = ConvTranspose2d(width, channels, 1)
+        init_normal_(self)
+        lay_out_(self)
 
     def forward(self, x: Tensor, affines: Tensor | None = None) -> Tensor:
         """Float ``[N, 4 * width, H/4, W/4]``, and what steers the blocks, to what tanh makes images of."""
