@@ -1,14 +1,17 @@
 """Weights of SimGAN's nets, in and out. None were published; the layout is that of the nets here.
 
 A state dict per net: ``R`` refines images of A into images of B, and ``D`` judges images of B; ``R_BA`` and ``D_BA``
-the other way round. Nets may be missing.
+the other way round. Nets may be missing. A refiner with a style has its first layer in two: ``stem.weight`` of the
+image, ``stem.style`` of the style's planes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from m2o_fast.errors import UserError
@@ -25,6 +28,7 @@ FILE = "simgan_{net}.pth"
 #: Index of the domain that a net makes images of, or judges.
 _TARGETS = {"R": 1, "D": 1, "R_BA": 0, "D_BA": 0}
 _AS_HERE = {"": ""}
+_STEM, _STYLE = "stem.weight", "stem.style"
 
 
 def from_official(
@@ -39,32 +43,54 @@ def from_official(
             size can be refined.
 
     Returns:
-        A translator with these nets, in the weights' dtype.
+        A translator with these nets, in the weights' dtype: by the rules of hmu where a refiner has a style, of hms
+        where one goes the other way, too.
 
     Raises:
         UserError: Lists what is missing, superfluous or does not fit.
     """
     nets = layouts.checked_nets(state_dicts, NETS)
-    known, rules = layouts.domains_of(domains, _channels(nets)), SYSTEM.variants["plain"]
+    styled = [_TARGETS[name] for name, net in nets.items() if name.startswith("R") and _STYLE in net]
+    if len(styled) > 1:
+        raise UserError(
+            "R and R_BA both have a style, but a domain of SimGAN's variants has none; leave one of them out"
+        )
+    known, variant = layouts.domains_of(domains, _channels(nets)), "plain"
+    if styled:
+        known = [replace(domain, multimodal=k in styled) for k, domain in enumerate(known)]
+        variant = "hms" if {"R", "R_BA"} <= nets.keys() else "hmu"
+    rules = SYSTEM.variants[variant]
     size, weights = _size(nets, image_size), Weights(content=content_held(known, rules))
     made, judged = ["R_BA" in nets, "R" in nets], ["D_BA" in nets, "D" in nets]
     return layouts.loaded(
         lambda: SimGAN(known, rules, size, weights, refiners=made, discriminators=judged),
         lambda translator, name: [(_net(translator, name), _AS_HERE)],
-        nets,
+        {name: _joined(net, name) for name, net in nets.items()},
     )
 
 
 def to_official(translator: SimGAN) -> dict[str, dict[str, Tensor]]:
-    """The state dicts of a translator's nets, those that there are.
+    """The state dicts of a translator's nets, those that there are."""
+    found = {name: layouts.saved(_net(translator, name), _AS_HERE) for name in NETS if _has(translator, name)}
+    for name in found:
+        if name.startswith("R") and _TARGETS[name] in translator.styled:
+            found[name] = _parted(found[name], translator.domains[1 - _TARGETS[name]].channels)
+    return found
 
-    Raises:
-        UserError: A refiner has a style, whose length could not be told from channels of an image.
-    """
-    if translator.styled:
-        name = translator.domains[translator.styled[0]].name
-        raise UserError(f"the refiner into domain {name!r} has a style, for which there is no layout")
-    return {name: layouts.saved(_net(translator, name), _AS_HERE) for name in NETS if _has(translator, name)}
+
+def _parted(net: StateDict, channels: int) -> dict[str, Tensor]:
+    image, style = (part.contiguous() for part in net[_STEM].tensor_split([channels], dim=1))
+    return {_STEM: image, _STYLE: style, **{key: tensor for key, tensor in net.items() if key != _STEM}}
+
+
+def _joined(net: StateDict, name: str) -> StateDict:
+    if not name.startswith("R") or _STYLE not in net:
+        return net
+    parts = net[_STEM], net[_STYLE]
+    if {part.shape[:1] + part.shape[2:] for part in parts} != {parts[0].shape[:1] + parts[0].shape[2:]}:
+        raise UserError(f"{name}: {_STYLE} {list(parts[1].shape)} does not go with {_STEM} {list(parts[0].shape)}")
+    rest = {key: tensor for key, tensor in net.items() if key not in (_STEM, _STYLE)}
+    return {_STEM: torch.cat(parts, dim=1), **rest}
 
 
 def _nets(translator: SimGAN, name: str) -> nn.ModuleDict:
@@ -91,6 +117,8 @@ def _size(nets: Mapping[str, StateDict], image_size: int) -> Size:
         blocks = {name: _blocks(net, name) for name, net in refiners.items()}
         read["width"] = layouts.the_only(widths, "the width")
         read["blocks"] = layouts.the_only(blocks, "the number of residual blocks")
+        for name in (name for name, net in refiners.items() if _STYLE in net):
+            read["style_dim"] = dimension(refiners[name], name, _STYLE, 1)
     if judges:
         widths = {name: dimension(net, name, "head.weight", 1) for name, net in judges.items()}
         read["discriminator_width"] = layouts.the_only(widths, "the width")

@@ -54,6 +54,9 @@ def test_a_net_alone() -> None:
         (lambda: {"R": {**weights()["R"], "stem.weight": torch.zeros(4, 1, 5, 5)}}, "R: its first kernel has a side"),
         (lambda: {"R": {**weights()["R"], "more": torch.zeros(1)}}, "R: the weights do not fit: superfluous more"),
         (lambda: {"R": {k: v for k, v in weights()["R"].items() if "blocks" not in k}}, "R: expected a refiner"),
+        (lambda: {"R": {**styled(), "stem.style": torch.zeros(4, 3, 5, 5)}}, "R: stem.style .4, 3, 5, 5. does not go"),
+        (lambda: {"R": {**styled(), "stem.style": torch.zeros(4)}}, "R: missing stem.style"),
+        (lambda: {"R": styled(), "R_BA": styled()}, "R and R_BA both have a style"),
     ],
 )
 def test_what_does_not_fit_is_named(given: object, message: str) -> None:
@@ -61,8 +64,27 @@ def test_what_does_not_fit_is_named(given: object, message: str) -> None:
         from_official("simgan", given())  # type: ignore[operator]
 
 
-def test_a_style_has_no_layout() -> None:
-    with pytest.raises(UserError, match="the refiner into domain 'B' has a style"):
-        to_official(translator_of(settings_of(), "hmu"))
+@pytest.mark.parametrize(("variant", "names"), [("hmu", ["R", "D"]), ("hms", ["R", "D", "R_BA", "D_BA"])])
+def test_a_style_has_weights_of_its_own(variant: str, names: list[str], tmp_path: Path) -> None:
+    translator = translator_of(settings_of(), variant, 2, 3)
+    given = to_official(translator)
+    assert list(given) == names and list(given["R"])[:2] == ["stem.weight", "stem.style"]
+    assert given["R"]["stem.weight"].shape == (4, 2, 3, 3) and given["R"]["stem.style"].shape == (4, 3, 3, 3)
+    again = from_official("simgan", given)
+    ours, theirs = again.describe(), translator.describe()
+    assert all(ours[key] == theirs[key] for key in ("domains", "refiners", "discriminators"))
+    assert ours["rules"]["zero_style"] and (ours["rules"]["supervised_weight"] > 0) == (variant == "hms")
+    x, style = torch.rand(1, 2, 8, 8), torch.randn(1, 3)
+    assert torch.equal(again.translate(x, 0, 1, style=style), translator.translate(x, 0, 1, style=style))
+    for name, net in to_official(again).items():
+        assert list(given[name]) == list(net) and all(torch.equal(given[name][key], net[key]) for key in net)
+        save_file(net, tmp_path / name)
+
+
+def styled() -> dict[str, Tensor]:
+    return to_official(translator_of(settings_of(), "hmu"))["R"]
+
+
+def test_sizes_that_are_too_small() -> None:
     with pytest.raises(UserError, match="the image size must be at least 8"):
         from_official("simgan", weights(), image_size=4)
