@@ -232,6 +232,15 @@ def smallest_judged_side(layers: int, scales: int) -> int:
     return (2**layers - 1) * 2 ** (scales - 1) + 1
 
 
+def check_judged_side(side: int, layers: int, scales: int) -> None:
+    """Raises ``ValueError`` of ``KEY: REASON`` where images of a side length are too small for such discriminators."""
+    if side < (least := smallest_judged_side(layers, scales)):
+        raise ValueError(
+            f"model.discriminator_layers: {layers} at model.scales {scales} need images of at least {least} pixels, "
+            f"not {side}; take fewer"
+        )
+
+
 @dataclass(frozen=True)
 class Advice:
     """Which settings help when training goes wrong, in words that follow ``Try`` or ``Train anew with``.

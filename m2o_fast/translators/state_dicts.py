@@ -26,8 +26,6 @@ Parts = list[tuple[Any, Prefixes]]
 
 _Built = TypeVar("_Built", bound=nn.Module)
 _Settings = TypeVar("_Settings", bound=Settings)
-#: the first weight of a multi-scale discriminator: ``[width, channels, 4, 4]``
-MULTI_SCALE_FIRST = "cnns.0.0.conv.weight"
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _KINDS = ("weight", "bias", *_STATISTICS)  # in the order of torch's state dicts
@@ -219,21 +217,6 @@ def patch_discriminator_layers(net: StateDict, name: str) -> int:
     if not (layers := numbered(net, behind_the_first)):
         raise UserError(f"{name}: expected a patch discriminator (model.0.weight, model.2.weight, model.5.weight, ...)")
     return layers
-
-
-def multi_scale_layers(net: StateDict) -> int:
-    """Convolutions of stride 2 of a :class:`~m2o_fast.nn.multi_scale_discriminator.MultiScaleDiscriminator`."""
-    width, channels = net[MULTI_SCALE_FIRST].shape[:2]
-
-    def layer(k: int) -> tuple[str, list[int]]:
-        return f"cnns.0.{k}.conv.weight", [width << k, width << k - 1 if k else channels, 4, 4]
-
-    return numbered(net, layer)
-
-
-def multi_scale_scales(net: StateDict) -> int:
-    """Its scales."""
-    return numbered(net, lambda k: (f"cnns.{k}.0.conv.weight", net[MULTI_SCALE_FIRST].shape))
 
 
 # --- nets -------------------------------------------------------------------------------------------------------------

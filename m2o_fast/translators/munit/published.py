@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from m2o_fast.errors import UserError
+from m2o_fast.translators import reflected_layout as reflected
 from m2o_fast.translators import state_dicts as layouts
 from m2o_fast.translators.munit import SYSTEM
 from m2o_fast.translators.munit.settings import MUNITSettings, Size
@@ -27,7 +28,7 @@ FILES = {name: {letter: f"{name}_{letter}" for letter in "ab"} for name in ("gen
 #: Name of a file; each holds the nets of both domains. Published names have the number of iterations.
 FILE = "{net}_00000000.pt"
 
-_STEM = "enc_content.model.0.conv.weight"
+_STEM = reflected.stem("enc_content")
 
 
 def from_official(state_dicts: Mapping[str, Any], domains: Sequence[str] | None = None, image_size: int = 256) -> MUNIT:
@@ -51,7 +52,7 @@ def from_official(state_dicts: Mapping[str, Any], domains: Sequence[str] | None 
         raise UserError(f"missing nets: {', '.join(missing)}")
     channels = _channels(given)
     for name in NETS[:2]:
-        if _blocks(given[name]) == 0:
+        if not reflected.encoder_blocks(given[name], "enc_content"):
             raise UserError(
                 f"{name}: expected a content encoder of two halvings and residual blocks (enc_content.model.3.)"
             )
@@ -98,14 +99,15 @@ def _with_statistics(tensors: Any) -> dict[str, Tensor]:
 
 def published_net(translator: MUNIT, name: str) -> Parts:
     """Our nets that one of a published name consists of, in its order, and how their names become published ones."""
-    k = "ab".index(name[-1])
+    k, size = "ab".index(name[-1]), translator.size
     if name.startswith("dis"):
-        return [(translator.discriminators[str(k)], _discriminator_prefixes(translator.size))]
+        prefixes = reflected.discriminator_prefixes(size.discriminator_layers, size.scales)
+        return [(translator.discriminators[str(k)], prefixes)]
     net: Any = translator.generators[k]
     return [
         (net.style_encoder, _style_encoder_prefixes(len(net.style_encoder.down))),
-        (net.content_encoder, _content_encoder_prefixes(translator.size.blocks)),
-        (net.decoder, _decoder_prefixes(translator.size.blocks)),
+        (net.content_encoder, reflected.encoder_prefixes("enc_content", size.blocks)),
+        (net.decoder, reflected.decoder_prefixes("dec", size.blocks)),
         (net.mlp, {f"{2 * layer}.": f"mlp.model.{layer}.fc." for layer in range(3)}),
     ]
 
@@ -113,38 +115,6 @@ def published_net(translator: MUNIT, name: str) -> Parts:
 def _style_encoder_prefixes(halvings: int) -> dict[str, str]:
     down = {f"down.{k}.": f"enc_style.model.{k + 1}.conv." for k in range(halvings)}
     return {"stem.": "enc_style.model.0.conv.", **down, "head.": f"enc_style.model.{halvings + 2}."}
-
-
-def _content_encoder_prefixes(blocks: int) -> dict[str, str]:
-    down = {f"down.{k}.": f"enc_content.model.{k + 1}.conv." for k in range(2)}
-    return {"stem.": "enc_content.model.0.conv.", **down, **_block_prefixes(blocks, "enc_content.model.3")}
-
-
-def _decoder_prefixes(blocks: int) -> dict[str, str]:
-    prefixes = _block_prefixes(blocks, "dec.model.0")
-    for k in range(2):
-        prefixes |= {f"up.{k}.": f"dec.model.{2 * k + 2}.conv.", f"up_norm.{k}.": f"dec.model.{2 * k + 2}.norm."}
-    return {**prefixes, "head.": "dec.model.5.conv."}
-
-
-def _block_prefixes(blocks: int, layer: str) -> dict[str, str]:
-    return {f"blocks.{k}.conv{i + 1}.": f"{layer}.model.{k}.model.{i}.conv." for k in range(blocks) for i in range(2)}
-
-
-def _discriminator_prefixes(size: Size) -> dict[str, str]:
-    prefixes = {}
-    for scale in range(size.scales):
-        for k in range(size.discriminator_layers):
-            prefixes[f"scales.{scale}.convs.{k}."] = f"cnns.{scale}.{k}.conv."
-        last = size.discriminator_layers
-        prefixes[f"scales.{scale}.convs.{last}."] = f"cnns.{scale}.{last}."
-    return prefixes
-
-
-def _blocks(net: StateDict) -> int:
-    """Residual blocks of the width that the net has: their numbers alone could ask for more than a file holds."""
-    wide = 4 * net[_STEM].shape[0]
-    return layouts.numbered(net, lambda k: (f"enc_content.model.3.model.{k}.model.0.conv.weight", [wide, wide, 3, 3]))
 
 
 def _size(given: Mapping[str, StateDict], image_size: int) -> Size:
@@ -155,15 +125,15 @@ def _size(given: Mapping[str, StateDict], image_size: int) -> Size:
     read: dict[str, Any] = {}
     for field, what, of in (
         ("width", "the width", lambda net, name: dimension(net, name, _STEM, 0)),
-        ("blocks", "the number of residual blocks", lambda net, name: _blocks(net)),
+        ("blocks", "the number of residual blocks", lambda net, name: reflected.encoder_blocks(net, "enc_content")),
         ("style_dim", "the length of a style", lambda net, name: dimension(net, name, "enc_style.model.6.weight", 0)),
         ("mlp_width", "the width of the MLP", _mlp_width),
     ):
         read[field] = layouts.the_only({name: of(net, name) for name, net in generators.items()}, what)
     for field, what, of in (
-        ("discriminator_width", "the width", lambda net, name: dimension(net, name, layouts.MULTI_SCALE_FIRST, 0)),
-        ("discriminator_layers", "the number of layers", lambda net, name: layouts.multi_scale_layers(net)),
-        ("scales", "the number of scales", lambda net, name: layouts.multi_scale_scales(net)),
+        ("discriminator_width", "the width", lambda net, name: dimension(net, name, reflected.FIRST, 0)),
+        ("discriminator_layers", "the number of layers", lambda net, name: reflected.discriminator_layers(net)),
+        ("scales", "the number of scales", lambda net, name: reflected.discriminator_scales(net)),
     ):
         if judges:
             read[field] = layouts.the_only({name: of(net, name) for name, net in judges.items()}, what)
@@ -188,6 +158,6 @@ def _channels(given: Mapping[str, StateDict]) -> list[int]:
     for letter in "ab":
         found = {f"gen_{letter}": dimension(given[f"gen_{letter}"], f"gen_{letter}", _STEM, 1)}
         if f"dis_{letter}" in given:
-            found[f"dis_{letter}"] = dimension(given[f"dis_{letter}"], f"dis_{letter}", layouts.MULTI_SCALE_FIRST, 1)
+            found[f"dis_{letter}"] = dimension(given[f"dis_{letter}"], f"dis_{letter}", reflected.FIRST, 1)
         channels.append(layouts.the_only(found, "the number of channels"))
     return channels

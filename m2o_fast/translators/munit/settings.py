@@ -9,7 +9,7 @@ from typing import Any
 from m2o_fast.m2o import Domain, ManyToOne
 from m2o_fast.settings import Count, Section, Weight
 from m2o_fast.translators import settings
-from m2o_fast.translators.settings import HalvingAdam, Sizes, smallest_judged_side
+from m2o_fast.translators.settings import HalvingAdam, Sizes, check_judged_side
 
 #: Content has a quarter of the resolution; style encoders halve four times.
 SIZES = Sizes(smallest=32, multiple=4)
@@ -120,13 +120,7 @@ class MUNITSettings(settings.Settings):
         """The discriminators must have a pixel to score at their last scale, and a rate that falls early must fall."""
         self.optim.check(self.optim.halve_every)
         size = self.sizes(image_size)
-        layers, scales = size["discriminator_layers"], size["scales"]
-        least = smallest_judged_side(layers, scales)
-        if image_size < least:
-            raise ValueError(
-                f"model.discriminator_layers {layers} at model.scales {scales} need images of at least {least} pixels, "
-                f"not {image_size}; take fewer"
-            )
+        check_judged_side(image_size, size["discriminator_layers"], size["scales"])
 
     def kept(self, steps: int) -> dict[str, int]:
         """The steps within which the diversity weight falls to 0."""

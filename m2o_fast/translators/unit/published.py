@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from m2o_fast.errors import UserError
+from m2o_fast.translators import reflected_layout as reflected
 from m2o_fast.translators import state_dicts as layouts
-from m2o_fast.translators.settings import smallest_judged_side
 from m2o_fast.translators.state_dicts import Parts, StateDict, dimension
 from m2o_fast.translators.unit import SYSTEM
 from m2o_fast.translators.unit.settings import Size, UNITSettings, Weights
@@ -92,9 +92,11 @@ def published_net(translator: UNIT, name: str) -> Parts:
     """Our nets that a published one consists of."""
     if translator.size.form == "paper":
         return _paper_generator(translator) if name == "gen" else _paper_discriminator(translator)
-    letter = name[-1]
-    k = "ab".index(letter)
-    return _generator(translator, k) if name.startswith("gen") else _discriminator(translator, k)
+    k, size = "ab".index(name[-1]), translator.size
+    if name.startswith("gen"):
+        return _generator(translator, k)
+    prefixes = reflected.discriminator_prefixes(size.discriminator_layers, size.scales)
+    return [(translator.discriminators.own[str(k)], prefixes)]
 
 
 def _form(given: Any, form: str | None) -> str:
@@ -113,13 +115,6 @@ def _form(given: Any, form: str | None) -> str:
 def _checked(model: dict[str, Any], image_size: int) -> UNITSettings:
     if problem := SYSTEM.sizes.problem(image_size):
         raise UserError(problem)
-    if layers := model.get("scales") and model["discriminator_layers"]:
-        least = smallest_judged_side(layers, model["scales"])
-        if image_size < least:
-            raise UserError(
-                f"image_size {image_size}: discriminators of {layers} layers at {model['scales']} scales need at least "
-                f"{least} pixels; take a larger one, or leave the discriminators out"
-            )
     settings = layouts.settings_of(UNITSettings, model)
     try:
         settings.check(image_size, SYSTEM.variants["plain"])
@@ -137,9 +132,8 @@ def _rerelease(nets: Mapping[str, StateDict]) -> tuple[list[int], dict[str, Any]
     """Channels of the domains, and settings of the nets."""
     generators = {name: net for name, net in nets.items() if name.startswith("gen")}
     judges = {name: net for name, net in nets.items() if name.startswith("dis")}
-    stem = "enc.model.0.conv.weight"
-    widths = {name: dimension(net, name, stem, 0) for name, net in generators.items()}
-    blocks = {name: _encoder_blocks(net, 4 * widths[name]) for name, net in generators.items()}
+    widths = {name: dimension(net, name, reflected.stem("enc"), 0) for name, net in generators.items()}
+    blocks = {name: reflected.encoder_blocks(net, "enc") for name, net in generators.items()}
     read = {
         "width": layouts.the_only(widths, "the width"),
         "blocks": layouts.the_only(blocks, "the number of residual blocks"),
@@ -148,18 +142,14 @@ def _rerelease(nets: Mapping[str, StateDict]) -> tuple[list[int], dict[str, Any]
         raise UserError(f"gen_a: expected an encoder with two halvings and residual blocks ({_ENCODER}.0..., ...)")
     read["share"] = _shared(nets["gen_a"], nets["gen_b"], read["blocks"])
     if judges:
-        widths = {name: dimension(net, name, layouts.MULTI_SCALE_FIRST, 0) for name, net in judges.items()}
-        layers = {name: layouts.multi_scale_layers(net) for name, net in judges.items()}
-        scales = {name: layouts.multi_scale_scales(net) for name, net in judges.items()}
+        widths = {name: dimension(net, name, reflected.FIRST, 0) for name, net in judges.items()}
+        layers = {name: reflected.discriminator_layers(net) for name, net in judges.items()}
+        scales = {name: reflected.discriminator_scales(net) for name, net in judges.items()}
         read["discriminator_width"] = layouts.the_only(widths, "the width of discriminators")
         read["discriminator_layers"] = layouts.the_only(layers, "the number of layers")
         read["scales"] = layouts.the_only(scales, "the number of scales")
-    channels = [dimension(nets[f"gen_{letter}"], f"gen_{letter}", stem, 1) for letter in "ab"]
+    channels = [dimension(nets[f"gen_{letter}"], f"gen_{letter}", reflected.stem("enc"), 1) for letter in "ab"]
     return channels, {"form": "rerelease", **read}
-
-
-def _encoder_blocks(net: StateDict, width: int) -> int:
-    return layouts.numbered(net, lambda k: (f"{_ENCODER}.{k}.model.0.conv.weight", [width, width, 3, 3]))
 
 
 def _shared(a: StateDict, b: StateDict, blocks: int) -> int:
@@ -178,35 +168,12 @@ def _shared(a: StateDict, b: StateDict, blocks: int) -> int:
 def _generator(translator: UNIT, k: int) -> Parts:
     own, share = translator.size.blocks - translator.size.share, translator.size.share
     net = translator.generator
-    encoder = {"stem.": "enc.model.0.conv.", "down.0.": "enc.model.1.conv.", "down.1.": "enc.model.2.conv."}
-    encoder |= _blocks("blocks.", own, f"{_ENCODER}.")
-    decoder = _blocks("blocks.", own, f"{_DECODER}.", share)
-    for up, place in ((0, 2), (1, 4)):
-        decoder |= {f"up.{up}.": f"dec.model.{place}.conv.", f"up_norm.{up}.": f"dec.model.{place}.norm."}
     return [
-        (net.encoders[str(k)], encoder),
-        (net.shared_encoder, _blocks("", share, f"{_ENCODER}.", own)),
-        (net.shared_decoder, _blocks("", share, f"{_DECODER}.")),
-        (net.decoders[str(k)], decoder | {"head.": "dec.model.5.conv."}),
+        (net.encoders[str(k)], reflected.encoder_prefixes("enc", own)),
+        (net.shared_encoder, reflected.block_prefixes("", share, f"{_ENCODER}.", own)),
+        (net.shared_decoder, reflected.block_prefixes("", share, f"{_DECODER}.")),
+        (net.decoders[str(k)], reflected.decoder_prefixes("dec", own, share)),
     ]
-
-
-def _blocks(ours: str, count: int, theirs: str, first: int = 0) -> dict[str, str]:
-    return {
-        f"{ours}{block}.conv{layer + 1}.": f"{theirs}{first + block}.model.{layer}.conv."
-        for block in range(count)
-        for layer in range(2)
-    }
-
-
-def _discriminator(translator: UNIT, k: int) -> Parts:
-    size = translator.size
-    prefixes = {}
-    for scale in range(size.scales):
-        for layer in range(size.discriminator_layers):
-            prefixes[f"scales.{scale}.convs.{layer}."] = f"cnns.{scale}.{layer}.conv."
-        prefixes[f"scales.{scale}.convs.{size.discriminator_layers}."] = f"cnns.{scale}.{size.discriminator_layers}."
-    return [(translator.discriminators.own[str(k)], prefixes)]
 
 
 # --- the paper's form -------------------------------------------------------------------------------------------------

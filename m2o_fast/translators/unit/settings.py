@@ -9,7 +9,7 @@ from typing import Any, Literal
 from m2o_fast.m2o import Domain, ManyToOne
 from m2o_fast.settings import Count, CountOrZero, Section, Weight
 from m2o_fast.translators import settings
-from m2o_fast.translators.settings import HalvingAdam, Sizes, smallest_judged_side
+from m2o_fast.translators.settings import HalvingAdam, Sizes, check_judged_side
 
 #: Two halvings, and reflected borders.
 SIZES = Sizes(smallest=32, multiple=4)
@@ -211,13 +211,7 @@ class UNITSettings(settings.Settings):
     def _check_rerelease(self, size: Size) -> None:
         if self.model.discriminator_share is not None:
             raise ValueError("model.discriminator_share: the re-release shares no discriminator; leave it out")
-        layers, scales = size.discriminator_layers, size.scales
-        least = smallest_judged_side(layers, scales)
-        if size.image_size < least:
-            raise ValueError(
-                f"model.discriminator_layers {layers} with model.scales {scales} needs images of at "
-                f"least {least} pixels; take fewer"
-            )
+        check_judged_side(size.image_size, size.discriminator_layers, size.scales)
 
     def kept(self, steps: int) -> dict[str, int]:
         """The steps within which the diversity weight falls to 0, and those after which the form halves its rate."""

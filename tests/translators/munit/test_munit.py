@@ -21,6 +21,7 @@ from munit_cases import (
 from torch import nn
 
 from m2o_fast.m2o import Domain
+from m2o_fast.nn.memoryless import memoryless
 from m2o_fast.nn.multi_scale_discriminator import MultiScaleDiscriminator
 from m2o_fast.ops import _choices
 from m2o_fast.translators.base import Iteration
@@ -193,7 +194,7 @@ def test_a_domain_without_style_has_neither_encoder_nor_mlp() -> None:
     """With the published widths it saves 3,881,608 parameters: 2,764,936 and 1,120,768 for 4,096."""
     settings = MUNITSettings()
     domains = [Domain("A"), Domain("B", multimodal=False)]
-    with torch.device("meta"):
+    with memoryless():
         nets = MUNIT(domains, variant("hmu"), Size(**settings.sizes(256))).generators
     assert {name.split(".")[0] for name, _ in nets[1].named_parameters()} == {"content_encoder", "decoder", "affines"}
     assert count(nets[0]) == 15_026_187 and count(nets[0]) - count(nets[1]) == 3_881_608
@@ -264,7 +265,7 @@ def test_a_one_hot_domain_is_compared_by_its_logits() -> None:
 
 def test_published_numbers() -> None:
     """Of an image of 256 pixels: shapes, and by layers and scales the receptive field; the zeroed head gives 0."""
-    with torch.device("meta"), torch.no_grad():
+    with memoryless(), torch.no_grad():
         translator = MUNIT([Domain("A"), Domain("B")], variant("plain"), Size(**MUNITSettings().sizes(256)))
         image = torch.zeros(1, 3, 256, 256)
         net, judge = translator.generators[0], translator.discriminators["0"]
@@ -309,7 +310,7 @@ def test_sizes_are_those_of_the_image() -> None:
     settings.check(32, variant("plain"))
     published = MUNITSettings.model_validate({"model": {"discriminator_layers": 4, "scales": 3}})
     published.check(64, variant("plain"))
-    with pytest.raises(ValueError, match="4 at model.scales 3 need images of at least 61 pixels, not 32"):
+    with pytest.raises(ValueError, match="^model.discriminator_layers: 4 at model.scales 3 need .* at least 61 "):
         published.check(32, variant("plain"))
 
 

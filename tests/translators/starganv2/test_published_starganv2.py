@@ -17,6 +17,7 @@ from starganv2_cases import (
 import m2o_fast
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain, ManyToOne
+from m2o_fast.nn.memoryless import memoryless
 from m2o_fast.translators.starganv2.published import from_official
 from m2o_fast.translators.starganv2.settings import Size, Weights
 from m2o_fast.translators.starganv2.translator import StarGANv2
@@ -95,14 +96,14 @@ def test_misfitting_published_weights_are_listed() -> None:
 )
 def test_parameter_counts_of_the_published_nets(image_size: int, max_width: int, expected: tuple[int, ...]) -> None:
     size = Size(image_size=image_size, base_width=2**14 // image_size, max_width=max_width)
-    with torch.device("meta"):
+    with memoryless():
         translator = StarGANv2([Domain("a"), Domain("b")], ManyToOne.symmetric(), size)
     counts = [sum(p.numel() for p in net.parameters()) for net in translator.children()]
     assert tuple(counts) == expected
 
 
 def test_what_is_left_out_is_as_it_was_published() -> None:
-    with torch.device("meta"):
+    with memoryless():
         translator = m2o_fast.StarGANv2([Domain("a"), Domain("b", 1, multimodal=False)])
     assert translator.rules == ManyToOne() and translator.image_size == 256
     assert translator.size.widths(6) == [64, 128, 256, 512, 512, 512, 512]

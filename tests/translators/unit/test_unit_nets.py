@@ -7,6 +7,7 @@ import pytest
 import torch
 from unit_cases import FORMS, WIDTH, new_translator, published_nets, weights
 
+from m2o_fast.nn.memoryless import memoryless
 from m2o_fast.translators.unit.nets import PaperBlock, PaperDecoder
 from m2o_fast.translators.unit.published import from_official
 
@@ -16,7 +17,7 @@ def count(net: torch.nn.Module) -> int:
 
 
 def test_published_numbers_of_parameters() -> None:
-    with torch.device("meta"):
+    with memoryless():
         wide = {"width": 64, "discriminator_width": 64}
         assert count(PaperBlock(256)) == count(plain.PaperResidual(256)) == 1_180_160
         assert count(plain.Domain(3)) == 11_140_483 and count(plain.MultiScale(3)) == 8_271_171

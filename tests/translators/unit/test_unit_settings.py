@@ -19,8 +19,8 @@ from m2o_fast.translators.unit.settings import UNITSettings, Weights
     [
         ({"share": 5}, 32, "^model.share: 5 of 4 residual blocks cannot be shared"),
         ({"share": 4}, 32, "^model.share: with all 4 residual blocks shared, .* at most 3"),
-        ({"discriminator_layers": 4}, 32, "model.scales 2 needs images of at least 31 pixels"),
-        ({"discriminator_layers": 4, "scales": 3}, 32, "needs images of at least 61 pixels; take fewer"),
+        ({"discriminator_layers": 4}, 32, "model.scales 2 need images of at least 31 pixels"),
+        ({"discriminator_layers": 4, "scales": 3}, 32, "need images of at least 61 pixels, not 32; take fewer"),
         ({"discriminator_share": 1}, 32, "^model.discriminator_share: the re-release shares no discriminator"),
         ({"form": "paper", "scales": 1}, 32, "^model.scales: the paper's discriminators"),
         ({"form": "paper", "discriminator_share": 4}, 32, "of 4 layers at most 3 can be shared, got 4"),
