@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from m2o_fast.data.fit import Fit
 from m2o_fast.errors import UserError
 from m2o_fast.files import replacing
+from m2o_fast.nn.memoryless import memoryless
 from m2o_fast.nn.misfits import misfits
 from m2o_fast.translators import create
 from m2o_fast.translators.base import Translator
@@ -81,7 +82,7 @@ def described(config: Mapping[str, Any], path: Path) -> Translator:
         UserError: They cannot be built; names the file.
     """
     try:
-        with torch.device("meta"):
+        with memoryless():
             return create(config["translator"])
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:  # torch's own for absurd sizes
         raise UserError(f"{path}: {error}") from None
