@@ -144,8 +144,12 @@ class _Job(NamedTuple):
 
     def all_files(self) -> Iterator[tuple[int, np.ndarray | str]]:
         """The decoded files in order; text says what is wrong. Raises ``UserError`` if some were changed meanwhile."""
-        yield from self.files(range(len(self.paths)))
-        if changed := self.source.changed():  # the fingerprint is that of what they held before
+        failed = set()
+        for number, image in self.files(range(len(self.paths))):
+            if isinstance(image, str):
+                failed.add(number)
+            yield number, image
+        if changed := self.source.changed(failed):  # the fingerprint is that of what they held before
             raise UserError(
                 f"{len(changed)} of {len(self.paths)} image files were changed while they were read: {named(changed)}; "
                 "start again when nothing writes there"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import cached_property
 from itertools import chain
@@ -103,10 +103,21 @@ class FileIndex:
                     self._save()
         return known
 
-    def changed(self) -> list[str]:
-        """The paths of the files that were changed since they were looked at."""
-        same = (self._stats == _stats(self.paths)).all(axis=1)
-        return [self.paths[row] for row in np.flatnonzero(~same).tolist()]
+    def changed(self, failed: Collection[int] = ()) -> list[str]:
+        """The paths of the files that were changed since they were looked at.
+
+        Those with other dates are read again: the same content counts as unchanged.
+
+        Args:
+            failed: Numbers of files that could not be read in between. Other dates are enough for these: they may have
+                held something else then.
+        """
+        rows = np.flatnonzero((self._stats != _stats(self.paths)).any(axis=1)).tolist()
+        found = mapped(_digest, [self.paths[row] for row in rows], f"reading files of {self.folder}", self._report)
+        before = self.digests()
+        return [
+            self.paths[row] for row, digest in zip(rows, found, strict=True) if row in failed or digest != before[row]
+        ]
 
     @cached_property
     def _stats(self) -> np.ndarray:

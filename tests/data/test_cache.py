@@ -309,3 +309,39 @@ def test_a_file_that_is_replaced_meanwhile_is_not_taken_for_the_old_one(tmp_path
         call(paths, replacing_decoder, keep=keep)
     assert not decoded_directory().exists() or kept_files() == []
     assert np.array_equal(call(paths, keep=keep).images, expected(0, 1, 2, 90, 4))
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_other_dates_of_the_same_content_are_no_change(tmp_path: Path, keep: bool) -> None:
+    paths, decode = files(tmp_path / "a"), Decoder()
+
+    def redating_decoder(path: Path) -> np.ndarray:
+        if path == paths[1]:
+            path.chmod(0o600)
+        elif path == paths[2]:
+            os.link(path, tmp_path / "link")
+        elif path == paths[3]:
+            os.utime(path, (1, 1))
+        return decode(path)
+
+    result = call(paths, redating_decoder, keep=keep)
+    assert np.array_equal(result.images, expected(*range(5))) and len(decode.calls) == 5
+    assert result.fingerprint == call(paths, keep=keep).fingerprint
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_file_that_failed_while_it_was_written_anew_counts_as_changed(tmp_path: Path, keep: bool) -> None:
+    """The same bytes once more: it holds what was hashed, but was cut off when it was decoded."""
+    paths = files(tmp_path / "a")
+
+    def rewriting_decoder(path: Path) -> np.ndarray:
+        whole = path.read_bytes()
+        if path == paths[3]:
+            path.write_bytes(b"")
+        try:
+            return Decoder()(path)
+        finally:
+            path.write_bytes(whole)
+
+    with pytest.raises(UserError, match=r"^1 of 5 image files were changed while they were read: \S+/a/3.raw; start"):
+        call(paths, rewriting_decoder, keep=keep)

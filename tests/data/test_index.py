@@ -247,7 +247,7 @@ def test_a_start_looks_at_each_file_once(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(seen["_collect"]) == len(set(seen["_collect"]))
 
 
-def test_training_looks_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_looks_once_and_again_after_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, seen = write_images(tmp_path / "d"), []
     stat = index_module._stat
     monkeypatch.setattr(index_module, "_stat", lambda path: seen.append(path) or stat(path))
