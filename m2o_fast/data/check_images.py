@@ -25,6 +25,7 @@ from m2o_fast.data.check_report import (
 )
 from m2o_fast.data.contact_sheet import COLUMNS, TILE
 from m2o_fast.data.contents import contents_of, named_by_folders
+from m2o_fast.data.folder import channels_of
 from m2o_fast.data.images import colors_of, is_gray
 from m2o_fast.data.layout import (
     Split,
@@ -44,7 +45,6 @@ from m2o_fast.m2o import PAIRED, UNPAIRED, Domain
 
 _LOOKED_AT = 16  # images of a domain whose colours are counted
 _FEW_COLORS = 256
-_GRAY_MODES = ("1", "L", "LA")
 
 
 T = TypeVar("T")
@@ -261,15 +261,15 @@ def _command(
     words = ["m2o-fast", "train", *learner.options(), "--variant", variant, "--data", f"folder:{root}"]
     words += [word for name in guess.domains for word in ("--uni", name)]
     sides = [min(fact.size) for domain in domains.values() for fact in domain.readable()]
-    fitting = learner.fit(variant, [_domain(name, domains[name], guess) for name in domains], int(np.median(sides)))
+    fitting = learner.fit(variant, [_domain(name, found, guess) for name in domains], int(np.median(sides)))
     words += [*fitting.options, *share_option(max_unreadable)]
     return shlex.join(words), fitting.hours
 
 
-def _domain(name: str, domain: Checked, guess: _Guess) -> Domain:
-    """About what training will make of a domain."""
-    gray = all(fact.mode in _GRAY_MODES for fact in domain.readable())
-    return Domain(name, 1 if gray else 3, multimodal=name not in guess.domains)
+def _domain(name: str, found: Found, guess: _Guess) -> Domain:
+    """What training will make of a domain."""
+    channels = channels_of([domains[name].files for domains in found.values()])
+    return Domain(name, channels, multimodal=name not in guess.domains)
 
 
 def _sheet_rows(found: Found, uni: Sequence[str]) -> dict[str, list[np.ndarray]]:

@@ -153,7 +153,7 @@ def load_folder(files: Files, uni: Sequence[str] = ()) -> FolderDataset:
         contents = contents_of(files.root, listing, uni, split)
         index = indices_of(listing, keep=files.cache, verify=files.verify, report=files.report)
     own_first = sorted(index, key=lambda name: name != split)  # where that is coloured, the other one need not be read
-    channels = {name: _channels([index[which][name] for which in own_first]) for name in found}
+    channels = {name: channels_of([index[which][name] for which in own_first]) for name in found}
     domains = [Domain(name, channels[name], multimodal=name not in uni) for name in found]
     results = [_decode(files, found[domain.name], index[split][domain.name], domain.channels) for domain in domains]
     for domain, result in zip(domains, results, strict=True):
@@ -220,8 +220,8 @@ def _decode(files: Files, images: Images, index: FileIndex, channels: int) -> De
     )
 
 
-def _channels(indices: Sequence[FileIndex]) -> int:
-    """1 if all files that can be read are gray, else 3."""
+def channels_of(indices: Sequence[FileIndex]) -> int:
+    """1 if all files of a domain that can be read are gray, in whatever split, else 3."""
     column = f"gray, Pillow {PIL.__version__}"
     return 3 if any((index.column(column, _gray, "reading the heads") == _COLORED).any() for index in indices) else 1
 

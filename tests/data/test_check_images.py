@@ -20,7 +20,9 @@ from m2o_fast.data.check import check_folder
 from m2o_fast.data.check_images import guess_uni
 from m2o_fast.data.check_report import ImageFacts, by_kind, described, examine_all
 from m2o_fast.data.index import FileIndex
+from m2o_fast.data.learner import Learner
 from m2o_fast.errors import UserError
+from m2o_fast.m2o import Domain
 
 BY_HEART = (
     "11 contents of sketch with looks in both splits: "
@@ -69,6 +71,19 @@ def test_a_sound_folder(root: Path) -> None:
             "looks": {"least": 1, "mean": 1.0, "most": 1},
         }
     }
+
+
+@pytest.mark.parametrize("kind", ["16 bit", "palette"])
+def test_the_command_is_for_the_channels_that_training_takes(root: Path, kind: str) -> None:
+    for path in root.rglob("sketch/**/*.bmp"):
+        gray = gray_of(int(path.stem))
+        deep = Image.fromarray(gray.astype(np.uint16) * 257)
+        (deep if kind == "16 bit" else Image.fromarray(gray).convert("P")).save(path.with_suffix(".png"))
+        path.unlink()
+    fitted: list[Domain] = []
+    check_folder(root, learner=Learner(fitting=lambda variant, domains, side: fitted.extend(domains)))
+    trained_on = open_dataset("folder", split="train", data_dir=root, image_size=16, uni=("sketch",)).domains
+    assert [domain.channels for domain in trained_on] == [3, 1] and tuple(fitted) == trained_on
 
 
 @pytest.mark.parametrize(
