@@ -19,7 +19,7 @@ from m2o_fast.data.cache import Files, named
 from m2o_fast.data.images import Part, about_range, largest_value, opened, read_pixels
 from m2o_fast.data.index import FileIndex
 from m2o_fast.data.parallel import room_for_pixels
-from m2o_fast.data.turned import shown_size
+from m2o_fast.data.turned import orientation, shown_size
 from m2o_fast.errors import UserError
 
 #: A domain with fewer images than this is warned of.
@@ -29,7 +29,6 @@ FEW = 10
 _FACTS = 2  # another number wherever other facts are found
 _STRETCHED = 1.1  # times longer in one direction than in the other
 _SIDE = 8  # decoding a file to this size meets whatever is wrong with it
-_ORIENTATION = 0x0112
 _COMMON = ("1", "L", "RGB", "P", "LA", "RGBA", "PA")
 
 
@@ -131,8 +130,7 @@ def _examine(path: Path, part: Part) -> ImageFacts:
     try:
         with opened(path) as image, room_for_pixels(image.width * image.height):
             (width, height), mode = shown_size(image), image.mode
-            orientation = image.getexif().get(_ORIENTATION, 1)
-            oddities = _oddities(image, orientation)
+            oddities = _oddities(image)
         largest = int(read_pixels(path, 3, _SIDE, part).max())
         if part == "whole" and about_range(largest):  # bright lines may have been averaged away
             largest = largest_value(path)
@@ -141,14 +139,14 @@ def _examine(path: Path, part: Part) -> ImageFacts:
     return ImageFacts(path, (width if part == "whole" else width // 2, height), mode, oddities, largest, part)
 
 
-def _oddities(image: Image.Image, orientation: int) -> tuple[str, ...]:
-    animated = False
+def _oddities(image: Image.Image) -> tuple[str, ...]:
+    turn, animated = orientation(image), False
     with suppress(Exception):  # what follows the first frame may be damaged, which is none of our business
         animated = getattr(image, "is_animated", False)
     deep = image.mode == "F" or image.mode.startswith("I")
     found = {
         "with several frames, of which the first is taken": animated,
-        "turned as EXIF says": orientation in range(2, 9),
+        "turned as EXIF says": turn in range(2, 9),
         "with more than 8 bits, which are rounded to 8": deep,
         "with transparent parts, which become black": image.has_transparency_data,
         f"of mode {image.mode}, converted to RGB": not deep and image.mode not in _COMMON,

@@ -7,14 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, TiffTags
+from PIL import Image
+from PIL.ExifTags import Base as Tag
 
 from m2o_fast.data.fit import Box
 from m2o_fast.data.turned import shown
 from m2o_fast.errors import UserError
 
-_TAGS = {tag.name: number for number, tag in TiffTags.TAGS_V2.items()}
-_BITS, _PHOTOMETRIC = _TAGS["BitsPerSample"], _TAGS["PhotometricInterpretation"]
 _WHITE_IS_ZERO = 0
 _SIXTEEN_BIT = 65535.0
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # Rec. 601
@@ -80,12 +79,13 @@ def luminance(values: np.ndarray) -> np.ndarray:
 def _gray(image: Any) -> tuple[Callable[[Box], np.ndarray], Box]:
     tags = getattr(image, "tag_v2", {})
     if image.mode == "I" and image.format == "TIFF" or "S" in image.mode:
+        bits = tags.get(Tag.BitsPerSample, (32,))[0]
         raise UserError(
-            f"{image.fp.name}: whole numbers of {tags.get(_BITS, (32,))[0]} bits with a sign, whose range from black "
-            "to white is not clear; convert the image to 8 or 16 bits without a sign"
+            f"{image.fp.name}: whole numbers of {bits} bits with a sign, whose range from black to white is not clear; "
+            "convert the image to 8 or 16 bits without a sign"
         )
-    highest = 2.0 ** tags[_BITS][0] - 1 if _BITS in tags else _SIXTEEN_BIT
-    inverted = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+    highest = 2.0 ** tags[Tag.BitsPerSample][0] - 1 if Tag.BitsPerSample in tags else _SIXTEEN_BIT
+    inverted = tags.get(Tag.PhotometricInterpretation) == _WHITE_IS_ZERO
     transparent = image.info.get("transparency")
     part, whole = shown(image)
 

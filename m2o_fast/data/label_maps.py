@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from m2o_fast.data.fit import Fit, squared
+from m2o_fast.data.fit import Box, Fit, size_of, squared
 from m2o_fast.data.images import InMemory, opened, shown_size_of
 from m2o_fast.data.parallel import room_for_pixels
+from m2o_fast.data.turned import shown
 from m2o_fast.errors import UserError
 from m2o_fast.labels import draw_labels, read_labels
 
@@ -42,16 +44,18 @@ def read_class_numbers(
             raise UserError(
                 f"{path}: mode {image.mode}, but a label map holds class numbers: an 8-bit image of mode L or P"
             )
-        wanted = None if photo is None else shown_size_of(photo)
+        wanted = None if photo is None else _in_words(shown_size_of(photo))
         with room_for_pixels(image.width * image.height):
-            ImageOps.exif_transpose(image, in_place=True)
-            if photo is not None and wanted is not None and wanted != image.size:
-                raise UserError(
-                    f"{path}: {image.width} x {image.height} pixels, but {photo.name} has {wanted[0]} x {wanted[1]}"
-                )
-            if (largest := int(np.asarray(image).max())) >= classes:
+            part, whole = shown(image)
+            if photo is not None and wanted != (found := _in_words(size_of(whole))):
+                raise UserError(f"{path}: {found} pixels, but {photo.name} has {wanted}")
+            if (largest := int(np.max(image.getextrema()))) >= classes:
                 raise UserError(f"{path}: class {largest}, but classes are 0 to {classes - 1}")
-            return np.array(_resized(image, size, fit), dtype=np.uint8)
+            return np.array(_resized(part, whole, size, fit), dtype=np.uint8)
+
+
+def _in_words(size: tuple[int, int]) -> str:
+    return "{} x {}".format(*size)
 
 
 def read_label_map(path: Path | InMemory, classes: int, size: int | None, fit: Fit = "stretch") -> Tensor:
@@ -73,15 +77,16 @@ def read_label_map(path: Path | InMemory, classes: int, size: int | None, fit: F
     """
     with opened(path) as image:
         if image.mode not in ("L", "P"):
-            colors = ImageOps.exif_transpose(image).convert("RGB")
-            return _from_colors(path, _resized(colors, size, fit), classes)
+            part, whole = shown(image)
+            colors = _resized(lambda box: part(box).convert("RGB"), whole, size, fit)
+            return _from_colors(path, colors, classes)
     return torch.from_numpy(read_class_numbers(path, classes, size, fit=fit)).to(torch.int64)[None]
 
 
-def _resized(image: Image.Image, size: int | None, fit: Fit = "stretch") -> Image.Image:
+def _resized(part: Callable[[Box], Image.Image], whole: Box, size: int | None, fit: Fit) -> Image.Image:
     if size is None:
-        return image
-    (resized,) = squared(lambda box: [image.crop(box)], (0, 0, *image.size), size, fit, is_label_map=True)
+        return part(whole)
+    (resized,) = squared(lambda box: [part(box)], whole, size, fit, is_label_map=True)
     return resized
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from PIL import Image, TiffTags
+from PIL import Image
+from PIL.ExifTags import Base as Tag
 
 from m2o_fast.data.fit import Box
 
-_TAGS = {tag.name: number for number, tag in TiffTags.TAGS_V2.items()}
-_ORIENTATION, _WIDTH, _HEIGHT = _TAGS["Orientation"], _TAGS["ImageWidth"], _TAGS["ImageLength"]
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -26,13 +25,13 @@ _FROM_RIGHT, _FROM_BELOW = (2, 3, 7, 8), (3, 4, 6, 7)  # an axis of the file is 
 def shown_size(image: Image.Image) -> tuple[int, int]:
     """Width and height of an opened image as it is shown; a PNG file may be decoded to know."""
     tags = getattr(image, "tag_v2", {})  # of TIFF files Pillow 13 exchanges the sizes, older ones do not
-    return as_shown(image, (tags[_WIDTH], tags[_HEIGHT]) if tags else image.size)
+    return as_shown(image, (tags[Tag.ImageWidth], tags[Tag.ImageLength]) if tags else image.size)
 
 
 def as_shown(image: Image.Image, size: tuple[int, int]) -> tuple[int, int]:
     """Width and height of what the file of an opened image holds, exchanged where the orientation says so."""
     width, height = size
-    return (height, width) if _orientation(image) in _EXCHANGED else size
+    return (height, width) if orientation(image) in _EXCHANGED else size
 
 
 def shown(image: Image.Image) -> tuple[Callable[[Box], Image.Image], Box]:
@@ -42,23 +41,24 @@ def shown(image: Image.Image) -> tuple[Callable[[Box], Image.Image], Box]:
         What gives a box of it as it is shown, and all of it as a box.
     """
     image.load()
-    orientation = _orientation(image)  # after decoding: Pillow turns TIFF files itself
+    turn = orientation(image)  # after decoding: Pillow turns TIFF files itself
     width, height = image.size
-    if orientation not in _TURNS:
+    if turn not in _TURNS:
         return image.crop, (0, 0, width, height)
 
     def part(box: Box) -> Image.Image:
         left, top, right, bottom = box
-        if orientation in _EXCHANGED:
+        if turn in _EXCHANGED:
             left, top, right, bottom = top, left, bottom, right
-        if orientation in _FROM_RIGHT:
+        if turn in _FROM_RIGHT:
             left, right = width - right, width - left
-        if orientation in _FROM_BELOW:
+        if turn in _FROM_BELOW:
             top, bottom = height - bottom, height - top
-        return image.crop((left, top, right, bottom)).transpose(_TURNS[orientation])
+        return image.crop((left, top, right, bottom)).transpose(_TURNS[turn])
 
-    return part, (0, 0, height, width) if orientation in _EXCHANGED else (0, 0, width, height)
+    return part, (0, 0, height, width) if turn in _EXCHANGED else (0, 0, width, height)
 
 
-def _orientation(image: Image.Image) -> int:
-    return image.getexif().get(_ORIENTATION, 1)
+def orientation(image: Image.Image) -> int:
+    """How an opened image is to be turned, 1 to 8 as EXIF counts; 1: not at all."""
+    return image.getexif().get(Tag.Orientation, 1)

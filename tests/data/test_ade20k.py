@@ -16,7 +16,6 @@ from PIL import Image
 from m2o_fast.data import Augment, BatchSampler, check_ade20k, open_dataset
 from m2o_fast.data.check import check_folder
 from m2o_fast.data.dataset import Dataset
-from m2o_fast.data.label_maps import read_class_numbers, read_label_map
 from m2o_fast.errors import UserError
 from m2o_fast.labels import palette, read_labels
 
@@ -294,25 +293,6 @@ def test_real_samples() -> None:
         data = opened(Path(os.environ["M2O_DATA_DIR"]) / "ade20k_sample")
     assert data.count("scene") == 3 and data.class_names[3] == "sky"
     assert {data.class_names[k] for k in data.label_ids([2]).unique()} >= {"sky", "road", "bus"}
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_label_map_is_turned_as_its_exif_says(tmp_path: Path, orientation: int) -> None:
-    classes = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    stored = {
-        **{1: lambda a: a, 2: np.fliplr, 3: lambda a: a[::-1, ::-1], 4: np.flipud, 5: np.transpose},
-        **{6: np.rot90, 7: lambda a: a[::-1, ::-1].T, 8: lambda a: np.rot90(a, -1)},
-    }[orientation](classes)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    path, photo = tmp_path / "map.png", tmp_path / "photo.png"
-    Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif)
-    Image.new("RGB", (4, 3)).save(photo)
-    right = Image.fromarray(classes).resize((12, 12), Image.Resampling.NEAREST)
-    assert np.array_equal(read_class_numbers(path, 12, 12, photo), np.asarray(right))
-    colors = (palette(12).numpy()[stored]).astype(np.uint8)
-    Image.fromarray(colors).save(path, exif=exif)
-    assert np.array_equal(read_label_map(path, 12, 12)[0].numpy(), np.asarray(right))
 
 
 def test_names_pair_however_their_accents_are_stored(root: Path) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from m2o_fast.data import fit, images, parallel
 from m2o_fast.data.images import colors_of, largest_value, read_pixels
+from m2o_fast.data.label_maps import read_class_numbers
 from m2o_fast.errors import UserError
 
 SIDE = 9000  # 81 megapixels, 324 MB as Pillow holds colours
@@ -57,6 +58,12 @@ def test_a_large_file_is_in_memory_once(kind: str, side: int, megabytes: int, ho
         pixels = read_pixels(path, 3, 16, fit=how)
     value = 200 * 200 / 255 if "alpha" in kind else 200
     assert np.abs(pixels.astype(float) - value).max() <= 1
+
+
+def test_a_large_label_map_is_in_memory_once(tmp_path: Path) -> None:
+    path = write_png(tmp_path / "large.png", "gray", 5000)
+    with bounded_memory(45 << 20):
+        assert (read_class_numbers(path, 201, 16, path) == 200).all()
 
 
 @pytest.mark.slow

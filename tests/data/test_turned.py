@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from m2o_fast.data.images import colors_of, largest_value, read_image, read_pixels, shown_size_of
+from m2o_fast.data.label_maps import read_class_numbers, read_label_map
+from m2o_fast.labels import palette
 
 TURNS = {
     1: lambda a: a,
@@ -23,10 +25,13 @@ TURNS = {
 FILES = {"png": {}, "webp": {"lossless": True}, "raw.tif": {}, "packed.tif": {"compression": "tiff_deflate"}}
 
 
-def write(path: Path, pixels: np.ndarray, orientation: int, **options: object) -> Path:
+def write(path: Path, pixels: np.ndarray, orientation: int, mode: str | None = None, **options: object) -> Path:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(pixels).save(path, exif=exif, **options)
+    image = Image.fromarray(pixels)
+    if mode == "P":
+        image.putpalette(bytes(range(256)) * 3)
+    image.save(path, exif=exif, **options)
     return path
 
 
@@ -45,6 +50,24 @@ def test_every_format_is_turned(tmp_path: Path, ending: str, orientation: int) -
         found = read_image(path, wanted.shape[2], None)[0].permute(1, 2, 0).numpy()
         assert found.shape == wanted.shape and np.abs((found + 1) / 2 - wanted).max() < 1e-6, kind
         assert shown_size_of(path) == wanted.shape[1::-1]
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+@pytest.mark.parametrize("ending", FILES)
+def test_label_maps_are_turned(tmp_path: Path, ending: str, orientation: int) -> None:
+    """Class numbers, plain and with a palette, and colours; of the size of the photograph as it is shown."""
+    classes = np.random.default_rng(orientation).integers(0, 12, (5, 8), dtype=np.uint8)
+    wanted = TURNS[orientation](classes)
+    photo = write(tmp_path / "photo.png", np.zeros((*wanted.shape, 3), dtype=np.uint8), 1)
+    scaled = np.asarray(Image.fromarray(np.ascontiguousarray(wanted)).resize((12, 12), Image.Resampling.NEAREST))
+    for mode in ("L", "P") if ending != "webp" else ():  # which holds colours alone
+        path = write(tmp_path / f"{mode}.{ending}", classes, orientation, mode, **FILES[ending])
+        assert np.array_equal(read_class_numbers(path, 12, None, photo), wanted)
+        assert np.array_equal(read_class_numbers(path, 12, 12, photo), scaled)
+    colors = palette(12).numpy()[classes].astype(np.uint8)
+    path = write(tmp_path / f"colors.{ending}", colors, orientation, **FILES[ending])
+    assert np.array_equal(read_label_map(path, 12, None)[0], wanted)
+    assert np.array_equal(read_label_map(path, 12, 12)[0], scaled)
 
 
 @pytest.mark.parametrize("ending", FILES)
