@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 from source_tree import ROOT
-from translate import translate
+from translate import translate, without_other_dtypes
 
 HERE = Path(__file__).parent
 CSRC = ROOT / "csrc"
@@ -157,19 +157,9 @@ def _translated(dtypes: str) -> Iterator[Path]:
         for path in (path for path in CSRC.rglob("*") if path.suffix in {".cu", ".cuh", ".cpp", ".h"}):
             target = folder / path.relative_to(CSRC)
             target.parent.mkdir(exist_ok=True)
-            text = _without_other_dtypes(translate(path.read_text()), dtypes)
+            text = without_other_dtypes(translate(path.read_text()), dtypes)
             target.write_text(f'#line 1 "{path.relative_to(ROOT)}"\n{text}')
         yield folder
-
-
-def _without_other_dtypes(text: str, dtypes: str) -> str:
-    """Kernels are made in ``case ElementType::float32: ...``; those of a last type that has no case stay."""
-
-    def kept(case: re.Match[str]) -> str:
-        return case[0] if case[1] in dtypes.split(",") else "\n" * case[0].count("\n")
-
-    use = r"(?:return with_layout<[^;]*;|use\(\w+\{\}\);\s+break;|return use\(\w+\{\}\);)"
-    return re.sub(rf"case (?:ElementType|Pixel)::(\w+):\s+{use}", kept, text) if dtypes else text
 
 
 def _compile(command: list[str], target: Path, include: Path) -> None:

@@ -11,13 +11,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from building import BUILT, FAMILIES, HERE, NotBuilt, build_family, build_program, missing
+from building import BUILT, CSRC, FAMILIES, HERE, NotBuilt, build_family, build_program, missing
 from source_tree import ROOT
-from translate import translate
+from translate import translate, without_other_dtypes
 
 SMALL_FAMILIES = [family for family in FAMILIES if family != "adain"]
 #: The types of a family that are always built and run; all of them take minutes to compile.
 ALWAYS = {"adain": "bfloat16", "histogram": "float32,uint8", "modulate": "float32", "residual": "bfloat16"}
+CASE = r"case (?:ElementType|Pixel)::(\w+):"
 RUNTIMES = {"address": "libasan.so", "thread": "libtsan.so"}
 OPTIONS = {
     # Fresh memory is NaN, or a number out of range.
@@ -150,3 +151,17 @@ def test_an_atomic_addition_of_floats_does_not_compile(tmp_path: Path) -> None:
 def test_what_the_translation_does_not_know_is_refused() -> None:
     with pytest.raises(ValueError, match="line 2: the emulation does not know 'cooperative_groups'"):
         translate("\nnamespace cg = cooperative_groups;\n")
+
+
+@pytest.mark.parametrize("family", ALWAYS)
+def test_kernels_of_other_types_are_left_out(family) -> None:
+    texts = [path.read_text() for path in sorted((CSRC / family).glob("*.cu*"))]
+    cases = re.findall(CASE, "".join(texts))
+    assert {"float32", "float64", "float16"} <= set(cases)
+    for dtypes in ("float32,uint8", "bfloat16"):
+        made = [without_other_dtypes(text, dtypes) for text in texts]
+        assert re.findall(CASE, "".join(made)) == [case for case in cases if case in dtypes.split(",")]
+        assert [*map(len, map(str.splitlines, made))] == [*map(len, map(str.splitlines, texts))], (
+            "lines keep their place"
+        )
+    assert [without_other_dtypes(text, "") for text in texts] == texts

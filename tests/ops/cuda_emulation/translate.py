@@ -9,6 +9,8 @@ _VARIABLE = re.compile(r"^( *)__shared__ (?P<type>[^;=]+?) (?P<name>\w+)(?P<size
 _DYNAMIC = re.compile(r"extern __shared__ (?:__align__\(\d+\) )?(?P<type>[^;=]+?) (?P<name>\w+)\[\];")
 _STORE = re.compile(r'asm volatile\("st\.global\.v4\.b32[^;]*?;" ::"l"\((?P<to>\w+)\)[^;]*\);')
 _UNKNOWN = re.compile(r"<<<|__shared__|asm volatile\(\"[^\"]|cooperative_groups")
+_USE = r"(?:return with_layout<[^;]*;|use\(\w+\{\}\);\s+break;|return use\(\w+\{\}\);)"
+_CASE = re.compile(rf"case (?:ElementType|Pixel)::(\w+):\s+{_USE}")
 _BINDING = "STABLE_TORCH_LIBRARY_IMPL(m2o_fast, CUDA, "
 
 
@@ -27,6 +29,18 @@ def translate(text: str) -> str:
         line = text.count("\n", 0, left.start()) + 1
         raise ValueError(f"line {line}: the emulation does not know {left[0]!r}; teach it to translate.py")
     return text
+
+
+def without_other_dtypes(text: str, dtypes: str) -> str:
+    """A dispatch, ``case ElementType::float32: ...``, with the cases of ``dtypes`` alone: with commas between.
+
+    Kernels of a last type that has no case stay. Without names, all stay.
+    """
+
+    def kept(case: re.Match[str]) -> str:
+        return case[0] if case[1] in dtypes.split(",") else "\n" * case[0].count("\n")
+
+    return _CASE.sub(kept, text) if dtypes else text
 
 
 def _behind(text: str, start: int) -> int:
