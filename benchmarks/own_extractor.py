@@ -12,15 +12,15 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from sklearn.datasets import load_sample_images
+from real_sets import SIDE, blocks
 from torch import Tensor
 
 from m2o_fast.data.digits import load_digits
 from m2o_fast.metrics import Extractor, FeatureBank, distribution_report
 from m2o_fast.metrics.own_net import OwnNet, blur, train_own_net
 
-SIDE, STRIDE, BLOCK = 32, 8, 64
 Kinds = tuple[Tensor, Tensor]  # images in [0, 1], and what each shows
+Damage = Callable[[Kinds], Tensor | None]  # damaged images; None: these cannot be damaged so
 
 
 def digits(split: str) -> Kinds:
@@ -32,23 +32,17 @@ def digits(split: str) -> Kinds:
 
 def patches(split: str) -> Kinds:
     """Patches of photographs, by photograph; from every other block of a chessboard, so that no two splits overlap."""
-    found, labels = [], []
-    for number, picture in enumerate(load_sample_images().images):
-        values = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
-        blocks = values.unfold(1, BLOCK, BLOCK).unfold(2, BLOCK, BLOCK)  # [3, rows, columns, BLOCK, BLOCK]
-        rows, columns = torch.meshgrid(torch.arange(blocks.shape[1]), torch.arange(blocks.shape[2]), indexing="ij")
-        chosen = blocks[:, (rows + columns) % 2 == (split == "test")]
-        tiles = chosen.unfold(2, SIDE, STRIDE).unfold(3, SIDE, STRIDE).permute(1, 2, 3, 0, 4, 5).flatten(0, 2)
-        found.append(tiles)
-        labels.append(torch.full((len(tiles),), number))
-    return torch.cat(found).contiguous(), torch.cat(labels)
+    chosen = [block for block in blocks() if block.place % 2 == (split == "test")]
+    pixels = np.stack([pixels for block in chosen for _, _, pixels in block.patches()])
+    labels = [block.photograph for block in chosen for _ in block.patches()]
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255, torch.tensor(labels)
 
 
-def blurred(sigma: float) -> Callable[[Kinds], Tensor]:
+def blurred(sigma: float) -> Damage:
     return lambda kinds: blur(kinds[0], torch.full((len(kinds[0]),), sigma))
 
 
-def noisy(deviation: float) -> Callable[[Kinds], Tensor]:
+def noisy(deviation: float) -> Damage:
     def damage(kinds: Kinds) -> Tensor:
         noise = torch.randn(kinds[0].shape, generator=torch.Generator().manual_seed(0))
         return (kinds[0] + noise * deviation).clamp(0, 1)
@@ -56,22 +50,24 @@ def noisy(deviation: float) -> Callable[[Kinds], Tensor]:
     return damage
 
 
-def shifted(share: float) -> Callable[[Kinds], Tensor]:
+def shifted(share: float) -> Damage:
     factors = torch.tensor([1 + share, 1, 1 - share])[:, None, None]
     return lambda kinds: (kinds[0] * factors).clamp(0, 1)
 
 
-def fewer(share: float) -> Callable[[Kinds], Tensor]:
-    """Images of the first kinds alone, each as often as makes up for the others."""
+def fewer(share: float) -> Damage:
+    """Images of the first kinds alone, each as often as makes up for the others; of few kinds a small share is none."""
 
-    def damage(kinds: Kinds) -> Tensor:
-        left = kinds[0][kinds[1] < max(1, round(share * (int(kinds[1].max()) + 1)))]
+    def damage(kinds: Kinds) -> Tensor | None:
+        left = kinds[0][kinds[1] < round(share * (int(kinds[1].max()) + 1))]
+        if not len(left):
+            return None
         return left.repeat(-(-len(kinds[0]) // len(left)), 1, 1, 1)[: len(kinds[0])]
 
     return damage
 
 
-DAMAGES: dict[str, Callable[[Kinds], Tensor]] = {
+DAMAGES: dict[str, Damage] = {
     "none": lambda kinds: kinds[0],
     **{f"blur, {sigma} pixels": blurred(sigma) for sigma in (0.5, 1.0, 2.0)},
     **{f"noise, {deviation}": noisy(deviation) for deviation in (0.02, 0.05, 0.1)},
@@ -96,11 +92,18 @@ def bank_of(extractor: Extractor, images: Tensor) -> FeatureBank:
     return bank
 
 
-def measured(train: Kinds, test: Kinds) -> dict[str, dict[str, float]]:
-    """Damage -> the numbers of damaged test images against training images."""
+def measured(train: Kinds, test: Kinds) -> dict[str, str]:
+    """Damage -> the numbers of damaged test images against training images, as cells of a table."""
     extractor = extractor_of(train[0])
     real = bank_of(extractor, train[0])
-    return {name: distribution_report(bank_of(extractor, damage(test)), real) for name, damage in DAMAGES.items()}
+    cells = {}
+    for name, damage in DAMAGES.items():
+        if (damaged := damage(test)) is None:
+            cells[name] = "- | - | - | -"
+        else:
+            report = distribution_report(bank_of(extractor, damaged), real)
+            cells[name] = "{fid:.3g} | {kid_mean:.3g} | {precision:.2f} | {recall:.2f}".format_map(report)
+    return cells
 
 
 def main() -> None:
@@ -109,8 +112,7 @@ def main() -> None:
     print("| damage | digits: FID | KID | precision | recall | patches: FID | KID | precision | recall |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name in DAMAGES:
-        cells = ["{fid:.3g} | {kid_mean:.3g} | {precision:.2f} | {recall:.2f}".format_map(one[name]) for one in found]
-        print(f"| {name} | {' | '.join(cells)} |")
+        print(f"| {name} | {' | '.join(cells[name] for cells in found)} |")
 
 
 if __name__ == "__main__":

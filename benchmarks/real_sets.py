@@ -11,9 +11,11 @@ many to one), coloured pictograms and their edges, patches in colour and in gray
 from __future__ import annotations
 
 import argparse
+import itertools
 import string
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -22,6 +24,8 @@ SIDE = 32
 VAL_EVERY = 5  # so many pictures, typefaces or blocks apart one is for testing
 PLAIN = "DejaVuSans.ttf"  # the typeface whose letters the skeletons are of
 _EDGE = 0.15
+
+T = TypeVar("T")
 
 
 def split_of(number: int) -> str:
@@ -75,13 +79,20 @@ def skeleton(picture: Image.Image) -> Image.Image:
     return Image.fromarray(np.where(ink[1:-1, 1:-1], 0, 255).astype(np.uint8))
 
 
+def spread(things: list[T], most: int) -> list[T]:
+    """At most so many of some things, from the first to the last of them."""
+    count = min(most, len(things))
+    return [things[number * len(things) // count] for number in range(count)]
+
+
 def typefaces(out: Path, fonts: Path, most: int = 100) -> None:
     """Letters of at most so many typefaces, ``letter/A/<typeface>.png``, and ``skeleton/A.png``."""
-    files = {path.stem: path for pattern in ("*.ttf", "*.otf") for path in sorted(fonts.rglob(pattern))}
+    # A typeface in both formats is taken once.
+    files = {path.stem: path for pattern in ("*.otf", "*.ttf") for path in sorted(fonts.rglob(pattern))}
     plain = next((path for path in files.values() if path.name == PLAIN), None)
     if plain is None:
         raise SystemExit(f"{fonts} has no {PLAIN}, which the skeletons are of: apt-get install fonts-dejavu-core")
-    chosen = [files[stem] for stem in sorted(files)][:: max(1, len(files) // most)][:most]
+    chosen = spread([files[stem] for stem in sorted(files)], most)
     for character in string.ascii_uppercase:
         drawn = letter(plain, character)
         assert drawn is not None
@@ -122,26 +133,50 @@ def pictograms(out: Path, images: Path) -> None:
 # --- patches ---
 
 
-def blocks() -> Iterator[np.ndarray]:
-    """Squares of photographs that do not overlap, twice as wide as patches; uint8 ``[2 SIDE, 2 SIDE, 3]``."""
+class Block(NamedTuple):
+    """A square of a photograph, twice as wide as patches; none overlaps another.
+
+    Attributes:
+        photograph: The number of the photograph.
+        place: Its row plus its column: odd or even, as the colours of a chessboard.
+        pixels: uint8 ``[2 SIDE, 2 SIDE, 3]``.
+    """
+
+    photograph: int
+    place: int
+    pixels: np.ndarray
+
+    def patches(self) -> Iterator[tuple[int, int, np.ndarray]]:
+        """Overlapping ones: top, left, and uint8 ``[SIDE, SIDE, 3]``."""
+        for top in range(0, SIDE + 1, SIDE // 4):
+            for left in range(0, SIDE + 1, SIDE // 4):
+                yield top, left, self.pixels[top : top + SIDE, left : left + SIDE]
+
+
+def photographs() -> Iterator[np.ndarray]:
+    """The two that come with scikit-learn, uint8 ``[H, W, 3]``."""
     from sklearn.datasets import load_sample_images
 
-    for picture in load_sample_images().images:
-        height, width, _ = picture.shape
-        for top in range(0, height - 2 * SIDE + 1, 2 * SIDE):
-            for left in range(0, width - 2 * SIDE + 1, 2 * SIDE):
-                yield picture[top : top + 2 * SIDE, left : left + 2 * SIDE]
+    yield from load_sample_images().images
+
+
+def blocks() -> Iterator[Block]:
+    """All of the photographs."""
+    for photograph, picture in enumerate(photographs()):
+        rows, columns = (length // (2 * SIDE) for length in picture.shape[:2])
+        for row, column in itertools.product(range(rows), range(columns)):
+            top, left = 2 * SIDE * row, 2 * SIDE * column
+            yield Block(photograph, row + column, picture[top : top + 2 * SIDE, left : left + 2 * SIDE])
 
 
 def patches(out: Path) -> None:
     """Patches of photographs, ``color/<number>.png``, and the same in gray, ``gray/<number>.png``."""
     for number, block in enumerate(blocks()):
-        for top in range(0, SIDE + 1, SIDE // 4):
-            for left in range(0, SIDE + 1, SIDE // 4):
-                patch = Image.fromarray(block[top : top + SIDE, left : left + SIDE])
-                name = f"{number:04d}-{top:02d}-{left:02d}.png"
-                save(patch, out / split_of(number) / "color" / name)
-                save(patch.convert("L"), out / split_of(number) / "gray" / name)
+        for top, left, pixels in block.patches():
+            patch = Image.fromarray(pixels)
+            name = f"{number:04d}-{top:02d}-{left:02d}.png"
+            save(patch, out / split_of(number) / "color" / name)
+            save(patch.convert("L"), out / split_of(number) / "gray" / name)
 
 
 def main(arguments: list[str] | None = None) -> None:
