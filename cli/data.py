@@ -93,7 +93,7 @@ def check(
     train with. The exit code is 1 if training would fail.
     """
     from m2o_fast.data.check import check_folder
-    from m2o_fast.data.contact_sheet import DEFAULT
+    from m2o_fast.data.contact_sheet import DEFAULT_SHEET
     from m2o_fast.data.learner import Learner
 
     learner = Learner(fitting=_fitting(None))
@@ -104,7 +104,7 @@ def check(
         learner = Learner(
             system, tuple(facts.variants), facts.two_domains, facts.sizes.at_most, fitting=_fitting(system)
         )
-    drawn = sheet or (None if as_json else DEFAULT)
+    drawn = sheet or (None if as_json else DEFAULT_SHEET)
     report = check_folder(
         folder,
         max_unreadable,

@@ -11,7 +11,7 @@ from m2o_fast.data.check_ade20k import check_ade20k
 from m2o_fast.data.check_images import check_images
 from m2o_fast.data.check_mnist import NAMES, check_mnist, mnist_folder
 from m2o_fast.data.check_report import CheckReport
-from m2o_fast.data.contact_sheet import DEFAULT, require_place, write_contact_sheet
+from m2o_fast.data.contact_sheet import DEFAULT_SHEET, require_place, write_contact_sheet
 from m2o_fast.data.layout import half_of_a_split, splits_of
 from m2o_fast.data.learner import Learner
 from m2o_fast.errors import UserError
@@ -41,17 +41,17 @@ def check_folder(
         UserError: If the folder does not exist or holds no data set that is known here, or the sheet cannot be written.
     """
     root = Path(directory).expanduser()
-    if sheet is not None and sheet != DEFAULT:
+    if sheet is not None and sheet != DEFAULT_SHEET:
         require_place(sheet)
     found = _check(root, max_unreadable, verify, report, learner)
     if sheet is None:
         return found
     if not any(found.rows.values()):
-        return found if sheet == DEFAULT else replace(found, notes=[*found.notes, f"{sheet}: nothing to draw"])
+        return found if sheet == DEFAULT_SHEET else replace(found, notes=[*found.notes, f"{sheet}: nothing to draw"])
     try:
         write_contact_sheet(found.rows, sheet)
     except UserError as error:
-        if sheet != DEFAULT:
+        if sheet != DEFAULT_SHEET:
             raise
         return replace(found, notes=[*found.notes, str(error)])
     lines = [*found.lines, f"some images of each domain: {sheet}"]

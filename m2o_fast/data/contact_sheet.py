@@ -14,7 +14,7 @@ from m2o_fast.errors import UserError
 from m2o_fast.files import replacing
 
 #: Where it is written unless another file is named.
-DEFAULT = Path("contact-sheet.png")
+DEFAULT_SHEET = Path("contact-sheet.png")
 #: Side length of its images in pixels.
 TILE = 96
 #: Images in a row of it.

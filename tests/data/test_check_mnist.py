@@ -9,7 +9,7 @@ import pytest
 
 from m2o_fast.data import fetch
 from m2o_fast.data.check import check_folder
-from m2o_fast.data.contact_sheet import DEFAULT
+from m2o_fast.data.contact_sheet import DEFAULT_SHEET
 from m2o_fast.data.mnist import Published
 from m2o_fast.errors import UserError
 
@@ -35,7 +35,7 @@ def test_a_whole_set_has_no_problem(tmp_path: Path, write_mnist: Writer, layout:
 def test_a_sheet_that_was_asked_for_is_missed(tmp_path: Path, write_mnist: Writer) -> None:
     write_mnist(tmp_path, compressed=False)
     assert check_folder(tmp_path, sheet=tmp_path / "x.png").notes == [f"{tmp_path / 'x.png'}: nothing to draw"]
-    assert check_folder(tmp_path, sheet=DEFAULT).notes == ()
+    assert check_folder(tmp_path, sheet=DEFAULT_SHEET).notes == ()
 
 
 def test_other_content_is_one_problem_for_each_file(tmp_path: Path, write_mnist: Writer) -> None:
