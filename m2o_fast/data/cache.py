@@ -157,10 +157,11 @@ class _Job(NamedTuple):
 
     def files(self, numbers: Sequence[int]) -> Iterator[tuple[int, np.ndarray | str]]:
         """Those with the given numbers."""
-        paths = [self.paths[number] for number in numbers]
-        yield from zip(numbers, mapped(self._one, paths, f"decoding images of {self.folder}", self.report), strict=True)
+        found = mapped(self._one, numbers, f"decoding images of {self.folder}", self.report)
+        yield from zip(numbers, found, strict=True)
 
-    def _one(self, path: str) -> np.ndarray | str:
+    def _one(self, number: int) -> np.ndarray | str:
+        path = self.paths[number]
         try:
             image = self.decode(Path(path))
         except UserError as error:

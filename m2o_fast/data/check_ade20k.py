@@ -80,13 +80,15 @@ class _Split(NamedTuple):
     Attributes:
         name: ``"training"`` or ``"validation"``.
         photos: The image files.
+        facts: What was found in each of them.
         maps: The files of their label maps.
         partners: Images that can be read and the label maps of the same name.
         classes: The classes in each of these label maps, or why it cannot be used.
     """
 
     name: str
-    photos: list[ImageFacts]
+    photos: list[Path]
+    facts: list[ImageFacts]
     maps: list[Path]
     partners: list[tuple[Path, Path]]
     classes: list[set[int] | str]
@@ -97,7 +99,7 @@ class _Split(NamedTuple):
 
     def describe(self) -> tuple[list[str], dict[str, Any]]:
         """Counts, sizes, modes and classes, as lines and as JSON values."""
-        line, values = described([photo for photo in self.photos if not photo.problem])
+        line, values = described([fact for fact in self.facts if not fact.problem])
         present = set().union(*(classes for classes in self.classes if isinstance(classes, set))) - {0}
         lines = [
             f"{self.name} images: {line}",
@@ -109,23 +111,23 @@ class _Split(NamedTuple):
 
     def remarks(self, root: Path, max_unreadable: float) -> tuple[list[str], list[str]]:
         """What ends training, and what it makes do with."""
-        photos, bad_photos, bad_maps = [photo.path for photo in self.photos], self._bad_photos(), self._bad_maps()
-        problems = [*_alone(photos, self.maps, "annotation"), *_alone(self.maps, photos, "image")]
+        bad_photos, bad_maps = self._bad_photos(), self._bad_maps()
+        problems = [*_alone(self.photos, self.maps, "annotation"), *_alone(self.maps, self.photos, "image")]
         problems = problems or _refused(root, self.name)
-        notes = oddity_notes(f"{self.name} images", self.photos)
+        notes = oddity_notes(f"{self.name} images", [photo.name for photo in self.photos], self.facts)
         fails = any(
             len(bad) > allowed_unreadable(count, max_unreadable) or 0 < count == len(bad)
-            for bad, count in ((bad_photos, len(photos)), (bad_maps, len(self.partners)))
+            for bad, count in ((bad_photos, len(self.photos)), (bad_maps, len(self.partners)))
         )
         for kind in by_kind(bad_photos + bad_maps):
             text = f"{self.name}: {counted(len(kind), 'file')} that cannot be used: {named(kind)}"
             (problems if fails else notes).append(text if fails else f"{text}; training leaves them out")
         if 0 < len(self.pairs()) < FEW:
             notes.append(f"{self.name}: {counted(len(self.pairs()), 'pair')}, which is few to train or measure with")
-        return problems, notes + aspect_notes(f"{self.name} images", self.photos)
+        return problems, notes + aspect_notes(f"{self.name} images", self.facts)
 
     def _bad_photos(self) -> list[str]:
-        return [photo.problem for photo in self.photos if photo.problem]
+        return [fact.problem for fact in self.facts if fact.problem]
 
     def _bad_maps(self) -> list[str]:
         return [classes for classes in self.classes if isinstance(classes, str)]
@@ -136,10 +138,10 @@ def _look_at(root: Path, name: str, verify: bool, report: Report) -> _Split:
     index = FileIndex(root / "images" / name, [photo.name for photo in photos], verify=verify, report=report)
     facts = examine_all(index)
     map_of = {composed(path.stem): path for path in maps}
-    usable = [fact.path for fact in facts if not fact.problem and composed(fact.path.stem) in map_of]
-    partners = [(photo, map_of[composed(photo.stem)]) for photo in usable]
+    readable = [photo for photo, fact in zip(photos, facts, strict=True) if not fact.problem]
+    partners = [(photo, map_of[stem]) for photo in readable if (stem := composed(photo.stem)) in map_of]
     words = f"reading label maps of {root / 'annotations' / name}"
-    return _Split(name, facts, maps, partners, list(mapped(_classes_of, partners, words, report)))
+    return _Split(name, photos, facts, maps, partners, list(mapped(_classes_of, partners, words, report)))
 
 
 def _remarks_on_names(root: Path) -> tuple[list[str], list[str]]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from m2o_fast.data.cache import Report, allowed_unreadable, named, silent
-from m2o_fast.data.check_pairs import Checked, Found, content_with_looks, contents_in_both, describe_pairs
+from m2o_fast.data.check_pairs import Checked, Found, content_with_looks, contents_in_both, describe_pairs, numbered
 from m2o_fast.data.check_report import (
     FEW,
     CheckReport,
@@ -26,7 +27,8 @@ from m2o_fast.data.check_report import (
 from m2o_fast.data.contact_sheet import COLUMNS, TILE
 from m2o_fast.data.contents import contents_of, named_by_folders
 from m2o_fast.data.folder import channels_of
-from m2o_fast.data.images import colors_of, is_gray
+from m2o_fast.data.images import Part, colors_of, is_gray
+from m2o_fast.data.index import FileIndex
 from m2o_fast.data.layout import (
     Split,
     about_layout,
@@ -91,11 +93,15 @@ def check_images(
         split: {name: examine_all(index[split][name], images.part) for name, images in domains.items()}
         for split, domains in listing.items()
     }
+    seen = _trained_on(listing)
     guess = _guess(
-        {name: images.keys() for name, images in _trained_on(listing).items()},
-        {name: [fact for fact in some if not fact.problem] for name, some in _trained_on(facts_of).items()},
+        {name: images.keys() for name, images in seen.items()},
+        {
+            name: _some_of(_trained_on(index)[name], _trained_on(facts_of)[name], images.part)
+            for name, images in seen.items()
+        },
     )
-    contents, unclear = _contents(root, listing, guess.domains)
+    contents, unclear, nearly = _contents(root, folders, listing, guess.domains)
     found = {
         folders[split].name: {
             name: Checked(images, index[split][name], facts_of[split][name], contents[split][name])
@@ -109,11 +115,7 @@ def check_images(
     problems += unclear
     paired = _are_paired(found, guess)
     problems += learner.problems(_trained_on(found).keys(), paired)
-    for split, domains in listing.items():
-        keys = {name: images.keys() for name, images in domains.items()}
-        if contents[split] == keys:  # names alone say what belongs together
-            notes += [f"{folders[split].name}: {sentence}" for sentence in near_misses(keys, guess.domains)]
-    notes += contents_in_both(root, found, guess.domains)
+    notes += nearly + contents_in_both(root, found, guess.domains)
     notes = [*_stray(root, found), *notes]
     if len(found) == 1:
         notes.insert(0, f"{root} has a {next(iter(found))} folder alone: it serves for training and testing")
@@ -133,18 +135,22 @@ def check_images(
 
 
 def _contents(
-    root: Path, listing: Listing, uni: Sequence[str]
-) -> tuple[Mapping[Split, Mapping[str, list[str]]], list[str]]:
-    """What images show, and what is wrong with how it is said."""
-    found: dict[Split, dict[str, list[str]]] = {}
+    root: Path, folders: Mapping[Split, Path], listing: Listing, uni: Sequence[str]
+) -> tuple[Mapping[Split, Mapping[str, np.ndarray]], list[str], list[str]]:
+    """What images show, as numbers; what is wrong with how it is said; and notes on names that nearly say it."""
+    found: dict[Split, dict[str, np.ndarray]] = {}
     problems: dict[str, None] = {}
+    notes: list[str] = []
     for split, domains in listing.items():
         try:
-            found[split] = contents_of(root, listing, uni, split)
+            contents = contents_of(root, listing, uni, split)
         except UserError as error:
-            found[split] = {name: images.keys() for name, images in domains.items()}
+            contents = {name: images.keys() for name, images in domains.items()}
             problems[str(error)] = None
-    return found, list(problems)
+        if all(contents[name] == images.keys() for name, images in domains.items()):  # names alone say it
+            notes += [f"{folders[split].name}: {sentence}" for sentence in near_misses(contents, uni)]
+        found[split] = numbered(contents)
+    return found, list(problems), notes
 
 
 def _trained_on(found: Mapping[Any, T]) -> T:
@@ -197,7 +203,7 @@ def _remarks(found: Found, max_unreadable: float) -> tuple[list[str], list[str]]
 
 def _remarks_on(where: str, domain: Checked, max_unreadable: float) -> tuple[list[str], list[str]]:
     readable = domain.readable()
-    problems, notes = [], oddity_notes(where, readable)
+    problems, notes = [], oddity_notes(where, domain.images.names, domain.facts)
     if unreadable := [fact.problem for fact in domain.facts if fact.problem]:
         text = f"{where}: {len(unreadable)} of {len(domain.facts)} image files cannot be read: {named(unreadable)}"
         if not readable or len(unreadable) > allowed_unreadable(len(domain.facts), max_unreadable):
@@ -211,21 +217,27 @@ def _remarks_on(where: str, domain: Checked, max_unreadable: float) -> tuple[lis
     return problems, notes
 
 
-def _guess(names: Mapping[str, Sequence[str]], facts: Mapping[str, Sequence[ImageFacts]]) -> _Guess:
+def _some_of(files: FileIndex, facts: Sequence[ImageFacts], part: Part) -> list[tuple[str, Part]]:
+    """Some images that can be read: their files, and what of each is meant."""
+    readable = [row for row, fact in enumerate(facts) if not fact.problem]
+    return [(files.paths[row], part) for row in readable[:: max(1, len(readable) // _LOOKED_AT)][:_LOOKED_AT]]
+
+
+def _guess(names: Mapping[str, Sequence[str]], images: Mapping[str, Sequence[tuple[str, Part]]]) -> _Guess:
     """The domains that look uni-modal, unless subfolders named like images of others say which these are."""
-    guess, named_so = guess_uni(facts), named_by_folders(names)
+    guess, named_so = guess_uni(images), named_by_folders(names)
     if not named_so or len(named_so) == len(names) or set(guess.domains) <= set(named_so):
         return guess
     return _Guess(named_so, f"subfolders are named like {'its' if len(named_so) == 1 else 'their'} images")
 
 
-def guess_uni(domains: Mapping[str, Sequence[ImageFacts]]) -> _Guess:
+def guess_uni(domains: Mapping[str, Sequence[tuple[str, Part]]]) -> _Guess:
     """The domains that look uni-modal: drawings and label maps are gray, or have few colours.
 
     Args:
-        domains: domain -> its images that can be read.
+        domains: domain -> some of its images: their files, and what of each is meant.
     """
-    colors = {name: _colors(facts) for name, facts in domains.items()}
+    colors = {name: _colors(images) for name, images in domains.items()}
     for limit, why in ((0, "all its images are gray"), (_FEW_COLORS, "its images have few colours")):
         chosen = tuple(name for name, number in colors.items() if number <= limit)
         if 0 < len(chosen) < len(domains):
@@ -234,22 +246,17 @@ def guess_uni(domains: Mapping[str, Sequence[ImageFacts]]) -> _Guess:
     return _Guess((fewest,), "its images have the fewest colours")
 
 
-def _colors(facts: Sequence[ImageFacts]) -> float:
+def _colors(images: Sequence[tuple[str, Part]]) -> float:
     """The median number of colours in an image; 0 if all are gray."""
-    some = facts[:: max(1, len(facts) // _LOOKED_AT)][:_LOOKED_AT]
-    numbers = [_colors_of(fact) for fact in some]
+    numbers = [0 if is_gray(file) else colors_of(Path(file), part) for file, part in images]
     return float(np.median(numbers)) if any(numbers) else 0.0
-
-
-def _colors_of(fact: ImageFacts) -> int:
-    return 0 if is_gray(fact.path) else colors_of(Path(fact.path), fact.part)
 
 
 def _are_paired(found: Found, guess: _Guess) -> bool:
     """Whether images that are trained on have their content in common with one of a uni-modal domain."""
     domains = _trained_on(found)
-    uni = set().union(*(domains[name].by_content for name in guess.domains))
-    return any(uni & domain.by_content.keys() for name, domain in domains.items() if name not in guess.domains)
+    uni = np.concatenate([domains[name].shown for name in guess.domains])
+    return any(len(domain.showing(uni)) for name, domain in domains.items() if name not in guess.domains)
 
 
 def _command(
@@ -276,12 +283,12 @@ def _sheet_rows(found: Found, uni: Sequence[str]) -> dict[str, list[np.ndarray]]
     """Some contents of every domain, those that all domains have first, in the same order; one with its looks."""
     rows = {}
     for folder, domains in found.items():
-        images = {name: domain.by_content for name, domain in domains.items()}
-        common = set.intersection(*(set(facts) for facts in images.values()))
-        for name, facts in images.items():
-            others = some_of(sorted(facts.keys() - common), COLUMNS)
-            contents = [*some_of(sorted(common), COLUMNS), *others][:COLUMNS]
-            rows[f"{folder}/{name}"] = [some_of(facts[content], 1)[0].tile(TILE) for content in contents]
-    if looks := content_with_looks(_trained_on(found), uni):
-        rows["one content, its looks"] = [fact.tile(TILE) for fact in looks[:COLUMNS]]
+        common = reduce(np.intersect1d, [domain.shown for domain in domains.values()])
+        for name, domain in domains.items():
+            others = np.setdiff1d(domain.shown, common)
+            contents = [*some_of(common.tolist(), COLUMNS), *some_of(others.tolist(), COLUMNS)][:COLUMNS]
+            looks = (some_of(domain.showing(content).tolist(), 1) for content in contents)
+            rows[f"{folder}/{name}"] = [domain.tile(row, TILE) for (row,) in looks]
+    if one := content_with_looks(_trained_on(found), uni):
+        rows["one content, its looks"] = [domain.tile(row, TILE) for domain, row in one[:COLUMNS]]
     return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,6 +29,7 @@ FEW = 10
 
 _FACTS = 2  # another number wherever other facts are found
 _STRETCHED = 1.1  # times longer in one direction than in the other
+_BRIGHT = 255
 _SIDE = 8  # decoding a file to this size meets whatever is wrong with it
 _COMMON = ("1", "L", "RGB", "P", "LA", "RGBA", "PA")
 
@@ -64,36 +66,23 @@ class CheckReport:
         return {**self.facts, "notes": list(self.notes), "problems": list(self.problems)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """An image file.
+    """What was found in an image file; files in which the same was found share it, for there may be very many.
 
     Attributes:
-        file: The file.
         size: Width and height as it is shown.
         mode: Pillow's name of what its pixels hold, such as ``"L"``, ``"RGB"``, ``"CMYK"``, ``"I;16"``.
         oddities: What is unusual about it, and what training makes of that.
         largest: The largest value in 8 bits.
-        part: What of the file is meant.
         problem: Why it cannot be read, beginning with the path; empty if it can.
     """
 
-    file: str | Path
     size: tuple[int, int] = (0, 0)
     mode: str = ""
     oddities: tuple[str, ...] = ()
-    largest: int = 255
-    part: Part = "whole"
+    largest: int = _BRIGHT
     problem: str = ""
-
-    @property
-    def path(self) -> Path:
-        """The file as a path, which takes a while to make where there are many."""
-        return Path(self.file)
-
-    def tile(self, size: int) -> np.ndarray:
-        """The image as uint8 ``[3, size, size]``."""
-        return read_pixels(self.path, 3, size, self.part)
 
 
 def examine_all(index: FileIndex, part: Part = "whole") -> list[ImageFacts]:
@@ -113,17 +102,14 @@ def examine_all(index: FileIndex, part: Part = "whole") -> list[ImageFacts]:
             return b""
         return json.dumps([*facts.size, facts.mode, facts.oddities, facts.largest]).encode()
 
-    known = index.column(column, find, "reading images").tolist()
-    values = {text: json.loads(text) for text in set(known) if text}
-    return [
-        problems[path] if not text else _from_json(path, values[text], part)
-        for path, text in zip(index.paths, known, strict=True)
-    ]
+    known = index.column(column, find, "reading images")
+    facts = {text: _from_json(text) for text in np.unique(known).tolist() if text}
+    return [facts[text] if text else problems[index.paths[row]] for row, text in enumerate(known)]
 
 
-def _from_json(path: str, values: list[Any], part: Part) -> ImageFacts:
-    width, height, mode, oddities, largest = values
-    return ImageFacts(path, (width, height), mode, tuple(oddities), largest, part)
+def _from_json(text: bytes) -> ImageFacts:
+    width, height, mode, oddities, largest = json.loads(text)
+    return ImageFacts((width, height), mode, tuple(oddities), largest)
 
 
 def _examine(path: Path, part: Part) -> ImageFacts:
@@ -135,8 +121,8 @@ def _examine(path: Path, part: Part) -> ImageFacts:
         if part == "whole" and about_range(largest):  # bright lines may have been averaged away
             largest = largest_value(path)
     except UserError as error:
-        return ImageFacts(path, problem=str(error))
-    return ImageFacts(path, (width if part == "whole" else width // 2, height), mode, oddities, largest, part)
+        return ImageFacts(problem=str(error))
+    return ImageFacts((width if part == "whole" else width // 2, height), mode, oddities, largest)
 
 
 def _oddities(image: Image.Image) -> tuple[str, ...]:
@@ -168,16 +154,17 @@ def described(facts: Sequence[ImageFacts]) -> tuple[str, dict[str, Any]]:
     return f"{counted(len(facts), 'image')}, {shown}, {', '.join(f'{mode} {n}' for mode, n in modes.items())}", values
 
 
-def oddity_notes(where: str, facts: Sequence[ImageFacts]) -> list[str]:
+def oddity_notes(where: str, names: Sequence[str], facts: Sequence[ImageFacts]) -> list[str]:
     """A note on every kind of oddity, which names the first five files that have it, and on images that are all dim."""
     found: dict[str, list[str]] = defaultdict(list)
-    for fact in facts:
+    for name, fact in zip(names, facts, strict=True):
         for oddity in fact.oddities:
-            found[oddity].append(fact.path.name)
+            found[oddity].append(os.path.basename(name))
     notes = [
         f"{where}: {counted(len(names), 'image')} {oddity}: {named(names, ', ')}" for oddity, names in found.items()
     ]
-    if facts and (sentence := about_range(max(fact.largest for fact in facts))):
+    largest = max((fact.largest for fact in facts if not fact.problem), default=_BRIGHT)
+    if sentence := about_range(largest):
         notes.append(f"{where}: {sentence}")
     return notes
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load, save
@@ -69,10 +70,9 @@ class FileIndex:
         return len(self.names)
 
     @cached_property
-    def paths(self) -> list[str]:
-        """The paths of the files."""
-        start = os.path.join(self.folder, "")
-        return [start + name for name in self.names]
+    def paths(self) -> Sequence[str]:
+        """The paths of the files, each made when it is asked for: all of them would take more memory than the rest."""
+        return _Below(os.path.join(self.folder, ""), self.names)
 
     def digests(self) -> np.ndarray:
         """SHA-256 of each file, as 64 hexadecimal digits, ``S64`` ``[n]``; zeros for what cannot be read."""
@@ -94,7 +94,7 @@ class FileIndex:
         missing = np.flatnonzero(known == b"")
         if len(missing):
             words = f"{what} of {self.folder}"
-            found = list(mapped(find, [self.paths[row] for row in missing.tolist()], words, self._report))
+            found = list(mapped(lambda row: find(self.paths[row]), missing.tolist(), words, self._report))
             known = known.astype(f"S{max(known.itemsize, *map(len, found))}")
             known[missing] = found
             self._columns[name] = known
@@ -113,7 +113,8 @@ class FileIndex:
                 held something else then.
         """
         rows = np.flatnonzero((self._stats != _stats(self.paths)).any(axis=1)).tolist()
-        found = mapped(_digest, [self.paths[row] for row in rows], f"reading files of {self.folder}", self._report)
+        words = f"reading files of {self.folder}"
+        found = mapped(lambda row: _digest(self.paths[row]), rows, words, self._report)
         before = self.digests()
         return [
             self.paths[row] for row, digest in zip(rows, found, strict=True) if row in failed or digest != before[row]
@@ -171,6 +172,24 @@ class FileIndex:
         facts = {"format": np.array([_FORMAT]), "names": self._blob(), "stats": self._stats}
         with replacing(self._path()) as file:
             file.write(save({**facts, **columns}))
+
+
+class _Below(Sequence[str]):
+    """A beginning, and all that it stands in front of."""
+
+    def __init__(self, beginning: str, names: Sequence[str]) -> None:
+        self._beginning, self._names = beginning, names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, row: Any) -> Any:
+        if isinstance(row, slice):
+            return _Below(self._beginning, self._names[row])
+        return self._beginning + self._names[row]
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self._beginning.__add__, self._names)
 
 
 def _as_bytes(column: np.ndarray) -> np.ndarray:

@@ -214,9 +214,9 @@ def test_large_images_need_no_other_size(tmp_path: Path) -> None:
 
 
 def test_the_guess(tmp_path: Path) -> None:
-    def facts(name: str, *pixels: np.ndarray) -> list[ImageFacts]:
+    def facts(name: str, *pixels: np.ndarray) -> list[tuple[str, str]]:
         paths = [write(tmp_path / name / f"{number}.png", some) for number, some in enumerate(pixels)]
-        return [ImageFacts(path) for path in paths]
+        return [(str(path), "whole") for path in paths]
 
     photo = facts("photo", color_of(1, 40), color_of(2, 40))
     gray_in_color = facts("gray", np.dstack([gray_of(1)] * 3))
@@ -231,7 +231,7 @@ def test_the_guess(tmp_path: Path) -> None:
 
 def test_sizes_and_kinds_of_messages() -> None:
     sizes = [(4, 4), (2, 2), (10, 10)]
-    line, values = described([ImageFacts(Path("x"), size, mode) for size, mode in zip(sizes, "PPL", strict=True)])
+    line, values = described([ImageFacts(size, mode) for size, mode in zip(sizes, "PPL", strict=True)])
     assert line == "3 images, 2x2 to 10x10, median 4x4, P 2, L 1" and values["modes"] == {"P": 2, "L": 1}
     messages = ["a1: class 7", "b: mode P", "c: class 12"]
     assert by_kind(messages) == [["a1: class 7", "c: class 12"], ["b: mode P"]]
