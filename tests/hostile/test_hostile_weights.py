@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Callable
 from functools import cache
@@ -206,7 +207,9 @@ CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "tensors of gigabytes that are not there": lambda net: {
         key: torch.zeros(1).expand(1 << 16, 1 << 16, 4, 4) for key in net
     },
-    "a layer of a gigantic number": lambda net: {**net, f"model.{10**12}.conv_block.1.weight": KERNEL},
+    "layers of a gigantic number": lambda net: net | {
+        re.sub(r"\.\d+\.", f".{10**12}.", key, count=1): value for key, value in net.items()
+    },
     "a name of control characters": lambda net: {**net, "\x1b[2J": KERNEL},
     "a name of a million letters": lambda net: {**net, "x" * 1_000_000: KERNEL},
     "ten thousand names": lambda net: {**net, **{f"model.{n}.conv_block.1.weight": KERNEL for n in range(10_000)}},
