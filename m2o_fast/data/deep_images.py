@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -125,7 +126,8 @@ def _colored(image: Any, mode: str | None) -> tuple[Callable[[Box], np.ndarray],
 
 def _undecoded_copy(image: Any, mode: str) -> Any:
     """The same file opened again, its pixels to be taken as ``mode``."""
-    copy: Any = Image.open(image.fp.name, formats=[image.format])
+    source = BytesIO(image.fp.getvalue()) if isinstance(image.fp, BytesIO) else image.fp.name
+    copy: Any = Image.open(source, formats=[image.format])
     copy.tile = [
         tile._replace(args=mode if isinstance(tile.args, str) else (mode, *tile.args[1:])) for tile in copy.tile
     ]

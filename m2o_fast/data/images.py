@@ -198,7 +198,11 @@ def opened(path: Path | InMemory) -> Iterator[Image.Image]:
 
 
 def _file(path: Path | InMemory) -> BinaryIO:
-    return path.open("rb") if isinstance(path, Path) else BytesIO(path.data)
+    if isinstance(path, Path):
+        return path.open("rb")
+    file = BytesIO(path.data)
+    file.name = path.name  # as a file on a disk has one
+    return file
 
 
 def _about_unidentified(path: Path | InMemory) -> str:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from m2o_fast.data import open_dataset
 from m2o_fast.data.check import check_folder
-from m2o_fast.data.images import is_gray, read_image, read_pixels
+from m2o_fast.data.images import InMemory, is_gray, read_image, read_pixels
 from m2o_fast.errors import UserError
 
 SIZE = 8
@@ -74,9 +74,10 @@ def image_of(values: np.ndarray) -> torch.Tensor:
 
 
 def assert_read_as(path: Path, values: np.ndarray) -> None:
-    """The values within float32's rounding; in 8 bits the nearest ones."""
+    """The values within float32's rounding, of a file on a disk or in memory; in 8 bits the nearest ones."""
     channels = values.shape[-1]
-    torch.testing.assert_close(read_image(path, channels, SIZE), image_of(values), rtol=0, atol=1e-6)
+    for file in (path, InMemory("the image", path.read_bytes())):
+        torch.testing.assert_close(read_image(file, channels, SIZE), image_of(values), rtol=0, atol=1e-6)
     nearest = np.rint(values * 255).transpose(2, 0, 1)
     assert np.abs(read_pixels(path, channels, SIZE) - nearest).max() <= 0
 
@@ -131,8 +132,9 @@ def test_white_is_zero_and_the_depth_is_that_of_the_header(tmp_path: Path) -> No
 @pytest.mark.parametrize(("bits", "dtype"), [(32, "<i4"), (16, "<i2")])
 def test_integers_of_unclear_range_are_refused_by_name(tmp_path: Path, bits: int, dtype: str) -> None:
     path = tiff(tmp_path / "signed.tif", numbers(bits=8).astype(dtype).tobytes(), bits, sample_format=2)
-    with pytest.raises(UserError, match=rf"signed.tif: whole numbers of {bits} bits with a sign.*convert"):
-        read_image(path, 1, SIZE)
+    for file in (path, InMemory("signed.tif", path.read_bytes())):
+        with pytest.raises(UserError, match=rf"signed.tif: whole numbers of {bits} bits with a sign.*convert"):
+            read_image(file, 1, SIZE)
 
 
 def test_pgm_of_more_than_eight_bits_is_scaled_by_its_largest_value(tmp_path: Path) -> None:
