@@ -61,15 +61,16 @@ class SampleGrid:
 
     Attributes:
         numbers: The image numbers of each domain.
+        images: Those images, float ``[columns, C, S, S]`` in [-1, 1].
     """
 
     def __init__(self, dataset: Dataset, translator: Translator, seed: int) -> None:
         self._seed = seed
-        self._images = []
+        self.images: list[Tensor] = []
         self.numbers = [chosen_images(dataset, k, COLUMNS) for k in range(len(translator.domains))]
         for k, domain in enumerate(translator.domains):
             images = dataset.images(k, self.numbers[k]) * 2 - 1
-            self._images.append(images.expand(-1, domain.channels, -1, -1).contiguous())
+            self.images.append(images.expand(-1, domain.channels, -1, -1).contiguous())
 
     def translate(self, translator: Translator) -> dict[tuple[int, int], dict[str, Tensor]]:
         """The rows of the directions shown, by (source, target)."""
@@ -89,6 +90,10 @@ class SampleGrid:
         enlarged = [images.repeat_interleave(scale, 2).repeat_interleave(scale, 3) for images in rows.values()]
         return labelled_rows(to_pillow(image_grid(*enlarged)), [label.replace(": ", "\n") for label in rows])
 
+    def styles(self, translator: Translator, target: int) -> Tensor:
+        """The styles of a target domain, one a row of the picture: ``[STYLES, *style_shape]``."""
+        return translator.sample_style(STYLES, target, torch_generator(self._seed, "samples", target))
+
     @torch.no_grad()
     def rows(self, translator: Translator, source: int, target: int) -> dict[str, Tensor]:
         """The rows of one direction by label, each float ``[columns, C, S, S]`` in about [-1, 1].
@@ -98,11 +103,11 @@ class SampleGrid:
         where the way back was learned and the style it needs is known.
         """
         device = next(translator.parameters()).device
-        x, reference = self._images[source].to(device), self._images[target].to(device)
+        x, reference = self.images[source].to(device), self.images[target].to(device)
         reference = reference[torch.arange(len(x), device=device) % len(reference)]  # there may be fewer, or more
         rows = {"source": x}
         if translator.has_style(target):
-            styles = translator.sample_style(STYLES, target, torch_generator(self._seed, "samples", target))
+            styles = self.styles(translator, target)
             for i in range(STYLES):
                 last = rows[f"latent {i + 1}"] = translator.translate(x, source, target, style=styles[i : i + 1])
             if translator.reads_style(target):

@@ -74,7 +74,7 @@ def translate_path(
         UserError: The request does not fit the translator, a single image or the reference cannot be read, the output
             cannot be written or would overwrite an input.
     """
-    source, target = _domains(translator, request)
+    source, target = chosen_direction(translator, request.target, request.source)
     is_folder = images.is_dir()
     outputs = _outputs(list_images(images), out, into_folder=is_folder or out.is_dir())
     _keep_inputs([*outputs, *request.references()], outputs.values())
@@ -106,11 +106,17 @@ def translate_path(
     return Done(len(missing) - len(failures), failures, len(outputs) - len(missing))
 
 
-def _domains(translator: Translator, request: Request) -> tuple[Domain, Domain]:
-    target = translator.domain(request.target)
+def chosen_direction(translator: Translator, to: str, source: str | None) -> tuple[Domain, Domain]:
+    """The source and target domain that these names mean; ``None``: the only other one.
+
+    Raises:
+        UserError: It was not learned, or several were.
+        ValueError: There is no domain of such a name.
+    """
+    target = translator.domain(to)
     learned = [(translator.domain(a), translator.domain(b)) for a, b in translator.directions()]
     sources = [a for a, b in learned if b == target]
-    asked = None if request.source is None else translator.domain(request.source)
+    asked = None if source is None else translator.domain(source)
     others = [domain for domain in sources if domain != target]
     if not others or asked not in (None, *sources):
         ways = named([f"{a.name} -> {b.name}" for a, b in learned if a != b], ", ")

@@ -52,7 +52,7 @@ def check_device(op: str, name: str, tensor: Tensor, x: Tensor) -> None:
 def check_per_plane(op: str, name: str, tensor: Tensor, x: Tensor) -> None:
     """Raises if the tensor is not one number per plane of x, ``[N, C]``, or per channel, ``[C]``."""
     check_floating(op, name, tensor)
-    if tensor.shape != x.shape[:2] and tensor.shape != x.shape[1:2]:
+    if tensor.shape != (x.shape[1:2] if tensor.dim() == 1 else x.shape[:2]):  # export: N is not compared with C
         raise ValueError(
             f"{op}: {name} must be [N, C] = {list(x.shape[:2])} or [C] = {list(x.shape[1:2])} for x of shape "
             f"{list(x.shape)}, got shape {list(tensor.shape)}"

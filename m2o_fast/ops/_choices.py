@@ -95,8 +95,9 @@ def folding_5x5_pays(shape: torch.Size, out_channels: int) -> bool:
 
 
 def feature_format(device: str) -> torch.memory_format:
-    """The memory format in which networks keep their features on this type of device."""
-    return torch.channels_last if CHANNELS_LAST.get(device) else torch.contiguous_format
+    """The memory format in which networks keep their features on this type of device, or in what is exported."""
+    chosen = CHANNELS_LAST.get(device) and not torch.compiler.is_exporting()
+    return torch.channels_last if chosen else torch.contiguous_format
 
 
 #: Winograd's convolution on a CPU: the least number of tiles of 4x4 outputs, and what the numbers of channels must be

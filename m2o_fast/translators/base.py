@@ -125,6 +125,10 @@ class Translator(nn.Module, ABC):
         """
         return (0,)
 
+    def latent_shape(self, target: str | int) -> tuple[int, ...] | None:
+        """Shape of the standard normal latents of which :meth:`map_style` makes styles; ``None``: there are none."""
+        return None
+
     def reads_style(self, domain: str | int) -> bool:
         """Whether :meth:`encode_style` finds the style of an image, so that an image can guide a translation.
 
@@ -210,6 +214,10 @@ class Translator(nn.Module, ABC):
         style = torch.randn((count, *self.style_shape(target)), generator=generator).to(weight)
         return style if self.has_style(target) else torch.zeros_like(style)
 
+    def map_style(self, z: Tensor, target: str | int) -> Tensor:
+        """Latents ``[N, *latent_shape]`` to styles ``[N, *style_shape]``, where a system has a mapping network."""
+        raise ValueError(f"map_style: domain {self.domain(target).name!r} has no mapping network; see sample_style")
+
     @abstractmethod
     def encode_style(self, x: Tensor, domain: str | int) -> Tensor:
         """The style of each image, ``[N, *style_shape]``; exactly 0 for a domain without style."""
@@ -249,7 +257,7 @@ class Translator(nn.Module, ABC):
     def _style_rows(self, style: Tensor, rows: int, target: int) -> Tensor:
         """``style``, one for all images or one for each, as ``rows`` of them where the nets are."""
         shape = self.style_shape(target)
-        if style.shape[1:] != shape or style.shape[0] not in (1, rows):
+        if style.shape[1:] != shape or style.shape[0] not in (rows, 1):  # export: one for each
             wanted = ", ".join(map(str, shape))
             raise ValueError(f"translate: style must be [{rows} or 1, {wanted}], got {list(style.shape)}")
         return self._placed(style).expand(rows, *shape)

@@ -117,6 +117,10 @@ class StarGANv2(Translator):
         """A vector."""
         return (self.size.style_dim,)
 
+    def latent_shape(self, target: str | int) -> tuple[int, ...] | None:
+        """A vector, where the mapping network has a head."""
+        return (self.size.latent_dim,) if self.domain_index(target) in self.styled else None
+
     def references(self) -> int:
         """Two, whose translations are to differ."""
         return 2
