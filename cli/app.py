@@ -20,6 +20,7 @@ from m2o_fast.cli import (
     data,
     doctor,
     evaluate,
+    export,
     play,
     publish,
     report,
@@ -72,6 +73,7 @@ app.command("systems", epilog=systems.EXAMPLES)(systems.systems)
 app.command("translate", epilog=translate.EXAMPLES)(translate.translate)
 app.command("play", epilog=play.EXAMPLES)(play.play)
 app.command("publish", epilog=publish.EXAMPLES)(publish.publish)
+app.command("export", epilog=export.EXAMPLES)(export.export)
 app.command("convert", epilog=convert.EXAMPLES)(convert.convert)
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from m2o_fast.engine.evaluate import evaluate_run
     from m2o_fast.engine.evaluate_images import evaluate_images
     from m2o_fast.engine.evaluation.options import Options as EvaluationOptions
+    from m2o_fast.engine.export import export_run as export
     from m2o_fast.engine.runs import load_translator as load
     from m2o_fast.m2o import Domain, ManyToOne
     from m2o_fast.translators import from_official, to_official
@@ -33,6 +34,7 @@ _EXPORTS: dict[str, tuple[str, str]] = {
     "StarGANv2": ("m2o_fast.translators.starganv2.translator", "StarGANv2"),
     "evaluate_images": ("m2o_fast.engine.evaluate_images", "evaluate_images"),
     "evaluate_run": ("m2o_fast.engine.evaluate", "evaluate_run"),
+    "export": ("m2o_fast.engine.export", "export_run"),
     "from_official": ("m2o_fast.translators", "from_official"),
     "load": ("m2o_fast.engine.runs", "load_translator"),
     "read_image": ("m2o_fast.data.images", "read_image"),
@@ -48,6 +50,7 @@ __all__ = [
     "__version__",
     "evaluate_images",
     "evaluate_run",
+    "export",
     "from_official",
     "load",
     "read_image",

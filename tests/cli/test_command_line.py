@@ -23,7 +23,7 @@ COMMANDS = [
     "bench",
     "bench train",
 ]
-COMMANDS += ["sim-scale"]
+COMMANDS += ["sim-scale", "export"]
 
 
 def test_no_help_page_imports_torch():
