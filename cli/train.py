@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,7 +22,6 @@ from m2o_fast.cli.options import (
     Uni,
     Variant,
     VerifyData,
-    settings_from,
 )
 from m2o_fast.cli.texts import examples
 from m2o_fast.m2o import UNPAIRED
@@ -185,11 +183,15 @@ def train(
         "tensorboard": tensorboard or None,
     }
     if dry_run:
+        from m2o_fast.engine.fitting import settings_to_train
+
         settings, recipe = settings_to_train(config, run, resume, assignments, options, preset)
         _print_dry_run(settings, recipe, run, resume or "never", as_json)
         return 0
     try:
         with StopRequest(starting=True) as stop:  # importing torch alone may take a while
+            from m2o_fast.engine.fitting import settings_to_train
+
             settings, recipe = settings_to_train(config, run, resume, assignments, options, preset)
             from m2o_fast.engine.loop import train as run_training
             from m2o_fast.engine.runlog import show
@@ -201,40 +203,6 @@ def train(
         if os.environ.get("RANK", "0") == "0":  # of several processes one is enough to say so
             typer.echo(f"m2o-fast: {stopped}", err=True)
         return stopped.exit_code
-
-
-def settings_to_train(
-    config: Path | None,
-    run: Path | None,
-    resume: str | None,
-    assignments: list[str] | None,
-    options: Mapping[str, object],
-    preset: str | None,
-) -> tuple[Config, str]:
-    """What the options say; where they name no file, on top of the settings of the run that is gone on with.
-
-    Returns:
-        The settings, and what to say of their recipe: where nothing names one, that of a data set may depend on whether
-        there is a GPU. Empty: it is the usual one, or the one that was named.
-    """
-    from m2o_fast.engine.config import CPU_PRESETS
-
-    if config is None and run is not None:
-        from m2o_fast.engine.runs import config_to_resume
-
-        config = config_to_resume(run, resume)
-    settings = settings_from(config, assignments, options, preset)
-    usual = settings.data.name
-    if config is None and preset is None and resume in (None, "never", "auto") and usual in CPU_PRESETS:
-        from m2o_fast.engine.fitting import cpu_preset
-
-        if (instead := cpu_preset(settings)) is not None:
-            settings = settings_from(None, assignments, options, instead)
-            return settings, (
-                f"recipe: {instead}, small nets and {settings.data.image_size} pixels, as no preset is named and there "
-                f"is no GPU; --preset {usual} is the usual one"
-            )
-    return settings, ""
 
 
 def _print_dry_run(settings: Config, recipe: str, run: Path | None, resume: str, as_json: bool) -> None:

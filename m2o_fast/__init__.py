@@ -14,6 +14,7 @@ from m2o_fast.version import __version__
 
 if TYPE_CHECKING:
     from m2o_fast.data.images import read_image, save_image
+    from m2o_fast.engine.api import train, translate
     from m2o_fast.engine.evaluate import evaluate_run
     from m2o_fast.engine.evaluate_images import evaluate_images
     from m2o_fast.engine.evaluation.options import Options as EvaluationOptions
@@ -40,6 +41,8 @@ _EXPORTS: dict[str, tuple[str, str]] = {
     "read_image": ("m2o_fast.data.images", "read_image"),
     "save_image": ("m2o_fast.data.images", "save_image"),
     "to_official": ("m2o_fast.translators", "to_official"),
+    "train": ("m2o_fast.engine.api", "train"),
+    "translate": ("m2o_fast.engine.api", "translate"),
 }
 
 __all__ = [
@@ -56,6 +59,8 @@ __all__ = [
     "read_image",
     "save_image",
     "to_official",
+    "train",
+    "translate",
 ]
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from m2o_fast.engine.build import build_translator
 from m2o_fast.engine.config import CPU_PRESETS, Config, load_config
 from m2o_fast.engine.device import choose_device
 from m2o_fast.engine.processes import Processes
+from m2o_fast.engine.runs import config_to_resume
 from m2o_fast.engine.step import Stepper
 from m2o_fast.m2o import Domain
 from m2o_fast.translators import system
@@ -32,6 +34,43 @@ def cpu_preset(config: Config) -> str | None:
     if name not in system(config.system).presets or choose_device(config.device).type != "cpu":
         return None
     return name
+
+
+def settings_to_train(
+    config: Path | None,
+    run: Path | None,
+    resume: str | None,
+    assignments: Sequence[str] | None,
+    options: Mapping[str, object],
+    preset: str | None,
+) -> tuple[Config, str]:
+    """What options say; where they name no file, on top of the settings of the run that is gone on with.
+
+    Args:
+        config: YAML file with settings.
+        run: Folder of the run.
+        resume: As of :func:`m2o_fast.engine.loop.train`; ``None``: never.
+        assignments: ``key=value``, which win over everything.
+        options: Setting -> value; one that is ``None`` was not given.
+        preset: Recipe to start from.
+
+    Returns:
+        The settings, and what to say of their recipe: where nothing names one, that of a data set may depend on whether
+        there is a GPU. Empty: it is the usual one, or the one that was named.
+    """
+    if config is None and run is not None:
+        config = config_to_resume(run, resume)
+    given = {key: value for key, value in options.items() if value is not None}
+    settings = load_config(config, given, assignments or [], preset)
+    usual = settings.data.name
+    if config is None and preset is None and resume in (None, "never", "auto") and usual in CPU_PRESETS:
+        if (instead := cpu_preset(settings)) is not None:
+            settings = load_config(None, given, assignments or [], instead)
+            return settings, (
+                f"recipe: {instead}, small nets and {settings.data.image_size} pixels, as no preset is named and there "
+                f"is no GPU; --preset {usual} is the usual one"
+            )
+    return settings, ""
 
 
 def fitting(name: str, variant: str, domains: Sequence[Domain], side: int) -> Fitting | None:

@@ -7,7 +7,7 @@ import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -178,12 +178,12 @@ class Picture(NamedTuple):
         values: Float ``[1, C, S, S]``, or its own height and width padded to multiples, in [-1, 1].
     """
 
-    file: Path
+    file: Path | InMemory
     shown: tuple[int, int]
     values: Tensor
 
 
-def prepared(file: Path, translator: Translator, domain: Domain, fit: Fit) -> Picture:
+def prepared(file: Path | InMemory, translator: Translator, domain: Domain, fit: Fit) -> Picture:
     """An image file of a domain, made a square or padded as a system needs it; :func:`restored` is the way back.
 
     Raises:
@@ -271,7 +271,8 @@ class _Work:
             for batch in stream.batches(list(outputs)):
                 tiles = torch.cat(list(self._blocks(torch.cat([picture.values for picture in batch]))), dim=1)
                 stream.write(
-                    lambda made: self._save(*made, outputs[made[0].file], note), list(zip(batch, tiles, strict=True))
+                    lambda made: self._save(*made, outputs[cast(Path, made[0].file)], note),
+                    list(zip(batch, tiles, strict=True)),
                 )
                 advance(len(batch))
         self._warn_of_shapes()

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from m2o_fast.cli.options import settings_from
-from m2o_fast.cli.train import settings_to_train, train
+from m2o_fast.cli.train import train
 from m2o_fast.data.learner import Fitting
 from m2o_fast.engine.config import dump_config, load_config
-from m2o_fast.engine.fitting import cpu_preset, fitting, seconds_per_step
+from m2o_fast.engine.fitting import cpu_preset, fitting, seconds_per_step, settings_to_train
 from m2o_fast.engine.schema import Config
 from m2o_fast.m2o import Domain
 
