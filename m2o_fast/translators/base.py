@@ -136,6 +136,10 @@ class Translator(nn.Module, ABC):
         """
         return self.has_style(domain)
 
+    def evaluations(self, target: str | int) -> int:
+        """How often a translation into a domain goes through the net that makes it; more than once by an ODE."""
+        return 1
+
     # --- training: called by the engine ---
 
     @abstractmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -117,6 +118,7 @@ class Evaluation:
         self._batch = options.batch(translator.image_size, self._device)
         #: how many real images features were compared with, by domain
         self.real_images: dict[str, int] = {}
+        self._made, self._seconds = 0, 0.0
 
     def sources(self, source: int) -> Tensor:
         """Image numbers of the sources of a domain, ascending: all, or a choice that depends on their number alone."""
@@ -125,6 +127,15 @@ class Evaluation:
         if wanted is None or wanted >= count:
             return torch.arange(count)
         return torch.randperm(count, generator=torch_generator(SEED, "sources", count))[:wanted].sort().values
+
+    def evaluations(self) -> dict[str, int]:
+        """How often a translation goes through its net, by target domain."""
+        targets = sorted({target for source, target in self._translator.directions() if source != target})
+        return {self._translator.domains[target].name: self._translator.evaluations(target) for target in targets}
+
+    def images_per_second(self) -> float:
+        """Translations that this process made in a second of translating, to three digits."""
+        return float(f"{self._made / max(self._seconds, 1e-9):.3g}")
 
     @torch.inference_mode()
     def run(self) -> Found:
@@ -153,8 +164,11 @@ class Evaluation:
                 chosen = indices[numbers.start : numbers.stop]
                 # With all styles at once, the content of a source is encoded once.
                 every = torch.cat([part.rows(numbers) for part in styles.values()], dim=1)
-                exact = self._translator.translate_many(self._inputs(source, chosen), source, target, every)
-                self._check(exact, chosen, source, target)
+                inputs, started = self._inputs(source, chosen), time.perf_counter()
+                exact = self._translator.translate_many(inputs, source, target, every)
+                self._check(exact, chosen, source, target)  # waits for the device
+                self._seconds += time.perf_counter() - started
+                self._made += len(numbers) * every.shape[1]
                 for guidance, part in zip(styles, exact.chunk(len(styles), dim=1), strict=True):
                     outputs = self._outputs(part, numbers, chosen, target)
                     for measure in measures[guidance]:
