@@ -35,7 +35,9 @@ ROOMS = (
 )
 PURE = 1
 SHARED = {f"loss.{key}" for key in Loss.model_fields}
-SETTINGS = {key for name in NAMES for key in keys(name) if key.partition(".")[0] in ("model", "loss", "optim")} - SHARED
+SETTINGS = {
+    key for name in NAMES for key in keys(name) if key.partition(".")[0] in system(name).settings.model_fields
+} - SHARED
 CLASSES = {name for facts in map(system, NAMES) for name in (facts.translator, facts.settings.__name__)}
 LAYOUTS = {layout for name in NAMES for layout in system(name).layouts}
 TITLES = {full_name(name, variant) for name in NAMES for variant in system(name).variants}

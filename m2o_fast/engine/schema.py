@@ -138,7 +138,8 @@ class Config(Section):
     @property
     def settings(self) -> Settings:
         """The sections of the system."""
-        return self.facts.settings.model_construct(model=self.model, loss=self.loss, optim=self.optim)
+        facts = self.facts
+        return facts.settings.model_construct(**{name: getattr(self, name) for name in facts.settings.model_fields})
 
     @property
     def rules(self) -> ManyToOne:

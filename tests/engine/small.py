@@ -28,6 +28,7 @@ SMALLER = {
     ],
     "munit": ["model.blocks=1", "model.style_dim=2", "model.mlp_width=4"],
     "unit": ["model.blocks=2"],
+    "flow": ["model.blocks=1", "model.multipliers=[1,1]", "sampling.steps=1", "sampling.solver=euler"],
 }
 #: what systems need that are not here yet, or only some: batches within an iteration, flow's styles, UNIT's rates, ...
 LATER = ["model.refine=2", "model.noise=true", "model.adapter=true", "model.batch_norm=false", "optim.halve_every=2"]

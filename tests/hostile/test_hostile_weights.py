@@ -170,6 +170,12 @@ DEEP = {"model_A.0.model.0.weight": STEM, "model_S.0.model.0.weight": torch.zero
 SHOWN = {"convs.0.weight": torch.zeros(12, 3, 3, 3), "head.weight": torch.zeros(2, 4, 1, 1)}
 NETS |= {("munit", "gen_a"): CONTENT, ("unit", "gen_a"): LATENT, ("unit", "gen"): BOTH, ("unit", "dis"): DEEP}
 NETS |= {("simgan", "D"): SHOWN}
+KERNELS = torch.zeros(4, 4, 3, 3)
+VELOCITY = {f"heads.{k}.weight": torch.zeros(3, 4, 3, 3) for k in range(2)} | {
+    "conditions.0.weight": torch.zeros(4, 3, 3, 3), "noises.0.weight": torch.zeros(4, 3, 3, 3),
+    "down.0.conv1.weight": KERNELS, "down.1.conv.weight": KERNELS, "down.2.conv1.weight": KERNELS,
+}  # fmt: skip
+NETS |= {("flow", "V"): VELOCITY}
 TINY = torch.zeros(1, 1, 1, 1)
 COUNTED = (
     "model.{}.conv_block.1.weight", "model.{}.weight", "blocks.{}.conv1.weight", "cnns.0.{}.conv.weight",
