@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,10 @@ from m2o_fast.m2o import Domain
 from m2o_fast.translators import create, from_official, system
 
 FOLDER = Path(__file__).resolve().parent
-for _name in ("pix2pix", "cyclegan", "simgan", "munit", "unit"):
+for _name in ("pix2pix", "cyclegan", "simgan", "munit", "unit", "flow"):
     sys.path.insert(0, str(FOLDER.parent / "tests" / "translators" / _name))
 import plain_cyclegan  # noqa: E402  (lie beside the tests)
+import plain_flow  # noqa: E402
 import plain_munit  # noqa: E402
 import plain_pix2pix  # noqa: E402
 import plain_simgan  # noqa: E402
@@ -35,7 +37,7 @@ import plain_unit  # noqa: E402
 import plain_unit_trainer  # noqa: E402
 
 SIDE, IMAGES = 64, 4
-SYSTEMS = ("pix2pix", "cyclegan", "simgan", "munit", "unit")
+SYSTEMS = ("pix2pix", "cyclegan", "simgan", "munit", "unit", "flow")
 IMPLEMENTATIONS = ("plain", "compile", "fast")
 #: Of SimGAN: every second image goes into the history.
 _HALVES = torch.full((IMAGES, 3), 0.5)
@@ -135,10 +137,50 @@ def _fast_simgan() -> Iteration:
     return lambda: stepper([batch] * 3, next(count)).losses["refiners/adversarial"]
 
 
+def _flow_net() -> plain_flow.UNet:
+    torch.manual_seed(0)
+    return plain_flow.UNet([3, 3], [0, 1], 64, (1, 1, 2, 2), 2, (False, False, True, True))
+
+
+def _flow_numbers() -> tuple[Tensor, Tensor]:
+    """Times and noise of both targets, those of A first."""
+    generator = torch.Generator().manual_seed(1)
+    shape = 2 * IMAGES, 3, SIDE, SIDE
+    return torch.rand(2 * IMAGES, generator=generator), torch.randn(shape, generator=generator)
+
+
+def _plain_flow(compiled: bool) -> Iteration:
+    net, (a, b) = _flow_net(), _images()
+    _compile([layer for layer in net.modules() if isinstance(layer, plain_flow.Residual)], compiled)
+    trainer = plain_flow.Trainer(net, [0, 1], lr=2e-4, decay=0.01, ema=0.9999)
+    known = torch.ones(IMAGES, dtype=torch.bool)
+    numbers = zip(*(part.split(IMAGES) for part in _flow_numbers()), strict=True)
+    ways = [(1, 0, b, a), (0, 1, a, b)]
+    pairs = [plain_flow.Pairs(*way, known, *drawn) for way, drawn in zip(ways, numbers, strict=True)]
+    return lambda: torch.tensor(trainer.iteration(pairs)["velocity"])
+
+
+def _fast_flow() -> Iteration:
+    settings = system("flow").settings()
+    domains = [Domain("a"), Domain("b")]
+    translator = create({"system": "flow", **settings.description(domains, system("flow").variants["plain"], SIDE)})
+    for mine, theirs in zip(translator.parameters(), _flow_net().parameters(), strict=True):
+        mine.data.copy_(theirs.data.view_as(mine))
+    (a, b), (times, base) = _images(), _flow_numbers()
+    swapped = torch.arange(2 * IMAGES).roll(IMAGES)
+    pairs: dict[str, Any] = {"paired": (a, b), "has_pair": torch.ones(2 * IMAGES, dtype=torch.bool)}
+    noise = {"time": times, "base": base}
+    batch = Batch((a, b), swapped, (IMAGES, IMAGES), (), (), noise=noise, **pairs)
+    stepper, count = Stepper(translator, deepcopy(translator), settings.optim), iter(range(10**9))
+    return lambda: stepper([batch], next(count)).losses["velocity/velocity"]
+
+
 def plain_iteration(name: str, *, compiled: bool = False) -> Iteration:
-    """An iteration of the twin; returns the loss of its generators on the discriminators' scores."""
+    """An iteration of the twin; returns the loss of its generators on the discriminators' scores, of flow its loss."""
     if name == "simgan":
         return _plain_simgan(compiled)
+    if name == "flow":
+        return _plain_flow(compiled)
     a, b = _images()
     if name == "cyclegan":
         nets = _cyclegan_nets()
@@ -179,6 +221,8 @@ def fast_iteration(name: str) -> Iteration:
     """Ours, by the engine's stepper, with the same weights and images."""
     if name == "simgan":
         return _fast_simgan()
+    if name == "flow":
+        return _fast_flow()
     a, b = _images()
     if name == "cyclegan":
         nets = _cyclegan_nets()
