@@ -132,13 +132,14 @@ class Stepper:
         own: list[tuple[Batch, Iteration]] = []
         for phase in phases:
             if phase.new_batch or not own:
-                own = [(part, self._iteration(index, iteration_of, count == 1)) for part in rest[:count]]
+                own = [(part, self._iteration(index, count, iteration_of)) for part in rest[:count]]
                 del rest[:count]
             yield phase, own
 
-    def _iteration(self, index: int, iteration_of: Callable[[int], Iteration], lasting: bool) -> Iteration:
+    def _iteration(self, index: int, parts: int, iteration_of: Callable[[int], Iteration]) -> Iteration:
         iteration = iteration_of(index)
-        iteration.pools, iteration.lasting = self.pools, lasting
+        iteration.pools, iteration.lasting = self.pools, parts == 1
+        iteration.shares = parts * self.processes.count
         return iteration
 
     @contextmanager

@@ -51,6 +51,8 @@ class Iteration:
             since. A batch that is worked through in parts has one for each part, while its cache is emptied.
         pools: The history pools that :meth:`Translator.pools` declared.
         lasting: Whether the cache is there in the next phase: not where a batch is worked through in parts.
+        shares: How many equal parts the batch is in, those of all processes together. Losses are averaged over them, so
+            a loss that is a sum over the batch is that of a part times this.
     """
 
     index: int
@@ -58,6 +60,7 @@ class Iteration:
     kept: dict[str, Tensor] = field(default_factory=dict)
     pools: Mapping[str, HistoryPool] = field(default_factory=dict)
     lasting: bool = True
+    shares: int = 1
 
     def number(self, schedule: Callable[[int], float]) -> float | Tensor:
         """A schedule's value in this iteration: the only way in which an iteration's index may enter its losses.

@@ -219,6 +219,7 @@ class Toy(Translator):
             with frozen(self.discriminators[target]):
                 judged = (self.discriminators[target](fake) - 1).square()
             total = total + judged.mean((1, 2, 3)).sum() / batch.size
+            total = total + 1e-4 * iteration.shares * fake.square().sum()  # a sum over the batch, however it is shared
             if batch.paired:
                 errors = (fake - batch.paired[target]).abs().mean((1, 2, 3))
                 total = total + self.rules.supervised_weight * (errors * known[target]).sum() / batch.size
