@@ -26,9 +26,10 @@ from m2o_fast.m2o import Domain
 from m2o_fast.translators import create, from_official, system
 
 FOLDER = Path(__file__).resolve().parent
-for _name in ("pix2pix", "cyclegan", "simgan", "munit", "unit", "flow"):
+for _name in ("pix2pix", "cyclegan", "simgan", "munit", "unit", "flow", "bicyclegan"):
     sys.path.insert(0, str(FOLDER.parent / "tests" / "translators" / _name))
-import plain_cyclegan  # noqa: E402  (lie beside the tests)
+import plain_bicyclegan  # noqa: E402  (lie beside the tests)
+import plain_cyclegan  # noqa: E402
 import plain_flow  # noqa: E402
 import plain_munit  # noqa: E402
 import plain_pix2pix  # noqa: E402
@@ -37,7 +38,7 @@ import plain_unit  # noqa: E402
 import plain_unit_trainer  # noqa: E402
 
 SIDE, IMAGES = 64, 4
-SYSTEMS = ("pix2pix", "cyclegan", "simgan", "munit", "unit", "flow")
+SYSTEMS = ("pix2pix", "cyclegan", "simgan", "munit", "unit", "flow", "bicyclegan")
 IMPLEMENTATIONS = ("plain", "compile", "fast")
 #: Of SimGAN: every second image goes into the history.
 _HALVES = torch.full((IMAGES, 3), 0.5)
@@ -175,12 +176,54 @@ def _fast_flow() -> Iteration:
     return lambda: stepper([batch], next(count)).losses["velocity/velocity"]
 
 
+def _bicyclegan_nets() -> plain_bicyclegan.Direction:
+    """As published for 128 pixels: of one direction."""
+    torch.manual_seed(0)
+    judges = [plain_bicyclegan.Discriminator(3, layers=2) for _ in range(2)]
+    nets = plain_bicyclegan.Generator(3, 3, levels=6), *judges, plain_bicyclegan.Encoder(3, blocks=3)
+    return plain_bicyclegan.Direction(*map(_initialised, nets))
+
+
+def _bicyclegan_numbers() -> tuple[Tensor, Tensor, Tensor]:
+    """Other real images, and random numbers of styles that are read off images and of drawn ones."""
+    generator = torch.Generator().manual_seed(1)
+    others = torch.rand((IMAGES, 3, SIDE, SIDE), generator=generator) * 2 - 1
+    spread, drawn = (torch.randn((IMAGES, 8), generator=generator) for _ in range(2))
+    return others, spread, drawn
+
+
+def _plain_bicyclegan(compiled: bool) -> Iteration:
+    way = _bicyclegan_nets()
+    trainer = plain_bicyclegan.Trainer([way])
+    _compile([way.G, way.D, way.D2, way.E], compiled)
+    (a, b), (others, spread, drawn) = _images(), _bicyclegan_numbers()
+    kept = [torch.ones(IMAGES, *_dropped())]
+    share = plain_bicyclegan.Share(a, b, others, spread, drawn, kept, kept)
+    return lambda: trainer.iteration([share])["adversarial"]
+
+
+def _fast_bicyclegan() -> Iteration:
+    way = _bicyclegan_nets()
+    weights = {key: getattr(way, key).state_dict() for key in ("G", "E", "D", "D2")}
+    translator = from_official("bicyclegan", weights, image_size=SIDE).requires_grad_(True).train()
+    (a, b), (others, spread, drawn) = _images(), _bicyclegan_numbers()
+    noise = {"encoded": spread, "drawn": drawn}
+    noise |= {f"dropout4_{key}": torch.ones(IMAGES, *_dropped()) for key in noise}
+    known = torch.ones(IMAGES, dtype=torch.bool)
+    none = a[:0]
+    batch = Batch((a, b[:0]), torch.arange(IMAGES), (0, IMAGES), (none, others), (), (none, b), known, noise)
+    stepper, count = Stepper(translator, translator, system("bicyclegan").settings().optim), iter(range(10**9))
+    return lambda: stepper([batch], next(count)).losses["generators/adversarial"]
+
+
 def plain_iteration(name: str, *, compiled: bool = False) -> Iteration:
     """An iteration of the twin; returns the loss of its generators on the discriminators' scores, of flow its loss."""
     if name == "simgan":
         return _plain_simgan(compiled)
     if name == "flow":
         return _plain_flow(compiled)
+    if name == "bicyclegan":
+        return _plain_bicyclegan(compiled)
     a, b = _images()
     if name == "cyclegan":
         nets = _cyclegan_nets()
@@ -223,6 +266,8 @@ def fast_iteration(name: str) -> Iteration:
         return _fast_simgan()
     if name == "flow":
         return _fast_flow()
+    if name == "bicyclegan":
+        return _fast_bicyclegan()
     a, b = _images()
     if name == "cyclegan":
         nets = _cyclegan_nets()

@@ -87,24 +87,25 @@ def at_least_float32(numbers: Tensor) -> Tensor:
     return numbers.float() if numbers.dtype in (torch.bfloat16, torch.float16) else numbers
 
 
-def least_squares(scores: Sequence[Tensor], *, real: bool, batch_size: float) -> Tensor:
+def least_squares(
+    scores: Sequence[Tensor], *, real: bool, batch_size: float, masks: Sequence[Tensor] | None = None
+) -> Tensor:
     """Squared distance of discriminator scores to 1 for real, to 0 for fake images (arXiv 1611.04076).
 
     Args:
         scores: Maps of scores ``[n_i, 1, h, w]``, for example of each direction of a batch.
         real: What the discriminator, or with fake images the generator, wants them to be.
         batch_size: What the sum over samples of the means over their maps is divided by.
+        masks: bool ``[n_i]``: which samples count; ``None``: all.
     """
-    return _weighted_means([(score - float(real)).square() for score in map(at_least_float32, scores)], batch_size)
+    squares = [(score - float(real)).square() for score in map(at_least_float32, scores)]
+    return _weighted_means(squares, batch_size, masks)
 
 
 def patch_cross_entropy(
     scores: Sequence[Tensor], *, real: bool, batch_size: float, masks: Sequence[Tensor] | None = None
 ) -> Tensor:
-    """As :func:`least_squares`, with the binary cross-entropy of scores that are logits.
-
-    ``masks``, bool ``[n_i]``, say which samples count; ``None``: all.
-    """
+    """As :func:`least_squares`, with the binary cross-entropy of scores that are logits."""
     logits = [at_least_float32(score) for score in scores]
     return _weighted_means([F.softplus(-score if real else score) for score in logits], batch_size, masks)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from m2o_fast.losses import at_least_float32
@@ -20,9 +22,17 @@ class PatchDiscriminator(nn.Module):
         layers: Of stride 2: 3 sees patches of 70x70 pixels, 2 of 34x34. 0 judges single pixels, by three convolutions
             of 1x1.
         norm: Behind all convolutions but the first and the last.
+        init: Puts first weights in place.
     """
 
-    def __init__(self, channels: int, width: int = 64, layers: int = 3, norm: Norm = "batch") -> None:
+    def __init__(
+        self,
+        channels: int,
+        width: int = 64,
+        layers: int = 3,
+        norm: Norm = "batch",
+        init: Callable[[nn.Module], None] = init_normal_,
+    ) -> None:
         super().__init__()
         kernel, last = (4 if layers else 1), max(layers, 1) + 1
         widths = [channels] + [width * min(2**k, 8) for k in range(last)] + [1]
@@ -33,7 +43,7 @@ class PatchDiscriminator(nn.Module):
             bias = k == 0 or layers > 0 or has_bias(norm)
             self.convs.append(conv(*options, norm=norm) if 0 < k < last else Conv2d(*options, bias=bias))
         self.norms = nn.ModuleList([NormAct(norm, channels, _SLOPE) for channels in widths[2:-1]])
-        init_normal_(self)
+        init(self)
         lay_out_(self)
 
     def forward(self, x: Tensor) -> Tensor:

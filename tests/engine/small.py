@@ -29,6 +29,7 @@ SMALLER = {
     "munit": ["model.blocks=1", "model.style_dim=2", "model.mlp_width=4"],
     "unit": ["model.blocks=2"],
     "flow": ["model.blocks=1", "model.multipliers=[1,1]", "sampling.steps=1", "sampling.solver=euler"],
+    "bicyclegan": ["model.levels=3", "model.style_dim=2"],
 }
 #: what systems need that are not here yet, or only some: batches within an iteration, flow's styles, UNIT's rates, ...
 LATER = ["model.refine=2", "model.noise=true", "model.adapter=true", "model.batch_norm=false", "optim.halve_every=2"]
@@ -38,9 +39,10 @@ MORE = {
     "cyclegan": [["model.style=noise"]],
     "munit": [["loss.cycle=1", "optim.halve_every=2"]],
     "unit": [["model.form=paper"]],
+    "bicyclegan": [["model.kind=clr", "model.shared_trunk=true"]],
 }
 #: whose further kinds have cheaper tests of their own, too
-RARELY = ("munit", "unit")
+RARELY = ("munit", "unit", "bicyclegan")
 FACTS = {name: system(name) for name in NAMES} | {"toy": toy.SYSTEM}
 #: every system with its last variant and in every kind; all other combinations take long
 CASES = [

@@ -158,6 +158,12 @@ REFINER = {
     "head.weight": torch.zeros(3, 4, 1, 1),
     "blocks.0.conv1.weight": torch.zeros(4, 4, 3, 3),
 }
+STYLED_U_NET = {
+    "model.down.0.weight": torch.zeros(4, 5, 4, 4),
+    "model.submodule.down.1.weight": torch.zeros(8, 6, 4, 4),
+    "model.submodule.up.1.weight": torch.zeros(8, 4, 4, 4),
+    "model.up.1.weight": torch.zeros(8, 3, 4, 4),
+}
 NETS = {("pix2pix", "G"): U_NET, ("cyclegan", "G_A"): RES_NET, ("pix2pix", "D"): JUDGE, ("cyclegan", "D_B"): JUDGE}
 NETS |= {("simgan", "R"): REFINER}
 STEM = torch.zeros(4, 3, 7, 7)
@@ -169,7 +175,7 @@ BOTH = {f"encode_{letter}.0.model.0.weight": STEM for letter in "AB"} | {
 DEEP = {"model_A.0.model.0.weight": STEM, "model_S.0.model.0.weight": torch.zeros(8, 4, 3, 3)}
 SHOWN = {"convs.0.weight": torch.zeros(12, 3, 3, 3), "head.weight": torch.zeros(2, 4, 1, 1)}
 NETS |= {("munit", "gen_a"): CONTENT, ("unit", "gen_a"): LATENT, ("unit", "gen"): BOTH, ("unit", "dis"): DEEP}
-NETS |= {("simgan", "D"): SHOWN}
+NETS |= {("simgan", "D"): SHOWN, ("bicyclegan", "G"): STYLED_U_NET}
 KERNELS = torch.zeros(4, 4, 3, 3)
 VELOCITY = {f"heads.{k}.weight": torch.zeros(3, 4, 3, 3) for k in range(2)} | {
     "conditions.0.weight": torch.zeros(4, 3, 3, 3), "noises.0.weight": torch.zeros(4, 3, 3, 3),
@@ -181,7 +187,7 @@ COUNTED = (
     "model.{}.conv_block.1.weight", "model.{}.weight", "blocks.{}.conv1.weight", "cnns.0.{}.conv.weight",
     "cnns.{}.0.conv.weight", "enc_content.model.3.model.{}.model.0.conv.weight", "enc_shared.{}.model.3.weight",
     "enc.model.3.model.{}.model.0.conv.weight", "encode_A.{}.model.3.weight", "model_A.{}.model.0.weight",
-    "model_S.{}.model.0.weight",
+    "model_S.{}.model.0.weight", "model_{}.0.weight", "model_0.{}.weight", "conv.{}.conv.2.weight",
 )  # fmt: skip
 
 
