@@ -26,7 +26,7 @@ from bicyclegan_cases import (
 from gan_steps import Steps
 from torch import nn
 
-from m2o_fast.m2o import ManyToOne
+from m2o_fast.m2o import Domain, ManyToOne
 from m2o_fast.translators.base import Iteration
 from m2o_fast.translators.bicyclegan import SYSTEM
 from m2o_fast.translators.bicyclegan.published import from_official
@@ -152,6 +152,24 @@ def test_parts_have_the_nets_that_they_learn_with() -> None:
         assert set(translator.discriminators) == {"D_1", *(f"{judge}_0" for judge in judges)}
         assert translator.references() == references and translator.reads_style("color") == reads
         assert not translator.reads_style("gray")
+
+
+@pytest.mark.parametrize("kind", ["continuous", "onehot"])
+def test_one_direction_into_a_unimodal_domain_is_a_supervised_gan(kind: str) -> None:
+    """Also of label maps, which are told apart by their classes; nothing is drawn but what dropout keeps."""
+    labels = Domain("labels", 4, multimodal=False, kind=kind)
+    translator = BicycleGAN([COLOR, labels], HMS, size(direction="A->B"))
+    assert translator.references() == 0 and translator.style_shape(1) == (0,)
+    assert list(translator.groups()) == ["generators", "discriminators"]
+    batch, iteration = random_batch(translator, 2), Iteration(0)
+    assert list(batch.noise) == ["dropout4_none"]
+    _, made = translator.loss("generators", batch, iteration)
+    _, judged = translator.loss("discriminators", batch, iteration)
+    assert made.keys() == {"adversarial", "supervised"} and judged.keys() == {"real", "fake"}
+    assert made["supervised"] > 0
+    image = translator.translate(batch.source[0], 0, 1)
+    if kind == "onehot":
+        torch.testing.assert_close(image.sum(1), torch.full((2, 64, 64), -2.0))
 
 
 def test_divergence_is_a_sum_over_the_batch() -> None:
