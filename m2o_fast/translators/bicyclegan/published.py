@@ -8,10 +8,8 @@ style enters every level.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import count, takewhile
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from m2o_fast.errors import UserError
@@ -27,7 +25,6 @@ NETS = (*_OF_B, *_OF_A)
 FILE = "latest_net_{net}.pth"
 
 _FIRST = "model.down.0.weight"
-_MOST = 12  # levels, blocks, layers and scales
 
 
 def from_official(
@@ -64,19 +61,8 @@ def from_official(
     there = [name for name in _OF_B[1:] if name in given]
     if "G_BA" in given and [f"{name}_BA" for name in there] != [name for name in _OF_A[1:] if name in given]:
         raise UserError(f"the nets do not belong together: {', '.join(given)}; give the same ones of both directions")
-    with torch.device("meta"):  # a small file may name large sizes
-        translator = BicycleGAN(
-            layouts.domains_of(domains, _channels(given)),
-            SYSTEM.variants["plain"],
-            _size(given, image_size, dropout),
-            nets=there,
-        )
-    for name, net in given.items():
-        layouts.check(*published_net(translator, name), net, name)
-    translator.to(given["G"][_FIRST].dtype).to_empty(device="cpu")
-    for name, net in given.items():
-        layouts.load(*published_net(translator, name), net, name)
-    return translator.eval().requires_grad_(False)
+    known, size = layouts.domains_of(domains, _channels(given)), _size(given, image_size, dropout)
+    return layouts.loaded(lambda: BicycleGAN(known, SYSTEM.variants["plain"], size, nets=there), published_net, given)
 
 
 def to_official(translator: BicycleGAN) -> dict[str, dict[str, Tensor]]:
@@ -90,11 +76,7 @@ def to_official(translator: BicycleGAN) -> dict[str, dict[str, Tensor]]:
         raise UserError(f"the generator into domain {plain[0]!r} has no style, for which there is no published layout")
     names = [name for name in NETS if _target(name) in targets and _has(translator, name)]
     return {
-        name: {
-            f"{layer}{key}": tensor.contiguous()
-            for layer, part in _parts(translator, name).items()
-            for key, tensor in part.state_dict().items()
-        }
+        name: {key: tensor for part in published_net(translator, name) for key, tensor in layouts.saved(*part).items()}
         for name in names
     }
 
@@ -111,14 +93,12 @@ def _has(translator: BicycleGAN, name: str) -> bool:
     return kind == "G" or str(k) in translator.encoders
 
 
-def published_net(translator: BicycleGAN, name: str) -> tuple[nn.ModuleList, layouts.Prefixes]:
-    """Our layers of a net of a published name, in its order, and how their names become published ones."""
-    parts = _parts(translator, name)
-    return nn.ModuleList(parts.values()), {f"{k}.": layer for k, layer in enumerate(parts)}
+def published_net(translator: BicycleGAN, name: str) -> layouts.Parts:
+    """Our layers that a net of a published name consists of, in its order, each with its name there."""
+    return [(layer, {"": published}) for published, layer in _layers_of(translator, name).items()]
 
 
-def _parts(translator: BicycleGAN, name: str) -> dict[str, nn.Module]:
-    """Layers by their published names, in the published order."""
+def _layers_of(translator: BicycleGAN, name: str) -> dict[str, nn.Module]:
     kind, k = name.removesuffix("_BA"), _target(name)
     if kind == "G":
         return _unet_layers(translator, k)
@@ -157,51 +137,51 @@ def _encoder_layers(net: Any) -> dict[str, nn.Module]:
 # --- sizes ------------------------------------------------------------------------------------------------------------
 
 
-def _counted(net: StateDict, name: str, what: str, weight: Callable[[int], str], first: int) -> int:
-    """How many layers of these names there are, which are numbered."""
-    found = len(list(takewhile(lambda k: weight(k) in net, count(first))))
-    if not 1 <= found <= _MOST:
-        raise UserError(f"{name}: expected {what} (1 to {_MOST} of {weight(first)}, ...), found {found}")
-    return found
-
-
-def _levels(net: StateDict, name: str) -> int:
-    what = "a U-Net with a style at every level"
-    return 1 + _counted(net, name, what, lambda k: f"{_level(k)}down.1.weight", 1)
-
-
 def _style_dim(net: StateDict, name: str) -> int:
     planes = dimension(net, name, f"{_level(1)}down.1.weight", 1) - dimension(net, name, _FIRST, 0)
     if not 1 <= planes < dimension(net, name, _FIRST, 1):
-        raise UserError(f"{name}: {_level(1)}down.1.weight leaves no planes for a style")
+        raise UserError(f"{name}: expected a U-Net with a style at every level ({_level(1)}down.1.weight, ...)")
     return planes
+
+
+def _levels(net: StateDict, name: str) -> int:
+    width, planes = dimension(net, name, _FIRST, 0), _style_dim(net, name)
+
+    def below_the_first(k: int) -> tuple[str, list[int]]:
+        above, own = (width * 2 ** min(level, 3) for level in (k, k + 1))
+        return f"{_level(k + 1)}down.1.weight", [own, above + planes, 4, 4]
+
+    return 1 + layouts.numbered(net, below_the_first)
+
+
+def _blocks(net: StateDict, name: str) -> int:
+    width = dimension(net, name, "conv.0.weight", 0)
+
+    def first_of_a_block(k: int) -> tuple[str, list[int]]:
+        wide = width * min(k + 1, 4)
+        return f"conv.{k + 1}.conv.2.weight", [wide, wide, 3, 3]
+
+    return layouts.numbered(net, first_of_a_block)
+
+
+def _scales(net: StateDict, name: str) -> int:
+    width, channels = (dimension(net, name, "model_0.0.weight", axis) for axis in (0, 1))
+    return layouts.numbered(net, lambda k: (f"model_{k}.0.weight", [round(width / 2**k), channels, 4, 4]))
 
 
 def _layers(net: StateDict, name: str) -> int:
     finest = {key.replace("model_0.", "model.", 1): tensor for key, tensor in net.items()}
-    layers = layouts.patch_discriminator_layers(finest, name)
-    if not 1 <= layers <= _MOST:
-        raise UserError(f"{name}: expected 1 to {_MOST} layers of stride 2, found {layers}")
-    return layers
+    return layouts.patch_discriminator_layers(finest, name)
 
 
 #: by kind of net, what is read off its weights, as fields of :class:`Size`
 _READ: dict[str, dict[str, Callable[[StateDict, str], int]]] = {
-    "G": {
-        "width": lambda net, name: dimension(net, name, _FIRST, 0),
-        "levels": _levels,
-        "style_dim": _style_dim,
-    },
-    "E": {
-        "encoder_width": lambda net, name: dimension(net, name, "conv.0.weight", 0),
-        "encoder_blocks": lambda net, name: _counted(
-            net, name, "residual blocks", lambda k: f"conv.{k}.conv.2.weight", 1
-        ),
-    },
+    "G": {"width": lambda net, name: dimension(net, name, _FIRST, 0), "levels": _levels, "style_dim": _style_dim},
+    "E": {"encoder_width": lambda net, name: dimension(net, name, "conv.0.weight", 0), "encoder_blocks": _blocks},
     "D": {
         "discriminator_width": lambda net, name: dimension(net, name, "model_0.0.weight", 0),
         "discriminator_layers": _layers,
-        "scales": lambda net, name: _counted(net, name, "scales", lambda k: f"model_{k}.0.weight", 0),
+        "scales": _scales,
     },
 }
 
@@ -220,7 +200,7 @@ def _size(given: Mapping[str, StateDict], image_size: int | None, dropout: bool)
             found = {name: of(net, name) for name, net in nets.items()}
             read[field] = layouts.the_only(found, f"{field.replace('_', ' ')}")
     side = image_size or max(2 ** read["levels"], SYSTEM.sizes.smallest)
-    settings = BicycleGANSettings.model_validate({"model": read})
+    settings = layouts.settings_of(BicycleGANSettings, read)
     try:
         settings.check(side, SYSTEM.variants["plain"])
     except ValueError as error:
@@ -234,7 +214,6 @@ def _channels(given: Mapping[str, StateDict]) -> list[int]:
     for name, net in given.items():
         target = _target(name)
         if name.startswith("G"):
-            _levels(net, name)
             found[1 - target][name] = dimension(net, name, _FIRST, 1) - _style_dim(net, name)
             found[target][name] = dimension(net, name, f"{_level(0)}up.1.weight", 1)
         else:

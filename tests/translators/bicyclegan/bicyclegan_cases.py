@@ -71,14 +71,15 @@ def translator_of(
     """Ours with the weights of plain nets, between colour and gray images."""
     translator = BicycleGAN([COLOR, GRAY], rules, size(**model), losses)
     for name, net in weights(there, back).items():
-        layouts.load(*published_net(translator, name), net, name)
+        for part in published_net(translator, name):
+            layer, published = part[0], part[1][""]
+            layer.load_state_dict({key: net[published + key] for key in layer.state_dict()})
     return translator
 
 
 def same_weights(translator: BicycleGAN, expected: dict[str, dict[str, Tensor]]) -> None:
     for name, net in expected.items():
-        parts, prefixes = published_net(translator, name)
-        found = {prefixes[f"{key.split('.')[0]}."] + key.split(".")[1]: t for key, t in parts.state_dict().items()}
+        found = {key: t for part in published_net(translator, name) for key, t in layouts.saved(*part).items()}
         assert found.keys() == net.keys()
         for key, tensor in net.items():
             torch.testing.assert_close(found[key], tensor, rtol=1e-9, atol=1e-10, msg=f"{name} {key}")
