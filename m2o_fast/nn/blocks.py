@@ -73,16 +73,22 @@ def leaky_relu(x: Tensor) -> Tensor:
 
 
 class InstanceNormAct(nn.Module):
-    """Instance norm with learned affine, then LeakyReLU: float ``[N, C, H, W]`` to the same shape."""
+    """Instance norm with learned affine, then LeakyReLU: float ``[N, C, H, W]`` to the same shape.
 
-    def __init__(self, channels: int) -> None:
+    Args:
+        channels: C.
+        slope: Of the activation below 0: 0 makes it ReLU, 1 switches it off.
+    """
+
+    def __init__(self, channels: int, slope: float = SLOPE) -> None:
         super().__init__()
+        self.slope = slope
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """Float ``[N, C, H, W]`` to the same shape."""
-        return instance_norm_act(x, self.weight, self.bias, slope=SLOPE)
+        return instance_norm_act(x, self.weight, self.bias, slope=self.slope)
 
 
 class AdaINAct(nn.Module):

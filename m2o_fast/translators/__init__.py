@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from m2o_fast.translators.settings import SystemFacts
 
 #: the systems, by the names of their folders; the first one is meant where none is named
-NAMES = ("starganv2", "pix2pix", "cyclegan", "simgan", "munit", "unit", "bicyclegan", "flow")
+NAMES = ("starganv2", "pix2pix", "cyclegan", "simgan", "munit", "unit", "bicyclegan", "stargan", "flow")
 #: what is trained where neither system nor variant is named
 DEFAULT = (NAMES[0], PAIRED)
 #: a setting that all systems have, as an example of how one is given

@@ -99,7 +99,7 @@ def checked_nets(
 def _without_statistics(net: dict[str, Tensor], name: str, named: re.Pattern[str], weight: str) -> dict[str, Tensor]:
     for key in filter(named.fullmatch, net):
         layer = net.get(named.sub(weight, key))
-        if layer is None or net[key].shape != layer.shape[:1]:
+        if layer is None or net[key].shape != (() if key.endswith("num_batches_tracked") else layer.shape[:1]):
             raise UserError(f"{name}: {key[:200]} {list(net[key].shape)} belongs to no layer")
     return {key: tensor for key, tensor in net.items() if not named.fullmatch(key)}
 

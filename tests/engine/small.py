@@ -30,6 +30,7 @@ SMALLER = {
     "unit": ["model.blocks=2"],
     "flow": ["model.blocks=1", "model.multipliers=[1,1]", "sampling.steps=1", "sampling.solver=euler"],
     "bicyclegan": ["model.levels=3", "model.style_dim=2"],
+    "stargan": ["model.blocks=1", "model.style_dim=2", "optim.generator_every=2"],
 }
 #: what systems need that are not here yet, or only some: batches within an iteration, flow's styles, UNIT's rates, ...
 LATER = ["model.refine=2", "model.noise=true", "model.adapter=true", "model.batch_norm=false", "optim.halve_every=2"]

@@ -164,6 +164,12 @@ STYLED_U_NET = {
     "model.submodule.up.1.weight": torch.zeros(8, 4, 4, 4),
     "model.up.1.weight": torch.zeros(8, 3, 4, 4),
 }
+STARGAN = {
+    "main.0.weight": torch.zeros(4, 5, 7, 7),
+    "main.1.weight": torch.zeros(4),
+    "main.9.main.0.weight": torch.zeros(16, 16, 3, 3),
+    "main.16.weight": torch.zeros(3, 4, 7, 7),
+}
 NETS = {("pix2pix", "G"): U_NET, ("cyclegan", "G_A"): RES_NET, ("pix2pix", "D"): JUDGE, ("cyclegan", "D_B"): JUDGE}
 NETS |= {("simgan", "R"): REFINER}
 STEM = torch.zeros(4, 3, 7, 7)
@@ -182,12 +188,14 @@ VELOCITY = {f"heads.{k}.weight": torch.zeros(3, 4, 3, 3) for k in range(2)} | {
     "down.0.conv1.weight": KERNELS, "down.1.conv.weight": KERNELS, "down.2.conv1.weight": KERNELS,
 }  # fmt: skip
 NETS |= {("flow", "V"): VELOCITY}
+NETS |= {("stargan", "G"): STARGAN}
 TINY = torch.zeros(1, 1, 1, 1)
 COUNTED = (
     "model.{}.conv_block.1.weight", "model.{}.weight", "blocks.{}.conv1.weight", "cnns.0.{}.conv.weight",
     "cnns.{}.0.conv.weight", "enc_content.model.3.model.{}.model.0.conv.weight", "enc_shared.{}.model.3.weight",
     "enc.model.3.model.{}.model.0.conv.weight", "encode_A.{}.model.3.weight", "model_A.{}.model.0.weight",
     "model_S.{}.model.0.weight", "model_{}.0.weight", "model_0.{}.weight", "conv.{}.conv.2.weight",
+    "main.{}.main.0.weight", "main.{}.weight",
 )  # fmt: skip
 
 

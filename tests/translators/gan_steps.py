@@ -15,7 +15,8 @@ EPS = 1e-6
 class Steps:
     """Optimizers and pools of a translator; ``stepped`` lists the groups in the order of their steps."""
 
-    def __init__(self, translator: Translator, optim: Optim) -> None:
+    def __init__(self, translator: Translator, optim: Optim, *, by_phase: bool = False) -> None:
+        self.by_phase = by_phase
         self.translator = translator.requires_grad_(True).train()
         self.pools = translator.pools()
         self.stepped: list[str] = []
@@ -29,7 +30,7 @@ class Steps:
             self.rates[name] = options
 
     def __call__(self, batch: Batch, index: int) -> dict[str, float]:
-        """Losses by name, of all phases."""
+        """Losses by name, of all phases; with ``by_phase`` as ``"phase/name"``."""
         iteration, logs = Iteration(index, pools=self.pools), {}
         for phase in self.translator.phases(index):
             chosen = [p for group in phase.groups for p in self.optimizers[group].param_groups[0]["params"]]
@@ -46,5 +47,6 @@ class Steps:
                 self.optimizers[group].param_groups[0]["lr"] = options.lr * factor
                 self.optimizers[group].step()
                 self.stepped.append(group)
-            logs |= {name: value.item() for name, value in parts.items()}
+            before = f"{phase.name}/" if self.by_phase else ""
+            logs |= {before + name: value.item() for name, value in parts.items()}
         return logs
