@@ -55,7 +55,8 @@ def is_worth_a_merge(numbers: int, dtype: torch.dtype) -> bool:
 
 
 #: Device type -> whether features are kept channels_last. CUDA: an expectation, what tensor cores read without a copy.
-CHANNELS_LAST: dict[str, bool] = {"cpu": True, "cuda": True}
+#: What is built on meta moves to one of these.
+CHANNELS_LAST: dict[str, bool] = {"cpu": True, "cuda": True, "meta": True}
 
 
 def folds(op: str, device: str, dtype: torch.dtype) -> bool:

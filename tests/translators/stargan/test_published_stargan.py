@@ -13,6 +13,7 @@ from stargan_cases import BLOCKS, LAYERS, SIDE, WIDTH, many_nets, many_translato
 from m2o_fast import from_official, to_official
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain
+from m2o_fast.translators import create
 
 HAIR = ["black", "blond", "brown"]
 SETS = [["black", "blond", "male"], ["angry", "happy"]]
@@ -64,6 +65,14 @@ def test_weights_come_out_as_they_went_in(given: str) -> None:
         assert list(found[name]) == list(net)
         for key, tensor in net.items():
             assert found[name][key].is_contiguous() and torch.equal(found[name][key], tensor), key
+
+
+def test_weights_lie_as_those_of_nets_that_were_trained() -> None:
+    """channels_last, so that no step copies them."""
+    read = from_official("stargan", weights(published_nets()))
+    built = create(read.describe())
+    lie = [{name: tensor.stride() for name, tensor in net.state_dict().items()} for net in (read, built)]
+    assert lie[0] == lie[1] and read.discriminator.convs[0].weight.stride(1) == 1
 
 
 def test_what_is_not_in_the_weights_may_be_told() -> None:
