@@ -26,7 +26,7 @@ from m2o_fast.m2o import Domain
 from m2o_fast.translators import create, from_official, system
 
 FOLDER = Path(__file__).resolve().parent
-for _name in ("pix2pix", "cyclegan", "simgan", "munit", "unit", "flow", "bicyclegan"):
+for _name in ("pix2pix", "cyclegan", "simgan", "munit", "unit", "bicyclegan", "stargan", "flow"):
     sys.path.insert(0, str(FOLDER.parent / "tests" / "translators" / _name))
 import plain_bicyclegan  # noqa: E402  (lie beside the tests)
 import plain_cyclegan  # noqa: E402
@@ -34,11 +34,12 @@ import plain_flow  # noqa: E402
 import plain_munit  # noqa: E402
 import plain_pix2pix  # noqa: E402
 import plain_simgan  # noqa: E402
+import plain_stargan  # noqa: E402
 import plain_unit  # noqa: E402
 import plain_unit_trainer  # noqa: E402
 
 SIDE, IMAGES = 64, 4
-SYSTEMS = ("pix2pix", "cyclegan", "simgan", "munit", "unit", "flow", "bicyclegan")
+SYSTEMS = ("pix2pix", "cyclegan", "simgan", "munit", "unit", "bicyclegan", "stargan", "flow")
 IMPLEMENTATIONS = ("plain", "compile", "fast")
 #: Of SimGAN: every second image goes into the history.
 _HALVES = torch.full((IMAGES, 3), 0.5)
@@ -216,14 +217,57 @@ def _fast_bicyclegan() -> Iteration:
     return lambda: stepper([batch], next(count)).losses["generators/adversarial"]
 
 
+def _stargan_nets() -> tuple[plain_stargan.Generator, plain_stargan.Discriminator]:
+    torch.manual_seed(0)
+    return plain_stargan.Generator(3, 2), plain_stargan.Discriminator(3, 2, SIDE, layers=5)
+
+
+def _between() -> Tensor:
+    return torch.rand((2 * IMAGES, 1), generator=torch.Generator().manual_seed(1))
+
+
+def _plain_stargan(compiled: bool) -> Iteration:
+    """Five steps of the discriminator and one of the generator, all on the same images."""
+    trainer = plain_stargan.Trainer(*_stargan_nets(), plain_stargan.Settings())
+    _compile([trainer.G, trainer.D], compiled)
+    x, wanted = torch.cat(_images()[::-1]), torch.arange(2).repeat_interleave(IMAGES)  # in the order of the targets
+
+    def run() -> Tensor:
+        steps = [trainer.iteration(x, 1 - wanted, wanted, _between()) for _ in range(5)]
+        return torch.tensor(steps[-1]["generator/adversarial"])
+
+    return run
+
+
+def _fast_stargan() -> Iteration:
+    weights = {name: net.state_dict() for name, net in zip("GD", _stargan_nets(), strict=True)}
+    translator = from_official("stargan", weights).requires_grad_(True).train()
+    noise = {"between": _between()}
+    batch = Batch(_images(), _swapped(), (IMAGES, IMAGES), (), (), noise=noise)
+    stepper, count = Stepper(translator, translator, system("stargan").settings().optim), iter(range(10**9))
+
+    def run() -> Tensor:
+        return [stepper([batch], next(count)).losses for _ in range(5)][-1]["generator/adversarial"]
+
+    return run
+
+
+def _swapped() -> Tensor:
+    return torch.cat([torch.arange(IMAGES, 2 * IMAGES), torch.arange(IMAGES)])
+
+
+_OTHERS: dict[str, tuple[Callable[[bool], Iteration], Callable[[], Iteration]]] = {
+    "simgan": (_plain_simgan, _fast_simgan),
+    "bicyclegan": (_plain_bicyclegan, _fast_bicyclegan),
+    "stargan": (_plain_stargan, _fast_stargan),
+    "flow": (_plain_flow, _fast_flow),
+}
+
+
 def plain_iteration(name: str, *, compiled: bool = False) -> Iteration:
-    """An iteration of the twin; returns the loss of its generators on the discriminators' scores, of flow its loss."""
-    if name == "simgan":
-        return _plain_simgan(compiled)
-    if name == "flow":
-        return _plain_flow(compiled)
-    if name == "bicyclegan":
-        return _plain_bicyclegan(compiled)
+    """An iteration of the twin; returns the loss of its generators on the discriminators' scores."""
+    if name in _OTHERS:
+        return _OTHERS[name][0](compiled)
     a, b = _images()
     if name == "cyclegan":
         nets = _cyclegan_nets()
@@ -262,12 +306,8 @@ def _compile(nets: list[nn.Module], compiled: bool) -> None:
 
 def fast_iteration(name: str) -> Iteration:
     """Ours, by the engine's stepper, with the same weights and images."""
-    if name == "simgan":
-        return _fast_simgan()
-    if name == "flow":
-        return _fast_flow()
-    if name == "bicyclegan":
-        return _fast_bicyclegan()
+    if name in _OTHERS:
+        return _OTHERS[name][1]()
     a, b = _images()
     if name == "cyclegan":
         nets = _cyclegan_nets()
@@ -287,10 +327,9 @@ def fast_iteration(name: str) -> Iteration:
         weights = {"G": there.G.state_dict(), "D": there.D.state_dict()}
         weights |= {"G_BA": back.G.state_dict(), "D_BA": back.D.state_dict()}
     translator = from_official(name, weights, image_size=SIDE).requires_grad_(True).train()
-    swapped = torch.cat([torch.arange(IMAGES, 2 * IMAGES), torch.arange(IMAGES)])
     known = torch.ones(2 * IMAGES, dtype=torch.bool)
     pairs: dict[str, Any] = {"paired": (a, b), "has_pair": known} if translator.paired_directions() else {}
-    batch = Batch((a, b), swapped, (IMAGES, IMAGES), (), (), noise=noise, **pairs)
+    batch = Batch((a, b), _swapped(), (IMAGES, IMAGES), (), (), noise=noise, **pairs)
     stepper = Stepper(translator, translator, system(name).settings().optim)
     count = iter(range(10**9))
     return lambda: next(v for key, v in stepper([batch], next(count)).losses.items() if key.endswith("/adversarial"))

@@ -23,6 +23,7 @@ NARROW = {
     "munit": {"blocks": 1, "mlp_width": 2},
     "pix2pix": {},
     "simgan": {"blocks": 1},
+    "stargan": {"blocks": 1},
     "unit": {"blocks": 2},
 }
 

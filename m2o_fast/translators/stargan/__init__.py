@@ -8,10 +8,10 @@ from m2o_fast.translators.stargan.settings import SIZES, StarGANSettings
 
 SYSTEM = SystemFacts(
     name="stargan",
-    title="StarGAN",
+    title="StarGAN v1",
     paper="arXiv 1711.09020",
     settings=StarGANSettings,
-    translator="StarGAN",
+    translator="StarGANv1",
     variants=VARIANTS,
     sizes=SIZES,
     advice=Advice(

@@ -19,7 +19,7 @@ from m2o_fast.m2o import Domain
 from m2o_fast.translators import state_dicts as layouts
 from m2o_fast.translators.stargan import SYSTEM
 from m2o_fast.translators.stargan.settings import Size
-from m2o_fast.translators.stargan.translator import StarGAN
+from m2o_fast.translators.stargan.translator import StarGANv1
 from m2o_fast.translators.state_dicts import StateDict, dimension
 
 NETS = ("G", "D")
@@ -36,7 +36,7 @@ def from_official(
     labels: Sequence[str] | Sequence[Sequence[str]] | None = None,
     domains: Sequence[str] | None = None,
     image_size: int | None = None,
-) -> StarGAN:
+) -> StarGANv1:
     """A translator with published weights, in evaluation mode.
 
     Args:
@@ -65,7 +65,7 @@ def from_official(
     try:
         named = [Domain(name, channels) for names in sets for name in names]
         with torch.device("meta"):  # a small file may name large sizes
-            translator = StarGAN(
+            translator = StarGANv1(
                 named,
                 SYSTEM.variants["plain"],
                 size,
@@ -82,7 +82,7 @@ def from_official(
     return translator.eval().requires_grad_(False)
 
 
-def to_official(translator: StarGAN) -> dict[str, dict[str, Tensor]]:
+def to_official(translator: StarGANv1) -> dict[str, dict[str, Tensor]]:
     """The published state dicts of a translator's nets, those that there are.
 
     Raises:
@@ -95,7 +95,7 @@ def to_official(translator: StarGAN) -> dict[str, dict[str, Tensor]]:
     return {name: dict(_with_statistics(_heads_last(net))) for name, net in found.items()}
 
 
-def published_net(translator: StarGAN, name: str) -> tuple[Any, dict[str, str]]:
+def published_net(translator: StarGANv1, name: str) -> tuple[Any, dict[str, str]]:
     """Our net of a published name, and how its names become published ones."""
     if name == "G":
         return translator.generator, generator_prefixes(translator.size.blocks)

@@ -36,7 +36,7 @@ _DISCRIMINATOR = Phase("discriminator", ("discriminator",))
 _ByDomain = Mapping[int, Tensor]
 
 
-class StarGAN(Translator):
+class StarGANv1(Translator):
     """StarGAN among any number of domains, by the many-to-one rules where ``rules`` has them.
 
     Args:
@@ -96,7 +96,7 @@ class StarGAN(Translator):
         }
 
     @classmethod
-    def from_description(cls, description: Mapping[str, Any]) -> StarGAN:
+    def from_description(cls, description: Mapping[str, Any]) -> StarGANv1:
         """The inverse of :meth:`describe`, with fresh weights."""
         return cls(
             [Domain(**domain) for domain in description["domains"]],

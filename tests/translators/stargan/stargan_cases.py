@@ -12,7 +12,7 @@ from m2o_fast.m2o import Domain
 from m2o_fast.translators.stargan import SYSTEM
 from m2o_fast.translators.stargan.published import from_official, generator_prefixes
 from m2o_fast.translators.stargan.settings import Size, StarGANSettings, Weights
-from m2o_fast.translators.stargan.translator import StarGAN
+from m2o_fast.translators.stargan.translator import StarGANv1
 
 WIDTH, BLOCKS, SIDE, LAYERS, STYLE_DIM = 3, 2, 32, 3, 2
 MODEL = {
@@ -50,10 +50,10 @@ def size(side: int = SIDE) -> Size:
 
 def translator_of(
     nets: tuple[nn.Module, nn.Module], losses: dict[str, object] | None = None, every: int = 5
-) -> StarGAN:
+) -> StarGANv1:
     """Plain, with the weights of published nets."""
     read = from_official(weights(nets))
-    again = StarGAN(read.domains, read.rules, read.size, Weights.model_validate(losses or {}), generator_every=every)
+    again = StarGANv1(read.domains, read.rules, read.size, Weights.model_validate(losses or {}), generator_every=every)
     again.load_state_dict(read.state_dict())
     return again
 
@@ -65,11 +65,11 @@ def many_nets(domains: list[Domain]) -> plain.ManyNets:
 
 def many_translator(
     nets: plain.ManyNets, domains: list[Domain], losses: dict[str, object], every: int, supervised: float
-) -> StarGAN:
+) -> StarGANv1:
     """By the many-to-one rules, with the weights of plain nets."""
     rules = SYSTEM.variants["hms" if supervised else "hmu"]
     rules = type(rules)(**{**vars(rules), "supervised_weight": supervised})
-    translator = StarGAN(domains, rules, size(), Weights.model_validate(losses), generator_every=every)
+    translator = StarGANv1(domains, rules, size(), Weights.model_validate(losses), generator_every=every)
     translator.load_state_dict(of_many(nets, list(translator.state_dict())))
     return translator
 
@@ -139,5 +139,5 @@ def samples(batch: Batch, domains: list[Domain]) -> list[plain.Sample]:
     return found
 
 
-def steps_for(translator: StarGAN, **optim: object) -> Steps:
+def steps_for(translator: StarGANv1, **optim: object) -> Steps:
     return Steps(translator, StarGANSettings.model_validate({"optim": optim}).optim, by_phase=True)

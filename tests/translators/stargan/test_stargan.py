@@ -32,7 +32,7 @@ from m2o_fast.translators.base import Iteration
 from m2o_fast.translators.stargan import SYSTEM
 from m2o_fast.translators.stargan.nets import Discriminator, LabelledStem, of_planes
 from m2o_fast.translators.stargan.settings import Size, StarGANSettings, Weights
-from m2o_fast.translators.stargan.translator import StarGAN
+from m2o_fast.translators.stargan.translator import StarGANv1
 
 OPTIM = {"lr": 1e-3, "decay_from": 1, "decay_steps": 4}
 ALIKE = [Domain(name) for name in "abc"]
@@ -128,7 +128,7 @@ def judge_of(side: int, channels: int, layers: int, width: int = 1) -> Discrimin
     return Discriminator(chosen, [Domain("a", channels), Domain("b", channels)], 2, shared=True)
 
 
-def penalty_of(translator: StarGAN) -> float:
+def penalty_of(translator: StarGANv1) -> float:
     return translator.loss("discriminator", random_batch(ALIKE, WAYS), Iteration(0))[1]["gradient_penalty"].item()
 
 
@@ -177,7 +177,7 @@ def test_the_penalty_is_the_same_in_bfloat16() -> None:
 def test_losses_of_trivial_scores(labels: str, wanted: float) -> None:
     """Heads of zeros: the classes are all alike, and fakes look as real as anything."""
     domains = [Domain(name) for name in "abcde"]
-    translator = StarGAN(domains, SYSTEM.variants["plain"], size(), Weights(labels=labels), generator_every=1)
+    translator = StarGANv1(domains, SYSTEM.variants["plain"], size(), Weights(labels=labels), generator_every=1)
     for layer in (translator.discriminator.score, translator.discriminator.classes):
         layer.weight.data.zero_()
     batch = random_batch(domains, [(0, 1), (2, 3), (4, 4)])
@@ -195,10 +195,10 @@ def test_parameter_counts() -> None:
     """At the published sizes; five labels, and five and eight of two data sets with their mask."""
     rules = SYSTEM.variants["plain"]
 
-    def built(side: int, *sets: int) -> StarGAN:
+    def built(side: int, *sets: int) -> StarGANv1:
         domains = [Domain(f"d{k}") for k in range(sum(sets))]
         with torch.device("meta"):
-            return StarGAN(domains, rules, Size(**StarGANSettings().sizes(side)), label_sets=sets)
+            return StarGANv1(domains, rules, Size(**StarGANSettings().sizes(side)), label_sets=sets)
 
     for sets, wanted in (((5,), 8_430_528), ((5, 8), 8_461_888), ((2,), 8_421_120)):
         assert count(built(32, *sets).generator) == wanted
@@ -278,7 +278,7 @@ def test_domains_have_layers_of_their_own() -> None:
 
 def test_plain_domains_share_everything() -> None:
     """A gray domain takes the channels of the others, and none has a style."""
-    translator = StarGAN(MIXED[:2], SYSTEM.variants["plain"], size())
+    translator = StarGANv1(MIXED[:2], SYSTEM.variants["plain"], size())
     assert [domain.channels for domain in translator.domains] == [3, 3]
     assert not any(map(translator.has_style, range(2))) and translator.style_shape(0) == (0,)
     assert set(translator.groups()) == {"generator", "discriminator"} and len(translator.generator.stems) == 1
@@ -289,7 +289,7 @@ def test_plain_domains_share_everything() -> None:
 
 def test_label_maps_come_out_as_probabilities() -> None:
     domains = [Domain("photo"), Domain("map", 4, multimodal=False, kind="onehot")]
-    translator = StarGAN(domains, SYSTEM.variants["hms"], size(), generator_every=1)
+    translator = StarGANv1(domains, SYSTEM.variants["hms"], size(), generator_every=1)
     made = translator.translate(torch.rand(2, 3, SIDE, SIDE), "photo", "map")
     torch.testing.assert_close(((made + 1) / 2).sum(dim=1), torch.ones(2, SIDE, SIDE))
     batch = random_batch(domains, [(0, 1), (1, 0), (0, 0), (1, 1)], paired=True)
@@ -338,9 +338,9 @@ def test_images_of_any_multiple_of_four() -> None:
 
 
 def test_without_a_discriminator_it_translates() -> None:
-    translator = StarGAN(ALIKE, SYSTEM.variants["plain"], size(), discriminator=False)
+    translator = StarGANv1(ALIKE, SYSTEM.variants["plain"], size(), discriminator=False)
     assert translator.translate(torch.rand(1, 3, SIDE, SIDE), 0, 1).shape == (1, 3, SIDE, SIDE)
     with pytest.raises(ValueError, match="without a discriminator"):
         translator.discriminate(torch.rand(1, 3, SIDE, SIDE), 0)
     with pytest.raises(ValueError, match=r"label_sets: \[2, 2\] do not add up to 3 domains"):
-        StarGAN(ALIKE, SYSTEM.variants["plain"], size(), label_sets=[2, 2])
+        StarGANv1(ALIKE, SYSTEM.variants["plain"], size(), label_sets=[2, 2])
