@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -28,6 +27,7 @@ from m2o_fast.nn.outputs import as_image, restoration_error, supervised_error
 from m2o_fast.nn.permutation import inverse
 from m2o_fast.nn.style_encoder import ConvStyleEncoder
 from m2o_fast.translators.base import Iteration, Phase, Translator, detached, schedule_to_zero
+from m2o_fast.translators.stargan.labels import length, of_domains
 from m2o_fast.translators.stargan.nets import Discriminator, Generator
 from m2o_fast.translators.stargan.settings import SIZES, Size, Weights
 
@@ -75,6 +75,7 @@ class StarGANv1(Translator):
             raise ValueError(f"label_sets: {self.label_sets} do not add up to {len(domains)} domains")
         self.styled = [k for k in range(len(domains)) if self.has_style(k)]
         shared = rules.domain_layers is None
+        self.label_length = length(self.label_sets)
         labels = self.label_length + sum(self.style_shape(0))
         self.generator = Generator(size, self.domains, labels, shared=shared)
         judge = Discriminator(size, self.domains, len(domains), shared=shared) if discriminator else None
@@ -109,11 +110,6 @@ class StarGANv1(Translator):
         )
 
     # --- what it learns ---
-
-    @property
-    def label_length(self) -> int:
-        """Length of a label vector: labels of all domains, then, of several label sets, the mask."""
-        return len(self.domains) + (len(self.label_sets) if len(self.label_sets) > 1 else 0)
 
     def references(self) -> int:
         """With layers of their own, domains cannot be mixed: slopes are taken between images of the target's."""
@@ -185,19 +181,12 @@ class StarGANv1(Translator):
 
     def _labels(self, counts: Sequence[int], styles: _ByDomain, like: Tensor) -> Tensor:
         """Labels ``[N, L]`` of samples grouped by domain, and their styles; exactly 0 for domains without style."""
-        labels = like.new_zeros((sum(counts), self.label_length))
-        for k, (count, end) in enumerate(zip(counts, accumulate(counts), strict=True)):
-            labels[end - count : end, k] = 1
-            if len(self.label_sets) > 1:
-                labels[end - count : end, len(self.domains) + self._label_set(k)] = 1
+        labels = of_domains(counts, self.label_sets, like)
         if not self.styled:
             return labels
         zeros = like.new_zeros((max(counts), self.size.style_dim))
         rows = [styles[k] if k in styles else zeros[:count] for k, count in enumerate(counts)]
         return torch.cat([labels, torch.cat([row.to(labels.dtype) for row in rows])], dim=1)
-
-    def _label_set(self, domain: int) -> int:
-        return next(number for number, end in enumerate(accumulate(self.label_sets)) if domain < end)
 
     def _images(self, outputs: Sequence[Tensor]) -> list[Tensor]:
         return [as_image(output, domain) for output, domain in zip(outputs, self.domains, strict=True)]
@@ -237,7 +226,7 @@ class StarGANv1(Translator):
 
     def _classification(self, logits: Tensor, counts: Sequence[int]) -> Tensor:
         """How far logits of samples grouped by domain are from the domains' labels, mean over the samples."""
-        labels = self._labels(counts, {}, logits)[:, : len(counts)]
+        labels = of_domains(counts, self.label_sets, logits)[:, : len(counts)]
         if self.weights.labels == "independent":
             return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / logits.shape[0]
         return -(labels * logits.log_softmax(dim=1)).sum() / logits.shape[0]

@@ -322,7 +322,7 @@ def test_a_translator_is_described() -> None:
 
 
 def test_images_of_any_multiple_of_four() -> None:
-    translator = translator_of(published_nets())
+    translator, many = translator_of(published_nets()), many_translator(many_nets(MIXED), MIXED, {}, 5, 0.0)
     x = torch.rand(1, 3, 20, 12)
     assert translator.translate(x, "domain0", "domain2").shape == x.shape
     assert translator.discriminate(x, 0)[0].shape == (1, 1, 2, 1)
@@ -331,7 +331,9 @@ def test_images_of_any_multiple_of_four() -> None:
         (lambda: translator.discriminate(x[..., :4], 0), "discriminate: images need at least 8x8 pixels"),
         (lambda: translator.translate(x[..., :10], 0, 1), "multiples of 4"),
         (lambda: translator.translate_labels(x, torch.ones(1, 2)), r"labels must be \[1 or 1, 3\], got \[1, 2\]"),
-        (lambda: many_translator(many_nets(MIXED), MIXED, {}, 5, 0.0).translate_labels(x, x), "layers of their own"),
+        (lambda: many.translate_labels(x, x), "layers of their own"),
+        (lambda: many.translate(x, 1, 2), "domain 'wide' needs either style= or reference="),
+        (lambda: many.encode_style(x[..., :4], 1), "encode_style: images need at least 8x8 pixels"),
     ):
         with pytest.raises(ValueError, match=message):
             call()

@@ -1,0 +1,29 @@
+"""Label vectors (arXiv 1711.09020, section 3.2).
+
+A number for each domain, and of several label sets one more for each of them, the mask: 1 for the set whose labels are
+known, 0 for the others, whose labels are 0, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+from torch import Tensor
+
+
+def length(sets: Sequence[int]) -> int:
+    """Of a label vector, where the domains are those of label sets of these sizes."""
+    return sum(sets) + (len(sets) if len(sets) > 1 else 0)
+
+
+def of_domains(counts: Sequence[int], sets: Sequence[int], like: Tensor) -> Tensor:
+    """Label vectors ``[N, length]`` of samples grouped by domain, ``counts[k]`` of them in domain k."""
+    labels = like.new_zeros((sum(counts), length(sets)))
+    ends = list(accumulate(sets))
+    for k, (count, end) in enumerate(zip(counts, accumulate(counts), strict=True)):
+        labels[end - count : end, k] = 1
+        if len(sets) > 1:
+            mask = next(number for number, last in enumerate(ends) if k < last)
+            labels[end - count : end, len(counts) + mask] = 1
+    return labels
