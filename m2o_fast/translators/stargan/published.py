@@ -8,7 +8,7 @@ and made anew.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from m2o_fast.translators import state_dicts as layouts
 from m2o_fast.translators.stargan import SYSTEM
 from m2o_fast.translators.stargan.settings import Size
 from m2o_fast.translators.stargan.translator import StarGANv1
-from m2o_fast.translators.state_dicts import StateDict, dimension
+from m2o_fast.translators.state_dicts import Parts, StateDict, dimension, numbered
 
 NETS = ("G", "D")
 #: Name of the file of a net; published names have the number of iterations.
@@ -63,23 +63,15 @@ def from_official(
     sets = _label_sets(given, labels if domains is None else domains, size.blocks)
     channels = _channels(given, size.blocks)
     try:
-        named = [Domain(name, channels) for names in sets for name in names]
-        with torch.device("meta"):  # a small file may name large sizes
-            translator = StarGANv1(
-                named,
-                SYSTEM.variants["plain"],
-                size,
-                label_sets=[len(names) for names in sets],
-                discriminator="D" in given,
-            )
+        named = SYSTEM.variants["plain"].resolve([Domain(name, channels) for names in sets for name in names])
     except ValueError as error:
         raise UserError(str(error)) from error
-    for name, net in given.items():
-        layouts.check(*published_net(translator, name), net, name)
-    translator.to(given["G"][_STEM].dtype).to_empty(device="cpu")
-    for name, net in given.items():
-        layouts.load(*published_net(translator, name), net, name)
-    return translator.eval().requires_grad_(False)
+    numbers = [len(names) for names in sets]
+    return layouts.loaded(
+        lambda: StarGANv1(named, SYSTEM.variants["plain"], size, label_sets=numbers, discriminator="D" in given),
+        published_net,
+        given,
+    )
 
 
 def to_official(translator: StarGANv1) -> dict[str, dict[str, Tensor]]:
@@ -91,16 +83,17 @@ def to_official(translator: StarGANv1) -> dict[str, dict[str, Tensor]]:
     if translator.rules.domain_layers is not None:
         raise UserError("the domains have layers of their own, for which there is no published layout")
     names = [name for name in NETS if name == "G" or translator.discriminator is not None]
-    found = {name: layouts.saved(*published_net(translator, name)) for name in names}
+    found = {name: layouts.saved(*published_net(translator, name)[0]) for name in names}
     return {name: dict(_with_statistics(_heads_last(net))) for name, net in found.items()}
 
 
-def published_net(translator: StarGANv1, name: str) -> tuple[Any, dict[str, str]]:
+def published_net(translator: StarGANv1, name: str) -> Parts:
     """Our net of a published name, and how its names become published ones."""
     if name == "G":
-        return translator.generator, generator_prefixes(translator.size.blocks)
+        return [(translator.generator, generator_prefixes(translator.size.blocks))]
     convs = {f"convs.{k}.": f"main.{2 * k + 2}." for k in range(translator.size.discriminator_layers - 1)}
-    return translator.discriminator, {"stems.0.": "main.0.", **convs, "score.": "conv1.", "classes.": "conv2."}
+    net: Any = translator.discriminator
+    return [(net, {"stems.0.": "main.0.", **convs, "score.": "conv1.", "classes.": "conv2."})]
 
 
 def generator_prefixes(blocks: int) -> dict[str, str]:
@@ -157,26 +150,13 @@ def _size(given: Mapping[str, StateDict], image_size: int | None) -> Size:
 
 def _blocks(generator: StateDict) -> int:
     wide = 4 * generator[_STEM].shape[0]
-    return _numbered(generator, lambda k: (f"main.{k + 9}.main.0.weight", [wide, wide, 3, 3]))
+    return numbered(generator, lambda k: (f"main.{k + 9}.main.0.weight", [wide, wide, 3, 3]))
 
 
 def _layers(judge: StateDict) -> int:
     """Layers of stride 2, each with twice the channels of that before."""
     width, channels = judge[_STEM].shape[:2]
-    return _numbered(judge, lambda k: (f"main.{2 * k}.weight", [width << k, width << k - 1 if k else channels, 4, 4]))
-
-
-def _numbered(net: StateDict, wanted: Callable[[int], tuple[str, list[int]]]) -> int:
-    """How many weights of these names and shapes there are, up to the last: one that is missing before it can be named.
-
-    At most twice as many as are there, so that names alone ask for no layers.
-    """
-
-    def is_there(name: str, shape: list[int]) -> bool:
-        return name in net and list(net[name].shape) == shape
-
-    there = [k for k in range(min(len(net), 1000)) if is_there(*wanted(k))]
-    return min(there[-1] + 1, 2 * len(there)) if there else 0
+    return numbered(judge, lambda k: (f"main.{2 * k}.weight", [width << k, width << k - 1 if k else channels, 4, 4]))
 
 
 def _channels(given: Mapping[str, StateDict], blocks: int) -> int:

@@ -160,10 +160,11 @@ class StarGANv1(Translator):
             return self._generator_loss(batch, iteration)
         raise ValueError(f"unknown phase {phase!r}; the phases are discriminator, generator")
 
-    def _outputs(self, batch: Batch, iteration: Iteration) -> tuple[Tensor, ...]:
-        """Translations by target, before tanh; with a graph where the generator is trained on them."""
+    def _outputs(self, batch: Batch, iteration: Iteration, *, training: bool) -> tuple[Tensor, ...]:
+        """Translations by target, before tanh; with a graph where the generator is trained on them, or is to be."""
         if "outputs" not in iteration.cache:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and self._trains_generator(iteration.index)):
+            learned = training or (self._trains_generator(iteration.index) and iteration.lasting)
+            with torch.set_grad_enabled(learned):
                 iteration.cache["outputs"] = self._translated(batch, "latent")
         return iteration.cache["outputs"]
 
@@ -193,7 +194,7 @@ class StarGANv1(Translator):
 
     def _discriminator_loss(self, batch: Batch, iteration: Iteration) -> tuple[Tensor, dict[str, Tensor]]:
         judge = self._judge()
-        fakes = [fake.detach() for fake in self._images(self._outputs(batch, iteration))]
+        fakes = [fake.detach() for fake in self._images(self._outputs(batch, iteration, training=False))]
         both = zip(batch.source, fakes, strict=True)
         features = judge.features([torch.cat([real, fake.to(real.dtype)]) for real, fake in both])
         counts = [count for pair in zip(batch.source_counts, batch.target_counts, strict=True) for count in pair]
@@ -232,7 +233,7 @@ class StarGANv1(Translator):
         return -(labels * logits.log_softmax(dim=1)).sum() / logits.shape[0]
 
     def _generator_loss(self, batch: Batch, iteration: Iteration) -> tuple[Tensor, dict[str, Tensor]]:
-        outputs = self._outputs(batch, iteration)
+        outputs = self._outputs(batch, iteration, training=True)
         iteration.cache.clear()  # the backward pass that follows is the last to need that graph
         fakes, judge = self._images(outputs), self._judge()
         with frozen(judge):

@@ -92,8 +92,8 @@ def test_the_generator_steps_in_every_fifth_iteration() -> None:
 
 def test_the_discriminators_phase_keeps_no_graph_that_nothing_needs() -> None:
     translator = translator_of(published_nets())
-    for index, kept in ((3, False), (4, True)):
-        iteration = Iteration(index)
+    for index, lasting, kept in ((3, True, False), (4, True, True), (4, False, False)):
+        iteration = Iteration(index, lasting=lasting)
         translator.loss("discriminator", random_batch(ALIKE, WAYS), iteration)
         assert iteration.cache["outputs"][0].requires_grad == kept
 
@@ -167,7 +167,7 @@ def test_the_penalty_is_the_same_in_bfloat16() -> None:
     batch, losses = random_batch(ALIKE, WAYS).to(dtype=torch.float32), []
     for enabled in (False, True):
         iteration = Iteration(0)
-        translator._outputs(batch, iteration)  # the same fakes
+        translator._outputs(batch, iteration, training=False)  # the same fakes
         with torch.autocast("cpu", enabled=enabled):
             losses.append(translator.loss("discriminator", batch, iteration)[1])
     assert losses[0]["gradient_penalty"] == losses[1]["gradient_penalty"] and losses[0]["real"] != losses[1]["real"]
