@@ -22,8 +22,8 @@ def of_domains(counts: Sequence[int], sets: Sequence[int], like: Tensor) -> Tens
     labels = like.new_zeros((sum(counts), length(sets)))
     ends = list(accumulate(sets))
     for k, (count, end) in enumerate(zip(counts, accumulate(counts), strict=True)):
-        labels[end - count : end, k] = 1
+        labels[end - count : end, k].fill_(1)
         if len(sets) > 1:
             mask = next(number for number, last in enumerate(ends) if k < last)
-            labels[end - count : end, len(counts) + mask] = 1
+            labels[end - count : end, len(counts) + mask].fill_(1)
     return labels
