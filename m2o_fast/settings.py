@@ -35,6 +35,9 @@ def number(value: object) -> object:
 
 Count = Annotated[int, BeforeValidator(number), Field(ge=1, lt=2**53)]
 CountOrZero = Annotated[int, BeforeValidator(number), Field(ge=0, lt=2**53)]
+#: Layers of a kind, one behind the other: published nets have nine at most, and a description asks for no millions.
+Layers = Annotated[Count, Field(le=64)]
+LayersOrZero = Annotated[CountOrZero, Field(le=64)]
 Rate = Annotated[float, BeforeValidator(number), Field(gt=0, allow_inf_nan=False)]
 Weight = Annotated[float, BeforeValidator(number), Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, BeforeValidator(number), Field(ge=0, le=1)]

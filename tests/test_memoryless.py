@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -22,3 +23,10 @@ def test_nothing_is_drawn() -> None:
         for drawn in (nn.init.normal_(tensor=weight), nn.init.kaiming_normal_(weight), weight.normal_(0, 1)):
             assert drawn is weight
     assert not weight.any() and torch.equal(torch.get_rng_state(), state)
+
+
+def test_nets_without_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("m2o_fast.nn.memoryless.MOST_CALLS", 100)
+    with memoryless(), pytest.raises(ValueError, match="so many layers"):
+        while True:
+            nn.Linear(1, 1)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from m2o_fast.m2o import Domain, ManyToOne
-from m2o_fast.settings import Count, CountOrZero, Section, Weight
+from m2o_fast.settings import Count, CountOrZero, Layers, LayersOrZero, Section, Weight
 from m2o_fast.translators import settings
 from m2o_fast.translators.settings import DecayingAdam, Sizes
 
@@ -32,9 +32,9 @@ class Model(settings.Model):
     """
 
     width: Count = 64
-    blocks: Count | None = None
+    blocks: Layers | None = None
     discriminator_width: Count = 64
-    discriminator_layers: CountOrZero | None = None
+    discriminator_layers: LayersOrZero | None = None
     norm: Literal["batch", "instance", "none"] = "instance"
     style: Literal["encoder", "noise"] = "encoder"
     style_dim: Count = 8
@@ -51,8 +51,8 @@ class Size(Model):
     """
 
     image_size: Count
-    blocks: Count
-    discriminator_layers: CountOrZero
+    blocks: Layers
+    discriminator_layers: LayersOrZero
 
 
 class _Weights(Section):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from m2o_fast.m2o import Domain, ManyToOne
-from m2o_fast.settings import Count, CountOrZero, Decay, Rate, Section, Weight
+from m2o_fast.settings import Count, CountOrZero, Decay, Layers, Rate, Section, Weight
 from m2o_fast.translators import settings
 from m2o_fast.translators.settings import Optimizer, Sizes
 
@@ -41,7 +41,7 @@ class Model(settings.Model):
 
     width: Annotated[Count, Field(multiple_of=2)] = 64
     multipliers: Multipliers | None = None
-    blocks: Count = 2
+    blocks: Layers = 2
     attention: CountOrZero = 16
     groups: Literal[1, 2, 4, 8, 16, 32] = 32
     shift: Rate = 1.0

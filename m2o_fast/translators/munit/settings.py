@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from m2o_fast.m2o import Domain, ManyToOne
-from m2o_fast.settings import Count, Section, Weight
+from m2o_fast.settings import Count, Layers, Section, Weight
 from m2o_fast.translators import settings
 from m2o_fast.translators.settings import HalvingAdam, Sizes, check_judged_side
 
@@ -30,12 +30,12 @@ class Model(settings.Model):
     """
 
     width: Count = 64
-    blocks: Count = 4
+    blocks: Layers = 4
     style_dim: Count = 8
     mlp_width: Count = 256
     discriminator_width: Count = 64
-    discriminator_layers: Count | None = None
-    scales: Count | None = None
+    discriminator_layers: Layers | None = None
+    scales: Layers | None = None
 
 
 class Size(Model):
@@ -48,8 +48,8 @@ class Size(Model):
     """
 
     image_size: Count
-    discriminator_layers: Count
-    scales: Count
+    discriminator_layers: Layers
+    scales: Layers
 
 
 class _Weights(Section):

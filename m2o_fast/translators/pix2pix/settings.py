@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StrictBool
 
 from m2o_fast.m2o import Domain, ManyToOne
-from m2o_fast.settings import Count, CountOrZero, Weight
+from m2o_fast.settings import Count, LayersOrZero, Weight
 from m2o_fast.translators import settings
 from m2o_fast.translators.settings import DecayingAdam, Sizes
 
@@ -41,7 +41,7 @@ class Model(settings.Model):
     levels: Levels | None = None
     dropout: StrictBool = True
     discriminator_width: Count = 64
-    discriminator_layers: CountOrZero | None = None
+    discriminator_layers: LayersOrZero | None = None
     norm: Literal["batch", "instance", "none"] = "batch"
     style_dim: Count = 8
 
@@ -57,7 +57,7 @@ class Size(Model):
 
     image_size: Count
     levels: Levels
-    discriminator_layers: CountOrZero
+    discriminator_layers: LayersOrZero
 
 
 class Loss(settings.Loss):

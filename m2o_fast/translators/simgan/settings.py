@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from m2o_fast.m2o import Domain, ManyToOne
-from m2o_fast.settings import Count, CountOrZero, Decay, Rate, Section, Weight
+from m2o_fast.settings import Count, CountOrZero, Decay, Layers, Rate, Section, Weight
 from m2o_fast.translators import settings
 from m2o_fast.translators.settings import Optimizer, Sizes
 
@@ -41,7 +41,7 @@ class Model(settings.Model):
     direction: Literal["A->B", "B->A"] | None = None
     form: Form = "gaze"
     width: Count = 64
-    blocks: Count | None = None
+    blocks: Layers | None = None
     discriminator_width: Count = 32
     style_dim: Count = 8
     pool: CountOrZero = 400
@@ -56,7 +56,7 @@ class Size(Model):
     """
 
     image_size: Count
-    blocks: Count
+    blocks: Layers
 
 
 class _Weights(Section):

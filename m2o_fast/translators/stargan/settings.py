@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from m2o_fast.m2o import Domain, ManyToOne
-from m2o_fast.settings import Count, Rate, Section, Weight
+from m2o_fast.settings import Count, Layers, Rate, Section, Weight
 from m2o_fast.translators import settings
 from m2o_fast.translators.settings import DecayingAdam, Sizes
 
@@ -29,9 +29,9 @@ class Model(settings.Model):
     """
 
     width: Count = 64
-    blocks: Count = 6
+    blocks: Layers = 6
     discriminator_width: Count = 64
-    discriminator_layers: Count | None = None
+    discriminator_layers: Layers | None = None
     style_dim: Count = 8
 
 
@@ -44,7 +44,7 @@ class Size(Model):
     """
 
     image_size: Count
-    discriminator_layers: Count
+    discriminator_layers: Layers
 
 
 class _Weights(Section):

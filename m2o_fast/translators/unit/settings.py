@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from m2o_fast.m2o import Domain, ManyToOne
-from m2o_fast.settings import Count, CountOrZero, Section, Weight
+from m2o_fast.settings import Count, CountOrZero, Layers, LayersOrZero, Section, Weight
 from m2o_fast.translators import settings
 from m2o_fast.translators.settings import HalvingAdam, Sizes, check_judged_side
 
@@ -36,12 +36,12 @@ class Model(settings.Model):
 
     form: Literal["rerelease", "paper"] = "rerelease"
     width: Count = 64
-    blocks: Count = 4
-    share: CountOrZero = 1
+    blocks: Layers = 4
+    share: LayersOrZero = 1
     discriminator_width: Count = 64
-    discriminator_layers: Count | None = None
-    scales: Count | None = None
-    discriminator_share: CountOrZero | None = None
+    discriminator_layers: Layers | None = None
+    scales: Layers | None = None
+    discriminator_share: LayersOrZero | None = None
     style_dim: Count = 8
 
 
@@ -56,9 +56,9 @@ class Size(Model):
     """
 
     image_size: Count
-    discriminator_layers: Count
-    scales: CountOrZero = 0
-    discriminator_share: CountOrZero = 0
+    discriminator_layers: Layers
+    scales: LayersOrZero = 0
+    discriminator_share: LayersOrZero = 0
 
 
 class _KL(Section):
