@@ -107,6 +107,7 @@ def translate(
     """
     from m2o_fast.engine.evaluation.progress import Meter
     from m2o_fast.engine.runs import fit_of, load_translator
+    from m2o_fast.engine.signals import Stopped
     from m2o_fast.engine.translate import Request, translate_path
 
     if run is None and checkpoint is not None and _is_path(checkpoint):
@@ -127,7 +128,11 @@ def translate(
     )
     if translator.multiple is None or request.references():  # a checkpoint alone need not know of any
         request = replace(request, fit=fit_of(run))
-    done = translate_path(translator, images, out, request, Meter(images.is_dir(), _PATIENCE))
+    try:
+        done = translate_path(translator, images, out, request, Meter(images.is_dir(), _PATIENCE))
+    except Stopped as stopped:
+        typer.echo("m2o-fast: interrupted", err=True)
+        return stopped.exit_code
     for failure in done.failures:
         typer.echo(f"m2o-fast: error: {printable(failure)}", err=True)
     kept = f"; {done.kept} were there already" if done.kept else ""

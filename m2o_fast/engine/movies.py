@@ -5,21 +5,27 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import suppress
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image
 
+from m2o_fast.engine.signals import StopRequest
 from m2o_fast.errors import UserError
 from m2o_fast.files import replacing
 
 #: suffixes of the files that :func:`save_movie` writes
 MOVIES = (".gif", ".mp4")
 _RATE = 20  # frames a second: GIF counts hundredths of a second
+_LARGEST_GIF = 2**16 - 1  # pixels a side
+_PATIENCE = 120.0  # seconds that ffmpeg may take for a frame, and at its end
 
 
 def is_movie(path: Path) -> bool:
@@ -38,8 +44,11 @@ def save_movie(frames: Iterator[Image.Image], path: Path) -> None:
 
     Raises:
         UserError: It cannot be written, or ffmpeg fails.
+        Stopped: A signal came while ffmpeg was at work, which has ended.
     """
     first = next(frames).convert("RGB")
+    if path.suffix.lower() == ".gif" and max(first.size) > _LARGEST_GIF:
+        raise UserError(f"{path}: a GIF has at most {_LARGEST_GIF:,} pixels a side, not {max(first.size):,}")
     colored = (frame.convert("RGB") for frame in frames)
     try:
         with replacing(path) as file:
@@ -62,19 +71,74 @@ def _encode(frames: Iterator[Image.Image], size: tuple[int, int], part: Path, pa
         *("-an", "-pix_fmt", "yuv420p", "-f", "mp4", f"file:{os.path.abspath(part)}"),
     ]
     with tempfile.TemporaryFile() as errors:
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors) as process:
-            assert process.stdin is not None
-            try:
-                for frame in frames:
-                    process.stdin.write(_padded(np.asarray(frame)).tobytes())
-                process.stdin.close()
-            except BrokenPipeError:  # ffmpeg has ended, and says why
-                with suppress(BrokenPipeError):
-                    process.stdin.close()
-        if process.returncode:
-            errors.seek(0)
-            said = errors.read(1 << 16).decode(errors="replace").splitlines() or ["no word"]
-            raise UserError(f"{path}: ffmpeg failed, exit code {process.returncode}: {said[-1]}")
+        with _started(command, errors) as process:
+            problem = _handed_over(frames, process)
+        errors.seek(0)
+        said = errors.read(1 << 16).decode(errors="replace").splitlines() or ["no word"]
+    if not problem and process.returncode:
+        problem = f"exit code {process.returncode}: {said[-1]}"
+    if problem or not part.stat().st_size:
+        raise UserError(f"{path}: ffmpeg failed, {problem or 'it has written nothing'}")
+
+
+@contextmanager
+def _started(command: Sequence[str], errors: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that does not outlive the ``with`` block."""
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True
+    ) as process:
+        try:
+            with StopRequest(starting=True):
+                yield process
+        except BaseException:
+            _end(process)
+            raise
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends a process, and those that it has started."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+class _Patience:
+    """In a ``with`` block that takes too long a process is ended, so that nobody waits for it any more."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self.is_over = False
+
+    def __enter__(self) -> None:
+        self._timer = threading.Timer(_PATIENCE, self._give_up)
+        self._timer.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def _give_up(self) -> None:
+        self.is_over = True
+        _end(self._process)
+
+
+def _handed_over(frames: Iterator[Image.Image], process: subprocess.Popen[bytes]) -> str:
+    """Writes frames and waits for the end; returns what went wrong, where the exit code does not tell."""
+    assert process.stdin is not None
+    patience, problem = _Patience(process), ""
+    try:
+        for frame in frames:
+            with patience:
+                process.stdin.write(_padded(np.asarray(frame)).tobytes())
+        with patience:
+            process.stdin.close()
+    except BrokenPipeError:
+        problem = "it ended before it had all frames"
+        with suppress(BrokenPipeError):
+            process.stdin.close()
+    with patience:
+        process.wait()
+    if patience.is_over:
+        return f"it did nothing for {_PATIENCE:g} seconds"
+    return "" if process.returncode else problem
 
 
 def _padded(pixels: np.ndarray) -> np.ndarray:

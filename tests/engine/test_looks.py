@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from PIL import Image
 from small import SMALLER, small_config
 from test_translate_folders import COLOR, GRAY, build, pixels, write
 
+from m2o_fast.cli import main
+from m2o_fast.engine import movies
 from m2o_fast.engine.build import build_translator
 from m2o_fast.engine.looks import between, styles_of, truncated
 from m2o_fast.engine.translate import Request, translate_path
@@ -179,6 +182,58 @@ def test_what_ffmpeg_says_is_handed_on(normal: Translator, tmp_path: Path, monke
     with pytest.raises(UserError, match=r"a\.mp4: ffmpeg failed, exit code 3: unknown encoder"):
         translate_path(normal, tmp_path / "a.png", tmp_path / "out" / "a.mp4", request)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+#: what is no ffmpeg, and what is said of it
+NO_ENCODERS = {
+    "takes nothing": ("exit 0", "ended before it had all frames"),
+    "writes nothing": ("cat > /dev/null", "has written nothing"),
+    "does not begin": ("sleep 1000", "did nothing for 0.5 seconds"),
+    "does not end": ("cat > /dev/null; sleep 1000", "did nothing for 0.5 seconds"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_ENCODERS)
+def test_an_ffmpeg_that_makes_no_movie_leaves_the_old_one(
+    kind: str, normal: Translator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, said = NO_ENCODERS[kind]
+    install(tmp_path / "bin", f"#!/bin/sh\n{script}\n", monkeypatch)
+    monkeypatch.setattr(movies, "_PATIENCE", 0.5)
+    write(tmp_path / "a.png", 200, 200)  # frames that no pipe holds
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.mp4").write_bytes(b"old")
+    request = Request("color", interpolate=("1", "2"), frames=3)
+    with pytest.raises(UserError, match=rf"a\.mp4: ffmpeg failed, it {said}"):
+        translate_path(normal, tmp_path / "a.png", tmp_path / "out" / "a.mp4", request)
+    assert [(path.name, path.read_bytes()) for path in (tmp_path / "out").iterdir()] == [("a.mp4", b"old")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ffmpeg_does_not_outlive_a_signal(
+    number: signal.Signals,
+    normal: Translator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Here it is the encoder that sends it, when frames come."""
+    script = f'#!/bin/sh\necho $$ > "$0.number"; head -c 1 > /dev/null; kill -{number} {os.getpid()}; sleep 1000\n'
+    install(tmp_path / "bin", script, monkeypatch)
+    write(tmp_path / "a.png", 200, 200)
+    monkeypatch.setattr("m2o_fast.engine.runs.load_translator", lambda *_: normal)
+    way = ["--interpolate", 1, 2, "--frames", 3]
+    words = [tmp_path / "a.png", "--to", "color", *way, "--out", tmp_path / "out" / "a.mp4"]
+    assert main(["translate", *map(str, words)]) == 128 + number
+    assert capsys.readouterr().err == "m2o-fast: interrupted\n" and list((tmp_path / "out").iterdir()) == []
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "bin" / "ffmpeg.number").read_text()), 0)
+
+
+def test_a_gif_that_is_too_wide_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a\.gif: a GIF has at most 65,535 pixels a side, not 65,536"):
+        movies.save_movie(iter([Image.new("L", (1 << 16, 1))] * 2), tmp_path / "a.gif")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_ffmpeg_a_line_says_what_to_do(
