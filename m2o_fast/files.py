@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import re
 import stat
+import time
 import unicodedata
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from m2o_fast.errors import UserError
+
+_LEFTOVER = re.compile(r"\..+\.([1-9][0-9]*)\.part", re.DOTALL)
+_AT_WORK = 60.0  # seconds
+_LONG = 200  # bytes of a name
 
 
 def user_cache() -> Path:
@@ -74,6 +81,36 @@ def inflates(path: Path) -> bool:
         return False  # whoever reads it says what is wrong with it
 
 
+def _short(name: str) -> str:
+    """A name that leaves room for more, within the 255 bytes that names of files may have."""
+    name_bytes = os.fsencode(name)
+    return name if len(name_bytes) <= _LONG else hashlib.sha256(name_bytes).hexdigest()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what processes that were killed within :func:`replacing` have left in a folder, more than a minute ago.
+
+    A process of another machine that shares the folder is at work still, where its file is younger.
+    """
+    for part in folder.glob(".*.part"):
+        with suppress(OSError):
+            found = _LEFTOVER.fullmatch(part.name)
+            status = part.lstat()
+            is_old = stat.S_ISREG(status.st_mode) and time.time() - status.st_mtime > _AT_WORK
+            if found and is_old and not _is_alive(int(found[1])):
+                part.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # of somebody else
+        pass
+    return True
+
+
 @contextmanager
 def replacing(path: Path, *, flushed: bool = True) -> Iterator[BinaryIO]:
     """A file to write that becomes ``path`` at the end of the ``with`` block, or vanishes if that raises.
@@ -83,7 +120,7 @@ def replacing(path: Path, *, flushed: bool = True) -> Iterator[BinaryIO]:
     many small files.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{_short(path.name)}.{os.getpid()}.part")
     try:
         with open(part, "w+b", opener=no_links) as file:
             yield file

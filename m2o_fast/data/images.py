@@ -310,6 +310,8 @@ def save_image(image: Tensor, path: str | Path, note: str | None = None) -> None
 def note_of(path: Path) -> str | None:
     """The text that :func:`save_image` wrote into a PNG file; ``None`` where there is none, or the file is damaged."""
     try:
+        if not path.is_file():  # to open a pipe would wait for ever
+            return None
         with path.open("rb") as file, Image.open(file, formats=("PNG",)) as image:
             image.verify()
             return image.info.get(_NOTE)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -25,7 +27,7 @@ from m2o_fast.engine.looks import Request, styles_of
 from m2o_fast.engine.memory import is_out_of_memory
 from m2o_fast.engine.movies import check_movie, is_movie, save_movie
 from m2o_fast.errors import UserError
-from m2o_fast.files import real_path
+from m2o_fast.files import real_path, remove_leftovers
 from m2o_fast.labels import draw_labels, pictures
 from m2o_fast.m2o import Domain
 from m2o_fast.translators.base import Translator
@@ -40,7 +42,7 @@ class Done(NamedTuple):
 
     Attributes:
         written: How many files were written.
-        failures: A line for each image of a folder that could not be read.
+        failures: A line for each image of a folder that could not be read, or its translation written.
         kept: How many were there already.
     """
 
@@ -71,8 +73,8 @@ def translate_path(
         meter: Tells how far it is.
 
     Raises:
-        UserError: The request does not fit the translator, a single image or the reference cannot be read, the output
-            cannot be written or would overwrite an input.
+        UserError: The request does not fit the translator, a single image or the reference cannot be read, its output
+            cannot be written, an output would overwrite an input, or the disk is full.
     """
     source, target = chosen_direction(translator, request.target, request.source)
     is_folder = images.is_dir()
@@ -94,9 +96,12 @@ def translate_path(
         if movie:
             work.animate(images, movie)
             return Done(1, [])
-        note = work.note() if is_folder else None
-        missing = {file: to for file, to in outputs.items() if not (request.resume and _is_made(file, to, note))}
-        failures = work.translate(missing, note, meter or Meter(False))
+        notes = _notes(outputs, work.note()) if is_folder else {}
+        made = {file for file, to in outputs.items() if request.resume and _is_made(to, notes.get(file))}
+        for folder in {to.parent for to in outputs.values()} if request.resume else ():
+            remove_leftovers(folder)
+        missing = {file: to for file, to in outputs.items() if file not in made}
+        failures = work.translate(missing, notes, meter or Meter(False))
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -157,13 +162,19 @@ def _keep_inputs(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
             raise UserError(f"{output} would overwrite an image that is read; choose another --out")
 
 
-def _is_made(file: Path, output: Path, note: str | None) -> bool:
-    """Whether an output is there: whole, made by the same weights and request, and not before its image was changed."""
-    try:
-        is_newer = output.stat().st_mtime_ns >= file.stat().st_mtime_ns
-    except OSError:
-        return False
-    return is_newer and note_of(output) == note
+def _notes(files: Iterable[Path], note: str) -> dict[Path, str]:
+    """File -> what tells its output: what tells all of them, and the file's size and time; not for one that is gone."""
+    notes = {}
+    for file in files:
+        with suppress(OSError):
+            status = file.stat()
+            notes[file] = f"{note} {status.st_size} {status.st_mtime_ns}"
+    return notes
+
+
+def _is_made(output: Path, note: str | None) -> bool:
+    """Whether an output is there: whole, made by the same weights and request, and of its image as it is now."""
+    return note is not None and note_of(output) == note
 
 
 # --- sizes ---
@@ -246,6 +257,13 @@ def padded(image: Tensor, multiple: int) -> Tensor:
 
 # --- the work ---
 
+#: of errors in writing a file those that any other one meets as well
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+def _is_full(error: UserError) -> bool:
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL
+
 
 class _Work:
     """Translates image files from a domain into another, each with the same styles.
@@ -263,17 +281,32 @@ class _Work:
         self._shown: dict[Path, tuple[int, int]] = {}
         self.rows = 1
 
-    def translate(self, outputs: Mapping[Path, Path], note: str | None, meter: Meter) -> list[str]:
-        """Writes PNG files, and returns a line for each image that cannot be read."""
+    def translate(self, outputs: Mapping[Path, Path], notes: Mapping[Path, str], meter: Meter) -> list[str]:
+        """Writes PNG files, and returns a line for each image that cannot be read, or its translation written.
+
+        Raises:
+            UserError: No file can be written any more; says how many were.
+        """
         meter.expect(len(outputs))
         stream = ImageStream(self._shape, self._read, lambda shape: max(1, self._at_once(shape) // len(self._styles)))
+        written: list[Path] = []
+
+        def save(made: tuple[Picture, Tensor]) -> None:
+            file = cast(Path, made[0].file)
+            try:
+                self._save(*made, outputs[file], notes.get(file))
+            except UserError as error:
+                if len(outputs) > 1 and _is_full(error):
+                    count = f"{len(written)} of {len(outputs)} images were written; --resume goes on from there"
+                    raise UserError(f"{error}; {count}") from error
+                stream.failures[file] = str(error)
+            else:
+                written.append(file)
+
         with stream, meter.stage("translating", len(outputs)) as advance:
             for batch in stream.batches(list(outputs)):
                 tiles = torch.cat(list(self._blocks(torch.cat([picture.values for picture in batch]))), dim=1)
-                stream.write(
-                    lambda made: self._save(*made, outputs[cast(Path, made[0].file)], note),
-                    list(zip(batch, tiles, strict=True)),
-                )
+                stream.write(save, list(zip(batch, tiles, strict=True)))
                 advance(len(batch))
         self._warn_of_shapes()
         return [stream.failures[file] for file in outputs if file in stream.failures]
@@ -336,6 +369,12 @@ class _Work:
             save_image(row[0], out, note)
 
     def _restored(self, tile: Tensor, picture: Picture, domain: Domain) -> Tensor:
+        if not tile.isfinite().all():
+            advice = "" if self._request.psi is None else "take a smaller --psi; or "
+            raise UserError(
+                f"{picture.file}: its translation has values that are not finite: {advice}the weights are those of a "
+                "training that went wrong, take an earlier checkpoint"
+            )
         request = self._request
         return restored(tile, picture.shown, self._translator, domain, request.fit, keep_size=request.keep_size)
 

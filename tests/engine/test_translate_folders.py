@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,12 +128,87 @@ def test_a_folder_that_is_half_done_is_gone_on_with(
     assert translate_path(one_size, tmp_path / "in", out, Request("color", seed=1)) == Done(5, [])
 
 
-def test_what_cannot_be_written_ends_it_and_leaves_nothing_behind(one_size: Translator, tmp_path: Path) -> None:
-    write(tmp_path / "in" / "a.png", 32, 32)
-    (tmp_path / "out" / "a.png").mkdir(parents=True)
+def test_what_cannot_be_written_is_named_and_the_others_are_written(one_size: Translator, tmp_path: Path) -> None:
+    """Files whose name leaves no room for a longer one among them."""
+    out, long = tmp_path / "out", "n" * 251
+    for name in ("a", "b", long):
+        write(tmp_path / "in" / f"{name}.png", 32, 32)
+    (out / "a.png").mkdir(parents=True)
+    done = translate_path(one_size, tmp_path / "in", out, Request("color"))
+    assert done.written == 2 and len(done.failures) == 1
+    assert done.failures[0].startswith(f"{out / 'a.png'}: cannot write the image (Is a directory")
+    assert sorted(path.name for path in out.iterdir()) == ["a.png", "b.png", f"{long}.png"]
     with pytest.raises(UserError, match=r"out/a\.png: cannot write the image"):
+        translate_path(one_size, tmp_path / "in" / "a.png", out, Request("color"))
+
+
+def test_a_full_disk_ends_it_and_says_how_many_were_written(
+    one_size: Translator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abcd":
+        write(tmp_path / "in" / f"{name}.png", 32, 32)
+    room = iter([True, True])
+
+    def full(image: torch.Tensor, path: Path, note: str | None = None) -> None:
+        if not next(room, False):
+            raise UserError(f"{path}: cannot write the image") from OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("m2o_fast.engine.translate.save_image", full)
+    with pytest.raises(UserError, match=r"cannot write the image; 2 of 4 images were written; --resume goes on"):
         translate_path(one_size, tmp_path / "in", tmp_path / "out", Request("color"))
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
+
+
+def test_an_image_that_was_replaced_by_an_older_one_is_translated_anew(one_size: Translator, tmp_path: Path) -> None:
+    image = write(tmp_path / "in" / "a.png", 32, 32)
+    os.utime(image, (1000, 1000))
+    request, out = Request("color", resume=True), tmp_path / "out"
+    assert translate_path(one_size, tmp_path / "in", out, request) == Done(1, [])
+    for seconds in (500, 1000):  # and one of the same time, but another size
+        write(image, 32, 31, seed=seconds)
+        os.utime(image, (seconds, seconds))
+        assert translate_path(one_size, tmp_path / "in", out, request) == Done(1, [])
+        assert translate_path(one_size, tmp_path / "in", out, request) == Done(0, [], 1)
+        image.unlink()
+        write(image, 32, 30)
+        os.utime(image, (seconds, seconds))
+
+
+def test_resume_does_not_wait_for_a_pipe_and_removes_what_the_dead_have_left(
+    one_size: Translator, tmp_path: Path
+) -> None:
+    write(tmp_path / "in" / "a.png", 32, 32)
+    out = tmp_path / "out"
+    out.mkdir()
+    os.mkfifo(out / "a.png")
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    names = (f".a.png.{dead.pid}.part", f".b.png.{os.getpid()}.part", f".young.png.{dead.pid}.part", ".other.part")
+    for name in names:
+        (out / name).write_bytes(b"half")
+        os.utime(out / name, (1, 1))
+    (out / names[2]).touch()
+    assert translate_path(one_size, tmp_path / "in", out, Request("color", resume=True)) == Done(1, [])
+    assert sorted(path.name for path in out.iterdir()) == sorted(["a.png", *names[1:]])
+    assert pixels(out / "a.png").shape == (32, 32, 3)
+
+
+def test_values_that_are_not_finite_are_said_with_the_image(
+    one_size: Translator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "in" / "a.png", 32, 32)
+    made = one_size.translate
+
+    def broken(*words: object, **named: object) -> torch.Tensor:
+        return made(*words, **named) * torch.nan
+
+    monkeypatch.setattr(one_size, "translate", broken)
+    for images in (tmp_path / "in" / "a.png", tmp_path / "in"):
+        request = Request("color", psi=2.0)
+        try:
+            (said,) = translate_path(one_size, images, tmp_path / "out", request).failures
+        except UserError as error:
+            said = str(error)
+        assert said.startswith(f"{tmp_path / 'in' / 'a.png'}: its translation has values that are not finite: take")
 
 
 def test_too_little_memory_is_said_in_a_line(
