@@ -72,6 +72,11 @@ def read_whole(path: Path, most: int = 1 << 28) -> bytes:
     return content
 
 
+def is_full(error: BaseException | None) -> bool:
+    """Whether writing a file failed as that of any other one would: no room, or nothing may be written."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
 def inflates(path: Path) -> bool:
     """Whether a file is a zip archive that holds more than it is large; ``torch.save`` compresses nothing."""
     try:

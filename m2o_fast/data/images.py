@@ -333,7 +333,10 @@ def to_pillow(image: Tensor) -> Image.Image:
     values = planes.detach().to("cpu", torch.float32).numpy().transpose(1, 2, 0)
     if not np.isfinite(values).all():
         raise ValueError("the image has values that are not finite")
-    bytes_ = np.rint((values.clip(-1, 1) + np.float32(1)) * np.float32(127.5)).astype(np.uint8)
+    values = values.clip(-1, 1)
+    values += 1  # in place: pictures may be large
+    values *= np.float32(127.5)
+    bytes_ = np.rint(values, out=values).astype(np.uint8)
     return Image.fromarray(np.ascontiguousarray(bytes_[..., 0] if bytes_.shape[2] == 1 else bytes_))
 
 

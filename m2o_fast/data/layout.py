@@ -76,7 +76,15 @@ def _files_below(folder: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Images by their suffix, and all others."""
     images: list[str] = []
     others: list[str] = []
-    _collect(folder, "", images, others)
+    links: list[str] = []
+    _collect(folder, "", images, others, links)
+    if links:
+        what = "a subfolder that is a link is" if len(links) == 1 else f"{len(links)} subfolders that are links are"
+        warnings.warn(
+            f"{folder}: {what} left out, {_listed(sorted(links))}; put the folders themselves there",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     return _in_order(images), _in_order(others)
 
 
@@ -104,8 +112,8 @@ def list_images(path: str | Path) -> Images:
     return found
 
 
-def _collect(folder: str, below: str, images: list[str], others: list[str]) -> None:
-    """Adds the files of a folder, and of those below it, to ``images`` or ``others``.
+def _collect(folder: str, below: str, images: list[str], others: list[str], links: list[str]) -> None:
+    """Adds the files of a folder, and of those below it, to ``images`` or ``others``, links to folders to ``links``.
 
     A link to a file that is not there counts as one: it is to be missed, not left out without a word.
     """
@@ -123,9 +131,9 @@ def _collect(folder: str, below: str, images: list[str], others: list[str]) -> N
             is_image = dot >= 0 and name[dot:].lower() in SUFFIXES
             (images if is_image else others).append(below + name)
         elif entry.is_dir(follow_symlinks=False):
-            _collect(entry.path, f"{below}{name}/", images, others)
-        elif not entry.is_dir():
-            others.append(below + name)
+            _collect(entry.path, f"{below}{name}/", images, others, links)
+        else:
+            (links if entry.is_dir() else others).append(below + name)
 
 
 def _leads_to_file_or_nothing(entry: os.DirEntry[str]) -> bool:

@@ -18,6 +18,7 @@ from m2o_fast.translators.base import Translator
 
 #: draws that a mean style is the mean of: it is off by a hundredth of a style's standard deviation
 _DRAWN = 10_000
+_DIGITS = 1000  # Python reads no number of many more
 
 #: Reads an image file as one of the target domain, float ``[1, C, S, S]`` in [-1, 1].
 Read = Callable[[Path], Tensor]
@@ -111,6 +112,8 @@ def _is_seed(end: str) -> bool:
 
 def _end(translator: Translator, target: Domain, end: str, read: Read) -> Tensor:
     if _is_seed(end):
+        if len(end) > _DIGITS:
+            raise UserError(f"a seed of --interpolate has at most {_DIGITS} digits, not {len(end):,}")
         return _drawn(translator, target, int(end))
     return _read_off(translator, target, read(Path(end)), "images as ends of --interpolate")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import warnings
@@ -13,6 +12,7 @@ from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from m2o_fast.data.cache import named
@@ -27,7 +27,7 @@ from m2o_fast.engine.looks import Request, styles_of
 from m2o_fast.engine.memory import is_out_of_memory
 from m2o_fast.engine.movies import check_movie, is_movie, save_movie
 from m2o_fast.errors import UserError
-from m2o_fast.files import real_path, remove_leftovers
+from m2o_fast.files import is_full, real_path, remove_leftovers
 from m2o_fast.labels import draw_labels, pictures
 from m2o_fast.m2o import Domain
 from m2o_fast.translators.base import Translator
@@ -257,13 +257,6 @@ def padded(image: Tensor, multiple: int) -> Tensor:
 
 # --- the work ---
 
-#: of errors in writing a file those that any other one meets as well
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-
-
-def _is_full(error: UserError) -> bool:
-    return isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL
-
 
 class _Work:
     """Translates image files from a domain into another, each with the same styles.
@@ -288,7 +281,8 @@ class _Work:
             UserError: No file can be written any more; says how many were.
         """
         meter.expect(len(outputs))
-        stream = ImageStream(self._shape, self._read, lambda shape: max(1, self._at_once(shape) // len(self._styles)))
+        styles = len(self._styles)
+        stream = ImageStream(self._shape, self._read_for_file, lambda shape: max(1, self._at_once(shape) // styles))
         written: list[Path] = []
 
         def save(made: tuple[Picture, Tensor]) -> None:
@@ -296,7 +290,7 @@ class _Work:
             try:
                 self._save(*made, outputs[file], notes.get(file))
             except UserError as error:
-                if len(outputs) > 1 and _is_full(error):
+                if len(outputs) > 1 and is_full(error.__cause__):
                     count = f"{len(written)} of {len(outputs)} images were written; --resume goes on from there"
                     raise UserError(f"{error}; {count}") from error
                 stream.failures[file] = str(error)
@@ -340,6 +334,22 @@ class _Work:
     def _read(self, file: Path) -> Picture:
         picture = prepared(file, self._translator, self._source, self._request.fit)
         self._shown[file] = picture.shown
+        return picture
+
+    def _read_for_file(self, file: Path) -> Picture:
+        """Raises ``UserError`` where images side by side would make a file that is too large to be read again."""
+        picture = self._read(file)
+        if not self._request.is_grid or not Image.MAX_IMAGE_PIXELS:
+            return picture
+        tile = torch.empty(1, *picture.values.shape[2:], device="meta")
+        fit, keep = self._request.fit, self._request.keep_size
+        height, width = restored(tile, picture.shown, self._translator, self._source, fit, keep_size=keep).shape[1:]
+        images = 1 + len(self._styles)
+        if images * height * width > Image.MAX_IMAGE_PIXELS:
+            raise UserError(
+                f"{picture.file}: {images} images of {width} x {height} pixels side by side have more than "
+                f"{Image.MAX_IMAGE_PIXELS:,} pixels; ask for fewer looks, or leave --keep-size out"
+            )
         return picture
 
     def _at_once(self, shape: tuple[int, int]) -> int:

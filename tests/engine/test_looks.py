@@ -135,7 +135,11 @@ def test_a_strip_begins_with_the_image(normal: Translator, tmp_path: Path) -> No
     assert np.abs(strip[2:34, 36:68] - pixels(tmp_path / "one.png")).max() <= 1
 
 
-def test_a_gif_shows_the_looks_one_after_the_other(normal: Translator, tmp_path: Path) -> None:
+def test_a_gif_shows_the_looks_one_after_the_other(
+    normal: Translator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file as large as one of them is enough."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20 * 24)
     write(tmp_path / "a.png", 20, 24)
     translate_path(normal, tmp_path / "a.png", tmp_path / "a.gif", Request("color", interpolate=("1", "2"), frames=6))
     with Image.open(tmp_path / "a.gif") as movie:
@@ -228,6 +232,12 @@ def test_ffmpeg_does_not_outlive_a_signal(
     assert capsys.readouterr().err == "m2o-fast: interrupted\n" and list((tmp_path / "out").iterdir()) == []
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "bin" / "ffmpeg.number").read_text()), 0)
+
+
+def test_a_seed_of_an_interpolation_is_no_endless_number(normal: Translator) -> None:
+    with pytest.raises(UserError, match=r"a seed of --interpolate has at most 1000 digits, not 5,000"):
+        styles(normal, interpolate=("9" * 5000, "1"))
+    styles(normal, interpolate=("9" * 1000, "1"))
 
 
 def test_a_gif_that_is_too_wide_is_refused(tmp_path: Path) -> None:

@@ -173,6 +173,31 @@ def test_an_image_that_was_replaced_by_an_older_one_is_translated_anew(one_size:
         os.utime(image, (seconds, seconds))
 
 
+@pytest.mark.parametrize("system", ["any_size", "one_size"])
+def test_more_looks_than_a_file_has_room_for_are_refused(
+    system: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before they are made; other images of the folder are translated."""
+    translator = request.getfixturevalue(system)
+    write(tmp_path / "in" / "large.png", 320, 320)
+    write(tmp_path / "in" / "small.png", 32, 32)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3 * 320 * 320 - 1)
+    done = translate_path(translator, tmp_path / "in", tmp_path / "out", Request("color", styles=2, keep_size=True))
+    (said,) = done.failures
+    assert done.written == 1 and "large.png: 3 images of 320 x 320 pixels side by side" in said
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3 * 320 * 320)
+    done = translate_path(translator, tmp_path / "in", tmp_path / "out", Request("color", styles=2, keep_size=True))
+    assert done == Done(2, [])
+
+
+def test_links_to_folders_are_left_out_with_a_warning(one_size: Translator, tmp_path: Path) -> None:
+    write(tmp_path / "in" / "a.png", 32, 32)
+    write(tmp_path / "elsewhere" / "b.png", 32, 32)
+    (tmp_path / "in" / "more").symlink_to(tmp_path / "elsewhere")
+    with pytest.warns(RuntimeWarning, match=r"in: a subfolder that is a link is left out, more; put"):
+        assert translate_path(one_size, tmp_path / "in", tmp_path / "out", Request("color")) == Done(1, [])
+
+
 def test_resume_does_not_wait_for_a_pipe_and_removes_what_the_dead_have_left(
     one_size: Translator, tmp_path: Path
 ) -> None:
