@@ -117,8 +117,8 @@ def train(
         str | None,
         typer.Option(
             metavar="RUN|CHECKPOINT|DIR",
-            help="Begin with the weights of another run, a checkpoint or converted ones, as far as they fit; what does "
-            "not is named.",
+            help="Begin with the weights of another run, a checkpoint, converted ones or a published model, as far as "
+            "they fit; what does not is named.",
             rich_help_panel=HOW,
         ),
     ] = None,

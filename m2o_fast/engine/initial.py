@@ -1,16 +1,23 @@
-"""Weights that a run begins with: those of another run, of a checkpoint or converted ones, as far as they fit."""
+"""Weights that a run begins with: those of another run, of a checkpoint, converted or published, as far as they fit."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from m2o_fast.engine.build import named_domains
-from m2o_fast.engine.checkpoint import MANIFEST, CheckpointError, digest_of, tensors_in_use
+from m2o_fast.engine.checkpoint import MANIFEST, CheckpointError, digest_of, read_tensors, tensors_in_use
 from m2o_fast.engine.config import load_config
+from m2o_fast.engine.hub import fetched, is_hub_name
+from m2o_fast.engine.model_folder import CONFIG as DESCRIPTION
+from m2o_fast.engine.model_folder import WEIGHTS, is_model, read_config
 from m2o_fast.engine.runs import CONFIG, find_checkpoint, is_run, run_of, warn_of_damage
 from m2o_fast.engine.schema import Config
 from m2o_fast.errors import UserError
@@ -23,7 +30,7 @@ _NAMED = 12  # tensors, or parts of nets, that a line names
 
 
 def pinned(config: Config, run: Path) -> dict[str, str]:
-    """``init_from`` as a run keeps it: the folder of one checkpoint, absolute, and the hash of what lies in it.
+    """``init_from`` as a run keeps it: the folder of a checkpoint or model, absolute, and the hash of what lies in it.
 
     Args:
         config: What is asked for; what a run has pinned is left as it is, so that its weights may be gone by now.
@@ -38,9 +45,40 @@ def pinned(config: Config, run: Path) -> dict[str, str]:
     begun = load_config(run / CONFIG).init_from if is_run(run) else None
     if begun is not None and Path(os.path.abspath(asked)) in _meant(Path(_unpinned(begun)[0])):
         return {"init_from": begun}
-    folder, manifest, problems = find_checkpoint(asked)
+    source = _found(config.init_from)
+    return {"init_from": f"{os.path.abspath(source.folder)}@sha256:{source.digest}"}
+
+
+class _Source(NamedTuple):
+    """Weights to begin with.
+
+    Attributes:
+        folder: Of the checkpoint or the published model.
+        digest: SHA-256 of all that lies in it.
+        described: The description of their nets.
+        origin: The file that has it.
+        tensors: Reads the weights.
+    """
+
+    folder: Path
+    digest: str
+    described: Mapping[str, Any]
+    origin: Path
+    tensors: Callable[[], dict[str, Tensor]]
+
+
+def _found(init_from: str) -> _Source:
+    """Raises ``UserError`` where there is nothing usable."""
+    path = fetched(init_from) if is_hub_name(init_from) else Path(init_from)
+    if is_model(path):
+        config, weights = read_config(path / DESCRIPTION), path / WEIGHTS
+        with weights.open("rb") as file:
+            digest = digest_of({**config, "weights": hashlib.file_digest(file, "sha256").hexdigest()})
+        return _Source(path, digest, config["translator"], path / DESCRIPTION, partial(read_tensors, path, WEIGHTS))
+    folder, manifest, problems = find_checkpoint(path)
     warn_of_damage(problems, folder)
-    return {"init_from": f"{os.path.abspath(folder)}@sha256:{digest_of(manifest)}"}
+    tensors = partial(tensors_in_use, folder, manifest)
+    return _Source(folder, digest_of(manifest), manifest["translator"], folder / MANIFEST, tensors)
 
 
 def _unpinned(init_from: str) -> tuple[str, str | None]:
@@ -61,7 +99,8 @@ def begin_with(translator: Translator, init_from: str) -> tuple[str, ...]:
 
     Args:
         translator: Fresh nets.
-        init_from: Run, checkpoint or converted weights; a hash behind ``@sha256:`` must be theirs.
+        init_from: Run, checkpoint, converted weights, or published model, also as ``hf:ORG/NAME``; a hash behind
+            ``@sha256:`` must be theirs.
 
     Returns:
         Lines of text: how many were taken, and which were not and why.
@@ -71,18 +110,17 @@ def begin_with(translator: Translator, init_from: str) -> tuple[str, ...]:
             another order, or none that fit.
     """
     path, wanted = _unpinned(init_from)
-    folder, manifest, problems = find_checkpoint(Path(path))
-    warn_of_damage(problems, folder)
-    digest = digest_of(manifest)
+    source = _found(path)
+    folder, digest = source.folder, source.digest
     if wanted not in (None, digest):
         raise UserError(
             f"{folder} is not what this run was to begin with: its SHA-256 is {digest[:12]}..., not {wanted[:12]}...; "
             "name the weights anew with --init-from, and another run folder"
         )
-    before = _domains(folder, manifest)
-    _check_system(translator, folder, manifest)
+    before = _domains(source)
+    _check_system(translator, source)
     _check_order(translator.domains, before, folder)
-    own, given = translator.state_dict(), tensors_in_use(folder, manifest)
+    own, given = translator.state_dict(), source.tensors()
     odd = {name: misfit(own[name], given[name]) for name in own if name in given}
     taken = {name: given[name] for name, problem in odd.items() if not problem}
     if not any(tensor.is_floating_point() for tensor in taken.values()):
@@ -97,17 +135,17 @@ def begin_with(translator: Translator, init_from: str) -> tuple[str, ...]:
     )
 
 
-def _domains(folder: Path, manifest: Mapping[str, Any]) -> list[Domain]:
+def _domains(source: _Source) -> list[Domain]:
     try:
-        return [Domain(**domain) for domain in manifest["translator"]["domains"]]
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder / MANIFEST}: {error}") from None
+        return [Domain(**domain) for domain in source.described["domains"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{source.origin}: no domains: {error}") from None
 
 
-def _check_system(translator: Translator, folder: Path, manifest: Mapping[str, Any]) -> None:
-    found, asked = manifest["translator"].get("system"), translator.describe()["system"]
+def _check_system(translator: Translator, source: _Source) -> None:
+    found, asked = source.described.get("system"), translator.describe()["system"]
     if found != asked:
-        raise UserError(f"{folder} holds nets of system {found!r:.40}, but the settings are of {asked!r}")
+        raise UserError(f"{source.folder} holds nets of system {found!r:.40}, but the settings are of {asked!r}")
 
 
 def _check_order(now: Sequence[Domain], before: Sequence[Domain], folder: Path) -> None:

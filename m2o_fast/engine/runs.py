@@ -133,6 +133,8 @@ def find_checkpoint(path: Path | None, checkpoint: str | None = None) -> tuple[P
         path, checkpoint = run_of_best(path), BEST
     if path is not None and (path / MANIFEST).is_file():
         return path, read_manifest(path), []
+    if path is not None and (is_hub_name(path) or is_model(path)):
+        raise UserError(f"{path} is a published model; this needs a run, a checkpoint or converted weights")
     if path is not None and path.is_dir() and not is_run(path):
         raise UserError(f"{path} is neither a run (no {CONFIG}) nor a checkpoint (no {MANIFEST})")
     run = require_run(path)

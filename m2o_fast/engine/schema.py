@@ -63,8 +63,8 @@ class Config(Section):
         steps: Training iterations.
         batch_size: Source images per iteration, over all directions that the system learns.
         seed: Seed of everything random.
-        init_from: Run, checkpoint or converted weights whose weights a new run begins with, as far as they fit; a run
-            keeps the folder of the checkpoint, ``@sha256:`` and the hash of its manifest. ``None``: fresh weights.
+        init_from: Run, checkpoint, converted weights or published model whose weights a new run begins with, as far as
+            they fit; a run keeps the folder, ``@sha256:`` and the hash of what lies in it. ``None``: fresh weights.
         checkpoint_every: Steps between two checkpoints; one more is written at the end.
         keep_checkpoints: How many of the newest checkpoints are kept; 0 keeps all.
         sample_every: Steps between two sample grids.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 from collections.abc import Callable
@@ -22,6 +23,8 @@ from m2o_fast.engine.config import load_config
 from m2o_fast.engine.convert import convert_checkpoint, write_published
 from m2o_fast.engine.initial import begin_with, pinned
 from m2o_fast.engine.loop import train
+from m2o_fast.engine.model_folder import write_model
+from m2o_fast.engine.runs import find_checkpoint
 from m2o_fast.engine.schema import Config
 from m2o_fast.engine.trainer import Trainer
 from m2o_fast.errors import UserError
@@ -111,6 +114,38 @@ def test_published_weights_are_begun_with(tmp_path: Path) -> None:
     lines = begin_with(now, str(tmp_path / "converted"))
     assert differing(now.generators.state_dict(), before.generators.state_dict()) == []
     assert lines[1].startswith("domain 0 was A (3 channels") and "is day (3 channels" in lines[1]
+
+
+def test_a_model_that_was_published_is_begun_with(tmp_path: Path) -> None:
+    before, now, folder = nets(), nets(seed=2), tmp_path / "model"
+    folder.mkdir()
+    write_model(before, folder, {"fit": "stretch"})
+    kept = pinned(tiny_config(f"init_from={folder}"), tmp_path / "run")["init_from"]
+    assert kept.startswith(f"{folder}@sha256:")
+    (line,) = begin_with(now, kept)
+    assert line.startswith("weights: ") and differing(now.state_dict(), before.state_dict()) == []
+    write_model(nets(seed=3), folder, {"fit": "stretch"})
+    with pytest.raises(UserError, match="is not what this run was to begin with"):
+        begin_with(now, kept)
+    for described in ({}, {"domains": 7}, {"domains": [{"name": "a", "evil": 1}]}, {"domains": [7]}):
+        config = {**json.loads((folder / "config.json").read_bytes()), "translator": described}
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(UserError, match=r"config\.json: no domains"):
+            begin_with(now, str(folder))
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="neither a run .* nor a checkpoint"):
+        begin_with(now, str(folder))
+
+
+def test_a_model_of_the_hub_is_begun_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_model(nets(), tmp_path, {"fit": "stretch"})
+    asked = {"hf:me/digits": tmp_path}
+    monkeypatch.setattr("m2o_fast.engine.initial.fetched", asked.__getitem__)
+    kept = pinned(tiny_config("init_from=hf:me/digits"), tmp_path / "run")["init_from"]
+    assert kept.startswith(f"{tmp_path}@sha256:")
+    for model in (Path("hf:me/digits"), tmp_path):  # what alone a run has
+        with pytest.raises(UserError, match=f"{model} is a published model; this needs a run"):
+            find_checkpoint(model)
 
 
 def test_what_does_not_fit_is_named_with_the_reason(tmp_path: Path) -> None:
