@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
@@ -38,12 +39,24 @@ def write_model(translator: Translator, folder: Path, facts: Mapping[str, Any]) 
         translator: With the weights to use.
         folder: Where to.
         facts: JSON values beside the description of the nets: ``fit``, ``step``, ``variant``, ``data``.
+
+    Raises:
+        UserError: A file cannot be written; names it.
     """
     config = {"library_name": LIBRARY, "format": FORMAT, **facts, "translator": translator.describe()}
-    with replacing(folder / CONFIG) as file:
+    with _written(folder / CONFIG), replacing(folder / CONFIG) as file:
         file.write((json.dumps(config, indent=1) + "\n").encode())
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in translator.state_dict().items()}
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    with _written(folder / WEIGHTS):
+        save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError) as error:  # safetensors has words of its own for a full disk
+        raise UserError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
 
 
 def read_config(path: Path) -> dict[str, Any]:

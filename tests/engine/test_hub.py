@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import resource
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +23,7 @@ from m2o_fast.cli import main
 from m2o_fast.engine.build import build_translator
 from m2o_fast.engine.checkpoint import save_translator
 from m2o_fast.engine.loop import train
+from m2o_fast.engine.model_folder import CONFIG, WEIGHTS, write_model
 from m2o_fast.engine.runs import fit_of
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain
@@ -289,3 +291,15 @@ def test_licence_and_other_options_are_looked_at(model: Path, tmp_path: Path) ->
         m2o_fast.load(model, "cpu", revision="main")
     with pytest.raises(UserError, match="a published model, without other checkpoints"):
         m2o_fast.load(model, "cpu", "best")
+
+
+def test_a_full_disk_is_said_with_the_file(tmp_path: Path) -> None:
+    translator = build_translator(small_config(["system=starganv2", "variant=hms"]), DOMAINS)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for room, name in ((100, CONFIG), (8000, WEIGHTS)):  # bytes
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+        try:
+            with pytest.raises(UserError, match=rf"{name}: cannot be written \(.*[Ff]ile too large"):
+                write_model(translator, tmp_path, {"fit": "stretch"})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
