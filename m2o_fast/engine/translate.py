@@ -78,6 +78,8 @@ def translate_path(
     """
     source, target = chosen_direction(translator, request.target, request.source)
     is_folder = images.is_dir()
+    if request.resume and not is_folder:
+        raise UserError(f"--resume goes on with a folder of images, and {images} is none; leave it out")
     outputs = _outputs(list_images(images), out, into_folder=is_folder or out.is_dir())
     _keep_inputs([*outputs, *request.references()], outputs.values())
     movie = out if request.interpolate and not is_folder and is_movie(out) else None

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from m2o_fast.data.images import save_image
 from m2o_fast.engine.evaluation.progress import Meter
-from m2o_fast.engine.translate import Done, Request, restored, translate_path
+from m2o_fast.engine.translate import Done, Request, _is_made, restored, translate_path
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain, ManyToOne
 from m2o_fast.translators import create, system
@@ -126,6 +126,15 @@ def test_a_folder_that_is_half_done_is_gone_on_with(
     with torch.no_grad():
         weight -= 1
     assert translate_path(one_size, tmp_path / "in", out, Request("color", seed=1)) == Done(5, [])
+
+
+def test_one_image_is_not_resumed(one_size: Translator, tmp_path: Path) -> None:
+    """What lies there has no note of who made it: it is never taken for the result."""
+    write(tmp_path / "in.png", 32, 32)
+    save_image(torch.zeros(3, 32, 32), tmp_path / "out.png")  # of somebody else
+    with pytest.raises(UserError, match="--resume goes on with a folder of images, and .*in.png is none"):
+        translate_path(one_size, tmp_path / "in.png", tmp_path / "out.png", Request("color", resume=True))
+    assert not _is_made(tmp_path / "out.png", None)
 
 
 def test_what_cannot_be_written_is_named_and_the_others_are_written(one_size: Translator, tmp_path: Path) -> None:
