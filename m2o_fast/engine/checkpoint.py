@@ -55,7 +55,7 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], 
     try:
         shutil.rmtree(temporary, ignore_errors=True)  # a killed process of the same number may have left one
         temporary.mkdir()
-        files = {name: _write(temporary / name, save(_plain(parts))) for name, parts in tensors.items()}
+        files = {name: _write(temporary / name, save(plain_tensors(parts))) for name, parts in tensors.items()}
         _write(temporary / MANIFEST, seal({"format": FORMAT, **facts, "files": files}))
         _flush_folder(temporary)
         remove_checkpoint(folder)
@@ -86,7 +86,8 @@ def remove_checkpoint(folder: Path) -> None:
         shutil.rmtree(condemned, ignore_errors=True)
 
 
-def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def plain_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as safetensors takes them."""
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
@@ -293,13 +294,34 @@ def save_translator(translator: Translator, folder: Path, facts: Mapping[str, An
 
 def load_translator(folder: Path, manifest: Mapping[str, Any]) -> Translator:
     """The translator of a checkpoint in evaluation mode on the CPU, with averaged weights where an average is kept."""
-    # Without memory first: a description may ask for any size, which the files must have.
+    like = weightless(manifest, folder / MANIFEST)
+    return with_weights(manifest, like, tensors_in_use(folder, manifest, like), folder)
+
+
+def weightless(facts: Mapping[str, Any], origin: Path) -> Translator:
+    """The nets of :func:`described_translator` without memory: a description may ask for any size.
+
+    The files must have that size before memory is taken for it.
+    """
     with memoryless():
-        like = described_translator(folder, manifest)
-    tensors = tensors_in_use(folder, manifest, like)
-    _check_weights(like, tensors, folder)
+        return described_translator(facts, origin)
+
+
+def with_weights(facts: Mapping[str, Any], like: Translator, tensors: Mapping[str, Tensor], origin: Path) -> Translator:
+    """The nets that are described, with these weights, on the CPU, in evaluation mode and without gradients.
+
+    Args:
+        facts: Hold the description.
+        like: Those nets, without memory.
+        tensors: All weights by name.
+        origin: Where they were read.
+
+    Raises:
+        CheckpointError: They do not fit.
+    """
+    _check_weights(like, tensors, origin)
     with torch.random.fork_rng(devices=[]):
-        translator = described_translator(folder, manifest)
+        translator = create(facts["translator"])
     translator.load_state_dict(tensors)
     return translator.eval().requires_grad_(False)
 
@@ -318,12 +340,16 @@ def tensors_in_use(folder: Path, manifest: Mapping[str, Any], like: Translator |
     return read_tensors(folder, NETS) | average
 
 
-def described_translator(folder: Path, manifest: Mapping[str, Any]) -> Translator:
-    """The nets that a checkpoint's manifest describes, with fresh weights."""
+def described_translator(facts: Mapping[str, Any], origin: Path) -> Translator:
+    """The nets that the manifest of a checkpoint or ``config.json`` of a model describes, with fresh weights.
+
+    Raises:
+        CheckpointError: They cannot be built; names the file, ``origin``.
+    """
     try:
-        return create(manifest["translator"])
+        return create(facts["translator"])
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:  # torch's own for absurd sizes
-        raise CheckpointError(f"{folder / MANIFEST}: {error}") from None
+        raise CheckpointError(f"{origin}: {error}") from None
 
 
 def averaged_names(translator: Translator) -> set[str]:

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from m2o_fast.engine.model_folder import CONFIG, LARGEST_CONFIG, WEIGHTS, described, largest_weights, read_config
+from m2o_fast.engine.checkpoint import weightless
+from m2o_fast.engine.model_folder import CONFIG, LARGEST_CONFIG, WEIGHTS, largest_weights, read_config
 from m2o_fast.errors import UserError
 
 PREFIX = "hf:"
@@ -39,7 +40,7 @@ def fetched(name: str, revision: str | None = None) -> Path:
         raise UserError(f"{name}: the revision is given twice; leave one of {named} and {revision} out")
     with _hub(f"{PREFIX}{repository}") as api:
         config, commit = _fetch(api, repository, CONFIG, revision or named or None, LARGEST_CONFIG)
-        most = largest_weights(described(read_config(config), config))
+        most = largest_weights(weightless(read_config(config), config))
         return _fetch(api, repository, WEIGHTS, commit, most)[0].parent
 
 

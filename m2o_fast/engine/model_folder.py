@@ -8,16 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from m2o_fast.data.fit import Fit
+from m2o_fast.engine.checkpoint import plain_tensors, read_tensors, weightless, with_weights
 from m2o_fast.errors import UserError
 from m2o_fast.files import replacing
-from m2o_fast.nn.memoryless import memoryless
-from m2o_fast.nn.misfits import misfits
-from m2o_fast.translators import create
 from m2o_fast.translators.base import Translator
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -38,7 +34,7 @@ def write_model(translator: Translator, folder: Path, facts: Mapping[str, Any]) 
     Args:
         translator: With the weights to use.
         folder: Where to.
-        facts: JSON values beside the description of the nets: ``fit``, ``step``, ``variant``, ``data``.
+        facts: JSON values beside the description of the nets: ``fit``, which is read back, and what is to be known.
 
     Raises:
         UserError: A file cannot be written; names it.
@@ -46,9 +42,8 @@ def write_model(translator: Translator, folder: Path, facts: Mapping[str, Any]) 
     config = {"library_name": LIBRARY, "format": FORMAT, **facts, "translator": translator.describe()}
     with _written(folder / CONFIG), replacing(folder / CONFIG) as file:
         file.write((json.dumps(config, indent=1) + "\n").encode())
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in translator.state_dict().items()}
     with _written(folder / WEIGHTS):
-        save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+        save_file(plain_tensors(translator.state_dict()), folder / WEIGHTS, metadata={"format": "pt"})
 
 
 @contextmanager
@@ -88,19 +83,6 @@ def fit_of_model(folder: Path) -> Fit:
     return fit
 
 
-def described(config: Mapping[str, Any], path: Path) -> Translator:
-    """The nets that ``config.json`` describes, without memory.
-
-    Raises:
-        UserError: They cannot be built; names the file.
-    """
-    try:
-        with memoryless():
-            return create(config["translator"])
-    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:  # torch's own for absurd sizes
-        raise UserError(f"{path}: {error}") from None
-
-
 def largest_weights(like: Translator) -> int:
     """The most bytes that the file of the weights of such nets can have."""
     return sum(tensor.numel() * tensor.element_size() for tensor in like.state_dict().values()) + _HEADER
@@ -112,17 +94,8 @@ def load_model(folder: Path) -> Translator:
     Raises:
         UserError: A file is damaged or does not fit; names it.
     """
-    config = read_config(folder / CONFIG)
-    like, file = described(config, folder / CONFIG), folder / WEIGHTS
+    config, file = read_config(folder / CONFIG), folder / WEIGHTS
+    like = weightless(config, folder / CONFIG)
     if file.stat().st_size > largest_weights(like):
         raise UserError(f"{file} does not fit the nets: {file.stat().st_size:,} bytes are too many for them")
-    try:
-        tensors = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{file} cannot be read: {error}") from None
-    if problems := misfits(like.state_dict(), tensors):
-        raise UserError(f"{file} does not fit the nets: {problems}")
-    with torch.random.fork_rng(devices=[]):
-        translator = create(config["translator"])
-    translator.load_state_dict(tensors)
-    return translator.eval().requires_grad_(False)
+    return with_weights(config, like, read_tensors(folder, WEIGHTS), file)

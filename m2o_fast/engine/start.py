@@ -15,6 +15,7 @@ import torch
 
 from m2o_fast.engine.build import build_translator, named_domains
 from m2o_fast.engine.checkpoint import (
+    MANIFEST,
     OPTIMIZERS,
     checkpoint_folder,
     described_translator,
@@ -293,7 +294,7 @@ def check_nets(wanted: Mapping[str, Any], checkpoint: Path, manifest: Mapping[st
         found, asked = saved.get("system"), wanted["system"]
         raise UserError(f"{checkpoint} holds nets of system {found!r}, but the settings are of {asked!r}")
     with memoryless():  # described as today: what is younger than the checkpoint has its default
-        saved = described_translator(checkpoint, manifest).describe()
+        saved = described_translator(manifest, checkpoint / MANIFEST).describe()
     changed = [
         f"{part}.{key}: {saved[part].get(key)!r} -> {value!r}"
         for part in ("size", "rules")
