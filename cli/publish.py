@@ -45,7 +45,7 @@ def publish(
     the numbers of m2o-fast eval. Read the card before others do.
     """
     from m2o_fast.engine import hub
-    from m2o_fast.report.card import publish as write
+    from m2o_fast.report.publish import publish as write
 
     if push is not None:
         hub.check_name(push)

@@ -17,6 +17,9 @@ from m2o_fast.files import inflates
 from m2o_fast.translators import published, to_official
 from m2o_fast.translators.base import Translator
 
+#: in the manifest of converted weights: the layout that they had
+CONVERTED = "converted_from"
+
 
 def convert_checkpoint(
     layout: str, files: Path | Mapping[str, Path], out: Path, domains: Sequence[str] | None = None, **settings: Any
@@ -51,7 +54,7 @@ def convert_checkpoint(
     except UserError as error:
         named = files if isinstance(files, Path) else ", ".join(map(str, files.values()))
         raise UserError(f"{named}: {error}") from None
-    save_translator(translator, out)
+    save_translator(translator, out, {CONVERTED: layout})
     return translator
 
 

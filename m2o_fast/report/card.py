@@ -2,117 +2,87 @@
 
 from __future__ import annotations
 
-import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from m2o_fast.engine.checkpoint import load_translator
 from m2o_fast.engine.config import load_config
-from m2o_fast.engine.model_folder import write_model
-from m2o_fast.engine.runs import CONFIG, find_checkpoint, fit_of, run_of, warn_of_damage
-from m2o_fast.errors import UserError
+from m2o_fast.engine.convert import CONVERTED
+from m2o_fast.engine.runs import CONFIG
 from m2o_fast.m2o import PLAIN
-from m2o_fast.report.evaluation import Evaluation, Row, newest_evaluation
+from m2o_fast.report.evaluation import Evaluation, Row, evaluation_of
 from m2o_fast.report.measures import measure
 from m2o_fast.translators import full_name, system
 from m2o_fast.translators.base import Translator
 from m2o_fast.version import __version__
 
-CARD, SAMPLES = "README.md", "samples.png"
-_LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
+SAMPLES = "samples.png"
 
 
-def publish(run: Path | None, out: Path, license_id: str, checkpoint: str | None = None, repository: str = "") -> Path:
-    """Writes a run as a published model: ``config.json``, ``model.safetensors``, ``README.md`` and its sample grid.
+def model_card(
+    translator: Translator, manifest: Mapping[str, Any], run: Path | None, license_id: str, repository: str
+) -> tuple[str, Path | None]:
+    """The card of a checkpoint, and the picture that it shows: both of its own step.
 
     Args:
-        run: A run, a checkpoint or converted weights; ``None``: the newest run.
-        out: The folder to write; must not exist.
-        license_id: Under what licence, as the hub names it: ``mit``, ``cc-by-4.0``, ``other``, ... Never guessed.
-        checkpoint: Name of one checkpoint of the run, or ``"best"``; ``None``: its newest good one.
-        repository: ``ORG/NAME`` on the hub, for the example in the card.
-
-    Returns:
-        The folder.
-
-    Raises:
-        UserError: Nothing to load, no licence, or a folder that exists.
+        translator: What is published.
+        manifest: That of the checkpoint.
+        run: The run that it lies in, if any.
+        license_id: Licence, as the hub names it.
+        repository: ``ORG/NAME``, for the example.
     """
-    if not _LICENSE.fullmatch(license_id):
-        raise UserError(f"licence {license_id!r:.60}: give its name as the hub has it, such as mit, cc-by-4.0 or other")
-    if out.exists():
-        raise UserError(f"{out} exists already; choose another folder or remove it")
-    folder, manifest, problems = find_checkpoint(run, checkpoint)
-    warn_of_damage(problems, folder)
-    translator, place = load_translator(folder, manifest), run_of(folder)
-    facts = {"fit": fit_of(folder), "step": manifest["step"], "data_fingerprint": manifest.get("data")}
-    card, picture = _card(translator, facts, place, license_id, repository or f"ORG/{out.name}")
-    out.mkdir(parents=True)
-    try:
-        write_model(translator, out, facts)
-        (out / CARD).write_text(card)
-        if picture is not None:
-            shutil.copyfile(picture, out / SAMPLES)
-    except BaseException:
-        shutil.rmtree(out, ignore_errors=True)
-        raise
-    return out
-
-
-def _card(
-    translator: Translator, facts: Mapping[str, Any], run: Path | None, license_id: str, repository: str
-) -> tuple[str, Path | None]:
-    """The card, and the picture that it shows."""
-    described = translator.describe()
+    name, step = translator.describe()["system"], manifest["step"]
     config = None if run is None else load_config(run / CONFIG)
-    variant = PLAIN if config is None else config.variant
-    title = full_name(described["system"], variant)
-    picture = None if run is None else next(iter(sorted(run.glob("samples/step-*.png"), reverse=True)), None)
+    variant = system(name).variant_of(translator.rules)
+    title = full_name(name, variant or PLAIN)
+    picture = None if run is None else run / "samples" / f"step-{step:08d}.png"
+    picture = picture if picture is not None and picture.is_file() else None
     names = ", ".join(f"`{d.name}` ({'many' if d.multimodal else 'one'} for each content)" for d in translator.domains)
     ways = [(translator.domain(a).name, translator.domain(b).name) for a, b in translator.directions() if a != b]
+    converted = manifest.get(CONVERTED)
     lines = [
         "---",
         "library_name: m2o_fast",
         "pipeline_tag: image-to-image",
         f"license: {license_id}",
-        f"tags: [image-to-image, many-to-one, {described['system']}, {variant}]",
+        f"tags: [{', '.join(['image-to-image', 'many-to-one', name] + ([variant] if variant else []))}]",
         "---\n",
         f"# {title}: {' and '.join(dict.fromkeys(name for way in ways for name in way))}\n",
         f"A many-to-one image translator ([arXiv 2402.12531](https://arxiv.org/abs/2402.12531)) on {title} "
-        f"({system(described['system']).paper}), trained with m2o_fast {__version__}.\n",
+        f"({system(name).paper}), of m2o_fast {__version__}.\n",
         f"- **Domains**: {names}",
         f"- **Directions**: {', '.join(f'{a} to {b}' for a, b in ways)}",
         f"- **Images**: {translator.image_size} x {translator.image_size} pixels"
         + ("" if translator.multiple is None else f", or any multiple of {translator.multiple}"),
-        *([] if config is None else [f"- **Data**: {config.data.name}, fingerprint `{facts['data_fingerprint']}`"]),
-        f"- **Trained**: {facts['step']:,} steps" + ("" if config is None else f", seed {config.seed}"),
+        *([] if config is None else [f"- **Data**: {config.data.name}, fingerprint `{manifest.get('data')}`"]),
+        f"- **Weights**: converted from published ones of layout {converted}"
+        if converted
+        else f"- **Trained**: {step:,} steps" + ("" if config is None else f", seed {config.seed}"),
     ]
     if picture is not None:
         lines += ["", f"![Test images, and what the model makes of them]({SAMPLES})"]
-    lines += ["", "## Use\n", "```python", *_example(ways[0], translator, repository), "```\n", "## Measures\n"]
-    lines += _measures(run, facts["step"])
-    lines += ["## Limits\n", *_limits(translator, config is not None)]
+    lines += ["", "## Use\n", "```python", *_example(translator, repository), "```\n", "## Measures\n"]
+    lines += _measures(run, step)
+    lines += ["## Limits\n", *_limits(translator, bool(converted))]
     return "\n".join(lines) + "\n", picture
 
 
-def _example(way: tuple[str, str], translator: Translator, repository: str) -> list[str]:
-    source, target = way
-    style = f", style=model.sample_style(1, {target!r})" if translator.has_style(target) else ""
-    channels = translator.domain(source).channels
+def _example(translator: Translator, repository: str) -> list[str]:
+    a, b = next((a, b) for a, b in translator.directions() if a != b)
+    source, target = translator.domain(a).name, translator.domain(b).name
+    origin = f', source="{source}"' if len({x for x, y in translator.directions() if y == b and x != b}) > 1 else ""
+    seed = ", seed=0" if translator.has_style(b) else ""
     return [
         "import m2o_fast  # pip install 'm2o-fast[hub]'\n",
-        f'model = m2o_fast.load("hf:{repository}")',
-        f'image = m2o_fast.read_image("image.png", channels={channels}, size=model.image_size)',
-        f'm2o_fast.save_image(model.translate(image, {source!r}, {target!r}{style}), "out.png")',
+        f'picture = m2o_fast.translate("hf:{repository}", "image.png", to="{target}"{origin}{seed})',
+        'picture.save("out.png")',
     ]
 
 
 def _measures(run: Path | None, step: int) -> list[str]:
     """A table for each kind of direction, with its protocol; or that nothing was measured."""
-    evaluation = None if run is None else newest_evaluation(run)[0]
-    if evaluation is None or evaluation.step != step:
+    evaluation = None if run is None else evaluation_of(run, step)
+    if evaluation is None:
         return ["Not measured.\n"]
     lines = []
     for one_answer in (True, False):
@@ -149,13 +119,13 @@ def _protocol(evaluation: Evaluation) -> str:
     return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in plain.items())
 
 
-def _limits(translator: Translator, is_trained_here: bool) -> list[str]:
+def _limits(translator: Translator, is_converted: bool) -> list[str]:
     lines = [
         "- It translates what looks like its training images. Of others it makes something, and does not say so.",
         "- Colours, textures and faults of the training images are those of the outputs.",
     ]
     if any(translator.has_style(k) for k in range(len(translator.domains))):
         lines.append("- A look is one of many that fit; it is no measurement of what an image really looked like.")
-    if not is_trained_here:
+    if is_converted:
         lines.append("- The weights were converted from elsewhere; their licence and their limits hold.")
     return lines

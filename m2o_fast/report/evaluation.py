@@ -98,12 +98,26 @@ def newest_evaluation(run: Path) -> tuple[Evaluation | None, list[str]]:
     """The readable evaluation of a run that was made at the latest step, and what is wrong with later ones."""
     problems: list[str] = []
     for path in sorted((run / FOLDER).glob("step-*.json"), reverse=True):
-        try:
-            return Evaluation.model_validate_json(read_whole(path)), problems
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            problems.append(f"{path} is damaged or of another version: {place + ': ' if place else ''}{first['msg']}")
-        except OSError as error:
-            problems.append(f"{path} cannot be read: {error.strerror}")
+        found = _read(path)
+        if isinstance(found, Evaluation):
+            return found, problems
+        problems.append(found)
     return None, problems
+
+
+def evaluation_of(run: Path, step: int) -> Evaluation | None:
+    """The evaluation of one step of a run, if there is a readable one."""
+    found = _read(run / FOLDER / f"step-{step:08d}.json")
+    return found if isinstance(found, Evaluation) and found.step == step else None
+
+
+def _read(path: Path) -> Evaluation | str:
+    """An evaluation file, or what is wrong with it."""
+    try:
+        return Evaluation.model_validate_json(read_whole(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        return f"{path} is damaged or of another version: {place + ': ' if place else ''}{first['msg']}"
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -291,6 +291,15 @@ class SystemFacts:
     def learns_from_pairs(self, variant: str) -> bool:
         """Whether a variant cannot do without pairs."""
         return self.needs_pairs or self.variants[variant].supervised_weight > 0
+
+    def variant_of(self, rules: ManyToOne) -> str | None:
+        """The variant whose rules these are, whatever weight the supervised loss has; ``None``: they are of none."""
+        asked = replace(rules, supervised_weight=float(rules.supervised_weight > 0))
+        known = {
+            name: replace(one, supervised_weight=float(one.supervised_weight > 0))
+            for name, one in self.variants.items()
+        }
+        return next((name for name, one in known.items() if one == asked), None)
 
     def load(self) -> type[Translator]:
         """Its class; loads torch."""

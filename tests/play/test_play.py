@@ -30,7 +30,7 @@ from m2o_fast.play.directions import main_directions
 from m2o_fast.play.looks import read_look
 from m2o_fast.play.translators import Player, open_players
 from m2o_fast.randomness import torch_generator
-from m2o_fast.report.card import publish
+from m2o_fast.report.publish import publish
 from m2o_fast.translators import NAMES, system
 from m2o_fast.translators.base import Translator
 
