@@ -19,7 +19,7 @@ from m2o_fast.engine.fitting import settings_to_train
 from m2o_fast.engine.looks import Request, styles_of
 from m2o_fast.engine.loop import train as train_run
 from m2o_fast.engine.runlog import show
-from m2o_fast.engine.runs import fit_of, load_translator
+from m2o_fast.engine.runs import fit_of, load_translator, local
 from m2o_fast.engine.translate import Picture, chosen_direction, prepared, read_domain_image, restored
 from m2o_fast.labels import pictures
 from m2o_fast.m2o import Domain
@@ -103,9 +103,10 @@ def translate(
     Raises:
         UserError: The model, an image or the way between the domains does not fit.
     """
+    place = None if isinstance(model, Translator) else local(model)
+    translator = model if isinstance(model, Translator) else load_translator(place)
     if fit is None:
-        fit = "stretch" if isinstance(model, Translator) else fit_of(Path(model))
-    translator = model if isinstance(model, Translator) else load_translator(model)
+        fit = "stretch" if place is None else fit_of(place)
     origin, target = chosen_direction(translator, to, source)
     request = Request(to, seed=seed, reference=None if reference is None else Path("the reference"), psi=psi)
     styles = styles_of(translator, target, request, 1, lambda _: _as_reference(reference, translator, target, fit))

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from m2o_fast.data.fit import Fit

@@ -196,27 +196,36 @@ def load_translator(
     Raises:
         UserError: No such run or checkpoint, or a damaged one; names the file.
     """
-    if is_hub_name(path):
-        path = fetched(str(path), revision)
-    elif revision is not None:
-        raise UserError(f"{path}: only a model on the hub has revisions; leave revision out")
-    if path is not None and is_model(Path(path)):
+    place = local(path, revision)
+    if place is not None and is_model(place):
         if checkpoint is not None:
             raise UserError(f"{path} is a published model, without other checkpoints; leave {checkpoint} out")
-        return load_model(Path(path)).to(choose_device(device))
-    folder, manifest, problems = find_checkpoint(None if path is None else Path(path), checkpoint)
+        return load_model(place).to(choose_device(device))
+    folder, manifest, problems = find_checkpoint(place, checkpoint)
     warn_of_damage(problems, folder)
     return load_checkpoint(folder, manifest).to(choose_device(device))
+
+
+def local(path: str | Path | None, revision: str | None = None) -> Path | None:
+    """The folder that is meant: a model on the hub is fetched, every other path stays as it is.
+
+    Raises:
+        UserError: A model that cannot be fetched, or a revision of what has none.
+    """
+    if is_hub_name(path):
+        return fetched(str(path), revision)
+    if revision is not None:
+        raise UserError(f"{path}: only a model on the hub has revisions; leave revision out")
+    return None if path is None else Path(path)
 
 
 def fit_of(path: Path | None) -> Fit:
     """How images of other aspect ratios became squares in a run, or that of a checkpoint; converted weights have none.
 
     Args:
-        path: Run, checkpoint, or ``None``: the newest run.
+        path: Run, checkpoint, published model, or ``None``: the newest run; a model on the hub by its :func:`local`
+            folder.
     """
-    if is_hub_name(path):
-        path = fetched(str(path))
     if path is not None and is_model(path):
         return fit_of_model(path)
     if path is not None and is_best(path):

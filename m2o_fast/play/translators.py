@@ -18,10 +18,18 @@ from m2o_fast.data.fit import Fit
 from m2o_fast.data.images import InMemory, to_pillow
 from m2o_fast.engine.build import open_split
 from m2o_fast.engine.config import load_config
-from m2o_fast.engine.hub import is_hub_name
 from m2o_fast.engine.looks import on_the_way
 from m2o_fast.engine.model_folder import is_model
-from m2o_fast.engine.runs import CONFIG, find_checkpoint, fit_of, load_translator, newest_run, run_of
+from m2o_fast.engine.runs import (
+    CONFIG,
+    find_checkpoint,
+    fit_of,
+    load_translator,
+    local,
+    newest_run,
+    run_of,
+    warn_of_damage,
+)
 from m2o_fast.engine.samples import chosen_images
 from m2o_fast.engine.translate import padded, read_domain_image
 from m2o_fast.errors import UserError
@@ -191,11 +199,14 @@ def open_players(runs: Sequence[Path], device: str, checkpoint: str | None) -> l
     """
     players: list[Player] = []
     for path in runs or [newest_run()]:
-        translator = load_translator(path, device, checkpoint)
-        if is_hub_name(path) or is_model(path):
-            players.append(Player(str(path), translator, fit_of(path), {}))
+        place = local(path) or path
+        if is_model(place):
+            translator = load_translator(place, device, checkpoint)
+            players.append(Player(str(path), translator, fit_of(place), {}))
             continue
-        folder, manifest, _ = find_checkpoint(path, checkpoint)
+        folder, manifest, problems = find_checkpoint(path, checkpoint)
+        warn_of_damage(problems, folder)
+        translator = load_translator(folder, device)
         name = f"{path}, step {manifest['step']:,}"
         players.append(Player(name, translator, fit_of(path), _samples(run_of(folder), translator)))
     return players

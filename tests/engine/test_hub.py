@@ -26,7 +26,7 @@ from m2o_fast.engine.build import build_translator
 from m2o_fast.engine.checkpoint import save_translator
 from m2o_fast.engine.convert import convert_checkpoint, write_published
 from m2o_fast.engine.loop import train
-from m2o_fast.engine.model_folder import CONFIG, WEIGHTS, write_model
+from m2o_fast.engine.model_folder import CONFIG, WEIGHTS, is_model, write_model
 from m2o_fast.engine.runs import fit_of
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain, ManyToOne
@@ -53,6 +53,7 @@ class Hub:
         self.address = ""
         self.asked: list[str] = []
         self.lengths: dict[str, int] = {}  # of files, in place of their own
+        self.public: set[str] = set()
 
     def serve(self) -> ThreadingHTTPServer:
         hub = self
@@ -68,7 +69,8 @@ class Hub:
                 if len(parts) == 5 and parts[2] == "resolve":
                     self._file(repository, parts[3], file)
                 else:
-                    self._reply({"id": "/".join(parts[2:4]), "sha": COMMIT, "siblings": []})
+                    name = "/".join(parts[2:4])
+                    self._reply({"id": name, "sha": COMMIT, "siblings": [], "private": name not in hub.public})
 
             def do_POST(self) -> None:
                 hub.asked.append(f"POST {self.path}")
@@ -78,8 +80,10 @@ class Hub:
                 elif self.path.endswith("/create"):
                     asked = json.loads(body)
                     assert asked.get("private") is True or asked["visibility"] == "private"  # as its version has it
-                    hub.files[f"{asked['organization']}/{asked['name']}"] = {}
-                    self._reply({"url": f"{hub.address}/{asked['organization']}/{asked['name']}"})
+                    name = f"{asked['organization']}/{asked['name']}"
+                    is_there = name in hub.files
+                    hub.files.setdefault(name, {})
+                    self._reply({"url": f"{hub.address}/{name}"}, 409 if is_there else 200)
                 elif "/preupload/" in self.path:
                     files = json.loads(body)["files"]
                     kinds = [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]
@@ -261,7 +265,65 @@ def test_there_and_back(hub: Hub, model: Path, tmp_path: Path, capsys: pytest.Ca
     assert len([line for line in hub.asked if line.startswith("GET")]) == 2
     assert all(f"/{COMMIT}/" in line for line in hub.asked if "model.safetensors" in line)
     assert m2o_fast.load("hf:some/digits", "cpu", revision=COMMIT).image_size == 32
-    assert fit_of(Path(f"hf:some/digits@{COMMIT}")) == "stretch"
+
+
+def test_what_is_uploaded_and_how_open_it_is(
+    hub: Hub, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A written folder goes as it lies, its card as it was read; a repository that is there stays open."""
+    hub.files, hub.public = {"some/open": {}}, {"some/open"}
+    folder = tmp_path / "read"
+    shutil.copytree(model, folder)
+    (folder / "README.md").write_text("read")
+    assert main(["publish", str(folder), "--push", "some/open"]) == 0
+    assert capsys.readouterr().out == f"uploaded to {hub.address}/some/open, which is open to everybody\n"
+    assert hub.files["some/open"] == {path.name: path.read_bytes() for path in folder.iterdir()}
+    for words in (["--license", "mit", "--push", "some/open"], []):
+        assert main(["publish", str(folder), *words]) == 2
+        assert "is a published model already; --push ORG/NAME alone" in capsys.readouterr().err
+    assert main(["publish", str(model.parent / "checkpoint"), "--push", "some/open"]) == 2
+    assert "say with --out which folder to write" in capsys.readouterr().err
+
+
+def test_a_failed_upload_says_how_to_go_on(
+    hub: Hub, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "wrong")
+    out = tmp_path / "my model"
+    words = ["publish", str(model.parent / "checkpoint"), "--out", str(out), "--license", "mit", "--push", "some/x"]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert f"try again with: m2o-fast publish '{out}' --push some/x" in error.replace("\n", " ")
+    assert is_model(out)
+
+
+def test_the_hub_is_asked_once_and_not_needed_again(
+    hub: Hub, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.files = {"some/model": {path.name: path.read_bytes() for path in model.iterdir()}}
+    Image.new("L", (32, 32), 9).save(tmp_path / "in.png")
+    words = ["translate", str(tmp_path / "in.png"), "--run", "hf:some/model", "--to", "color"]
+
+    def asked() -> list[str]:
+        assert main([*words, "--out", str(tmp_path / "out.png")]) == 0
+        lines, hub.asked = [line for line in hub.asked if line.endswith("/config.json")], []
+        return lines
+
+    m2o_fast.load("hf:some/model", "cpu")
+    once, hub.asked = [line for line in hub.asked if line.endswith("/config.json")], []
+    assert len(asked()) <= len(once)
+    m2o_fast.translate("hf:some/model", tmp_path / "in.png", to="color").save(tmp_path / "made.png")
+    assert len([line for line in hub.asked if line.endswith("/config.json")]) <= len(once)
+    assert (tmp_path / "made.png").read_bytes()
+    hub.asked = []
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.warns(RuntimeWarning, match=f"cannot be reached; taking commit {COMMIT[:12]}, fetched before"):
+        assert m2o_fast.load("hf:some/model", "cpu").image_size == 32
+    with pytest.warns(RuntimeWarning, match="hf:some/model@main: the hub cannot be reached"):
+        assert m2o_fast.load("hf:some/model@main", "cpu").image_size == 32
+    with pytest.raises(UserError, match="hf:some/other: the hub cannot be reached"):
+        m2o_fast.load("hf:some/other", "cpu")
+    assert hub.asked == []
 
 
 def test_nothing_goes_online_by_a_typo(hub: Hub, model: Path, tmp_path: Path) -> None:
