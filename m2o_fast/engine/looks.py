@@ -80,7 +80,7 @@ def styles_of(translator: Translator, target: Domain, request: Request, frames: 
     elif request.reference is not None:
         styles = _read_off(translator, target, read(Path(request.reference)), "--reference")
     else:
-        styles = _drawn(translator, target, request.seed or 0, request.styles or 1)
+        styles = drawn(translator, target, request.seed or 0, request.styles or 1)
     return styles if request.psi is None else truncated(translator, target, styles, request.psi)
 
 
@@ -114,11 +114,11 @@ def _end(translator: Translator, target: Domain, end: str, read: Read) -> Tensor
     if _is_seed(end):
         if len(end) > _DIGITS:
             raise UserError(f"a seed of --interpolate has at most {_DIGITS} digits, not {len(end):,}")
-        return _drawn(translator, target, int(end))
+        return drawn(translator, target, int(end))
     return _read_off(translator, target, read(Path(end)), "images as ends of --interpolate")
 
 
-def _drawn(translator: Translator, target: Domain, seed: int, count: int = 1) -> Tensor:
+def drawn(translator: Translator, target: Domain, seed: int, count: int = 1) -> Tensor:
     """Random styles, one in each row: the first ones are the same, however many are asked for."""
     generators = [torch_generator(seed, "translate", index) for index in range(count)]
     return torch.cat([translator.sample_style(1, target.name, generator) for generator in generators])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,14 +22,14 @@ class Look:
 
     Attributes:
         seed: Of a random style; the style is that of ``m2o-fast translate --seed``.
-        reference: In place of the seed, the image whose style is taken: an image file's bytes, or ``{"sample": n}``.
+        reference: In place of the seed, the image file whose style is taken.
         slides: Steps along the main directions of the styles.
         other: A second look to go towards.
         share: How far, 0 to 1.
     """
 
     seed: int = 0
-    reference: Any = None
+    reference: bytes | None = None
     slides: tuple[float, ...] = ()
     other: Look | None = None
     share: float = 0.0
@@ -41,9 +40,7 @@ class Look:
 
     def facts(self) -> dict[str, Any]:
         """The same as JSON values; of an image only that it was one."""
-        found: dict[str, Any] = {"seed": self.seed}
-        if self.reference is not None:
-            found = {"reference": self.reference if isinstance(self.reference, Mapping) else "an image"}
+        found: dict[str, Any] = {"seed": self.seed} if self.reference is None else {"reference": "an image"}
         if any(self.slides):
             found["slides"] = list(self.slides)
         if self.other is not None:
@@ -72,27 +69,38 @@ def _plain_look(fields: Mapping[str, Any]) -> Look:
         raise UserError("slides must be a list of numbers")
     return Look(
         seed=whole(fields.get("seed", 0), "seed", _LARGEST_SEED),
-        reference=None if fields.get("reference") is None else read_image_of(fields["reference"]),
+        reference=None if fields.get("reference") is None else read_image_of(fields["reference"]).file,
         slides=tuple(_number(slide, "a slide", -_FARTHEST, _FARTHEST) for slide in slides),
     )
 
 
-def read_image_of(value: Any) -> Any:
-    """``{"sample": n}`` as it is, of ``{"file": "data:...;base64,..."}`` the bytes.
+@dataclass(frozen=True)
+class Picture:
+    """An image of the page.
+
+    Attributes:
+        file: The image file.
+        drawn: Whether it was drawn on an empty canvas, and has no size of its own.
+    """
+
+    file: bytes
+    drawn: bool = False
+
+
+def read_image_of(value: Any) -> Picture:
+    """An image as the page sends it: ``{"file": "data:...;base64,...", "drawn": true}``.
 
     Raises:
-        UserError: It is neither.
+        UserError: It is none.
     """
-    fields = _object(value, "an image", {"sample", "file"})
-    if "sample" in fields:
-        return {"sample": whole(fields["sample"], "sample", 10_000)}
+    fields = _object(value, "an image", {"file", "drawn"})
     file = fields.get("file")
     head, comma, data = file.partition(",") if isinstance(file, str) else ("", "", "")
     if not comma or not head.startswith("data:") or not head.endswith(";base64"):
-        raise UserError("an image must be a sample's number or a file as a base64 data URL")
+        raise UserError("an image must be a file as a base64 data URL")
     try:
-        return base64.b64decode(data, validate=True)
-    except binascii.Error:
+        return Picture(base64.b64decode(data, validate=True), fields.get("drawn") is True)
+    except ValueError:  # binascii's, and that of characters which are not ASCII
         raise UserError("the image is damaged: its base64 cannot be read") from None
 
 
@@ -108,9 +116,10 @@ def whole(value: Any, name: str, largest: int) -> int:
 
 
 def _number(value: Any, name: str, least: float, most: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{name} must be a number")
-    return min(max(float(value), least), most)
+    return float(min(max(value, least), most))  # clamped first: an int may be too large for a float
 
 
 def _object(value: Any, name: str, known: set[str]) -> Mapping[str, Any]:

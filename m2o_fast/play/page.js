@@ -3,6 +3,7 @@
 
 const $ = (id) => document.getElementById(id);
 const GRID = 12, STRIP = 8;
+const EMPTY = 256, LONGEST = 512; // pixels: of an empty canvas; of a large image to draw on
 const state = { runs: [], image: null, look: { seed: 0 }, other: null, first: 1 };
 let drawing = null;
 
@@ -54,6 +55,10 @@ function wayOf(run) {
   const { source, target } = direction();
   return run.directions.find((way) => way.source === source && way.target === target);
 }
+function isNow({ source, target }) {
+  const now = direction();
+  return now.source === source && now.target === target;
+}
 function able() {
   return state.runs.map((run, number) => ({ run, number, way: wayOf(run) })).filter(({ way }) => way);
 }
@@ -72,24 +77,24 @@ function update() {
     newest(`run ${number}`, async () => {
       const strip = way.style && state.other ? [...Array(STRIP).keys()].map((k) => lookNow(k / (STRIP - 1))) : [];
       const asked = { run: number, image: state.image, ...direction(), looks: [lookNow(), ...strip] };
-      const found = await answer("translate", asked);
-      show(number, run, way, asked, found);
-      say(`${found.milliseconds} ms for ${found.images.length} image${found.images.length > 1 ? "s" : ""}`);
+      try {
+        const found = await answer("translate", asked);
+        if (!isNow(asked)) return; // another direction was chosen meanwhile
+        show($(`result-${number}`), found);
+        say(`${found.milliseconds} ms for ${found.images.length} image${found.images.length > 1 ? "s" : ""}`);
+      } catch (error) {
+        if (isNow(asked)) $(`result-${number}`).children[2].textContent = error.message;
+        throw error;
+      }
     });
   }
 }
 
-function show(number, run, way, asked, found) {
-  const figure = $(`result-${number}`);
-  if (!figure) return; // another direction was chosen meanwhile
+function show(figure, found) {
   const [picture, save, words, strip] = figure.children;
   picture.src = found.images[0];
   save.href = found.images[0];
-  const seed = state.look.seed ?? 0;
-  const isSeed = way.style && !state.look.reference && !state.other && !asked.looks[0].slides.some(Boolean);
-  words.textContent = !way.style ? "There is one translation; no look changes it."
-    : isSeed ? `m2o-fast translate IMAGE --run ${run.name.replace(/, step .*/, "")} --to ${way.target} --seed ${seed}`
-      : "The saved file holds the style.";
+  words.textContent = found.command ?? "The saved file holds the style.";
   strip.replaceChildren(...found.images.slice(1).map((url) => {
     const tile = new Image();
     tile.src = url;
@@ -106,6 +111,7 @@ function grid() {
   newest("grid", async () => {
     const asked = { run: one.number, image: state.image, ...direction(), looks: seeds.map((seed) => ({ seed })) };
     const found = await answer("translate", asked);
+    if (!isNow(asked)) return;
     $("looks").replaceChildren(...found.images.map((url, k) => tile(url, `look ${seeds[k]}`, () => {
       choose({ seed: seeds[k] });
     })));
@@ -121,7 +127,13 @@ function tile(url, label, act) {
   picture.src = url;
   picture.alt = "";
   button.append(picture);
-  button.addEventListener("click", act);
+  button.addEventListener("click", async () => {
+    try {
+      await act();
+    } catch (error) {
+      say(error.message, true);
+    }
+  });
   return button;
 }
 
@@ -170,8 +182,9 @@ function samplesOf(name) {
 }
 
 async function fileOf(url) {
-  const blob = await (await fetch(url)).blob();
-  return dataUrl(blob);
+  const reply = await fetch(url).catch(() => null);
+  if (!reply || !reply.ok) throw new Error("this image cannot be had any more: start m2o-fast play again");
+  return dataUrl(await reply.blob());
 }
 
 function dataUrl(blob) {
@@ -191,13 +204,12 @@ function turn() {
   const { source, target } = direction();
   const ways = able(), styled = ways.some(({ way }) => way.style);
   $("look").hidden = !styled;
-  const slides = Math.max(...ways.map(({ way }) => way.slides));
-  $("slides").replaceChildren(...[...Array(slides).keys()].map((k) => slider(`Direction ${k + 1}`)));
+  slide(ways);
   const reads = ways.some(({ way }) => way.reference);
   $("reference-button").hidden = !reads;
   $("references").replaceChildren();
   if (reads) pickers("references", target, (file) => choose({ reference: { file } }));
-  pickers("samples", source, (file) => { draw(file); setImage(file); });
+  pickers("samples", source, load);
   $("results").replaceChildren(...ways.map(({ run, number }) => {
     const figure = document.createElement("figure");
     figure.innerHTML = '<img alt="the translation"><a download="translation.png">Save</a><figcaption></figcaption><div class="tiles"></div>';
@@ -215,8 +227,23 @@ function turn() {
   else clear();
 }
 
-function setImage(file) {
-  state.image = { file };
+// Sliders come once the directions they move along are found, which large nets take minutes for.
+function slide(ways) {
+  const now = direction(), styled = ways.filter(({ way }) => way.style);
+  $("slides").textContent = styled.length ? "looking for main directions ..." : "";
+  if (!styled.length) return;
+  newest(`slides ${$("direction").value}`, async () => {
+    let most = 0;
+    try { // run by run: a browser has few connections, and translations need some meanwhile
+      for (const { number } of styled) most = Math.max(most, (await answer("slides", { run: number, ...now })).slides);
+    } finally {
+      if (isNow(now)) $("slides").replaceChildren(...[...Array(most).keys()].map((k) => slider(`Direction ${k + 1}`)));
+    }
+  });
+}
+
+function setImage(file, drawn) {
+  state.image = { file, drawn };
   update();
   grid();
 }
@@ -225,27 +252,37 @@ function setImage(file) {
 
 const pen = () => $("canvas").getContext("2d");
 
-function draw(url) {
+function resize(width, height) {
+  Object.assign($("canvas"), { width, height });
+  $("canvas").style.aspectRatio = `${width} / ${height}`;
+  $("canvas").style.maxWidth = `${16 * Math.min(1, width / height)}rem`;
+}
+
+// The file itself is translated until something is drawn on it: then the canvas, which is as large, up to LONGEST.
+function load(file) {
   const picture = new Image();
   picture.onload = () => {
-    const canvas = $("canvas"), scale = Math.min(canvas.width / picture.width, canvas.height / picture.height);
-    const [width, height] = [picture.width * scale, picture.height * scale];
-    blank();
-    pen().imageSmoothingEnabled = scale < 1;
-    pen().drawImage(picture, (canvas.width - width) / 2, (canvas.height - height) / 2, width, height);
+    if (state.image.file !== file) return; // another one was chosen meanwhile
+    state.isEmpty = false;
+    const scale = Math.min(1, LONGEST / Math.max(picture.width, picture.height));
+    resize(Math.max(1, Math.round(picture.width * scale)), Math.max(1, Math.round(picture.height * scale)));
+    pen().drawImage(picture, 0, 0, $("canvas").width, $("canvas").height);
   };
   picture.onerror = blank; // the server says what is wrong with it
-  picture.src = url;
+  picture.src = file;
+  setImage(file, false);
 }
 
 function blank() {
+  state.isEmpty = true;
+  resize(EMPTY, EMPTY);
   pen().fillStyle = "#000";
-  pen().fillRect(0, 0, $("canvas").width, $("canvas").height);
+  pen().fillRect(0, 0, EMPTY, EMPTY);
 }
 
 function clear() {
   blank();
-  setImage($("canvas").toDataURL("image/png"));
+  setImage($("canvas").toDataURL("image/png"), true);
 }
 
 function place(event) {
@@ -256,13 +293,14 @@ function place(event) {
 function stroke(event) {
   if (!drawing) return;
   const context = pen(), to = place(event);
-  Object.assign(context, { lineWidth: Number($("width").value), lineCap: "round", strokeStyle: $("color").value });
+  const lineWidth = Number($("width").value) * Math.max($("canvas").width, $("canvas").height) / EMPTY;
+  Object.assign(context, { lineWidth, lineCap: "round", strokeStyle: $("color").value });
   context.beginPath();
   context.moveTo(...drawing);
   context.lineTo(...to);
   context.stroke();
   drawing = to;
-  state.image = { file: $("canvas").toDataURL("image/png") };
+  state.image = { file: $("canvas").toDataURL("image/png"), drawn: state.isEmpty };
   update();
 }
 
@@ -292,9 +330,8 @@ function listen() {
       canvas.classList.toggle("over", name === "dragover" || name === "dragenter");
     });
   }
-  const open = (file) => take(file, (url) => { draw(url); setImage(url); });
-  document.addEventListener("drop", (event) => open(event.dataTransfer.files[0]));
-  $("file").addEventListener("change", (event) => { open(event.target.files[0]); event.target.value = ""; });
+  document.addEventListener("drop", (event) => take(event.dataTransfer.files[0], load));
+  $("file").addEventListener("change", (event) => { take(event.target.files[0], load); event.target.value = ""; });
   $("reference").addEventListener("change", (event) => {
     take(event.target.files[0], (file) => choose({ reference: { file } }));
     event.target.value = "";

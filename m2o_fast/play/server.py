@@ -76,6 +76,9 @@ def application(players: Sequence[Player]) -> Starlette:
         player = _player(players, where["run"])
         return Response(player.sample(where["domain"], where["number"]), media_type="image/png", headers=_HEADERS)
 
+    async def slides(request: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(_slides, players, await _body(request)), headers=_HEADERS)
+
     async def translate(request: Request) -> Response:
         return JSONResponse(await run_in_threadpool(_translated, players, await _body(request)), headers=_HEADERS)
 
@@ -84,12 +87,21 @@ def application(players: Sequence[Player]) -> Starlette:
             *(Route(path, page) for path in _PAGE),
             Route("/runs", runs),
             Route("/sample/{run:int}/{number:int}/{domain}", sample),
+            Route("/slides", slides, methods=["POST"]),
             Route("/translate", translate, methods=["POST"]),
         ],
         # Another name for this address, which a foreign page may have, is no way in.
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])],
         exception_handlers={UserError: _refused},
     )
+
+
+def _slides(players: Sequence[Player], asked: Any) -> dict[str, int]:
+    """How many sliders a direction has."""
+    if not isinstance(asked, dict):
+        raise UserError("a request must be an object with run, source and target")
+    player = _player(players, whole(asked.get("run"), "run", len(players)))
+    return {"slides": player.slides(str(asked.get("source")), str(asked.get("target")))}
 
 
 def _translated(players: Sequence[Player], asked: Any) -> dict[str, Any]:
@@ -102,9 +114,11 @@ def _translated(players: Sequence[Player], asked: Any) -> dict[str, Any]:
     looks = [read_look(look) for look in asked["looks"]]
     started = time.perf_counter()
     player = _player(players, whole(asked.get("run"), "run", len(players)))
-    files = player.translate(image, str(asked.get("source")), str(asked.get("target")), looks)
+    source, target = str(asked.get("source")), str(asked.get("target"))
+    files = player.translate(image, source, target, looks)
     urls = [f"data:image/png;base64,{base64.b64encode(file).decode()}" for file in files]
-    return {"images": urls, "milliseconds": round(1000 * (time.perf_counter() - started), 1)}
+    command = player.command(source, target, looks[0])
+    return {"images": urls, "milliseconds": round(1000 * (time.perf_counter() - started), 1), "command": command}
 
 
 async def _body(request: Request) -> Any:
@@ -130,4 +144,5 @@ def _player(players: Sequence[Player], number: int) -> Player:
 
 
 async def _refused(_: Request, error: Exception) -> Response:
-    return JSONResponse({"error": str(error)}, status_code=400, headers=_HEADERS)
+    words = str(error).encode(errors="backslashreplace").decode()  # half a surrogate pair is no text to send
+    return JSONResponse({"error": words}, status_code=400, headers=_HEADERS)

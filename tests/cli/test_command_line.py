@@ -23,7 +23,7 @@ COMMANDS = [
     "bench",
     "bench train",
 ]
-COMMANDS += ["sim-scale", "export"]
+COMMANDS += ["sim-scale", "export", "play", "publish"]
 
 
 def test_no_help_page_imports_torch():

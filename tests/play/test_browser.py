@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 pytest.importorskip("selenium", reason="`pip install selenium` drives a browser")
 from selenium import webdriver  # noqa: E402
@@ -70,7 +71,7 @@ def settled(driver: Any, before: str) -> str:
     return result(driver)
 
 
-def test_pick_draw_slide_compare(page: Any, address: str) -> None:
+def test_pick_draw_slide_compare(page: Any, address: str, tmp_path: Path) -> None:
     assert len(page.find_elements(By.CSS_SELECTOR, "#results > figure")) == len(RUNS or [1, 2])
     WebDriverWait(page, 60).until(lambda _: len(page.find_elements(By.CSS_SELECTOR, "#looks button")) == 12)
     looks = page.find_elements(By.CSS_SELECTOR, "#looks button")
@@ -80,6 +81,8 @@ def test_pick_draw_slide_compare(page: Any, address: str) -> None:
     assert page.find_element(By.ID, "seed").get_attribute("value") == "3"
     assert looks[2].get_attribute("aria-pressed") == "true"
 
+    assert "--run" in page.find_element(By.CSS_SELECTOR, "#results figcaption").text
+    WebDriverWait(page, 60).until(lambda _: page.find_elements(By.CSS_SELECTOR, "#slides input"))
     page.find_element(By.CSS_SELECTOR, "#slides input").send_keys(Keys.ARROW_RIGHT * 12)  # by keyboard
     seen = settled(page, seen)
     page.find_element(By.ID, "as-b").click()
@@ -94,8 +97,15 @@ def test_pick_draw_slide_compare(page: Any, address: str) -> None:
     canvas = page.find_element(By.ID, "canvas")
     webdriver.ActionChains(page).move_to_element(canvas).click_and_hold().move_by_offset(40, 60).release().perform()
     seen = settled(page, seen)
+    Image.new("RGB", (80, 40), (200, 30, 30)).save(tmp_path / "photo.png")
+    page.find_element(By.ID, "file").send_keys(str(tmp_path / "photo.png"))
+    seen = settled(page, seen)
+    webdriver.ActionChains(page).move_to_element(canvas).click_and_hold().move_by_offset(10, 5).release().perform()
+    seen = settled(page, seen)
+    assert page.execute_script("const { width, height } = arguments[0]; return [width, height]", canvas) == [80, 40]
     page.find_element(By.ID, "file").send_keys(str(Path(__file__)))  # no image
     WebDriverWait(page, 60).until(lambda _: "not an image of a known format" in page.find_element(By.ID, "status").text)
+    assert "known format" in page.find_element(By.CSS_SELECTOR, "#results figcaption").text
     page.find_element(By.CSS_SELECTOR, "#samples button").click()
     settled(page, seen)
     page.find_element(By.ID, "direction").send_keys("color to gray")

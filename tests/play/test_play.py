@@ -5,11 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
+import signal
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +23,34 @@ from PIL import Image
 from small import small_config
 from tiny import tiny_config, tiny_digits
 
+from m2o_fast.cli import main
 from m2o_fast.data.images import to_pillow
 from m2o_fast.engine.build import build_translator
+from m2o_fast.engine.checkpoint import save_translator
+from m2o_fast.engine.looks import drawn
 from m2o_fast.engine.loop import train
+from m2o_fast.engine.translate import Request, translate_path
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain
 from m2o_fast.play import directions, play, server
 from m2o_fast.play.directions import main_directions
-from m2o_fast.play.looks import read_look
+from m2o_fast.play.looks import Picture, read_look
 from m2o_fast.play.translators import Player, open_players
-from m2o_fast.randomness import torch_generator
 from m2o_fast.report.publish import publish
 from m2o_fast.translators import NAMES, system
 from m2o_fast.translators.base import Translator
 
 SAMPLES = {"color": torch.rand(2, 3, 32, 32) * 2 - 1, "gray": torch.rand(3, 1, 32, 32) * 2 - 1}
+
+
+def png(image: torch.Tensor) -> str:
+    file = io.BytesIO()
+    to_pillow(image).save(file, format="PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+GRAY = {"file": png(SAMPLES["gray"][:1])}
+ASKED: dict[str, Any] = {"run": 0, "image": GRAY, "source": "gray", "target": "color", "looks": [{}]}
 
 
 def translator_of(name: str) -> Translator:
@@ -68,15 +84,15 @@ class Client:
             return error.code, error.read()
 
     def images(self, **fields: Any) -> list[bytes]:
-        asked = {"run": 0, "image": {"sample": 0}, "source": "gray", "target": "color", "looks": [{"seed": 1}]} | fields
-        status, reply = self.ask("translate", asked)
+        status, reply = self.ask("translate", ASKED | {"looks": [{"seed": 1}]} | fields)
         assert status == 200, reply
         return [base64.b64decode(url.partition(",")[2]) for url in json.loads(reply)["images"]]
 
 
 @pytest.fixture(scope="module")
 def client(translator: Translator) -> Iterator[Client]:
-    app = server.application([Player("first", translator, "stretch", SAMPLES), Player("second", translator, "pad", {})])
+    first = Player("first", "runs/a b", translator, "stretch", SAMPLES)
+    app = server.application([first, Player("second", "hf:me/b", translator, "pad", {})])
     running = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
     thread = threading.Thread(target=running.run, daemon=True)
     thread.start()
@@ -92,10 +108,14 @@ def pixels(file: bytes) -> bytes:
     return Image.open(io.BytesIO(file)).tobytes()
 
 
-def png(image: torch.Tensor) -> str:
+def size_of(file: bytes) -> tuple[int, int]:
+    return Image.open(io.BytesIO(file)).size
+
+
+def saved(picture: Image.Image) -> bytes:
     file = io.BytesIO()
-    to_pillow(image).save(file, format="PNG")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    picture.save(file, format="PNG")
+    return file.getvalue()
 
 
 def test_page_is_served_whole(client: Client) -> None:
@@ -112,33 +132,76 @@ def test_facts_of_both_runs(client: Client) -> None:
     assert [domain["samples"] for domain in first["domains"]] == [2, 3]
     assert [domain["samples"] for domain in second["domains"]] == [0, 0]
     ways = {(way["source"], way["target"]): way for way in first["directions"]}
-    assert ways["color", "gray"] | {"style": False, "slides": 0} == ways["color", "gray"]
-    assert ways["gray", "color"] | {"style": True, "slides": 4} == ways["gray", "color"]
+    assert not ways["color", "gray"]["style"] and ways["gray", "color"]["style"]
     assert pixels(client.ask("sample/0/2/gray")[1]) == to_pillow(SAMPLES["gray"][2]).tobytes()
     assert client.ask("sample/0/3/gray")[0] == 400
 
 
-@torch.inference_mode()
-def test_a_seed_gives_the_look_of_the_command_line(client: Client, translator: Translator) -> None:
+def test_main_directions_are_looked_for_when_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page is there at once, and the nets are free between batches."""
+    player = Player("p", "p", translator_of("starganv2"), "stretch", SAMPLES)
+    sizes, translate = [], player._translator.translate
+
+    def counted(x: torch.Tensor, *arguments: Any, **more: Any) -> torch.Tensor:
+        sizes.append(len(x))
+        assert player._turn.locked()
+        return translate(x, *arguments, **more)
+
+    monkeypatch.setattr(player._translator, "translate", counted)
+    monkeypatch.setattr(directions, "images_at_once", lambda pixels, device: 50)
+    monkeypatch.setattr(directions.time, "sleep", lambda _: sizes.append(int(player._turn.locked())))
+    player.facts()
+    player.translate(Picture(saved(Image.new("L", (32, 32)))), "gray", "color", [read_look({})])
+    assert sum(sizes) <= 1
+    sizes.clear()
+    assert [player.slides("gray", "color"), player.slides("gray", "color"), player.slides("color", "gray")] == [4, 4, 0]
+    assert sizes == [50, 0, 50, 0, 28, 0]
+
+
+def test_slides_are_asked_for_by_direction(client: Client) -> None:
+    asked = {"run": 0, "source": "gray", "target": "color"}
+    assert json.loads(client.ask("slides", asked)[1]) == {"slides": 4}
+    for wrong in ([], asked | {"run": 2}, asked | {"target": "gray"}):
+        assert client.ask("slides", wrong)[0] == 400
+
+
+def command_of(client: Client, **asked: Any) -> str | None:
+    found: str | None = json.loads(client.ask("translate", ASKED | asked)[1])["command"]
+    return found
+
+
+def test_the_command_is_that_of_what_was_asked(client: Client) -> None:
+    begin = "m2o-fast translate IMAGE --run 'runs/a b' --from gray --to color"
+    assert command_of(client, looks=[{"seed": 5}, {"seed": 6}]) == f"{begin} --seed 5 --out OUT.png"
+    reference = {"reference": {"file": png(SAMPLES["color"][:1])}}
+    assert command_of(client, looks=[reference]) == f"{begin} --reference REFERENCE --out OUT.png"
+    assert command_of(client, looks=[{"slides": [1]}]) is None
+    assert command_of(client, looks=[{"other": {"seed": 2}}]) is None
+    plain = command_of(client, run=1, source="color", target="gray", image={"file": png(SAMPLES["color"][:1])})
+    assert plain == "m2o-fast translate IMAGE --run hf:me/b --from color --to gray --out OUT.png"
+
+
+def test_a_seed_gives_the_look_of_the_command_line(client: Client, translator: Translator, tmp_path: Path) -> None:
     """And the file says how to make it again."""
     (file,) = client.images(looks=[{"seed": 5}])
-    style = translator.sample_style(1, "color", torch_generator(5, "translate", 0))
-    made = translator.translate(SAMPLES["gray"][:1], "gray", "color", style=style)
-    assert pixels(file) == to_pillow(made).tobytes()
+    (tmp_path / "in.png").write_bytes(base64.b64decode(GRAY["file"].partition(",")[2]))
+    translate_path(translator, tmp_path / "in.png", tmp_path / "out.png", Request("color", seed=5))
+    assert pixels(file) == pixels((tmp_path / "out.png").read_bytes())
     told = json.loads(Image.open(io.BytesIO(file)).text["m2o_fast"])
     assert told["look"] == {"seed": 5} and (told["source"], told["target"], told["run"]) == ("gray", "color", "first")
-    assert torch.equal(torch.tensor(told["style"]), style[0])
+    assert torch.equal(torch.tensor(told["style"]), drawn(translator, translator.domain("color"), 5)[0])
 
 
-@torch.inference_mode()
-def test_a_reference_gives_its_style(client: Client, translator: Translator) -> None:
-    reference = SAMPLES["color"][1:]
-    rounded = torch.tensor(list(to_pillow(reference).tobytes())).view(32, 32, 3).permute(2, 0, 1)[None] / 127.5 - 1
-    made = translator.translate(SAMPLES["gray"][:1], "gray", "color", reference=rounded)
-    (file,) = client.images(looks=[{"reference": {"file": png(reference)}}])
-    assert pixels(file) == to_pillow(made).tobytes()
-    (picked,) = client.images(looks=[{"reference": {"sample": 1}}])
-    assert (torch.tensor(list(pixels(picked))) - torch.tensor(list(pixels(file)))).abs().max() <= 1
+def test_a_reference_gives_its_style(client: Client, translator: Translator, tmp_path: Path) -> None:
+    reference = png(SAMPLES["color"][1:])
+    (file,) = client.images(looks=[{"reference": {"file": reference}}])
+    for name, url in (("in", GRAY["file"]), ("reference", reference)):
+        (tmp_path / f"{name}.png").write_bytes(base64.b64decode(url.partition(",")[2]))
+    request = Request("color", reference=tmp_path / "reference.png")
+    translate_path(translator, tmp_path / "in.png", tmp_path / "out.png", request)
+    assert pixels(file) == pixels((tmp_path / "out.png").read_bytes())
+    told = json.loads(Image.open(io.BytesIO(file)).text["m2o_fast"])
+    assert told["look"] == {"reference": "an image"}
 
 
 def test_looks_between_begin_and_end_at_both(client: Client) -> None:
@@ -187,27 +250,44 @@ def test_main_directions_of_a_linear_translator() -> None:
     assert (found[1].abs() - torch.eye(6)[0]).abs().max() < noise
 
 
+def test_no_slider_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where an output becomes neither brighter nor darker."""
+    svd = torch.linalg.svd
+
+    def balanced(*arguments: Any, **more: Any) -> Any:
+        left, sizes, components = svd(*arguments, **more)
+        components[1] = torch.tensor([1.0, -1.0]).repeat(components.shape[1] // 2)
+        return left, sizes, components
+
+    monkeypatch.setattr(torch.linalg, "svd", balanced)
+    found = main_directions(Linear(), torch.zeros(1, 3, 16, 16), "a", "b")  # type: ignore[arg-type]
+    assert (found.norm(dim=1) > 0.5).all()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_system_can_be_played_with(name: str) -> None:
-    player = Player(name, translator_of(name), "stretch", {})
-    file = io.BytesIO()
-    Image.new("RGB", (50, 40), (9, 200, 30)).save(file, format="PNG")
+    player = Player(name, name, translator_of(name), "stretch", {})
+    file = saved(Image.new("RGB", (50, 40), (9, 200, 30)))
     ways = player.facts()["directions"]
     assert ways
     for way in ways:
         looks = [read_look({"seed": 1, "other": {"seed": 2}, "share": 0.5}), read_look({"seed": 3})]
-        made = player.translate(file.getvalue(), way["source"], way["target"], looks)
+        made = player.translate(Picture(file), way["source"], way["target"], looks)
         assert (pixels(made[0]) != pixels(made[1])) <= way["style"]
-        sizes = {Image.open(io.BytesIO(one)).size for one in made}
+        sizes = {size_of(one) for one in made}
         assert sizes <= {(50, 40), (32, 32)} and len(sizes) == 1
 
 
 def test_a_large_image_is_made_smaller_for_systems_of_any_size() -> None:
-    player = Player("p", translator_of("cyclegan"), "stretch", {})
-    file = io.BytesIO()
-    Image.new("L", (1030, 600), 90).save(file, format="PNG")
-    (made,) = player.translate(file.getvalue(), "gray", "color", [read_look({})])
-    assert Image.open(io.BytesIO(made)).size == (512, 298)
+    """And what was drawn gets the size that the nets were trained with."""
+    player = Player("p", "p", translator_of("cyclegan"), "stretch", {})
+    for picture, size in (
+        (Picture(saved(Image.new("L", (1030, 600), 90))), (512, 298)),
+        (Picture(saved(Image.new("L", (256, 256), 90)), drawn=True), (32, 32)),
+        (Picture(saved(Image.new("L", (256, 256), 90))), (256, 256)),
+    ):
+        (made,) = player.translate(picture, "gray", "color", [read_look({})])
+        assert size_of(made) == size
 
 
 TEXT = f"data:text/plain;base64,{base64.b64encode(b'no image').decode()}"
@@ -225,18 +305,21 @@ REFUSED = {
     "a seed that is no number": ({"looks": [{"seed": "x"}]}, "seed must be a whole number"),
     "slides that are none": ({"looks": [{"slides": "x"}]}, "slides must be a list"),
     "a slide that is none": ({"looks": [{"slides": [None]}]}, "a slide must be a number"),
-    "not a number": (b'{"run":0,"looks":[{"share":NaN}],"image":{"sample":0}}', "share must be a number"),
+    "not a number": ({"looks": [{"share": float("nan")}]}, "share must be a number"),
     "a look B of another kind": ({"looks": [{"other": [1]}]}, "look B must be an object"),
     "a look C": ({"looks": [{"other": {"other": {}}}]}, "look B must be an object"),
     "no such run": ({"run": 2}, "there is no run 2"),
     "a run that is no number": ({"run": "0"}, "run must be a whole number"),
-    "no such sample": ({"image": {"sample": 3}}, "has no image 3 of gray"),
+    "a sample's number": ({"image": {"sample": 3}}, "an image must be an object with keys of drawn, file"),
     "a path as image": ({"image": "/etc/passwd"}, "an image must be an object"),
     "an address as image": ({"image": {"file": "http://127.0.0.1/"}}, "base64 data URL"),
     "damaged base64": ({"image": {"file": "data:image/png;base64,%%"}}, "base64 cannot be read"),
     "a text": ({"image": {"file": TEXT}}, "the image: not an image of a known format"),
     "an image cut off": ({"image": {"file": CUT}}, "the image: the image is damaged"),
     "a reference cut off": ({"looks": [{"reference": {"file": CUT}}]}, "the reference: the image is damaged"),
+    "base64 that is no ASCII": ({"image": {"file": "data:image/png;base64,\u00e9"}}, "base64 cannot be read"),
+    "a slide that is no number": ({"looks": [{"slides": ["1"]}]}, "a slide must be a number"),
+    "no text": ({"source": "\ud800"}, "has not learned \\ud800 to color"),
     "an unknown domain": ({"target": "maps"}, "has not learned gray to maps"),
     "a domain that is none": ({"source": ["gray"]}, "has not learned"),
 }
@@ -245,9 +328,22 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_refused_with_a_sentence(client: Client, case: str) -> None:
     asked, words = REFUSED[case]
-    whole = {"run": 0, "image": {"sample": 0}, "source": "gray", "target": "color", "looks": [{}]}
-    status, reply = client.ask("translate", whole | asked if isinstance(asked, dict) else asked)
+    status, reply = client.ask("translate", ASKED | asked if isinstance(asked, dict) else asked)
     assert status == 400 and words in json.loads(reply)["error"], reply
+
+
+def test_a_slide_of_any_length_is_a_number(client: Client) -> None:
+    far, farthest = client.images(looks=[{"slides": [10**400]}, {"slides": [10]}])
+    assert pixels(far) == pixels(farthest)
+
+
+def test_too_little_memory_is_a_sentence(client: Client, translator: Translator, monkeypatch: Any) -> None:
+    def full(*_: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte")
+
+    monkeypatch.setattr(translator, "translate_many", full)
+    status, reply = client.ask("translate", ASKED)
+    assert (status, json.loads(reply)) == (400, {"error": "out of memory: take a smaller image, or fewer looks"})
 
 
 def test_foreign_pages_have_no_way_in(client: Client) -> None:
@@ -264,20 +360,25 @@ def test_too_large_a_request_is_not_kept(client: Client, monkeypatch: pytest.Mon
     assert status == 400 and "larger than 0 MB" in json.loads(reply)["error"]
 
 
-def test_browsers_do_not_disturb_each_other(client: Client) -> None:
-    """Nor does anything reach the disk."""
+def test_browsers_do_not_disturb_each_other(
+    client: Client, translator: Translator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The nets are used by one at a time."""
+    translate, inside, most = translator.translate_many, [], []
+
+    def watched(*arguments: Any) -> torch.Tensor:
+        inside.append(0)
+        most.append(len(inside))
+        time.sleep(0.05)
+        made = translate(*arguments)
+        inside.pop()
+        return made
+
     alone = [client.images(looks=[{"seed": seed}])[0] for seed in range(4)]
-    found: dict[int, list[bytes]] = {}
-
-    def ask(seed: int) -> None:
-        found[seed] = [client.images(looks=[{"seed": seed}])[0] for _ in range(3)]
-
-    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert {seed: set(files) for seed, files in found.items()} == {seed: {file} for seed, file in enumerate(alone)}
+    monkeypatch.setattr(translator, "translate_many", watched)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda seed: client.images(looks=[{"seed": seed}])[0], range(4)))
+    assert found == alone and most == [1] * 4
 
 
 def test_nothing_is_written(client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,7 +400,11 @@ def test_runs_and_published_models_are_opened(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("m2o_fast.engine.build.open_dataset", tiny_digits)
     train(tiny_config("variant=hms", "steps=2"), tmp_path / "run")
     publish(tmp_path / "run", tmp_path / "model", "mit")
-    run, model = (player.facts() for player in open_players([tmp_path / "run", tmp_path / "model"], "cpu", None))
+    players = open_players([tmp_path / "run", tmp_path / "model"], "cpu", None)
+    run, model = (player.facts() for player in players)
+    commands = [player.command("gray", "color", read_look({})) or "" for player in players]
+    assert f"--run {tmp_path / 'run' / 'checkpoints' / 'step-00000002'} " in commands[0]
+    assert f"--run {tmp_path / 'model'} " in commands[1]
     assert (run["name"], model["name"]) == (f"{tmp_path / 'run'}, step 2", str(tmp_path / "model"))
     assert [domain["samples"] for domain in (*run["domains"], *model["domains"])] == [6, 6, 0, 0]
     assert run["directions"] == model["directions"]
@@ -308,3 +413,26 @@ def test_runs_and_published_models_are_opened(tmp_path: Path, monkeypatch: pytes
 def test_a_run_that_is_none_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         play([tmp_path / "none"])
+
+
+def test_the_command_serves_until_it_is_interrupted(
+    translator: Translator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_translator(translator, tmp_path / "weights")
+    found: list[tuple[int, bytes]] = []
+
+    def told(line: str) -> None:
+        address = line.removeprefix("open ").removesuffix(" (Ctrl-C ends it)")
+
+        def ask_and_stop() -> None:
+            try:
+                found.append(Client(address).ask("runs"))
+            finally:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=ask_and_stop).start()
+
+    monkeypatch.setattr("typer.echo", told)
+    assert main(["play", str(tmp_path / "weights"), "--port", "0", "--device", "cpu"]) == 130
+    ((status, reply),) = found
+    assert status == 200 and json.loads(reply)[0]["name"] == f"{tmp_path / 'weights'}, step 0"
