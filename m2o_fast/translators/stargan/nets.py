@@ -140,8 +140,13 @@ def of_planes(numbers: Tensor, weight: Tensor, size: tuple[int, int]) -> Tensor:
     out, _, k, _ = weight.shape
     rows, columns = (_seen(side, k, numbers) for side in size)
     kernel = numbers @ weight.permute(1, 2, 3, 0).flatten(1)
-    by_row = rows @ kernel.view(-1, k, k * out)
-    return (columns @ by_row.view(-1, size[0], k, out)).permute(0, 3, 1, 2)
+    by_row = _times_each(rows, kernel.view(-1, k, k * out)).view(-1, k, out)
+    return _times_each(columns, by_row).view(-1, size[0], size[1], out).permute(0, 3, 1, 2)
+
+
+def _times_each(matrix: Tensor, others: Tensor) -> Tensor:
+    """``matrix @ others``, one by one."""
+    return matrix.expand(others.shape[0], -1, -1).bmm(others)
 
 
 def _seen(side: int, k: int, like: Tensor) -> Tensor:

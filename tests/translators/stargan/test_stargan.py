@@ -25,6 +25,8 @@ from stargan_cases import (
     translator_of,
 )
 from torch import Tensor, nn
+from torch.export import Dim
+from torch.fx.experimental import _config as symbolic
 
 from m2o_fast.m2o import Domain
 from m2o_fast.translators import create
@@ -227,6 +229,20 @@ def test_planes_that_are_not_made(k: int, height: int, width: int) -> None:
     pairs = (torch.autograd.grad((out * along).sum(), (numbers, weight)) for out in (found, made))
     for ours, theirs in zip(*pairs, strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_planes_are_followed_for_any_number_of_labels() -> None:
+    class Planes(nn.Module):
+        def forward(self, numbers: Tensor, image: Tensor) -> Tensor:
+            return of_planes(numbers, weight, (image.shape[2], image.shape[3]))
+
+    weight = torch.randn(4, 3, 3, 3)
+    free = {0: Dim.DYNAMIC}, {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
+    inputs = torch.randn(2, 3), torch.randn(2, 1, 5, 6)
+    with symbolic.patch(backed_size_oblivious=True):
+        program = torch.export.export(Planes(), inputs, dynamic_shapes=free, strict=False).module()
+    given = torch.randn(1, 3), torch.randn(1, 1, 4, 7)
+    torch.testing.assert_close(program(*given), Planes()(*given))
 
 
 def test_the_discriminator_sees_wide_patches() -> None:
