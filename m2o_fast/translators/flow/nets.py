@@ -101,7 +101,7 @@ class Velocity(nn.Module):
         Returns:
             Per target domain, float ``[m_k, c_k, S, S]``.
         """
-        counts = [len(part) for part in noises]
+        counts = [part.shape[0] for part in noises]
         embedded = self.embedding(times, counts)
         x = self._first(conditions, order, noises)
         kept = [x]
@@ -120,16 +120,16 @@ class Velocity(nn.Module):
         known = known if order is None else permuted(known, order)
         if not self.noises:
             return known
-        return known + torch.cat([self._of_noise(k, part, known) for k, part in enumerate(noises) if len(part)])
+        return known + torch.cat([self._of_noise(k, part, known) for k, part in enumerate(noises) if part.shape[0]])
 
     def _of_noise(self, k: int, x: Tensor, like: Tensor) -> Tensor:
         if str(k) in self.noises:
             return _features({self.noises[str(k)]: x})
-        return like.new_zeros(()).expand(len(x), *like.shape[1:])
+        return like.new_zeros(()).expand(x.shape[0], *like.shape[1:])
 
     def _last(self, x: Tensor, counts: Sequence[int]) -> list[Tensor]:
         parts = zip(x.split(list(counts)), self.heads, strict=True)
-        return [self.norm(part, head) if len(part) else head(part) for part, head in parts]
+        return [self.norm(part, head) if part.shape[0] else head(part) for part, head in parts]
 
 
 def _features(images: dict[nn.Module, Tensor]) -> Tensor:
@@ -137,7 +137,7 @@ def _features(images: dict[nn.Module, Tensor]) -> Tensor:
     present = [
         layer(part.contiguous(memory_format=feature_format(part.device.type)))
         for layer, part in images.items()
-        if len(part)
+        if part.shape[0]
     ]
     return present[0] if len(present) == 1 else torch.cat(present)
 

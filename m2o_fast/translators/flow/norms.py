@@ -56,7 +56,7 @@ class NormSiLU(nn.Module):
         Returns:
             Float ``[N, C', H, W]``.
         """
-        scale, shift = self.weight.expand(len(x), -1), self.bias.expand(len(x), -1)
+        scale, shift = self.weight.expand(x.shape[0], -1), self.bias.expand(x.shape[0], -1)
         if modulation is not None:
             more, further = modulation.chunk(2, dim=1)
             scale, shift = scale * (1 + more), torch.addcmul(further, shift, 1 + more)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,8 @@ from m2o_fast.m2o import Domain, ManyToOne
 from m2o_fast.translators.base import Iteration, Phase, Translator, detached
 from m2o_fast.translators.flow.nets import Velocity
 from m2o_fast.translators.flow.settings import Sampling, Size
+
+_Number = TypeVar("_Number", float, Tensor)
 
 PHASES = (Phase("velocity", ("velocity",)),)
 
@@ -159,7 +161,7 @@ class Flow(Translator):
         """By target domain."""
         return self._shifted(batch.noise["time"]).split(list(batch.target_counts))
 
-    def _shifted(self, even: Tensor) -> Tensor:
+    def _shifted(self, even: _Number) -> _Number:
         """Times, of equally spread numbers in [0, 1]."""
         return even / (even + self.size.shift * (1 - even))
 
@@ -205,13 +207,13 @@ class Flow(Translator):
         self._check_images("x", x, a)
         x = self._placed(x)
         if b not in self.styled:
-            start = x.new_zeros((len(x), self.domains[b].channels, *x.shape[2:]))
+            start = x.new_zeros((x.shape[0], self.domains[b].channels, *x.shape[2:]))
             return self._velocity(x, a, b, start, 0.0).clamp(-1, 1)
         if style is None:
             if reference is None:
                 raise ValueError(f"translate: domain {self.domains[b].name!r} needs style= or reference=")
             style = self.encode_style(reference, b)
-        start = self._style_rows(style, len(x), b).to(x.dtype)
+        start = self._style_rows(style, x.shape[0], b).to(x.dtype)
         return self._integrate(x, a, b, start, forward=True).clamp(-1, 1)
 
     def encode_style(self, x: Tensor, domain: str | int) -> Tensor:
@@ -231,7 +233,7 @@ class Flow(Translator):
         self._check_images("x", x, k)
         x = self._placed(x)
         if k not in self.styled:
-            return x.new_zeros((len(x), *self.style_shape(k)))
+            return x.new_zeros((x.shape[0], *self.style_shape(k)))
         others = [other for other in range(len(self.domains)) if other != k]
         partner = next((other for other in others if other not in self.styled), others[0])
         made = self.translate(x, k, partner, style=x.new_zeros((1, *self.style_shape(partner))))
@@ -264,7 +266,8 @@ class Flow(Translator):
 
     def _integrate(self, x: Tensor, a: int, b: int, state: Tensor, *, forward: bool) -> Tensor:
         """From noise to images, or back."""
-        times = self._shifted(torch.linspace(0, 1, self.sampling.steps + 1, dtype=torch.float64)).tolist()
+        steps = self.sampling.steps
+        times = [self._shifted(step / steps) for step in range(steps + 1)]
         for now, then in pairwise(times if forward else times[::-1]):
             slope = self._velocity(x, a, b, state, now)
             if self.sampling.solver == "heun":
@@ -274,7 +277,7 @@ class Flow(Translator):
         return state
 
     def _velocity(self, x: Tensor, a: int, b: int, state: Tensor, time: float) -> Tensor:
-        return self.velocity(self._alone(x, a), None, self._alone(state, b), x.new_full((len(x),), time))[b]
+        return self.velocity(self._alone(x, a), None, self._alone(state, b), x.new_full((x.shape[0],), time))[b]
 
     def _alone(self, images: Tensor, k: int) -> list[Tensor]:
         """By domain, where there are images of one alone."""

@@ -13,10 +13,13 @@ import pytest
 import torch
 from flow_cases import COLOR, GRAY, MAP, SIDE, plain_net, random_batch, settings_of, translator_of
 from torch import Tensor, nn
+from torch.export import Dim
+from torch.fx.experimental import _config as symbolic
 
 from m2o_fast.engine.config import ConfigError, load_config
 from m2o_fast.engine.step import Stepper
 from m2o_fast.m2o import Domain
+from m2o_fast.ops import use_backend
 from m2o_fast.translators.base import Iteration
 from m2o_fast.translators.flow import SYSTEM
 from m2o_fast.translators.flow.nets import Velocity
@@ -321,3 +324,20 @@ def test_a_batch_without_pairs_is_refused() -> None:
         translator.loss("velocity", batch, Iteration(0))
     assert translator.directions() == translator.paired_directions() == ((0, 1), (1, 0))
     assert FlowSettings().optim.optimizer("velocity").kind == "adamw"
+
+
+@pytest.mark.slow
+def test_ways_are_followed_for_any_number_of_images() -> None:
+    """Numbers of samples stay free, and times are numbers of the graph."""
+    translator = translator_of(settings_of({"multipliers": [1]}, sampling={"steps": 2, "solver": "euler"})).eval()
+
+    class Translation(nn.Module):
+        def forward(self, image: Tensor, style: Tensor) -> Tensor:
+            return translator.translate(image, "gray", "color", style=style)
+
+    inputs = torch.zeros(2, 1, SIDE, SIDE), torch.zeros(2, 3, SIDE, SIDE)
+    with torch.no_grad(), symbolic.patch(backed_size_oblivious=True), use_backend("reference"):
+        program = torch.export.export(Translation(), inputs, dynamic_shapes=[{0: Dim.DYNAMIC}] * 2, strict=False)
+        assert torch.ops.aten._local_scalar_dense.default not in [node.target for node in program.graph.nodes]
+        given = torch.randn(3, 1, SIDE, SIDE).clamp(-1, 1), torch.randn(3, 3, SIDE, SIDE)
+        torch.testing.assert_close(program.module()(*given), Translation()(*given))
