@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import uvicorn
@@ -24,6 +25,10 @@ from m2o_fast.play import HOST
 from m2o_fast.play.looks import MOST_LOOKS, read_image_of, read_look, whole
 from m2o_fast.play.translators import Player
 
+_LONGEST = 500  # characters of an answer that refuses
+_OBJECTS = 16 * MOST_LOOKS
+_CONNECTIONS = 32  # at the same time; each may send so much
+_WAIT = 2  # seconds that a request may still take once the page is ended
 LARGEST = 48 * 2**20  # bytes of a request: two photographs in base64
 _PAGE = {"/": "page.html", "/page.js": "page.js", "/page.css": "page.css"}
 _HEADERS = {
@@ -45,7 +50,15 @@ def serve(players: Sequence[Player], port: int, ready: Callable[[str], None]) ->
         why = error.strerror if isinstance(error, OSError) else "no such port"
         raise UserError(f"--port {port}: {why}; choose another, or 0 for any that is free") from None
     address = f"http://{HOST}:{listener.getsockname()[1]}/"
-    server = _Server(uvicorn.Config(application(players), log_level="warning", access_log=False))
+    server = _Server(
+        uvicorn.Config(
+            application(players),
+            log_level="critical",  # of a request that is cut off at the end it would print a traceback
+            access_log=False,
+            limit_concurrency=_CONNECTIONS,
+            timeout_graceful_shutdown=_WAIT,
+        )
+    )
     server.tell = lambda: ready(address)
     with listener:
         server.run(sockets=[listener])
@@ -73,20 +86,27 @@ def application(players: Sequence[Player]) -> Starlette:
 
     async def sample(request: Request) -> Response:
         where = request.path_params
-        player = _player(players, where["run"])
-        return Response(player.sample(where["domain"], where["number"]), media_type="image/png", headers=_HEADERS)
+        run, number = (_in_path(where[name]) for name in ("run", "number"))
+        return Response(_player(players, run).sample(where["domain"], number), media_type="image/png", headers=_HEADERS)
+
+    turns = Lock()  # one request after the other is parsed, decoded and translated, or memory would have no bound
+
+    def in_turn(body: bytes) -> dict[str, Any]:
+        with turns:
+            return _translated(players, _parsed(body))
 
     async def slides(request: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(_slides, players, await _body(request)), headers=_HEADERS)
+        body = await _body(request)
+        return JSONResponse(await run_in_threadpool(lambda: _slides(players, _parsed(body))), headers=_HEADERS)
 
     async def translate(request: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(_translated, players, await _body(request)), headers=_HEADERS)
+        return JSONResponse(await run_in_threadpool(in_turn, await _body(request)), headers=_HEADERS)
 
     return Starlette(
         routes=[
             *(Route(path, page) for path in _PAGE),
             Route("/runs", runs),
-            Route("/sample/{run:int}/{number:int}/{domain}", sample),
+            Route("/sample/{run}/{number}/{domain}", sample),
             Route("/slides", slides, methods=["POST"]),
             Route("/translate", translate, methods=["POST"]),
         ],
@@ -121,8 +141,14 @@ def _translated(players: Sequence[Player], asked: Any) -> dict[str, Any]:
     return {"images": urls, "milliseconds": round(1000 * (time.perf_counter() - started), 1), "command": command}
 
 
-async def _body(request: Request) -> Any:
-    """The JSON of a request; a form of a foreign page cannot have this content type."""
+def _in_path(word: str) -> int:
+    if not (word.isascii() and word.isdecimal() and len(word) < 10):
+        raise UserError("the number of a run or image must be a whole number")
+    return int(word)
+
+
+async def _body(request: Request) -> bytes:
+    """What was sent; a form of a foreign page cannot have this content type."""
     if request.headers.get("content-type", "").partition(";")[0] != "application/json":
         raise UserError("a request must be application/json")
     parts, size = [], 0
@@ -131,8 +157,14 @@ async def _body(request: Request) -> Any:
         if size > LARGEST:
             raise UserError(f"the images are larger than {LARGEST >> 20} MB together; make them smaller")
         parts.append(part)
+    return b"".join(parts)
+
+
+def _parsed(body: bytes) -> Any:
+    if body.count(b"{") + body.count(b"[") > _OBJECTS:  # images, in base64, have none
+        raise UserError(f"a request must be JSON with at most {_OBJECTS} objects and lists")
     try:
-        return json.loads(b"".join(parts))
+        return json.loads(body)
     except (ValueError, RecursionError):
         raise UserError("a request must be JSON") from None
 
@@ -144,5 +176,5 @@ def _player(players: Sequence[Player], number: int) -> Player:
 
 
 async def _refused(_: Request, error: Exception) -> Response:
-    words = str(error).encode(errors="backslashreplace").decode()  # half a surrogate pair is no text to send
+    words = str(error)[:_LONGEST].encode(errors="backslashreplace").decode()  # half a surrogate pair is no text to send
     return JSONResponse({"error": words}, status_code=400, headers=_HEADERS)

@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from m2o_fast.data.fit import Fit
-from m2o_fast.data.images import InMemory, to_pillow
+from m2o_fast.data.images import InMemory, opened, to_pillow
 from m2o_fast.engine.build import open_split
 from m2o_fast.engine.config import load_config
 from m2o_fast.engine.looks import drawn, on_the_way
@@ -41,6 +41,7 @@ from m2o_fast.play.directions import main_directions
 from m2o_fast.play.looks import Look, Picture
 from m2o_fast.translators.base import Translator
 
+MOST_PIXELS = 25_000_000  # of an image to be decoded here
 LONGEST = 512  # pixels: what systems of any size translate is made smaller, so that the page answers at once
 _KEPT_STYLE = 1024  # numbers: a longer style is an image of noise, which its seed tells
 
@@ -157,7 +158,7 @@ class Player:
     def _image(self, image: Picture, domain: str) -> Tensor:
         """Float ``[1, C, H, W]`` in [-1, 1]."""
         size = None if self._translator.multiple is not None and not image.drawn else self._translator.image_size
-        x, _ = read_domain_image(InMemory("the image", image.file), self._translator.domain(domain), size, self._fit)
+        x, _ = read_domain_image(_bounded("the image", image.file), self._translator.domain(domain), size, self._fit)
         if max(x.shape[2:]) <= LONGEST or size is not None:
             return x
         sides = [max(1, round(side * LONGEST / max(x.shape[2:]))) for side in x.shape[2:]]
@@ -180,7 +181,7 @@ class Player:
         elif not translator.reads_style(target):
             raise UserError(f"{self.name} reads no styles off images of {target}")
         else:
-            file = InMemory("the reference", look.reference)
+            file = _bounded("the reference", look.reference)
             reference = read_domain_image(file, domain, translator.image_size, self._fit)[0]
             style = translator.encode_style(reference.to(self._device), target)
         for slide, direction in zip(look.slides, self._directions.get((source, target), ()), strict=False):
@@ -243,6 +244,19 @@ def _samples(run: Path | None, translator: Translator) -> dict[str, Tensor]:
     except (UserError, OSError):
         return {}
     return {domain.name: some for domain, some in zip(translator.domains, images, strict=True)}
+
+
+def _bounded(name: str, data: bytes) -> InMemory:
+    """The image as a file, if it is none that takes gigabytes to decode.
+
+    Raises:
+        UserError: It has too many pixels, or is no image.
+    """
+    file = InMemory(name, data)
+    with opened(file) as found:
+        if found.width * found.height > MOST_PIXELS:
+            raise UserError(f"{name}: {found.width} x {found.height} pixels are too many here; make it smaller")
+    return file
 
 
 def _png(image: Tensor, facts: Mapping[str, Any] | None = None) -> bytes:

@@ -44,7 +44,7 @@ def model_card(
         "---",
         "library_name: m2o_fast",
         "pipeline_tag: image-to-image",
-        f"license: {license_id}",
+        f'license: "{license_id}"',  # YAML would take "no" for a truth value
         f"tags: [{', '.join(['image-to-image', 'many-to-one', name] + ([variant] if variant else []))}]",
         "---\n",
         f"# {title}: {' and '.join(dict.fromkeys(name for way in ways for name in way))}\n",

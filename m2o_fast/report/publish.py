@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+from m2o_fast.data.images import read_image, to_pillow
 from m2o_fast.engine.checkpoint import load_translator
 from m2o_fast.engine.model_folder import write_model
 from m2o_fast.engine.runs import find_checkpoint, fit_of, run_of, warn_of_damage
@@ -13,7 +14,7 @@ from m2o_fast.errors import UserError
 from m2o_fast.report.card import SAMPLES, model_card
 
 CARD = "README.md"
-_LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
+_LICENSE = re.compile(r"[a-z][a-z0-9.+-]*")
 
 
 def publish(run: Path | None, out: Path, license_id: str, checkpoint: str | None = None, repository: str = "") -> Path:
@@ -40,14 +41,19 @@ def publish(run: Path | None, out: Path, license_id: str, checkpoint: str | None
     warn_of_damage(problems, folder)
     translator = load_translator(folder, manifest)
     facts = {"fit": fit_of(folder), "step": manifest["step"], "data_fingerprint": manifest.get("data")}
-    card, picture = model_card(translator, manifest, run_of(folder), license_id, repository or f"ORG/{out.name}")
+    card, picture = model_card(translator, manifest, run_of(folder), license_id, repository or _example(out.name))
     out.mkdir(parents=True)
     try:
         write_model(translator, out, facts)
         (out / CARD).write_text(card)
         if picture is not None:
-            shutil.copyfile(picture, out / SAMPLES)
+            to_pillow(read_image(picture, 3, None)).save(out / SAMPLES)  # an image, and nothing else that lies there
     except BaseException:
         shutil.rmtree(out, ignore_errors=True)
         raise
     return out
+
+
+def _example(name: str) -> str:
+    """What the card calls the repository until it has a name."""
+    return f"ORG/{name}" if re.fullmatch(r"[\w.-]+", name, re.ASCII) else "ORG/NAME"

@@ -161,7 +161,7 @@ def test_every_system_is_published_and_loaded(name: str, tmp_path: Path, monkeyp
     for key, tensor in translator.state_dict().items():
         assert torch.equal(loaded.state_dict()[key], tensor), key
     card = (folder / "README.md").read_text()
-    assert "license: cc-by-4.0\n" in card and "Not measured." in card and "converted" not in card
+    assert 'license: "cc-by-4.0"\n' in card and "Not measured." in card and "converted" not in card
     assert f"tags: [image-to-image, many-to-one, {name}, {variant}]" in card
     run_example(folder, tmp_path, monkeypatch)
 
@@ -417,10 +417,26 @@ def test_damaged_folders_are_refused(model: Path, tmp_path: Path, change: Any, m
 def test_licence_and_other_options_are_looked_at(model: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="licence 'a\\\\nb': give its name"):
         publish(model.parent / "checkpoint", tmp_path / "m", "a\nb")
+    for truth in ("1e3", "\u00e9", "A"):
+        with pytest.raises(UserError, match="give its name as the hub has it"):
+            publish(model.parent / "checkpoint", tmp_path / "m", truth)
+    assert 'license: "no"\n' in (publish(model.parent / "checkpoint", tmp_path / 'a"b', "no") / "README.md").read_text()
+    assert "hf:ORG/NAME" in (tmp_path / 'a"b' / "README.md").read_text()
     with pytest.raises(UserError, match="only a model on the hub has revisions"):
         m2o_fast.load(model, "cpu", revision="main")
     with pytest.raises(UserError, match="a published model, without other checkpoints"):
         m2o_fast.load(model, "cpu", "best")
+
+
+def test_a_sample_grid_that_is_no_image_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("m2o_fast.engine.build.open_dataset", tiny_digits)
+    train(tiny_config("variant=hms", "steps=4"), tmp_path / "run")
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "run" / "samples" / "step-00000004.png").unlink()
+    (tmp_path / "run" / "samples" / "step-00000004.png").symlink_to(tmp_path / "secret")
+    with pytest.raises(UserError, match="step-00000004.png: not an image"):
+        publish(tmp_path / "run", tmp_path / "model", "mit")
+    assert not (tmp_path / "model").exists()
 
 
 def test_a_full_disk_is_said_with_the_file(tmp_path: Path) -> None:

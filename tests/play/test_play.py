@@ -32,7 +32,7 @@ from m2o_fast.engine.loop import train
 from m2o_fast.engine.translate import Request, translate_path
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain
-from m2o_fast.play import directions, play, server
+from m2o_fast.play import directions, play, server, translators
 from m2o_fast.play.directions import main_directions
 from m2o_fast.play.looks import Picture, read_look
 from m2o_fast.play.translators import Player, open_players
@@ -134,7 +134,8 @@ def test_facts_of_both_runs(client: Client) -> None:
     ways = {(way["source"], way["target"]): way for way in first["directions"]}
     assert not ways["color", "gray"]["style"] and ways["gray", "color"]["style"]
     assert pixels(client.ask("sample/0/2/gray")[1]) == to_pillow(SAMPLES["gray"][2]).tobytes()
-    assert client.ask("sample/0/3/gray")[0] == 400
+    for place in ("sample/0/3/gray", f"sample/{'9' * 5000}/0/gray", "sample/x/0/gray", "sample/0/-1/gray"):
+        assert client.ask(place)[0] == 400, place
 
 
 def test_main_directions_are_looked_for_when_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,7 +295,8 @@ TEXT = f"data:text/plain;base64,{base64.b64encode(b'no image').decode()}"
 CUT = png(torch.zeros(3, 32, 32))[:-40]
 REFUSED = {
     "no JSON": (b"{", "a request must be JSON"),
-    "too deep": (b"[" * 100_000, "a request must be JSON"),
+    "too deep": (b"[" * 100_000, "at most 384 objects and lists"),
+    "too many objects": (b'{"looks": [' + b"{}," * 400 + b"{}]}", "at most 384 objects and lists"),
     "a list": ([], "a request must be an object"),
     "no looks": ({"looks": []}, "1 to 24 can be made at once"),
     "many looks": ({"looks": [{}] * 25}, "1 to 24 can be made at once"),
@@ -352,6 +354,21 @@ def test_foreign_pages_have_no_way_in(client: Client) -> None:
     assert status == 400 and "application/json" in json.loads(reply)["error"]
     for path in ("../play/server.py", "server.py", "page.html", "%2e%2e/server.py"):
         assert client.ask(path)[0] == 404
+
+
+def test_an_image_of_many_pixels_is_not_decoded(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(translators, "MOST_PIXELS", 899)
+    large = png(torch.zeros(3, 30, 30))
+    for asked in ({"image": {"file": large}}, {"looks": [{"reference": {"file": large}}]}):
+        whole = {
+            "run": 0,
+            "image": {"file": png(torch.zeros(1, 9, 9))},
+            "source": "gray",
+            "target": "color",
+            "looks": [{}],
+        }
+        status, reply = client.ask("translate", whole | asked)
+        assert status == 400 and "30 x 30 pixels are too many here" in json.loads(reply)["error"]
 
 
 def test_too_large_a_request_is_not_kept(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
