@@ -144,6 +144,14 @@ class FlowSettings(settings.Settings):
                 f"got {image_size}"
             )
 
+    def check_domains(self, domains: Sequence[Domain], rules: ManyToOne) -> None:
+        """Velocities lead to images, not to logits of classes."""
+        if one_hot := [domain.name for domain in domains if domain.kind == "onehot"]:
+            raise ValueError(
+                f"data.labels: a flow makes images, but domain {one_hot[0]!r} has a channel for each class, of which "
+                "others make probabilities; take data.labels=palette"
+            )
+
     def widths(self, image_size: int) -> dict[str, int]:
         """That of the network."""
         return {"model.width": self.model.width}

@@ -200,8 +200,8 @@ class Flow(Translator):
             Float ``[N, C_target, S, S]`` in [-1, 1].
 
         Raises:
-            ValueError: Unknown domain, a wrong shape, or neither ``style`` nor ``reference`` for a target that has
-                styles.
+            ValueError: Unknown domain, a wrong shape, or not exactly one of ``style`` and ``reference`` for a target
+                that has styles.
         """
         a, b = self._way_between("translate", source, target)
         self._check_images("x", x, a)
@@ -209,10 +209,11 @@ class Flow(Translator):
         if b not in self.styled:
             start = x.new_zeros((x.shape[0], self.domains[b].channels, *x.shape[2:]))
             return self._velocity(x, a, b, start, 0.0).clamp(-1, 1)
-        if style is None:
-            if reference is None:
-                raise ValueError(f"translate: domain {self.domains[b].name!r} needs style= or reference=")
+        if (style is None) == (reference is None):
+            raise ValueError(f"translate: domain {self.domains[b].name!r} needs either style= or reference=")
+        if reference is not None:
             style = self.encode_style(reference, b)
+        assert style is not None
         start = self._style_rows(style, x.shape[0], b).to(x.dtype)
         return self._integrate(x, a, b, start, forward=True).clamp(-1, 1)
 

@@ -301,11 +301,25 @@ def test_settings_that_do_not_fit(words: list[str], message: str) -> None:
         load_config(assignments=["system=flow", "data.name=digits", *words])
 
 
+def test_one_hot_label_maps_are_refused() -> None:
+    """A way that ends in them would end in no probabilities; those of a palette are images as any."""
+    palette = Domain("map", 3, multimodal=False, kind="palette", classes=4)
+    one_hot = Domain("map", 4, multimodal=False, kind="onehot")
+    for variant in SYSTEM.variants.values():
+        FlowSettings().check_domains([COLOR, palette], variant)
+        with pytest.raises(ValueError, match="data.labels: .* domain 'map' has a channel .*; take data.labels=palette"):
+            FlowSettings().check_domains([COLOR, one_hot], variant)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda t: t.translate(IMAGE, "color", "color"), "does not learn domain 'color' to itself"),
-        (lambda t: t.translate(IMAGE[:, :1], "gray", "color"), "domain 'color' needs style= or reference="),
+        (lambda t: t.translate(IMAGE[:, :1], "gray", "color"), "'color' needs either style= or reference="),
+        (
+            lambda t: t.translate(IMAGE[:, :1], "gray", "color", style=IMAGE, reference=IMAGE),
+            "'color' needs either style= or reference=",
+        ),
         (lambda t: t.translate(IMAGE[:, :1, 1:], "gray", "color"), r"x: domain 'gray' needs .* 1, 16, 16\]"),
         (lambda t: t.translate(IMAGE[:, :1], "gray", "color", style=IMAGE[0]), r"style must be \[1 or 1, 3, 16, 16\]"),
         (lambda t: t.invert(IMAGE[:, :1], IMAGE, "color", "gray"), "domain 'gray' has no style"),
