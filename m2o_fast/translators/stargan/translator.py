@@ -154,6 +154,8 @@ class StarGANv1(Translator):
 
     def loss(self, phase: str, batch: Batch, iteration: Iteration) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a phase; phases must come in their order, since they share what they compute."""
+        if len(self.label_sets) > 1:
+            raise ValueError(f"nets of {len(self.label_sets)} label sets are for use; StarGAN v1 learns from one alone")
         if phase == "discriminator":
             return self._discriminator_loss(batch, iteration)
         if phase == "generator":

@@ -362,3 +362,11 @@ def test_without_a_discriminator_it_translates() -> None:
         translator.discriminate(torch.rand(1, 3, SIDE, SIDE), 0)
     with pytest.raises(ValueError, match=r"label_sets: \[2, 2\] do not add up to 3 domains"):
         StarGANv1(ALIKE, SYSTEM.variants["plain"], size(), label_sets=[2, 2])
+
+
+def test_several_label_sets_are_not_trained() -> None:
+    """Of an image, the labels of the other sets are not known: nothing may be asked of them."""
+    translator = StarGANv1(ALIKE, SYSTEM.variants["plain"], size(), label_sets=[1, 2])
+    for phase in ("discriminator", "generator"):
+        with pytest.raises(ValueError, match="nets of 2 label sets are for use; StarGAN v1 learns from one alone"):
+            translator.loss(phase, random_batch(ALIKE, WAYS), Iteration(0))
