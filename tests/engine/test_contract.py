@@ -10,11 +10,12 @@ import torch
 import toy
 from forked import together
 from safetensors.torch import load_file, save_file
-from small import LATER, SMALLER, STEPS, iterations, small_config
+from small import CASES, LATER, SMALLER, STEPS, iterations, small_config
 from torch import Tensor
 
 from m2o_fast.batch import Batch
 from m2o_fast.data import open_dataset
+from m2o_fast.engine.build import build_translator
 from m2o_fast.engine.checkpoint import OPTIMIZERS, save_translator
 from m2o_fast.engine.config import ConfigError, load_config
 from m2o_fast.engine.evaluate import evaluate_run
@@ -32,6 +33,10 @@ from m2o_fast.translators.settings import Optimizer
 from m2o_fast.translators.starganv2.translator import StarGANv2
 
 COLOR, GRAY = Domain("color"), Domain("gray", 1, multimodal=False)
+#: beginnings of the names of random numbers that are uniform in [0, 1); all others are standard normal
+UNIFORM = ("between", "dropout", "pool", "time")
+#: sizes with which nets have dropout
+DROPOUT = {"bicyclegan": ["data.image_size=64", "model.levels=6"], "pix2pix": ["data.image_size=64"]}
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +129,23 @@ def test_weights_without_a_run_are_measured_as_those_of_their_system(
     folder = save_translator(trainer.translator, tmp_path / "weights")
     found = evaluate_run(folder, Options(sources=4, extractor="none"), data="digits", device="cpu")
     assert found["protocol"]["image_size"] == 44
+
+
+@pytest.mark.parametrize("words", CASES)
+def test_random_numbers_have_their_laws(words: list[str]) -> None:
+    """Those that losses use, and the styles that are drawn in use; plain twins are handed the numbers."""
+    dropping = DROPOUT.get(words[0].removeprefix("system="), [])
+    translator = build_translator(small_config(words, *dropping), (COLOR, GRAY))
+    drawn = translator.noise(4000, torch.Generator().manual_seed(0))
+    assert all(numbers.dtype == torch.float32 and len(numbers) == 4000 for numbers in drawn.values())
+    assert not dropping or any(name.startswith("dropout") for name in drawn)
+    if translator.normal_styles and translator.has_style("color"):
+        drawn["style in use"] = translator.sample_style(4000, "color", torch.Generator().manual_seed(0)).detach()
+    for name, numbers in drawn.items():
+        even = numbers if name.startswith(UNIFORM) else torch.special.ndtr(numbers)
+        assert 0 <= even.min() and even.max() <= 1, name
+        assert even.mean().item() == pytest.approx(1 / 2, abs=0.02), name
+        assert even.var().item() == pytest.approx(1 / 12, abs=0.006), name
 
 
 def test_a_direction_that_was_not_learned_is_not_translated(tmp_path: Path) -> None:
