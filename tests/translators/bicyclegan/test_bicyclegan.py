@@ -5,6 +5,7 @@ from __future__ import annotations
 import plain_bicyclegan as plain
 import pytest
 import torch
+import torch.nn.functional as F
 from bicyclegan_cases import (
     COLOR,
     GRAY,
@@ -158,18 +159,22 @@ def test_parts_have_the_nets_that_they_learn_with() -> None:
 def test_one_direction_into_a_unimodal_domain_is_a_supervised_gan(kind: str) -> None:
     """Also of label maps, which are told apart by their classes; nothing is drawn but what dropout keeps."""
     labels = Domain("labels", 4, multimodal=False, kind=kind)
-    translator = BicycleGAN([COLOR, labels], HMS, size(direction="A->B"))
+    translator = randomize(BicycleGAN([COLOR, labels], HMS, size(direction="A->B")))
     assert translator.references() == 0 and translator.style_shape(1) == (0,)
     assert list(translator.groups()) == ["generators", "discriminators"]
     batch, iteration = random_batch(translator, 2), Iteration(0)
-    assert list(batch.noise) == ["dropout4_none"]
+    assert list(batch.noise) == ["dropout4_none"] and batch.has_pair is not None
+    batch.has_pair[1] = False
     _, made = translator.loss("generators", batch, iteration)
     _, judged = translator.loss("discriminators", batch, iteration)
     assert made.keys() == {"adversarial", "supervised"} and judged.keys() == {"real", "fake"}
-    assert made["supervised"] > 0
-    image = translator.translate(batch.source[0], 0, 1)
+    fake, truth = iteration.kept["labels/none"][:1], batch.paired[1][:1]
+    wanted = (fake - truth).abs().mean()
     if kind == "onehot":
+        wanted = F.cross_entropy(((fake + 1) / 2).log(), truth.argmax(1))
+        image = translator.translate(batch.source[0], 0, 1)
         torch.testing.assert_close(image.sum(1), torch.full((2, 64, 64), -2.0))
+    torch.testing.assert_close(made["supervised"], wanted / 2)  # of two, one has no known pair
 
 
 def test_divergence_is_a_sum_over_the_batch() -> None:

@@ -53,11 +53,19 @@ def test_published_numbers_of_parameters() -> None:
         assert count(plain.Generator(3, 3)) == 54_794_627
 
 
-def test_first_weights_are_xavier_s_with_a_small_gain() -> None:
-    net = StyleEncoder(3, 16, 2, 8)
-    for layer, fans in ((net.stem, (3 * 16, 16 * 16)), (net.mean, (48, 8))):
-        assert layer.weight.std().item() == pytest.approx(0.02 * (2 / sum(fans)) ** 0.5, rel=0.15)
-        assert not layer.bias.any()
+@pytest.mark.parametrize("gain", [0.02, 1.0])
+def test_first_weights_are_xavier_s_with_a_gain(gain: float) -> None:
+    """Of all layers, biases 0."""
+    widths = dict.fromkeys(("width", "encoder_width", "discriminator_width"), 8)
+    translator = BicycleGAN([Domain("a", 3), Domain("b", 3)], variant("plain"), size(gain=gain, **widths))
+    for net in (translator.generators.into(1), translator.encoders["1"], translator.discriminators["D_1"]):
+        for name, parameter in net.named_parameters():
+            if parameter.dim() == 1:
+                assert not parameter.any(), name
+                continue
+            fans = sum(parameter.shape[:2]) * parameter[0, 0].numel()
+            few = 5 / parameter.numel() ** 0.5
+            assert parameter.std().item() == pytest.approx(gain * (2 / fans) ** 0.5, rel=few), name
 
 
 @pytest.mark.parametrize(("a", "b", "levels"), [(3, 3, 5), (1, 4, 6)])
