@@ -81,8 +81,9 @@ def print_evaluation(result: Mapping[str, Any]) -> None:
             _print_table(console, title, columns, rows)
     for warning in result["warnings"]:
         console.print(f"note: {harmless(warning)}", markup=False, soft_wrap=True)
-    protocol = ", ".join(f"{name.replace('_', ' ')} {shown(value)}" for name, value in result["protocol"].items())
-    console.print(harmless(protocol), style="dim", markup=False)
+    facts = {**result["protocol"], **result.get("cost", {})}
+    said = ", ".join(f"{name.replace('_', ' ')} {shown(value)}" for name, value in facts.items())
+    console.print(harmless(said), style="dim", markup=False)
 
 
 Row = tuple[str, str, Mapping[str, Any]]

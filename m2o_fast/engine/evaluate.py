@@ -230,8 +230,6 @@ def _report(subject: _Subject, found: Found, evaluation: Evaluation, options: Op
         "range": "[0, 1]",
         "weights": "EMA" if translator.averaged_groups() else "of the step",
         "style_seed": SEED,
-        "function_evaluations": _one_or_each(evaluation.evaluations()),
-        "images_per_second": evaluation.images_per_second(),
     }
     if "reference" in used:
         protocol["references"] = "test images of the target domain, shuffled anew for each output"
@@ -254,6 +252,10 @@ def _report(subject: _Subject, found: Found, evaluation: Evaluation, options: Op
         "means": means(directions),
         "details": found.details,
         "protocol": protocol,
+        "cost": {
+            "function_evaluations": _one_or_each(evaluation.evaluations()),
+            "images_per_second": evaluation.images_per_second(),
+        },
         "warnings": [*notes, *found.warnings, *(subject.extractor.warnings if subject.extractor else ())],
     }
 

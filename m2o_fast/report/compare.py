@@ -20,8 +20,8 @@ from m2o_fast.report.record import Record
 
 #: settings that tell runs of one group apart: the seed, and what changes no number
 _WITHIN_GROUP = (FREE_KEYS - {"steps"}) | {"seed", "data.cache"}
-#: what a protocol says about the run's seed, or about the cost of translations, rather than about how it was measured
-_NOT_MEASURING = ("data_seed", "data_fingerprint", "function_evaluations", "images_per_second")
+#: what a protocol says about the run's seed rather than about how it was measured
+_SEEDED = ("data_seed", "data_fingerprint")
 _COLUMNS = 8
 _STYLES_SHOWN = ("latent 1", "latent 2", "output")
 
@@ -212,7 +212,7 @@ def differing_protocols(records: Sequence[Record]) -> list[str]:
         warnings.append("the runs were evaluated on different images: data_fingerprint differs")
     for key in dict.fromkeys(key for evaluation in evaluations for key in evaluation.protocol):
         values = dict.fromkeys(str(evaluation.protocol.get(key, "not given")) for evaluation in evaluations)
-        if len(values) > 1 and key not in _NOT_MEASURING:
+        if len(values) > 1 and key not in _SEEDED:
             warnings.append(f"the protocols differ, so numbers may not compare: {key} is {' or '.join(values)}")
     return warnings
 

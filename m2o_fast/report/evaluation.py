@@ -75,6 +75,7 @@ class Evaluation(BaseModel):
     means: dict[str, dict[str, Value]] = {}
     details: dict[str, Details] = {}
     protocol: dict[str, Any] = {}
+    cost: dict[str, Any] = {}
     warnings: list[str] = []
 
     def rows(self) -> Iterator[Row]:

@@ -26,6 +26,13 @@ def test_what_is_measured_against_the_looks_has_a_table(
     assert max(map(len, lines)) <= 100
 
 
+def test_the_protocol_and_what_the_images_cost_stand_below(capsys: pytest.CaptureFixture[str]) -> None:
+    result = evaluation({}) | {"protocol": {"style_seed": 7}}
+    for cost, said in (({"cost": {"images_per_second": 80.0}}, ", images per second 80"), ({}, "")):
+        print_evaluation(result | cost)
+        assert capsys.readouterr().out.splitlines()[-1].strip() == f"style seed 7{said}"
+
+
 def test_what_needs_no_weights_has_two_tables(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,10 +80,12 @@ def test_no_placeholder_reaches_the_reader(make_run: MakeRun, report: Report) ->
     result["directions"]["color->gray"]["none"]["mse"] = float("nan")
     result["directions"]["gray->color"]["latent"]["fid_clean"] = float("inf")
     result["protocol"] |= {"resize": None, "list": [], "nested": {"a": None}}
+    result["cost"] = {"images_per_second": 80.5}
     result["details"]["scene->labels"] = {"classes": ["void", "wall"], "iou": [None, float("nan"), None, 0.5]}
     page = Page(report(make_run("first", result)))
     shown = page.text.partition("Settings (config.yaml)")[0]
     assert "not finite" in shown and "a: –" in shown and not LEAKS.findall(shown)
+    assert "Cost of the evaluation images_per_second 80.5" in shown
 
 
 def test_class_scores_are_bars_and_absent_classes_are_named(make_run: MakeRun, report: Report) -> None:
