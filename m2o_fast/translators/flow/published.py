@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
 from torch import Tensor
 
 from m2o_fast.errors import UserError
@@ -92,15 +91,12 @@ def _size(net: StateDict, image_size: int, told: dict[str, Any]) -> Size:
         "blocks": len(levels[0]),
         "attention": max(sides, default=0),
     }
+    settings = layouts.settings_of(FlowSettings, model | told)
     try:
-        settings = FlowSettings.model_validate({"model": model | told})
         settings.check(image_size, SYSTEM.variants["plain"])
-        return Size(**settings.sizes(image_size))
-    except ValidationError as error:
-        problem = "; ".join(f"{one['loc'][1]}: {one['msg']}" for one in error.errors())
     except ValueError as error:
-        problem = str(error)
-    raise UserError(f"V: no flow for {image_size} pixels has a net of these sizes: {problem}")
+        raise UserError(str(error)) from error
+    return Size(**settings.sizes(image_size))
 
 
 class _Block(NamedTuple):

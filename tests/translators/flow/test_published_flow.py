@@ -82,7 +82,7 @@ def changed_width(net: Weights) -> Weights:
         (without("down.0.conv1"), "V: expected as many residual blocks"),
         (without("middle"), "V: the weights do not fit: missing middle.0"),
         (changed("down.3.conv1.weight", 8, 8, 3, 3), "V: expected as many residual blocks"),
-        (lambda net: {**net, **changed_width(net)}, "V: no flow for 16 pixels has a net of these sizes: width"),
+        (lambda net: {**net, **changed_width(net)}, "sizes that the weights have are refused: model.width"),
         (changed("more", 1), "V: the weights do not fit: superfluous more"),
     ],
 )
@@ -96,6 +96,7 @@ def test_names_and_sizes_that_do_not_fit() -> None:
         ({"domains": ["a"]}, "the weights have 2 domains, but 1 names were given"),
         ({"domains": ["a", "a"]}, "domain names must differ"),
         ({"image_size": 12}, "the image size must be a multiple of 4 and at least 16"),
+        ({"groups": 3}, "sizes that the weights have are refused: model.groups: "),
     ):
         with pytest.raises(UserError, match=message):
             from_official("flow", {"V": weights()}, **options)
