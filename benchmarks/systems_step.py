@@ -178,7 +178,7 @@ def _fast_flow() -> Iteration:
 
 
 def _bicyclegan_nets() -> plain_bicyclegan.Direction:
-    """As published for 128 pixels: of one direction."""
+    """Of one direction, in the sizes that images of 64 pixels have by default."""
     torch.manual_seed(0)
     judges = [plain_bicyclegan.Discriminator(3, layers=2) for _ in range(2)]
     nets = plain_bicyclegan.Generator(3, 3, levels=6), *judges, plain_bicyclegan.Encoder(3, blocks=3)

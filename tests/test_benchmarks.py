@@ -150,6 +150,20 @@ def test_a_run_ends_with_one_table_and_keeps_its_report(tmp_path: Path) -> None:
     assert own.returncode == 0 and "2 passed" in own.stdout, own.stdout + own.stderr
 
 
+@pytest.mark.slow
+@needs_native
+@pytest.mark.parametrize("name", ["bicyclegan", "stargan", "flow"])
+def test_an_iteration_of_a_system_is_that_of_its_twin(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The losses of two iterations; with an image of either domain instead of four."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import systems_step
+
+    monkeypatch.setattr(systems_step, "IMAGES", 1)
+    plain, fast = (systems_step.iteration(implementation, name) for implementation in ("plain", "fast"))
+    for _ in range(2):
+        assert float(fast()) == pytest.approx(float(plain()), rel=5e-3)
+
+
 def test_no_threads_are_refused() -> None:
     done = benchmarks("benchmarks/test_soft_histogram.py", "--threads", "0")
     assert done.returncode == 4 and "--threads must be at least 1, not 0" in done.stderr
