@@ -50,7 +50,7 @@ class Model(settings.Model):
         discriminator_layers: Their layers of stride 2; ``None``: 3 from 256 pixels on, 2 below, as published.
         scales: At how many resolutions they judge.
         gain: How large first weights are, as a share of Xavier's rule. With the published 0.02 styles that are read off
-            images differ by next to nothing at first, and a short training learns to do without them.
+            images differ by next to nothing at first.
     """
 
     kind: Kind = "bicycle"
