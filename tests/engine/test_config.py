@@ -128,7 +128,7 @@ def test_a_configuration_cannot_be_changed_in_place():
         ("optim.lr.x=3", "nearest: 'optim.lr'"),
         ("zzz=3", "the keys are: system, variant, data.name"),
         ("variant=hsm", "nearest: 'hms' (variants: plain, hmu, hms)"),
-        ("variant=stargan", "nearest: 'starganv2'"),
+        ("variant=starganv", "nearest: 'starganv2'"),
         ("data.name=minst", "nearest: 'mnist' (data sets: digits, mnist, ade20k, folder)"),
         ("data.color_law=hvs", "must be 'rgb' or 'hue'"),
         ("device=gpu", "unknown device; use 'auto', 'cpu', 'cuda'"),
