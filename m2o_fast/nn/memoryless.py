@@ -20,8 +20,12 @@ def memoryless() -> Iterator[None]:
     Raises:
         ValueError: Within, where the nets have far more layers than nets have.
     """
-    with torch.device("meta"), _NoNumbers():
-        yield
+    learns = torch.is_grad_enabled()
+    try:
+        with torch.device("meta"), _NoNumbers():
+            yield
+    finally:
+        torch.set_grad_enabled(learns)  # a refusal within no_grad refuses the call that would end it, too
 
 
 class _NoNumbers(TorchFunctionMode):

@@ -191,7 +191,7 @@ def test_errors_of_the_package_become_one_line(error, code, message, capsys, mon
     def fail(*arguments):
         raise error
 
-    monkeypatch.setattr("m2o_fast.engine.config.load_config", fail)
+    monkeypatch.setattr("m2o_fast.engine.fitting.load_config", fail)
     assert main(["train"]) == code
     err = capsys.readouterr().err
     assert err.startswith(f"m2o-fast: error: {message}")
@@ -210,7 +210,7 @@ def test_an_interrupted_command_ends_with_130(capsys, monkeypatch):
     def fail(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("m2o_fast.engine.config.load_config", fail)
+    monkeypatch.setattr("m2o_fast.engine.fitting.load_config", fail)
     assert main(["train"]) == 130
     assert "Traceback" not in capsys.readouterr().err
 

@@ -85,7 +85,7 @@ def test_no_placeholder_reaches_the_reader(make_run: MakeRun, report: Report) ->
     page = Page(report(make_run("first", result)))
     shown = page.text.partition("Settings (config.yaml)")[0]
     assert "not finite" in shown and "a: –" in shown and not LEAKS.findall(shown)
-    assert "Cost of the evaluation images_per_second 80.5" in shown
+    assert "Cost of the evaluation images per second 80.5" in shown
 
 
 def test_class_scores_are_bars_and_absent_classes_are_named(make_run: MakeRun, report: Report) -> None:
