@@ -100,7 +100,7 @@ def test_a_signal_that_somebody_swallowed_stops_the_run_before_its_first_step(
 
 
 @pytest.mark.parametrize(("number", "code"), CODES)
-@pytest.mark.parametrize("place", ["m2o_fast.engine.config.load_config", "m2o_fast.engine.build.open_dataset"])
+@pytest.mark.parametrize("place", ["m2o_fast.engine.fitting.load_config", "m2o_fast.engine.build.open_dataset"])
 def test_the_command_says_so_in_one_line(
     place: str,
     number: signal.Signals,
@@ -118,7 +118,7 @@ def test_the_command_says_so_in_one_line(
     assert errors == f"m2o-fast: stopped by {number.name} before the first step; the same command starts again\n"
     assert said == "" and not (tmp_path / "run").exists() and heard == []
     monkeypatch.setenv("RANK", "1")
-    monkeypatch.setattr("m2o_fast.engine.config.load_config", lambda *_, **__: send(number))
+    monkeypatch.setattr("m2o_fast.engine.fitting.load_config", lambda *_, **__: send(number))
     assert main(words) == code
     assert capsys.readouterr() == ("", "")
 
