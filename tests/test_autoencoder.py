@@ -130,15 +130,20 @@ def test_smallest_side(layers: int, scales: int) -> None:
 
 
 def test_bfloat16_keeps_images_in_float32() -> None:
-    encoder, decoder, judge = ContentEncoder(3, 4, 1), Decoder(3, 4, 1), MultiScaleDiscriminator(3, 4, 2, 1)
-    x, affines = torch.rand(2, 3, 8, 8), torch.randn(2, decoder.steered)
-    plainly = decoder(encoder(x), affines)
-    with torch.autocast("cpu", torch.bfloat16):
-        content = encoder(x)
-        images = decoder(content, affines)
-        scores = judge(images)
-    assert content.dtype == torch.bfloat16 and images.dtype == scores[0].dtype == torch.float32
-    assert not torch.equal(images, images.bfloat16().float())  # not merely stored so
-    assert (images - plainly).abs().mean() < 0.1 * plainly.abs().mean()  # eight bits, through a dozen layers
+    """How far bfloat16 is off depends on the weights, so the error is the mean of many nets."""
+    torch.manual_seed(0)
+    judge, errors = MultiScaleDiscriminator(3, 4, 2, 1), []
+    for _ in range(32):
+        encoder, decoder = ContentEncoder(3, 4, 1), Decoder(3, 4, 1)
+        x, affines = torch.rand(2, 3, 8, 8), torch.randn(2, decoder.steered)
+        plainly = decoder(encoder(x), affines)
+        with torch.autocast("cpu", torch.bfloat16):
+            content = encoder(x)
+            images = decoder(content, affines)
+            scores = judge(images)
+        assert content.dtype == torch.bfloat16 and images.dtype == scores[0].dtype == torch.float32
+        assert not torch.equal(images, images.bfloat16().float())  # not merely stored so
+        errors.append(float((images - plainly).detach().abs().mean() / plainly.detach().abs().mean()))
     images.sum().backward()
     assert encoder.stem.weight.grad.isfinite().all()
+    assert sum(errors) / len(errors) < 0.05

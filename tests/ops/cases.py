@@ -18,6 +18,16 @@ TARGETS = [("reference", "cpu"), ("compiled", "cpu"), ("triton", "cpu"), ("compi
 
 #: Triton without a GPU. It is slow: runs fewer and smaller cases; test_*_triton.py have more.
 INTERPRETER = ("triton", torch.device("cpu"))
+#: Whether the interpreter runs all cases of a test.
+THOROUGH = pytest.mark.parametrize("thorough", [False, pytest.param(True, marks=pytest.mark.slow)])
+
+
+def is_reduced(target: Target, thorough: bool) -> bool:
+    """Whether a test marked with ``THOROUGH`` runs fewer cases; skips what other targets have run already."""
+    if thorough and target != INTERPRETER:
+        pytest.skip("all cases run without it")
+    return target == INTERPRETER and not thorough
+
 
 #: Marks tests of the C++ kernels.
 needs_native = pytest.mark.skipif(NATIVE_MISSING["cpu"] is not None, reason=f"no native code: {NATIVE_MISSING['cpu']}")

@@ -16,9 +16,11 @@ from cases import (
     INTERPRETER,
     LAYOUTS,
     TARGETS,
+    THOROUGH,
     Target,
     assert_compiled_is_the_same,
     available,
+    is_reduced,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -50,38 +52,41 @@ def inputs_of(shape: tuple[int, ...], dtype=torch.float32) -> tuple[Tensor, Tens
     return normal(*shape).to(dtype), normal(*shape[:2], seed=1).float(), normal(*shape[:2], seed=2).float()
 
 
-def dtypes_for(target: Target, shape: tuple[int, ...]) -> list[torch.dtype]:
+def dtypes_for(target: Target, thorough: bool, shape: tuple[int, ...]) -> list[torch.dtype]:
     """All, but few where they are slow."""
-    if target != INTERPRETER:
+    if not is_reduced(target, thorough):
         return DTYPES
     return [torch.float32, torch.bfloat16] if shape == SHAPES["odd halves"] else [torch.float32]
 
 
+@THOROUGH
 @pytest.mark.parametrize("resample", WAYS)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_forward_and_gradients(target, shape, layout, resample) -> None:
-    for dtype in dtypes_for(target, shape):
+def test_forward_and_gradients(target, shape, layout, resample, thorough) -> None:
+    for dtype in dtypes_for(target, thorough, shape):
         x, gamma, beta = inputs_of(shape, dtype)
         check(target, LAYOUTS[layout](x), gamma, beta, resample=resample)
 
 
+@THOROUGH
 @pytest.mark.parametrize("shape", [(3, 5, 1, 1), (2, 7, 9, 11), (2, 4, 1, 37), (1, 9, 7, 1)], ids=str)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_odd_planes_grow(target, layout, shape) -> None:
-    for dtype in dtypes_for(target, shape):
+def test_odd_planes_grow(target, layout, shape, thorough) -> None:
+    for dtype in dtypes_for(target, thorough, shape):
         x, gamma, beta = inputs_of(shape, dtype)
         check(target, LAYOUTS[layout](x), gamma, beta, resample="up2")
 
 
+@THOROUGH
 @pytest.mark.parametrize("resample", WAYS)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("most_parts", [64, 2])
-def test_planes_in_parts(monkeypatch, target, layout, resample, most_parts) -> None:
+def test_planes_in_parts(monkeypatch, target, layout, resample, most_parts, thorough) -> None:
     """On a GPU, and in Triton's interpreter, they are too large to be read once."""
     if target[0] == "triton":
         monkeypatch.setattr("m2o_fast.ops.triton.adain.MOST_PARTS", most_parts)
-        if target == INTERPRETER and (most_parts == 2) != ((layout == "contiguous") == (resample == "down2")):
+        if is_reduced(target, thorough) and (most_parts == 2) != ((layout == "contiguous") == (resample == "down2")):
             pytest.skip("slow in the interpreter, where each of them meets each other once")
     elif most_parts == 2:
         pytest.skip("a number of Triton's")
@@ -171,17 +176,19 @@ def test_nan_and_infinity_stay_in_their_plane(target, bad, resample) -> None:
             assert result.isnan().reshape(2, 9, -1).any(2).nonzero().tolist() == [[1, 4]]
 
 
+@THOROUGH
 @pytest.mark.parametrize("resample", WAYS)
 @pytest.mark.parametrize("shapes", [((1, 1, 2, 2), (1, 1), (1, 1)), ((2, 1, 2, 2), (1,), (2, 1))], ids=str)
-def test_first_and_second_derivatives(target, shapes, resample) -> None:
+def test_first_and_second_derivatives(target, shapes, resample, thorough) -> None:
     backend, device = target
     inputs = [normal(*shape, seed=at).to(device).requires_grad_() for at, shape in enumerate(shapes)]
 
     def function(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
         return adain_act(x, gamma, beta, resample=resample, backend=backend)
 
-    assert torch.autograd.gradcheck(function, inputs, fast_mode=target == INTERPRETER)
-    assert torch.autograd.gradgradcheck(function, inputs, fast_mode=target == INTERPRETER)
+    fast = is_reduced(target, thorough)
+    assert torch.autograd.gradcheck(function, inputs, fast_mode=fast)
+    assert torch.autograd.gradgradcheck(function, inputs, fast_mode=fast)
 
 
 @pytest.mark.parametrize("resample", [None, *WAYS])

@@ -12,6 +12,7 @@ from torch import Tensor
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # has to be set before the kernels are imported
 pytest.importorskip("triton")
+from cases import THOROUGH
 
 from m2o_fast.ops.triton import adain as launchers  # noqa: E402
 from m2o_fast.ops.triton.adain import _plan, adain_act_backward, adain_act_forward  # noqa: E402
@@ -74,12 +75,13 @@ def grad_scale(x: Tensor, grad: Tensor, truths: list[Tensor], name: str) -> floa
     ]
 
 
+@THOROUGH
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_forward_and_backward(shape, channels_last) -> None:
+def test_forward_and_backward(shape, channels_last, thorough) -> None:
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    large = shape[2] * shape[3] > 10_000  # slow in the interpreter
-    for dtype in (torch.float32,) if large else (torch.float32, torch.bfloat16):
+    few = shape[2] * shape[3] > 10_000 and not thorough  # slow in the interpreter
+    for dtype in (torch.float32,) if few else (torch.float32, torch.bfloat16):
         x = normal(*shape).to(dtype).to(memory_format=memory_format)
         gamma, beta = normal(*shape[:2], seed=1).float(), normal(*shape[:2], seed=2).float()
         check(x, gamma, beta, memory_format=memory_format)

@@ -14,8 +14,10 @@ from cases import (
     LAYOUTS,
     SHAPES,
     TARGETS,
+    THOROUGH,
     assert_compiled_is_the_same,
     available,
+    is_reduced,
     judge,
     needs_native,
 )
@@ -102,9 +104,10 @@ def test_results_and_derivatives(target, dtype, shape, memory_format) -> None:
     check_leaky(target, images(doubled(shape), 3))
 
 
+@THOROUGH
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", [(2, 9, 3, 4), (3, 32, 1, 1), (2, 1, 5, 4)], ids=str)
-def test_memory_layouts(target, layout, shape) -> None:
+def test_memory_layouts(target, layout, shape, thorough) -> None:
     """The result is laid out like a or x; b and gradients may lie in any way."""
     memory_format = torch.channels_last if "channels_last" in layout else torch.contiguous_format
 
@@ -114,7 +117,7 @@ def test_memory_layouts(target, layout, shape) -> None:
                 assert result.is_contiguous(memory_format=memory_format), result.stride()
 
     others = ("contiguous", "channels_last", "sliced", "expanded")
-    for other in others if target != INTERPRETER else others[2:]:
+    for other in others[2:] if is_reduced(target, thorough) else others:
         for resample in RESAMPLE:
             sizes = merge_shapes(shape, resample)
             a, b = LAYOUTS[layout](normal(*sizes[0]).float()), LAYOUTS[other](normal(*sizes[1], seed=1).float())
