@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -130,7 +132,7 @@ def test_smallest_side(layers: int, scales: int) -> None:
 
 
 def test_bfloat16_keeps_images_in_float32() -> None:
-    """How far bfloat16 is off depends on the weights, so the error is the mean of many nets."""
+    """How far bfloat16 is off depends on the weights, so the error is the median of many nets."""
     torch.manual_seed(0)
     judge, errors = MultiScaleDiscriminator(3, 4, 2, 1), []
     for _ in range(32):
@@ -146,4 +148,4 @@ def test_bfloat16_keeps_images_in_float32() -> None:
         errors.append(float((images - plainly).detach().abs().mean() / plainly.detach().abs().mean()))
     images.sum().backward()
     assert encoder.stem.weight.grad.isfinite().all()
-    assert sum(errors) / len(errors) < 0.05
+    assert statistics.median(errors) < 0.05
