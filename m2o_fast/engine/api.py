@@ -45,7 +45,7 @@ def train(
     """Trains a translator, as ``m2o-fast train`` does. Ctrl-C saves and stops.
 
     Args:
-        system: Base model, as ``m2o-fast systems`` lists them; ``None``: StarGAN v2.
+        system: Base model, as ``m2o-fast systems`` lists them; ``None``: the first of them.
         variant: ``"plain"``, ``"hmu"`` or ``"hms"``; ``None``: ``"hms"``, or with a system ``"plain"``.
         data: ``"digits"``, ``"mnist"``, ``"ade20k:DIR"`` or ``"folder:DIR"``.
         uni: The uni-modal domains of a folder: one image for each content.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate
 
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -27,3 +28,17 @@ def of_domains(counts: Sequence[int], sets: Sequence[int], like: Tensor) -> Tens
             mask = next(number for number, last in enumerate(ends) if k < last)
             labels[end - count : end, len(counts) + mask].fill_(1)
     return labels
+
+
+def classification_error(logits: Tensor, counts: Sequence[int], *, independent: bool) -> Tensor:
+    """How far logits are from the domains' labels, mean over the samples.
+
+    Args:
+        logits: Float ``[N, domains]`` of samples grouped by domain.
+        counts: How many there are of each.
+        independent: Labels that may be given together: binary cross-entropy, summed over them; else cross-entropy.
+    """
+    labels = of_domains(counts, [len(counts)], logits)
+    if independent:
+        return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / logits.shape[0]
+    return -(labels * logits.log_softmax(dim=1)).sum() / logits.shape[0]

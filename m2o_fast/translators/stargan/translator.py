@@ -16,7 +16,6 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m2o_fast.batch import Batch
@@ -27,7 +26,7 @@ from m2o_fast.nn.outputs import as_image, restoration_error, supervised_error
 from m2o_fast.nn.permutation import inverse
 from m2o_fast.nn.style_encoder import ConvStyleEncoder
 from m2o_fast.translators.base import Iteration, Phase, Translator, detached, schedule_to_zero
-from m2o_fast.translators.stargan.labels import length, of_domains
+from m2o_fast.translators.stargan.labels import classification_error, length, of_domains
 from m2o_fast.translators.stargan.nets import Discriminator, Generator
 from m2o_fast.translators.stargan.settings import SIZES, Size, Weights
 
@@ -205,7 +204,7 @@ class StarGANv1(Translator):
             "real": -judge.scores(real).mean(),
             "fake": judge.scores(fake).mean(),
             "gradient_penalty": self._gradient_penalty(batch, fakes),
-            "classification": self._classification(judge.logits(real), batch.source_counts),
+            "classification": self._classified(judge.logits(real), batch.source_counts),
         }
         weights = self.weights
         total = parts["real"] + parts["fake"] + weights.gradient_penalty * parts["gradient_penalty"]
@@ -227,12 +226,8 @@ class StarGANv1(Translator):
             norms = torch.cat([torch.linalg.vector_norm(slope.flatten(1), dim=1) for slope in slopes if len(slope)])
         return (norms - 1).square().mean()
 
-    def _classification(self, logits: Tensor, counts: Sequence[int]) -> Tensor:
-        """How far logits of samples grouped by domain are from the domains' labels, mean over the samples."""
-        labels = of_domains(counts, self.label_sets, logits)[:, : len(counts)]
-        if self.weights.labels == "independent":
-            return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / logits.shape[0]
-        return -(labels * logits.log_softmax(dim=1)).sum() / logits.shape[0]
+    def _classified(self, logits: Tensor, counts: Sequence[int]) -> Tensor:
+        return classification_error(logits, counts, independent=self.weights.labels == "independent")
 
     def _generator_loss(self, batch: Batch, iteration: Iteration) -> tuple[Tensor, dict[str, Tensor]]:
         outputs = self._outputs(batch, iteration, training=True)
@@ -242,7 +237,7 @@ class StarGANv1(Translator):
             features = judge.features(fakes)
             parts = {
                 "adversarial": -judge.scores(features).mean(),
-                "classification": self._classification(judge.logits(features), batch.target_counts),
+                "classification": self._classified(judge.logits(features), batch.target_counts),
             }
         parts["cycle"] = self._cycle(batch, fakes)
         if self.styled:
