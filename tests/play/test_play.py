@@ -7,7 +7,9 @@ import io
 import json
 import os
 import signal
+import socket
 import threading
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -26,7 +28,7 @@ from m2o_fast.engine.looks import drawn
 from m2o_fast.engine.loop import train
 from m2o_fast.engine.translate import Request, translate_path
 from m2o_fast.errors import UserError
-from m2o_fast.play import directions, play
+from m2o_fast.play import directions, play, server
 from m2o_fast.play.directions import main_directions
 from m2o_fast.play.looks import Picture, read_look
 from m2o_fast.play.translators import Player, open_players
@@ -230,8 +232,10 @@ def test_a_run_that_is_none_is_named(tmp_path: Path) -> None:
 def test_the_command_serves_until_it_is_interrupted(
     translator: Translator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also while somebody is slow to ask."""
     save_translator(translator, tmp_path / "weights")
     found: list[tuple[int, bytes]] = []
+    slow: list[socket.socket] = []
 
     def told(line: str) -> None:
         address = line.removeprefix("open ").removesuffix(" (Ctrl-C ends it)")
@@ -239,12 +243,18 @@ def test_the_command_serves_until_it_is_interrupted(
         def ask_and_stop() -> None:
             try:
                 found.append(Client(address).ask("runs"))
+                slow.append(socket.create_connection(("127.0.0.1", int(address.rstrip("/").rpartition(":")[2]))))
+                head = b"POST /translate HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+                slow[0].sendall(head + b"Content-Length: 1000\r\n\r\n{")
+                time.sleep(0.2)  # until it is read
             finally:
                 os.kill(os.getpid(), signal.SIGINT)
 
         threading.Thread(target=ask_and_stop).start()
 
     monkeypatch.setattr("typer.echo", told)
+    monkeypatch.setattr(server, "_WAIT", 1)
     assert main(["play", str(tmp_path / "weights"), "--port", "0", "--device", "cpu"]) == 130
+    slow[0].close()
     ((status, reply),) = found
     assert status == 200 and json.loads(reply)[0]["name"] == f"{tmp_path / 'weights'}, step 0"
