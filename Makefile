@@ -49,7 +49,7 @@ bench: $(READY)  ## the speed of every operation, with baselines, and of an iter
 	$(BIN)/python benchmarks/profile_step.py
 
 ablation: $(READY)  ## systems x variants, three seeds: docs/results.md
-	$(BIN)/python benchmarks/ablation.py
+	$(BIN)/python benchmarks/ablation.py $(OPTIONS)
 
 gallery: $(READY)  ## three variants on MNIST side by side: docs/gallery.md, docs/gallery/report.html
 	$(BIN)/python benchmarks/gallery.py $(OPTIONS)

@@ -1,6 +1,7 @@
-"""Systems x variants, equal steps and seeds: trains, measures, and writes docs/results.md.
+"""Systems x variants, equal steps or equal time, and seeds: trains, measures, and writes docs/results.md.
 
     python benchmarks/ablation.py [--data digits] [--steps N] [--seeds 1 2 3] [--jobs 2]
+    python benchmarks/ablation.py --seconds 400    # as many steps as a row takes in that processor time, measured first
     python benchmarks/ablation.py --systems cyclegan pix2pix --variants plain hms --seeds 1
     python benchmarks/ablation.py --systems starganv2 --variants hms --paths fast plain    # is quality paid for speed?
 
@@ -9,9 +10,10 @@ Each system has its preset for the data; variants that it refuses are left out. 
 --precision bf16.
 
 Every run is one `m2o-fast train` and one `m2o-fast eval` in a process of its own with one thread, in a folder named
-after its settings; runs that are measured are not trained again, others are gone on with. Figures are kept in
-benchmarks/results/ablation-<data>.json for the first system, ablation-<data>-systems.json for all of them, with the
-names of the systems for others; -paths is added with several paths. The settings they belong to lie beside them.
+after its settings; runs that are measured are not trained again, others are gone on with. Figures are kept, after each
+run, in benchmarks/results/ablation-<data>.json for the first system, ablation-<data>-systems.json for all of them, with
+the names of the systems for others; -paths is added with several paths, -<n>s with --seconds. The settings they belong
+to lie beside them: what such a file holds already is not trained again either.
 """
 
 from __future__ import annotations
@@ -51,6 +53,7 @@ COLUMNS = {
     "FID": ("gray->color", "fid_clean", "{:.2f}"),
     "parameters": ("cost", "parameters", "{:,.0f}"),
     "s per step": ("cost", "seconds_per_step", "{:.3f}"),
+    "steps": ("cost", "steps", "{:,.0f}"),
 }
 PATHS = {"fast": "", "plain": ", plain torch", "bf16": ", bf16"}
 WARM_UP, TIMED = 3, 20  # steps
@@ -69,7 +72,9 @@ def main() -> None:
     """Runs what is missing, then writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="digits")
-    parser.add_argument("--steps", type=int, default=2000)
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--steps", type=int, default=2000)
+    budget.add_argument("--seconds", type=int, help="processor time that the steps of a run may take")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--systems", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
@@ -79,6 +84,8 @@ def main() -> None:
     options = parser.parse_args()
     if len(options.paths) > 1 and ("plain" not in options.paths or len(options.seeds) < 2):
         parser.error("paths are compared with plain, in its standard deviations: --paths plain ..., and two --seeds")
+    if options.seconds and options.paths != ["fast"]:
+        parser.error("paths are compared at equal steps: --paths with --steps")
     runs = [
         Run(name, variant, path, seed)
         for seed in options.seeds
@@ -87,19 +94,22 @@ def main() -> None:
         for variant in options.variants
         if variant in system(name).variants
     ]
+    suffix = of_systems(options.systems) + "-paths" * (len(options.paths) > 1)
+    suffix += f"-{options.seconds}s" if options.seconds else ""
+    file = RESULTS / f"ablation-{options.data}{suffix}.json"
+    known = json.loads(file.read_text()) if file.exists() else {}
+    steps = [steps_of(run, options, known) for run in runs]
+    amount = {"seconds": options.seconds} if options.seconds else {"steps": options.steps}
+    settings = {
+        label(run._asdict()): config_of(run, options.data, count).model_dump(mode="json")
+        for run, count in zip(runs, steps, strict=True)
+    }
+    record = {"data": options.data, **amount, "settings": settings, "runs": []}
     # A process for each run: its processor time is its own, and so is the backend that it imports.
     with ProcessPoolExecutor(options.jobs, get_context("spawn"), max_tasks_per_child=1) as pool:
-        results = list(pool.map(partial(measure, data=options.data, steps=options.steps, runs=options.runs), runs))
-    record = {
-        "data": options.data,
-        "steps": options.steps,
-        "settings": {
-            label(run._asdict()): config_of(run, options.data, options.steps).model_dump(mode="json") for run in runs
-        },
-        "runs": results,
-    }
-    suffix = of_systems(options.systems) + "-paths" * (len(options.paths) > 1)
-    (RESULTS / f"ablation-{options.data}{suffix}.json").write_text(json.dumps(record, indent=1) + "\n")
+        for result in pool.map(partial(measure, options=options, known=known), runs, steps):
+            record["runs"].append(result)
+            file.write_text(json.dumps(record, indent=1) + "\n")
     (ROOT / "docs" / "results.md").write_text("\n".join(page()) + "\n")
 
 
@@ -118,13 +128,43 @@ def config_of(run: Run, data: str, steps: int) -> Config:
     return load_config(overrides=common | chosen)
 
 
-def measure(run: Run, data: str, steps: int, runs: Path) -> dict[str, Any]:
-    """One run, trained (or gone on with) and evaluated; what was measured lies in its folder."""
+def steps_of(run: Run, options: argparse.Namespace, known: dict[str, Any]) -> int:
+    """Of a run: the same for all seeds, kept so that all are begun with it."""
+    if not options.seconds:
+        return int(options.steps)
+    row = label(run._asdict())
+    if row in known.get("settings", {}):
+        return int(known["settings"][row]["steps"])
+    file = options.runs / f"{row}-{options.data}-{options.seconds}s.steps"
+    if not file.exists():
+        options.runs.mkdir(parents=True, exist_ok=True)
+        seconds = cost(config_of(run, options.data, 1000))["seconds_per_step"]
+        file.write_text(str(max(1, int(options.seconds / seconds))))
+    return int(file.read_text())
+
+
+def measure(run: Run, steps: int, options: argparse.Namespace, known: dict[str, Any]) -> dict[str, Any]:
+    """One run, trained (or gone on with) and evaluated, if that was not done before."""
     os.environ |= {"OMP_NUM_THREADS": "1"} | ({"M2O_BACKEND": "reference"} if run.path == "plain" else {})
-    config = config_of(run, data, steps)
+    config = config_of(run, options.data, steps)
+    result = recorded(run, config, known) or trained(run, config, options.seconds, options.runs)
+    print(f"{label(result)}, seed {run.seed}: {result['directions']}, {result['cost']}", flush=True)
+    return result
+
+
+def recorded(run: Run, config: Config, known: dict[str, Any]) -> dict[str, Any] | None:
+    """What an earlier record holds of a run with these settings."""
+    settings = known.get("settings", {}).get(label(run._asdict()), {})
+    if settings | {"seed": run.seed} != config.model_dump(mode="json"):
+        return None
+    return next((found for found in known["runs"] if found | run._asdict() == found), None)
+
+
+def trained(run: Run, config: Config, seconds: int | None, runs: Path) -> dict[str, Any]:
+    """What a run's folder holds of it, after it was trained if need be."""
     settings = dump_config(config)
     # Runs of other settings must not end up in the same table.
-    name = f"{short_name(run.system, run.variant)}-{data}-{run.path}-{run.seed}"
+    name = f"{short_name(run.system, run.variant)}-{config.data.name}-{run.path}-{run.seed}"
     folder = runs / f"{name}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
     measured = folder / "ablation.json"
     if not measured.exists():
@@ -134,9 +174,9 @@ def measure(run: Run, data: str, steps: int, runs: Path) -> dict[str, Any]:
         command("train", "--config", str(file), "--run", str(folder), "--resume", "auto", "--quiet")
         found = json.loads(command("eval", str(folder), "--json", "--quiet"))
         kept = {name: found[name] for name in ("directions", "protocol")}
-        measured.write_text(json.dumps({**run._asdict(), **made_by(), **kept, "cost": cost(config)}, indent=1))
+        took = cost(config) | ({"steps": config.steps} if seconds else {})
+        measured.write_text(json.dumps({**run._asdict(), **made_by(), **kept, "cost": took}, indent=1))
     result: dict[str, Any] = json.loads(measured.read_text())
-    print(f"{label(result)}, seed {run.seed}: {result['directions']}, {result['cost']}", flush=True)
     return result
 
 
@@ -185,8 +225,8 @@ def page() -> list[str]:
     """The lines of docs/results.md, from every ablation in benchmarks/results/."""
     lines = [
         "# Results\n",
-        "Made by `make ablation` (benchmarks/ablation.py) from `benchmarks/results/ablation-*.json`. Equal steps, each",
-        "system with its preset, the test split, averaged weights where a system keeps them, styles of random latents,",
+        "Made by `make ablation` (benchmarks/ablation.py) from `benchmarks/results/ablation-*.json`. Each system with",
+        "its preset, the test split, averaged weights where a system keeps them, styles of random latents,",
         "mean ± standard deviation over the seeds. What each measure means, and its protocol:",
         "[metrics.md](metrics.md).",
     ]
@@ -203,7 +243,7 @@ def section(record: dict[str, Any]) -> list[str]:
     ceiling = statistics.mean(measures(run, "gray->color")["color_recall_ceiling"] for run in runs)
     columns = {title: column for title, column in COLUMNS.items() if is_comparable(column, runs)}
     lines = [
-        f"\n## {record['data']}, {record['steps']:,} steps, {'seeds' if len(seeds) > 1 else 'seed'} "
+        f"\n## {record['data']}, {budget(record)}, {'seeds' if len(seeds) > 1 else 'seed'} "
         + f"{', '.join(map(str, seeds))}{': is quality paid for speed?' if several else ''}\n",
         f"{makers(runs)}. Ceiling of Color Recall at this sample size: {ceiling:.3f}."
         f"{' Seconds of one thread.' if 's per step' in columns else ''}\n",
@@ -214,9 +254,17 @@ def section(record: dict[str, Any]) -> list[str]:
     for run in runs:
         rows.setdefault(label(run), []).append(run)
     for name, same in rows.items():
+        name += "" if len(same) == len(seeds) else f" (seed {', '.join(str(run['seed']) for run in same)})"
         cells = [cell([measures(run, at)[what] for run in same], form) for at, what, form in columns.values()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return [*lines, *(distances(rows) if several else []), *one_to_one(rows), *earlier_decoder(record)]
+
+
+def budget(record: dict[str, Any]) -> str:
+    """How long each run was trained."""
+    if "seconds" in record:
+        return f"as many steps as {record['seconds']} seconds of one thread"
+    return f"{record['steps']:,} steps"
 
 
 def makers(runs: Sequence[dict[str, Any]]) -> str:

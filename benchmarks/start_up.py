@@ -1,13 +1,16 @@
 """What the start of a training takes on many made-up images of 32 pixels: the first one, and one that finds all again.
 
-``python benchmarks/start_up.py 50000``; needs room for the images and the cache in the folder for temporary files.
+    python benchmarks/start_up.py 50000
+    python benchmarks/start_up.py 500000 --different 500   # in each folder, the others are links to them
+
+Needs room for the images and the cache in the folder for temporary files.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import resource
-import sys
 import tempfile
 import threading
 import time
@@ -27,16 +30,20 @@ SIDE = 32
 SHARES = {"train": 0.45, "val": 0.05}  # of the images, in each of two domains
 
 
-def make_images(root: Path, count: int) -> None:
-    """Noise, in colour and gray."""
+def make_images(root: Path, count: int, different: int) -> None:
+    """Noise, in colour and gray; after ``different`` ones in a folder come links to them, in turn."""
     random = np.random.default_rng(0)
     for split, share in SHARES.items():
         for domain, shape in (("photo", (SIDE, SIDE, 3)), ("map", (SIDE, SIDE))):
             folder = root / split / domain
             folder.mkdir(parents=True)
             for number in range(round(share * count)):
-                pixels = random.integers(0, 256, shape, dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / f"{number:06d}.png", compress_level=1)
+                file = folder / f"{number:06d}.png"
+                if number < different:
+                    pixels = random.integers(0, 256, shape, dtype=np.uint8)
+                    Image.fromarray(pixels).save(file, compress_level=1)
+                else:
+                    os.link(folder / f"{number % different:06d}.png", file)
 
 
 def own_memory() -> int:
@@ -84,15 +91,19 @@ def measure(root: Path) -> None:
     print(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB at most, with all mapped files")
 
 
-def main(count: int) -> None:
+def main() -> None:
     """Makes images, and measures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("count", type=int, help="images in all")
+    parser.add_argument("--different", type=int, help="images in a folder that are files of their own (default: all)")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
         root = Path(folder) / "images"
-        make_images(root, count)
+        make_images(root, options.count, options.different or options.count)
         time.sleep(3)  # what is new is not believed
         measure(root)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main()

@@ -1,6 +1,7 @@
 """That what is made for a GPU machine runs here, too, that the pages show the results that are kept, and what
 ``pytest benchmarks`` measures and says."""
 
+import argparse
 import copy
 import json
 import os
@@ -80,10 +81,28 @@ def test_no_ablation_takes_the_place_of_another(
     chosen = [[NAMES[0]], [NAMES[1]], [NAMES[1], NAMES[2]], [NAMES[2], NAMES[1]], list(NAMES)]
     one, other, two, again, every = map(ablation.of_systems, chosen)
     assert (one, every) == ("", "-systems") and two == again and len({one, other, two, every}) == 4
-    monkeypatch.setattr(sys, "argv", ["ablation.py", "--paths", "fast", "plain", "--seeds", "1"])
-    with pytest.raises(SystemExit) as ended:
-        ablation.main()
-    assert ended.value.code == 2 and "two --seeds" in capsys.readouterr().err
+    for words, said in (("--seeds 1", "two --seeds"), ("--seconds 9", "with --steps")):
+        monkeypatch.setattr(sys, "argv", ["ablation.py", "--paths", "fast", "plain", *words.split()])
+        with pytest.raises(SystemExit) as ended:
+            ablation.main()
+        assert ended.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_an_ablation_takes_runs_of_equal_settings_from_its_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import ablation
+
+    run = ablation.Run(NAMES[0], "hms", "fast", 2)
+    row = ablation.label(run._asdict())
+    settings = ablation.config_of(run._replace(seed=3), "digits", 40).model_dump(mode="json")
+    measured = [run._replace(seed=seed)._asdict() | {"directions": {}} for seed in (1, 2)]
+    known = {"seconds": 9, "settings": {row: settings}, "runs": measured}
+    options = argparse.Namespace(seconds=9)
+    assert ablation.steps_of(run, options, known) == 40
+    assert ablation.recorded(run, ablation.config_of(run, "digits", 40), known) is measured[1]
+    for other in (run._replace(seed=3), run._replace(variant="hmu"), run._replace(path="bf16")):
+        assert ablation.recorded(other, ablation.config_of(other, "digits", 40), known) is None
+    assert ablation.recorded(run, ablation.config_of(run, "digits", 41), known) is None
 
 
 def benchmarks(*words: str) -> subprocess.CompletedProcess[str]:
