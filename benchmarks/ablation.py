@@ -255,7 +255,7 @@ def section(record: dict[str, Any]) -> list[str]:
         rows.setdefault(label(run), []).append(run)
     for name, same in rows.items():
         name += "" if len(same) == len(seeds) else f" (seed {', '.join(str(run['seed']) for run in same)})"
-        cells = [cell([measures(run, at)[what] for run in same], form) for at, what, form in columns.values()]
+        cells = [cell([measures(run, at).get(what) for run in same], form) for at, what, form in columns.values()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return [*lines, *(distances(rows) if several else []), *one_to_one(rows), *earlier_decoder(record)]
 
@@ -275,15 +275,18 @@ def makers(runs: Sequence[dict[str, Any]]) -> str:
 
 
 def is_comparable(column: tuple[str, str, str], runs: Sequence[dict[str, Any]]) -> bool:
-    """Whether all runs have a measure; distances of features depend on the number of images."""
+    """Whether runs have a measure, on equal terms: distances of features depend on the number of images."""
     at, name, _ = column
     if name.startswith("fid") and len({run["protocol"].get("outputs_per_source") for run in runs}) > 1:
         return False
-    return all(name in measures(run, at) for run in runs)
+    return any(name in measures(run, at) for run in runs)
 
 
-def cell(values: Sequence[float], form: str) -> str:
-    """Mean and, of several values that differ, standard deviation."""
+def cell(measured: Sequence[float | None], form: str) -> str:
+    """Mean and, of several values that differ, standard deviation; a dash where a system has no such direction."""
+    values = [value for value in measured if value is not None]
+    if not values:
+        return "-"
     mean = form.format(statistics.mean(values))
     return f"{mean} ± {form.format(statistics.stdev(values))}" if len(set(values)) > 1 else mean
 
@@ -339,7 +342,7 @@ def measures(run: dict[str, Any], direction: str) -> dict[str, Any]:
 
     ``"cost"`` in place of a direction: what training takes.
     """
-    found = run.get("cost", {}) if direction == "cost" else run["directions"][direction]
+    found = run.get("cost", {}) if direction == "cost" else run["directions"].get(direction, {})
     measured: dict[str, Any] = found.get("none") or found.get("latent") or found
     return measured
 

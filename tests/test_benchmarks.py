@@ -105,6 +105,28 @@ def test_an_ablation_takes_runs_of_equal_settings_from_its_record(monkeypatch: p
     assert ablation.recorded(run, ablation.config_of(run, "digits", 41), known) is None
 
 
+def test_a_direction_that_a_system_has_not_is_a_dash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import ablation
+
+    def run(variant: str, seed: int, mse: float | None) -> dict:
+        colored = {"none": {"color_recall": 0.25 * seed, "color_recall_ceiling": 0.5}}
+        back = {} if mse is None else {"color->gray": {"none": {"mse": mse}}}
+        made = {"machine": "a", "torch": "b", "commit": "c", "protocol": {}}
+        facts = ablation.Run(NAMES[0], variant, "fast", seed)._asdict() | made
+        return facts | {"directions": {"gray->color": colored, **back}, "cost": {"steps": 7}}
+
+    runs = [run("hmu", 1, None), run("hms", 1, 0.125), run("hms", 2, 0.25)]
+    lines = ablation.section({"data": "digits", "seconds": 9, "settings": {}, "runs": runs})
+    assert "digits, as many steps as 9 seconds of one thread, seeds 1, 2" in lines[0]
+    assert lines[2:] == [
+        "| variant | MSE, color to gray | Color Recall | steps |",
+        "|---|---|---|---|",
+        "| HMU (seed 1) | - | 0.250 | 7 |",
+        "| HMS | 0.18750 ± 0.08839 | 0.375 ± 0.177 | 7 |",
+    ]
+
+
 def benchmarks(*words: str) -> subprocess.CompletedProcess[str]:
     """``pytest benchmarks`` with more words."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words]
