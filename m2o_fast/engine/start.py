@@ -26,6 +26,7 @@ from m2o_fast.engine.config import differences, flatten, load_config
 from m2o_fast.engine.device import choose_device
 from m2o_fast.engine.graphs import check_cuda_graphs
 from m2o_fast.engine.initial import pinned
+from m2o_fast.engine.memory import free_memory
 from m2o_fast.engine.precision import check_precision
 from m2o_fast.engine.processes import Processes
 from m2o_fast.engine.runs import CONFIG, RUNS, find_checkpoint, is_run
@@ -90,10 +91,17 @@ def check_settings(config: Config, processes: Processes) -> None:
 
 
 def check_device(config: Config, device: torch.device, processes: Processes) -> None:
-    """Raises ``UserError`` where the device, or so many processes, cannot do what is asked for."""
+    """Raises ``UserError`` where the device, or so many processes, cannot do what is asked for, or hold a batch."""
     check_precision(config.precision, device)
     if config.cuda_graphs:
         check_cuda_graphs(device, processes)
+    side, free = config.data.image_size, free_memory(device)
+    least = 4 * side * side * config.batch_size // processes.count  # bytes of float32, of one channel
+    if free is not None and least > free:
+        raise UserError(
+            f"batch_size {config.batch_size}: its images alone take {least / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB "
+            f"are free; lower it, or data.image_size (now {side})"
+        )
 
 
 def check_schedule(stepper: Stepper, steps: int) -> None:

@@ -21,8 +21,10 @@ from m2o_fast.engine.memory import (
     is_out_of_memory,
     saved_bytes,
 )
+from m2o_fast.engine.processes import Processes
 from m2o_fast.engine.runlog import Log
 from m2o_fast.engine.schema import Config
+from m2o_fast.engine.start import check_device
 from m2o_fast.engine.trainer import Trainer
 from m2o_fast.errors import UserError
 from m2o_fast.translators.base import Phase
@@ -152,6 +154,25 @@ def test_the_blank_batch_is_a_batch(tmp_path: Path) -> None:
         == odd.target_counts
         == tuple(2 if domain.multimodal else 1 for domain in trainer.translator.domains)
     )
+
+
+def test_a_batch_whose_images_alone_do_not_fit_is_refused_before_any_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of several processes holds its share of it. Parts of a batch are there together."""
+    config, cpu = tiny_config("batch_size=1024", "accumulate=4"), torch.device("cpu")
+    free: list[int | None] = [4 * config.data.image_size**2 * 1024]
+    monkeypatch.setattr("m2o_fast.engine.start.free_memory", lambda device: free[0])
+    check_device(config, cpu, Processes())
+    free[0] -= 1
+    check_device(config, cpu, Processes(count=2))
+    monkeypatch.setattr("m2o_fast.engine.build.open_dataset", None)
+    for call in (lambda: Trainer(config, tmp_path), lambda: train(config, tmp_path / "run", quiet=True)):
+        with pytest.raises(UserError, match="^batch_size 1024: its images alone take .* lower it, or data.image_size"):
+            call()
+    assert not (tmp_path / "run").exists()
+    free[0] = None
+    check_device(config, cpu, Processes())
 
 
 def test_free_memory() -> None:
