@@ -171,7 +171,8 @@ class Claim:
         run: The folder.
 
     Raises:
-        UserError: Another process is training there, or the folder cannot be written.
+        UserError: Another process is training there, the folder cannot be written, or what is written there would lie
+            elsewhere.
     """
 
     def __init__(self, run: Path) -> None:
@@ -203,6 +204,7 @@ class Claim:
             return False
 
     def _take(self) -> None:
+        _check_links(self._run)
         try:
             self._run.mkdir(parents=True, exist_ok=True)
             lock = open(self._run / LOCK, "a", opener=no_links)  # noqa: SIM115  (closed at the end of the block)
@@ -220,6 +222,7 @@ class Claim:
 
 def check_claim(run: Path) -> None:
     """Raises the ``UserError`` that :class:`Claim` would raise, and touches nothing."""
+    _check_links(run)
     try:
         with open(run / LOCK, "rb", opener=no_links) as lock:
             _lock(lock, run, fcntl.LOCK_SH)
@@ -229,6 +232,13 @@ def check_claim(run: Path) -> None:
             raise _unwritable(run, PermissionError(errno.EACCES, os.strerror(errno.EACCES))) from None
     except OSError as error:  # a file is in the way
         raise _unwritable(run, error) from None
+
+
+def _check_links(run: Path) -> None:
+    """Older checkpoints are removed, and what kills left behind: not those of another run."""
+    for name in ("checkpoints", "samples"):
+        if (run / name).is_symlink():
+            raise UserError(f"{run / name} is a link, which is not followed; remove it, or link the whole run folder")
 
 
 def _lock(lock: IO[Any], run: Path, kind: int) -> None:

@@ -25,6 +25,7 @@ from m2o_fast.engine.checkpoint import (
 )
 from m2o_fast.engine.loop import train
 from m2o_fast.engine.runs import next_run
+from m2o_fast.engine.start import check_claim
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain, ManyToOne
 from m2o_fast.translators import create
@@ -264,3 +265,21 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     (run / "metrics.jsonl").symlink_to(precious)
     train(tiny_config("steps=4"), run, resume="auto", quiet=True)
     assert precious.read_text() == "keep me"
+
+
+def test_a_folder_of_a_run_that_is_a_link_is_not_written_to(tmp_path: Path) -> None:
+    """It may lead to another run, whose older checkpoints would be removed. The run folder itself may be a link."""
+    run, goes_on = tmp_path / "run", tiny_config("steps=2", "keep_checkpoints=1")
+    train(tiny_config("steps=1"), run, quiet=True)
+    for name in ("checkpoints", "samples"):
+        other = (run / name).rename(tmp_path / "other")
+        (run / name).symlink_to(other)
+        before = {path: path.stat().st_mtime_ns for path in other.rglob("*")}
+        for call in (lambda: check_claim(run), lambda: train(goes_on, run, resume="auto", quiet=True)):
+            with pytest.raises(UserError, match=f"{name} is a link, which is not followed; remove it, or link"):
+                call()
+        assert {path: path.stat().st_mtime_ns for path in other.rglob("*")} == before
+        (run / name).unlink()
+        other.rename(run / name)
+    (tmp_path / "link").symlink_to(run)
+    assert train(goes_on, tmp_path / "link", resume="auto", quiet=True).step == 2
