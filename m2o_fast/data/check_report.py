@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ FEW = 10
 
 _FACTS = 2  # another number wherever other facts are found
 _STRETCHED = 1.1  # times longer in one direction than in the other
+_CROPPED = 2  # the same, where a centred square is half of the image
 _BRIGHT = 255
 _SIDE = 8  # decoding a file to this size meets whatever is wrong with it
 _COMMON = ("1", "L", "RGB", "P", "LA", "RGBA", "PA")
@@ -172,13 +174,14 @@ def oddity_notes(where: str, names: Sequence[str], facts: Sequence[ImageFacts]) 
 def aspect_notes(where: str, facts: Sequence[ImageFacts]) -> list[str]:
     """What to do about images of several aspect ratios, where stretching would change some of them visibly."""
     ratios = [width / height for width, height in (fact.size for fact in facts if not fact.problem)]
-    odd = sum(max(ratio, 1 / ratio) > _STRETCHED for ratio in ratios)
+    odd = [stretch for ratio in ratios if (stretch := max(ratio, 1 / ratio)) > _STRETCHED]
     if not odd or max(ratios) <= _STRETCHED * min(ratios):
         return []
+    fits = ["crop, which takes the middle of each", "pad, which keeps all of each"]
+    better, other = fits if median(odd) <= _CROPPED else reversed(fits)
     return [
-        f"{where}: {odd} of {counted(len(ratios), 'image')} would be stretched by more than {_STRETCHED - 1:.0%} "
-        f"(width / height from {min(ratios):.2g} to {max(ratios):.2g}); --set data.fit=crop takes the middle of each, "
-        "data.fit=pad all of it"
+        f"{where}: {len(odd)} of {counted(len(ratios), 'image')} would be stretched by more than {_STRETCHED - 1:.0%} "
+        f"(width / height from {min(ratios):.2g} to {max(ratios):.2g}); take --set data.fit={better}, or {other}"
     ]
 
 

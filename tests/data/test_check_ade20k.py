@@ -17,7 +17,7 @@ from m2o_fast.labels import palette
 
 STRETCHED = (
     "images: 8 of 10 images would be stretched by more than 10% (width / height from 0.69 to 2.5); "
-    "--set data.fit=crop takes the middle of each, data.fit=pad all of it"
+    "take --set data.fit=crop, which takes the middle of each, or pad, which keeps all of each"
 )
 
 

@@ -168,7 +168,7 @@ def test_odd_files_are_named_with_what_becomes_of_them(root: Path) -> None:
         "train/photo: 4 files of other kinds, ignored: a pipe.png, device.png, notes.txt, socket.png",
         "train: 1 file in no domain, ignored: stray.png",
         "train: 1 of 29 images would be stretched by more than 10% (width / height from 1 to 2); "
-        "--set data.fit=crop takes the middle of each, data.fit=pad all of it",
+        "take --set data.fit=crop, which takes the middle of each, or pad, which keeps all of each",
     ]
     assert "train/photo: 18 images, 12x12 to 30x30, median 12x12, RGB " in report.lines[1]
     (turned,) = examine_all(FileIndex(root / "train" / "photo", ["turned.jpg"]))

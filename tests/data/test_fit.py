@@ -246,11 +246,23 @@ def test_the_check_says_how_many_images_would_be_stretched(tmp_path: Path, scene
             write(tmp_path / "d" / split / "b" / f"{number}.png", gray_of(number)[: height if number < 3 else 12])
     assert advice(tmp_path / "d") == [
         "train: 3 of 8 images would be stretched by more than 10% (width / height from 1 to 2); "
-        "--set data.fit=crop takes the middle of each, data.fit=pad all of it"
+        "take --set data.fit=crop, which takes the middle of each, or pad, which keeps all of each"
     ], "11 of 12 rows are less than 10 % less"
     assert [note.partition(" would")[0] for note in advice(scenes)] == [
         "training images: 3 of 3 images",
         "validation images: 3 of 3 images",
+    ]
+
+
+def test_the_check_recommends_to_pad_where_a_crop_would_lose_more_than_half(tmp_path: Path) -> None:
+    """Of most of those that would be stretched."""
+    for split, heights in (("train", (12, 12, 6, 4, 4)), ("val", (12, 12, 4, 6, 6))):
+        for number, height in enumerate(heights):
+            write(tmp_path / split / "a" / f"{number}.png", color_of(number)[:12, :12])
+            write(tmp_path / split / "b" / f"{number}.png", gray_of(number)[:height, :12])
+    assert [note.partition("; take ")[2] for note in advice(tmp_path)] == [
+        "--set data.fit=pad, which keeps all of each, or crop, which takes the middle of each",
+        "--set data.fit=crop, which takes the middle of each, or pad, which keeps all of each",
     ]
 
 
