@@ -22,11 +22,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from ablation import made_by
 from known_colors import GENERATORS, RIGHT, Colors, Draws, Generator, draws, even_draws, in_one_color, right
 from publish import RESULTS, ROOT, write_record
 from recall_page import write_page
+from scipy.stats import binom
 from torch import Tensor
 
 from m2o_fast.data.colorize import ColorizedDigits
@@ -172,23 +174,26 @@ def limit(generator: Generator, bins: int = BINS) -> float | None:
 def expected_recall(p: Tensor, q: Tensor, size: int) -> tuple[float, float]:
     """Mean and standard deviation of Color Recall, by theory.
 
-    It is 1 - sum |d| / 2, with d the difference of two shares that were counted in samples of this size. Multinomial
-    counts are nearly normal, so ``|d|`` has a folded normal distribution; its covariance with that of another cell is
-    that of the d times the mean signs of both.
+    Of a cell with the counts X and Y, which are binomial, recall has ``min(X, Y) / size``, whose mean is the sum over
+    k >= 1 of ``P(X >= k) P(Y >= k) / size``: that is exact. The deviation is that of many pictures in a cell. Recall is
+    1 - sum |d| / 2, with d the difference of two counted shares; d is nearly normal then, so ``|d|`` has a folded
+    normal distribution, whose covariance with that of another cell is that of the d times the mean signs of both.
 
     Args:
         p: Shares of the cells among generated colours, float64 ``[cells]``.
         q: Among real ones.
         size: Number of colours in each sample.
     """
-    mean = p - q
-    variance = (p * (1 - p) + q * (1 - q)) / size
+    most = float(torch.maximum(p, q).max()) * size
+    counts = np.arange(math.ceil(most + 12 * math.sqrt(most) + 12))  # more are not to be had
+    reached = (binom.sf(counts, size, shares.numpy()[:, None]) for shares in (p, q))
+    mean, variance = p - q, (p * (1 - p) + q * (1 - q)) / size
     ratio = mean / (2 * variance).sqrt().clamp(min=1e-300)
     sign = torch.erf(ratio)
     absolute = (2 * variance / math.pi).sqrt() * torch.exp(-ratio.square()) + mean * sign
     own = (variance + mean.square() - absolute.square()).sum()
     cross = sum((sign * share).square().sum() - (sign * share).sum().square() for share in (p, q)) / size
-    return 1 - float(absolute.sum()) / 2, math.sqrt(max(0.0, float(own + cross))) / 2
+    return float(math.prod(reached).sum()) / size, math.sqrt(max(0.0, float(own + cross))) / 2
 
 
 def tried(size: int, bins: int) -> Iterator[dict[str, Any]]:

@@ -138,15 +138,17 @@ def test_noise_has_its_deviation() -> None:
 
 
 def test_expected_recall_by_hand() -> None:
-    """All of one colour against two even ones: recall is the counted share of that one. Even cells: half-normal."""
+    """All of one colour against two even ones: recall is the counted share of that one. One picture each: they are the
+    same or not. Many in even cells: sums of half-normal numbers."""
     from recall_study import expected_recall
 
-    mean, deviation = expected_recall(torch.tensor([1.0, 0]).double(), torch.tensor([0.5, 0.5]).double(), 400)
-    assert (mean, deviation) == (pytest.approx(0.5), pytest.approx(0.5 / 20))
+    one, two = torch.tensor([[1.0, 0], [0.5, 0.5]]).double()
+    assert expected_recall(one, two, 400) == (pytest.approx(0.5), pytest.approx(0.5 / 20))
+    assert expected_recall(two, two, 1)[0] == pytest.approx(0.5) and expected_recall(one, 1 - one, 9)[0] == 0
     even = torch.full((64,), 1 / 64).double()
-    mean, deviation = expected_recall(even, even, 1000)
-    assert mean == pytest.approx(1 - math.sqrt(63 / (math.pi * 1000)))
-    assert deviation == pytest.approx(math.sqrt((1 - 2 / math.pi) * (1 - 1 / 64) / 2000))
+    mean, deviation = expected_recall(even, even, 10_000)
+    assert mean == pytest.approx(1 - math.sqrt(63 / (math.pi * 10_000)), abs=1e-4)
+    assert deviation == pytest.approx(math.sqrt((1 - 2 / math.pi) * (1 - 1 / 64) / 20_000))
 
 
 def test_expected_recall_is_that_of_samples(monkeypatch: pytest.MonkeyPatch) -> None:
