@@ -6,7 +6,9 @@ The text is that of recall_page.md; only its figures are put in here.
 from __future__ import annotations
 
 import math
+import re
 import statistics
+import textwrap
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,7 +38,6 @@ COLUMNS = {
     "content_mse": Column("content MSE", ".4f", -1),
     "pixel_color_recall": Column("pixel colour recall", ".3f"),
     "pixel_variety": Column("pixel variety", ".3f"),
-    "structure_variety": Column("structure variety", ".3f"),
     "fid_clean": Column("FID", ".2f", -1),
     "precision": Column("precision", ".3f"),
     "recall": Column("recall", ".3f"),
@@ -56,6 +57,11 @@ class Found:
         self.about, self.limits = record["about"], record["limits"]
         self.seconds = record["processor_seconds"]
         self._rows, self._tried = record["generators"], record["tried"]
+
+    @property
+    def seeds(self) -> list[int]:
+        """All that were measured."""
+        return list(dict.fromkeys(row["seed"] for row in self._rows))
 
     @property
     def faulty(self) -> list[str]:
@@ -116,7 +122,7 @@ def page(record: dict[str, Any]) -> str:
         **{measure: {name: found.shown(name, measure) for name in found.limits} for measure in COLUMNS},
         "limit": {name: f"{limit:.3f}" for name, limit in found.limits.items() if limit is not None},
         "seen": {name: listed(found.seen_by(name) or ["no other measure"]) for name in found.faulty},
-        "seeds": listed(map(str, found.about["seeds"])),
+        "seeds": listed(map(str, found.seeds)),
         "pictures": found.about["sources"] * found.about["outputs_per_source"],
         "seconds": found.seconds,
         "ceiling": found.mean(RIGHT, "color_recall_ceiling"),
@@ -129,12 +135,26 @@ def page(record: dict[str, Any]) -> str:
         "bins_table": "\n".join(bins_table(found)),
         "sizes_table": "\n".join(sizes_table(found)),
     }
-    return TEXT.read_text().format_map(figures)
+    return wrapped(TEXT.read_text().format_map(figures))
+
+
+def wrapped(text: str) -> str:
+    """Paragraphs and lists in lines that fit; headings, pictures, tables and formulas as they are."""
+
+    def filled(item: str) -> str:
+        indent = "  " if item.startswith("- ") else ""
+        return textwrap.fill(item, 120, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)
+
+    blocks = (
+        block if block.startswith(("#", "!", "|", "    ")) else "\n".join(map(filled, re.split(r"\n(?=- )", block)))
+        for block in text.strip().split("\n\n")
+    )
+    return "\n\n".join(blocks) + "\n"
 
 
 def told(found: Found) -> dict[str, Any]:
     """How many generators each measure tells from the right one."""
-    seeds, faulty = len(found.about["seeds"]), len(found.faulty)
+    seeds, faulty = len(found.seeds), len(found.faulty)
     blind = [name for name in found.faulty if not found.apart(name, RECALL)]
     unseen = [name for name in blind if not found.seen_by(name)]
     counts = {
@@ -264,7 +284,7 @@ def plot_seen(plt: Any, found: Found) -> Any:
     axes.grid(which="minor", color="#dddddd", linewidth=0.6)
     axes.tick_params(which="both", length=0)
     axes.xaxis.tick_top()
-    axes.set_xlabel("orange: worse than the right law, blue: better, white: not told apart")
+    axes.set_xlabel("orange: worse than the right law by this measure, blue: better, white: not told from it")
     return figure
 
 
@@ -301,11 +321,14 @@ def plot_sizes(plt: Any, found: Found) -> Any:
     drawn(left, f"{missing}, {SOME_BINS} bins", RECALL, missing, SOME_BINS)
     for name in found.of_tried("generator")[:-1]:
         drawn(right, name, f"{RECALL}_deviation", name, SOME_BINS)
-    left.set_ylabel("Color Recall of the right law")
+    left.set_ylabel(f"Color Recall; {RIGHT} unless said")
     right.set_ylabel(f"its standard error, {SOME_BINS} bins")
     right.set_yscale("log")
+    right.set_yticks([0.005, 0.01, 0.02, 0.04], ["0.005", "0.01", "0.02", "0.04"])
+    right.yaxis.minorticks_off()
     for axes in (left, right):
         axes.set_xscale("log")
         axes.set_xlabel("pictures in each sample")
         axes.legend(fontsize=7)
+    figure.tight_layout()
     return figure
