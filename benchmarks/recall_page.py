@@ -106,8 +106,8 @@ class Found:
 
 
 def listed(words: Iterable[str]) -> str:
-    """``a, b and c``."""
-    *first, last = words
+    """``a, b and c``; ``none`` of them, if there are none."""
+    *first, last = [*words] or ["none"]
     return f"{', '.join(first)} and {last}" if first else last
 
 
@@ -121,7 +121,7 @@ def page(record: dict[str, Any]) -> str:
         **found.about,
         **{measure: {name: found.shown(name, measure) for name in found.limits} for measure in COLUMNS},
         "limit": {name: f"{limit:.3f}" for name, limit in found.limits.items() if limit is not None},
-        "seen": {name: listed(found.seen_by(name) or ["no other measure"]) for name in found.faulty},
+        "seen": {name: listed(found.seen_by(name)) for name in found.faulty},
         "seeds": listed(map(str, found.seeds)),
         "pictures": found.about["sources"] * found.about["outputs_per_source"],
         "seconds": found.seconds,
@@ -143,7 +143,9 @@ def wrapped(text: str) -> str:
 
     def filled(item: str) -> str:
         indent = "  " if item.startswith("- ") else ""
-        return textwrap.fill(item, 120, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)
+        return textwrap.fill(
+            " ".join(item.split()), 120, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
+        )
 
     blocks = (
         block if block.startswith(("#", "!", "|", "    ")) else "\n".join(map(filled, re.split(r"\n(?=- )", block)))
@@ -166,8 +168,8 @@ def told(found: Found) -> dict[str, Any]:
         "chance": math.comb(2 * seeds, seeds) // 2,
         "faulty": faulty,
         "told": faulty - len(blind),
-        "blind": listed(blind),
-        "unseen": f", and no other measure tells {listed(unseen)}"
+        "blind": listed(f"*{name}*" for name in blind),
+        "unseen": f", and no other measure tells {listed(f'*{name}*' for name in unseen)}"
         if unseen
         else ", each of which another measure tells",
         "counts": listed(
@@ -178,14 +180,14 @@ def told(found: Found) -> dict[str, Any]:
 
 def of_bins(found: Found) -> dict[str, Any]:
     """What the sentence on bins says."""
-    _, _, shifted, _, middles = found.of_tried("generator")
+    *_, narrowed, middles = found.of_tried("generator")
     least, *_, most = found.of_tried("bins")
     return {
         "least_bins": least,
         "most_bins": most,
         "some_bins": SOME_BINS,
-        "few_bins": found.row(shifted, least)["limit"],
-        "many_bins": found.row(shifted, most)["limit"],
+        "few_bins": found.row(narrowed, least)["limit"],
+        "many_bins": found.row(narrowed, most)["limit"],
         "right_many": found.row(RIGHT, most)[RECALL],
         "middles_some": found.row(middles)[RECALL],
         "middles_many": found.row(middles, most)[RECALL],
@@ -200,6 +202,7 @@ def of_sizes(found: Found) -> dict[str, Any]:
     return {
         "least": least,
         "most": most,
+        "three": 3 * found.row(missing)[f"{RECALL}_deviation"],
         "few": few[RECALL],
         "many": many[RECALL],
         "few_share": few[RECALL] / few["color_recall_ceiling"],
@@ -233,7 +236,7 @@ def bins_table(found: Found) -> list[str]:
 def sizes_table(found: Found) -> list[str]:
     """Numbers of pictures x what is counted and what theory says."""
     missing = found.of_tried("generator")[1]
-    counted = ("mean", "by theory", "standard error", "by theory")
+    counted = ("mean", "mean by theory", "standard error", "standard error by theory")
     titles = [f"{name}: {what}" for name in (RIGHT, missing) for what in counted]
     lines = [f"| pictures | ceiling | {' | '.join(titles)} |", f"|---|---|{'---|' * len(titles)}"]
     keys = (RECALL, f"{RECALL}_by_theory", f"{RECALL}_deviation", f"{RECALL}_deviation_by_theory")

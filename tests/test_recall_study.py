@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -212,3 +213,62 @@ def test_a_run_that_ended_early_is_gone_on_with(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(study, "about", lambda _: {"commit": "other"})
     study.UNFINISHED.write_text(json.dumps(record))
     assert study.opened({"commit": "abc"}) == record and study.opened(study.about(None))["generators"] == []
+
+
+def record() -> dict[str, Any]:
+    return json.loads((ROOT / "benchmarks" / "results" / "color-recall.json").read_text())
+
+
+def test_the_page_shows_the_record() -> None:
+    import recall_page
+
+    assert recall_page.PAGE.read_text() == recall_page.page(record())
+    changed = record()
+    changed["generators"][0]["color_recall"] += 0.1
+    changed["tried"][-1]["color_recall"] += 0.1
+    assert len({*recall_page.page(changed).splitlines()} ^ {*recall_page.PAGE.read_text().splitlines()}) > 4
+
+
+def test_what_the_page_says_in_words_is_so() -> None:
+    from recall_page import RECALL, RIGHT, SWEEPS, Found
+
+    found = Found(record())
+    ceiling = found.mean(RIGHT, "color_recall_ceiling")
+    for steps in SWEEPS.values():
+        recalls = [found.mean(name) for name in steps.values()]
+        assert recalls == sorted(recalls, reverse=True)
+    assert found.mean("one a source, evenly") > ceiling
+    assert found.mean("56 of 63 cells missing", "precision") > found.mean(RIGHT, "precision")
+    lost = {name: found.mean(RIGHT, name) - found.mean("31 of 63 cells missing", name) for name in (RECALL, "recall")}
+    assert lost["recall"] < lost[RECALL] / 2
+    scattered, wide = ("31 of 63 cells missing", "31 missing, side by side")
+    assert abs(found.mean(scattered) - found.mean(wide)) < 0.02
+    assert found.mean(wide, "fid_clean") > 5 * found.mean(scattered, "fid_clean")
+    assert found.mean("all channels +1/4") < found.mean(scattered)
+    assert abs(found.mean("background painted") - found.mean(RIGHT)) < 1e-3
+    assert abs(found.mean("two colours", "pixel_color_recall") - found.mean(RIGHT, "pixel_color_recall")) < 0.03
+    black, missing = "1 in 10 nearly black", "16 of 63 cells missing"
+    assert not any(found.apart(name, measure) for name in (black, missing) for measure in ("precision", "recall"))
+    assert found.apart(missing, "coverage") == -1 and found.apart(black, "coverage") == 0
+    assert [found.row("spread x 0.75", bins)["limit"] > 0.9 for bins in found.of_tried("bins")] == [True] + [False] * 4
+
+
+def test_theory_and_samples_agree() -> None:
+    found = record()
+    for row in found["tried"]:
+        error = row["color_recall_deviation"] / math.sqrt(found["about"]["samples"])
+        assert abs(row["color_recall"] - row["color_recall_by_theory"]) < 4 * error + 1e-6, row
+        if row["images"] >= 5 * row["bins"] ** 3:
+            assert row["color_recall_deviation"] == pytest.approx(row["color_recall_deviation_by_theory"], rel=0.4), row
+
+
+def test_seeds_are_told_apart_only_without_overlap() -> None:
+    from recall_page import RECALL, RIGHT, Found, listed
+
+    values = {RIGHT: (0.9, 0.91), "worse": (0.7, 0.89), "like it": (0.89, 0.905), "better": (0.92, 0.93)}
+    rows = [{"generator": name, RECALL: value, "fid_clean": value} for name in values for value in values[name]]
+    empty = {"about": {}, "limits": dict.fromkeys(values, 1.0), "processor_seconds": 0, "tried": []}
+    found = Found({**empty, "generators": rows})
+    assert [found.apart(name, RECALL) for name in found.faulty] == [-1, 0, 1]
+    assert [found.apart(name, "fid_clean") for name in found.faulty] == [1, 0, -1]
+    assert found.cell("worse", RECALL) == "0.795 ± 0.134" and listed("abc") == "a, b and c"
