@@ -211,9 +211,14 @@ def explains_out_of_memory(function: _Training[Rest, Result]) -> _Training[Rest,
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise UserError(f"out of memory: {_what_helps(config)}; {_what_is_kept(config, run)}") from error
+            raise too_little(config, run) from error
 
     return explained
+
+
+def too_little(config: Config, run: Path, found: str = "out of memory") -> UserError:
+    """What helps, and what is not lost."""
+    return UserError(f"{found}: {_what_helps(config)}; {_what_is_kept(config, run)}")
 
 
 # Compiled kernels hand on torch's words, not its types.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from m2o_fast.data.cache import Report, silent
-from m2o_fast.engine.memory import explains_out_of_memory
+from m2o_fast.engine.memory import explains_out_of_memory, too_little
 from m2o_fast.engine.plan import Plan
 from m2o_fast.engine.precision import float32_products
 from m2o_fast.engine.processes import Processes, joined_processes
@@ -161,7 +161,10 @@ def _rehearse(
         trainer = Trainer(config, run, start, processes, report)
         trainer.step = max(trainer.step, config.optim.pretraining())  # what most steps are like
     with float32_products(config.precision):
-        return trainer.plan(), measure_pace(trainer, steps, max(warm_up, trainer.warm_up), limit)
+        plan = trainer.plan()
+        if lacking := processes.agree_on_largest(plan.lacking):  # else the system might end this process, or others
+            raise too_little(config, run, f"a step needs about {lacking / 1e9:,.1f} GB more than are free")
+        return plan, measure_pace(trainer, steps, max(warm_up, trainer.warm_up), limit)
 
 
 def pace_line(pace: Pace) -> str:

@@ -79,6 +79,12 @@ class Plan:
     free: int | None
     weights: tuple[str, ...] = ()
 
+    @property
+    def lacking(self) -> int:
+        """Bytes that all processes on the device are estimated to need beyond what is free there, if that is known."""
+        needed = self.memory.total * (self.processes if self.device == "cpu" else 1)
+        return 0 if self.free is None else max(0, needed - self.free)
+
     def as_json(self) -> dict[str, Any]:
         """The same as plain JSON values."""
         facts = asdict(self)
@@ -127,8 +133,7 @@ class Plan:
         )
         if self.free is None:
             return text
-        needed = self.memory.total * (self.processes if self.device == "cpu" else 1)
-        return f"{text}, {_size(self.free)} free" + (": TOO LITTLE" if needed > self.free else "")
+        return f"{text}, {_size(self.free)} free" + (": TOO LITTLE" if self.lacking else "")
 
 
 def make_plan(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -205,6 +206,16 @@ def test_a_dry_run_says_what_would_go_wrong(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr("m2o_fast.engine.build.open_dataset", fail)
     assert dry_run(tiny_config()) == {"settings": tiny_config().model_dump(mode="json"), "problem": "no data here"}
+
+
+def test_a_dry_run_takes_no_memory_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No step is tried where the estimate is more than what is free: the system would end the process unsaid."""
+    monkeypatch.setattr("m2o_fast.engine.pace.measure_pace", lambda *_: pytest.fail("a step was tried"))
+    monkeypatch.setattr(plan_module, "free_memory", lambda device: 1000)
+    problem = dry_run(tiny_config())["problem"]
+    assert re.match(r"a step needs about \d+\.\d GB more than are free: raise accumulate \(now 1\)", problem), problem
+    with pytest.raises(UserError, match="more than are free"):
+        bench_training(tiny_config(), 2)
 
 
 def test_a_dry_run_says_where_training_would_not_begin(
