@@ -35,7 +35,9 @@ def systems(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON
             typer.echo(f"  {variant:<9} {meaning}")
         for variant, reason in facts["refused"].items():
             typer.echo(f"  {variant:<9} not here: {reason}")
-        typer.echo(f"  presets   {', '.join(facts['presets'])}")
+        others = [preset for preset in facts["presets"] if preset not in facts["recipes"]]
+        of_data = f"; for the data alone: {', '.join(others)}" if others else ""
+        typer.echo(f"  presets   {', '.join(facts['recipes'])}{of_data}")
 
 
 def _facts(name: str) -> dict[str, Any]:
@@ -59,4 +61,5 @@ def _facts(name: str) -> dict[str, Any]:
         "variants": {variant: meanings.get(variant, "with rules of its own") for variant in facts.variants},
         "refused": dict(facts.refused),
         "presets": list(presets(name)),
+        "recipes": sorted(facts.presets),  # presets that hold settings of this system, too
     }

@@ -19,6 +19,7 @@ from m2o_fast.translators.base import Translator
 
 COLOR, GRAY = Domain("color", 3), Domain("gray", 1, multimodal=False)
 NARROW = {
+    "bicyclegan": {},
     "cyclegan": {"blocks": 1},
     "munit": {"blocks": 1, "mlp_width": 2},
     "pix2pix": {},
@@ -31,7 +32,8 @@ NARROW = {
 def build(name: str, **model: object) -> Translator:
     facts = system(name)
     widths = {"width": 2, "discriminator_width": 2, **NARROW[name], **model}
-    settings = facts.settings.model_validate({"model": widths, "loss": {"diversity_steps": 1}})
+    diverse = "diversity_steps" in type(facts.settings().loss).model_fields
+    settings = facts.settings.model_validate({"model": widths, "loss": {"diversity_steps": 1} if diverse else {}})
     description = settings.description([COLOR, GRAY], facts.variants["hms"], 32)
     torch.manual_seed(0)
     return create({"system": name, **description}).eval().requires_grad_(False)
