@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 import stat
 import time
 import unicodedata
@@ -135,3 +136,22 @@ def replacing(path: Path, *, flushed: bool = True) -> Iterator[BinaryIO]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def appearing(out: Path) -> Iterator[Path]:
+    """A new folder beside ``out``, whose own are made: whoever fills it renames it, or what lies in it, to ``out``.
+
+    So a process that is killed leaves nothing there that is whole in part. What is not renamed vanishes.
+
+    Raises:
+        UserError: Something cannot be written.
+    """
+    part = out.with_name(f".{_short(out.name)}.{os.getpid()}.part")
+    try:
+        part.mkdir(parents=True)
+        yield part
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
 from collections.abc import Mapping, Sequence
 from inspect import signature
@@ -13,7 +15,7 @@ import torch
 from m2o_fast.engine.checkpoint import save_translator
 from m2o_fast.engine.runs import load_translator
 from m2o_fast.errors import UserError
-from m2o_fast.files import inflates
+from m2o_fast.files import appearing, inflates
 from m2o_fast.translators import published, to_official
 from m2o_fast.translators.base import Translator
 
@@ -70,7 +72,7 @@ def write_published(run: Path, out: Path, layout: str | None = None) -> list[Pat
         The files.
 
     Raises:
-        UserError: There is nothing to load, no published layout for these nets, or a folder that exists.
+        UserError: There is nothing to load, no published layout for these nets, a folder that exists, or no room.
     """
     translator = load_translator(run, device="cpu")
     system = translator.describe()["system"]
@@ -79,9 +81,12 @@ def write_published(run: Path, out: Path, layout: str | None = None) -> list[Pat
     contents = _files(published(system), to_official(translator))
     if out.exists():
         raise UserError(f"{out} exists already; choose another folder or remove it")
-    out.mkdir(parents=True)
-    for file, content in contents.items():
-        torch.save(content, out / file)
+    with appearing(out) as folder:
+        for file, content in contents.items():
+            written = io.BytesIO()  # where torch writes the file itself, a full disk may end the process
+            torch.save(content, written)
+            (folder / file).write_bytes(written.getbuffer())
+        os.rename(folder, out)
     return [out / file for file in contents]
 
 

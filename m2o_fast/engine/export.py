@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,6 +34,7 @@ from m2o_fast.engine.samples import COLUMNS, SampleGrid
 from m2o_fast.engine.schema import Config
 from m2o_fast.engine.translate import chosen_direction
 from m2o_fast.errors import UserError
+from m2o_fast.files import appearing
 from m2o_fast.randomness import torch_generator
 from m2o_fast.translators.base import Translator
 from m2o_fast.version import __version__
@@ -83,7 +81,8 @@ def export_run(
         What ``export.json`` holds: JSON values, described in docs/export.md.
 
     Raises:
-        UserError: Nothing to load, no such direction, several for a file, something at ``out``, or a missing package.
+        UserError: Nothing to load, no such direction, several for a file, something at ``out``, a missing package, or
+            no room to write.
         RuntimeError: A file does not do what the translator does; nothing is written then.
     """
     out = Path(out)
@@ -95,8 +94,7 @@ def export_run(
     is_file = len(formats) == 1
     ways = _directions(subject.translator, target, source, one=is_file)
     graphs = [graph for graph in graphs_of(subject.translator, ways) if graph.source is not None or not is_file]
-    with _appearing(out) as folder:
-        folder.mkdir()
+    with appearing(out) as folder:
         facts = _Writer(subject, folder).write(graphs, formats)
         if is_file:
             os.rename(folder / facts["graphs"][0]["files"][0]["name"], out)
@@ -143,17 +141,6 @@ def _directions(translator: Translator, target: str | None, source: str | None, 
         ways = ", ".join(f"{translator.domains[a].name} -> {translator.domains[b].name}" for a, b in learned)
         raise UserError(f"a file holds one direction, and there are {ways}; say which with --to, or name a folder")
     return found
-
-
-@contextmanager
-def _appearing(out: Path) -> Iterator[Path]:
-    """Where to write what becomes ``out`` in the end; whatever is left there vanishes."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        yield part
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 class _Writer:

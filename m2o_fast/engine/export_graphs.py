@@ -7,6 +7,7 @@ torch's own memory format.
 from __future__ import annotations
 
 import copy
+import io
 import logging
 import warnings
 from collections.abc import Callable, Mapping
@@ -191,7 +192,9 @@ def _without_idle_weights(program: ExportedProgram) -> ExportedProgram:
 
 def write_pt2(program: ExportedProgram, file: Path, facts: str) -> None:
     """Writes a file of ``torch.export``, with the metadata as a further file in it."""
-    torch.export.save(program, file, extra_files={METADATA: facts})
+    content = io.BytesIO()  # where torch writes the file itself, a full disk ends the process
+    torch.export.save(program, content, extra_files={METADATA: facts})
+    file.write_bytes(content.getbuffer())
 
 
 def write_onnx(program: ExportedProgram, graph: Graph, translator: Translator, file: Path, facts: str) -> None:

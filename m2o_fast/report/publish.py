@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import shutil
 from pathlib import Path
 
 from m2o_fast.data.images import read_image, to_pillow
@@ -11,6 +11,7 @@ from m2o_fast.engine.checkpoint import load_translator
 from m2o_fast.engine.model_folder import write_model
 from m2o_fast.engine.runs import find_checkpoint, fit_of, run_of, warn_of_damage
 from m2o_fast.errors import UserError
+from m2o_fast.files import appearing
 from m2o_fast.report.card import SAMPLES, model_card
 
 CARD = "README.md"
@@ -42,15 +43,12 @@ def publish(run: Path | None, out: Path, license_id: str, checkpoint: str | None
     translator = load_translator(folder, manifest)
     facts = {"fit": fit_of(folder), "step": manifest["step"], "data_fingerprint": manifest.get("data")}
     card, picture = model_card(translator, manifest, run_of(folder), license_id, repository or _example(out.name))
-    out.mkdir(parents=True)
-    try:
-        write_model(translator, out, facts)
-        (out / CARD).write_text(card)
+    with appearing(out) as part:
+        write_model(translator, part, facts)
+        (part / CARD).write_text(card)
         if picture is not None:
-            to_pillow(read_image(picture, 3, None)).save(out / SAMPLES)  # an image, and nothing else that lies there
-    except BaseException:
-        shutil.rmtree(out, ignore_errors=True)
-        raise
+            to_pillow(read_image(picture, 3, None)).save(part / SAMPLES)  # an image, and nothing else that lies there
+        os.rename(part, out)
     return out
 
 
