@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from PIL import Image
@@ -20,6 +20,12 @@ Read = Callable[[Box], Sequence[Image.Image]]
 #: Pixels of an image from which copies of it, one for each conversion, would fill the memory.
 LARGE = 1 << 24
 _STRIP = 1 << 20  # pixels of a large one that are converted at a time
+
+
+def check_fit(fit: str) -> None:
+    """Raises ``ValueError`` for none of :data:`Fit`, which would be taken for ``"stretch"``."""
+    if fit not in get_args(Fit):
+        raise ValueError(f"fit must be one of {', '.join(get_args(Fit))}, got {fit!r:.40}")
 
 
 def squared(

@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from m2o_fast.data.deep_images import deep_reader, is_deep_gray, luminance
-from m2o_fast.data.fit import LARGE, Box, Fit, Read, size_of, squared, strips
+from m2o_fast.data.fit import LARGE, Box, Fit, Read, check_fit, size_of, squared, strips
 from m2o_fast.data.parallel import room_for_pixels
 from m2o_fast.data.turned import as_shown, shown, shown_size
 from m2o_fast.errors import UserError
@@ -76,7 +76,7 @@ def read_image(path: str | Path | InMemory, channels: int, size: int | None, fit
 
     Raises:
         UserError: If the file is missing, empty, damaged, not an image or too large; the message names it.
-        ValueError: If ``channels`` is neither 1 nor 3.
+        ValueError: If ``channels`` is neither 1 nor 3, ``size`` no size, or ``fit`` another word.
     """
     return read_sized(path, channels, size, fit)[0]
 
@@ -141,6 +141,9 @@ def _read_values(
     """float32 ``[1 or channels, S, S]``, or of the image's own size, in [0, 1]; and its width and height."""
     if channels not in _MODES:
         raise ValueError(f"channels must be 1 or 3, got {channels}")
+    if size is not None and not (isinstance(size, int | np.integer) and size > 0):
+        raise ValueError(f"size must be a whole number from 1 on, or None, got {size!r:.40}")
+    check_fit(fit)
     with opened(path) as image:
         full = None
         pixels = image.width * image.height
@@ -294,7 +297,7 @@ def save_image(image: Tensor, path: str | Path, note: str | None = None) -> None
 
     Raises:
         UserError: If the name does not end in ``.png`` or the file cannot be written.
-        ValueError: For another shape or values that are not finite.
+        ValueError: For another shape, whole numbers, or values that are not finite.
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
@@ -330,6 +333,8 @@ def to_pillow(image: Tensor) -> Image.Image:
     planes = image[0] if image.ndim == 4 and image.shape[0] == 1 else image
     if planes.ndim != 3 or planes.shape[0] not in _MODES or planes.numel() == 0:
         raise ValueError(f"an image must be [c, H, W] or [1, c, H, W] with 1 or 3 channels, got {list(image.shape)}")
+    if not planes.is_floating_point():
+        raise ValueError(f"an image must be floating-point in [-1, 1], got {image.dtype}")
     values = planes.detach().to("cpu", torch.float32).numpy().transpose(1, 2, 0)
     if not np.isfinite(values).all():
         raise ValueError("the image has values that are not finite")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from m2o_fast.data.fit import Fit
+from m2o_fast.data.fit import Fit, check_fit
 from m2o_fast.data.images import InMemory, to_pillow
 from m2o_fast.engine.evaluation.options import images_at_once
 from m2o_fast.engine.fitting import settings_to_train
@@ -21,6 +21,7 @@ from m2o_fast.engine.loop import train as train_run
 from m2o_fast.engine.runlog import show
 from m2o_fast.engine.runs import fit_of, load_translator, local
 from m2o_fast.engine.translate import Picture, chosen_direction, prepared, read_domain_image, restored
+from m2o_fast.errors import UserError
 from m2o_fast.labels import pictures
 from m2o_fast.m2o import Domain
 from m2o_fast.translators.base import Translator
@@ -34,7 +35,7 @@ def train(
     system: str | None = None,
     variant: str | None = None,
     data: str | None = None,
-    uni: Sequence[str] = (),
+    uni: str | Sequence[str] = (),
     steps: int | None = None,
     preset: str | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -48,7 +49,7 @@ def train(
         system: Base model, as ``m2o-fast systems`` lists them; ``None``: the first of them.
         variant: ``"plain"``, ``"hmu"`` or ``"hms"``; ``None``: ``"hms"``, or with a system ``"plain"``.
         data: ``"digits"``, ``"mnist"``, ``"ade20k:DIR"`` or ``"folder:DIR"``.
-        uni: The uni-modal domains of a folder: one image for each content.
+        uni: The uni-modal domains of a folder, or the only one: one image for each content.
         steps: Training iterations; ``None``: those of the recipe.
         preset: Recipe to start from; ``None``: that of the data.
         settings: Any further settings, such as ``{"optim.lr": 2e-4, "seed": 3, "validate_every": 500}``.
@@ -62,7 +63,8 @@ def train(
     Raises:
         UserError: A setting, the data, or a folder that does not fit.
     """
-    options = {"system": system, "variant": variant, "data.name": data, "data.uni": list(uni) or None, "steps": steps}
+    names = [uni] if isinstance(uni, str) else list(uni)
+    options = {"system": system, "variant": variant, "data.name": data, "data.uni": names or None, "steps": steps}
     folder = None if run is None else Path(run)
     config, recipe = settings_to_train(None, folder, resume, None, {**options, **(settings or {})}, preset)
     if recipe and not quiet:
@@ -102,22 +104,25 @@ def translate(
 
     Raises:
         UserError: The model, an image or the way between the domains does not fit.
+        ValueError: An array or ``fit`` does not.
     """
     place = None if isinstance(model, Translator) else local(model)
     translator = model if isinstance(model, Translator) else load_translator(place)
     if fit is None:
         fit = "stretch" if place is None else fit_of(place)
+    check_fit(fit)
     origin, target = chosen_direction(translator, to, source)
     request = Request(to, seed=seed, reference=None if reference is None else Path("the reference"), psi=psi)
     styles = styles_of(translator, target, request, 1, lambda _: _as_reference(reference, translator, target, fit))
-    files = [_file(image) for image in ([images] if isinstance(images, AnyImage) else images)]
+    several = images if isinstance(images, Iterable) and not isinstance(images, AnyImage) else None
+    files = [_file(image) for image in ([images] if several is None else several)]
     found = [prepared(file, translator, origin, fit) for file in files]
     made = _translated(translator, found, origin, target, styles)
     tiles = [
         to_pillow(restored(tile, picture.shown, translator, target, fit, keep_size=keep_size))
         for tile, picture in zip(made, found, strict=True)
     ]
-    return tiles[0] if isinstance(images, AnyImage) else tiles
+    return tiles[0] if several is None else tiles
 
 
 def _translated(
@@ -141,14 +146,20 @@ def _as_reference(image: AnyImage | None, translator: Translator, domain: Domain
     return read_domain_image(_file(image), domain, translator.image_size, fit)[0]
 
 
-def _file(image: AnyImage) -> Path | InMemory:
+def _file(image: object) -> Path | InMemory:
     """The image as a file, in memory where it is none: so that all are read in the same way."""
     if isinstance(image, str | Path):
         return Path(image)
     if isinstance(image, np.ndarray):
         image = _pillow(image)
+    if not isinstance(image, Image.Image):
+        kind = type(image).__name__
+        raise UserError(f"an image must be the path of a file, an image of Pillow, or an array of numpy, got {kind}")
     file = io.BytesIO()
-    image.save(file, format="TIFF" if image.mode in ("CMYK", "YCbCr", "LAB", "F") else "PNG")
+    try:
+        ImageOps.exif_transpose(image).save(file, "TIFF" if image.mode in ("CMYK", "YCbCr", "LAB", "F") else "PNG")
+    except Exception as error:  # of a damaged file, which Pillow reads as late as this, or a mode that files cannot have
+        raise UserError(f"the image: cannot be read ({error}); give its path, or convert it to RGB") from error
     return InMemory("the image", file.getvalue())
 
 

@@ -66,6 +66,19 @@ def umask() -> int:
     return mask
 
 
+@pytest.mark.parametrize("wrong", [{"size": 0}, {"size": 1.5}, {"size": "8"}, {"channels": 2}, {"fit": "padded"}])
+def test_a_wrong_argument_is_not_called_damage(tmp_path: Path, wrong: dict[str, object]) -> None:
+    """Nor is a mistyped fit taken for another one."""
+    Image.new("L", (SIZE, 3)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=f"^{next(iter(wrong))} must be"):
+        read_image(tmp_path / "a.png", **({"channels": 1, "size": SIZE} | wrong))  # type: ignore[arg-type]
+
+
+def test_whole_numbers_are_not_written_as_white(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must be floating-point in .*, got torch.uint8"):
+        save_image(torch.full((1, 2, 2), 100, dtype=torch.uint8), tmp_path / "a.png")
+
+
 def test_gray_and_color_become_each_other(tmp_path: Path) -> None:
     gray, color = pixels(1), pixels(3)
     Image.fromarray(gray).save(tmp_path / "gray.png")

@@ -106,11 +106,48 @@ def test_sizes_are_kept_where_any_is_taken(any_size: Translator) -> None:
         (np.full((4, 4), 1.5), "must be uint8, or floating-point"),
         (np.full((4, 4), np.nan), "must be uint8, or floating-point"),
         ("none.png", "none.png: no such image file"),
+        (torch.zeros(1, 3, 4, 4), "must be the path of a file, an image of Pillow, or an array of numpy, got Tensor"),
+        (None, "must be the path of a file, .* got NoneType"),
+        ([["none.png"]], "must be the path of a file, .* got list"),
+        (Image.new("HSV", (4, 4)), "the image: cannot be read .*HSV.* convert it to RGB"),
     ],
 )
 def test_what_is_no_image_is_refused(any_size: Translator, image: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         m2o_fast.translate(any_size, image, "color")  # type: ignore[arg-type]
+
+
+def test_a_photo_is_turned_also_as_a_picture(any_size: Translator, photo: Path) -> None:
+    """And one that is cut off is an error of the user, though Pillow reads it late."""
+    tags = Image.Exif()
+    tags[0x0112] = 6
+    turned = photo.with_name("turned.png")
+    Image.open(photo).save(turned, exif=tags)
+    made = m2o_fast.translate(any_size, [turned, Image.open(turned)], "gray")
+    assert made[0].size == made[1].size == (20, 30) and made[0].tobytes() == made[1].tobytes()
+    turned.write_bytes(turned.read_bytes()[:900])
+    with pytest.raises(UserError, match="the image: cannot be read"):
+        m2o_fast.translate(any_size, Image.open(turned), "gray")
+
+
+def test_a_mistyped_fit_is_no_other_one(any_size: Translator, photo: Path) -> None:
+    with pytest.raises(ValueError, match="fit must be one of stretch, crop, pad, got 'padded'"):
+        m2o_fast.translate(any_size, photo, "gray", fit="padded")  # type: ignore[arg-type]
+
+
+def test_one_uni_modal_domain_may_be_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its letters are no domains."""
+    seen: list[object] = []
+
+    def settings(*arguments: Any) -> None:
+        seen.append(arguments[4]["data.uni"])
+        raise UserError("enough")
+
+    monkeypatch.setattr("m2o_fast.engine.api.settings_to_train", settings)
+    for uni in ("map", ["map"], ()):
+        with pytest.raises(UserError, match="enough"):
+            m2o_fast.train(uni=uni)
+    assert seen == [["map"], ["map"], None]
 
 
 def test_a_model_is_checked(any_size: Translator, photo: Path) -> None:
