@@ -81,6 +81,8 @@ def best_checkpoint(run: Path) -> tuple[Path, dict[str, Any]] | None:
                 raise CheckpointError(f"{folder / MANIFEST} is damaged: it does not say what is best")
             found.append((folder, manifest))
         except CheckpointError as error:
+            if not folder.exists():  # training goes on, and has found better ones
+                return best_checkpoint(run)
             problems.append(str(error))
     if not found and problems:
         raise CheckpointError("; ".join(problems))

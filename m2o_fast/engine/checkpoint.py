@@ -255,6 +255,8 @@ def newest_checkpoint(run: Path) -> tuple[Path, dict[str, Any], list[str]] | Non
         try:
             return folder, read_manifest(folder), problems
         except CheckpointError as error:
+            if not folder.exists():  # training goes on, and has put a newer one in its place
+                return newest_checkpoint(run)
             problems.append(str(error))
     if problems:
         raise CheckpointError(f"every checkpoint of {run} is damaged: {'; '.join(problems)}")

@@ -17,6 +17,7 @@ from m2o_fast.engine.checkpoint import (
     CheckpointError,
     list_checkpoints,
     load_weights,
+    newest_checkpoint,
     read_manifest,
     read_tensors,
     save_translator,
@@ -205,6 +206,22 @@ def test_a_checkpoint_under_the_number_of_another_step_is_passed_over(trained: T
     assert json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 5
     shutil.copytree(run / "checkpoints" / "step-00000005", tmp_path / "best")
     assert read_manifest(tmp_path / "best")["step"] == 5  # a name that says nothing of a step
+
+
+def test_one_that_training_replaces_while_it_is_read_is_no_damaged_one(
+    translator: StarGANv2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_translator(translator, tmp_path / "checkpoints" / "step-00000000")
+
+    def replaced(folder: Path) -> dict[str, object]:
+        if folder.name == "step-00000000":
+            save_translator(translator, tmp_path / "checkpoints" / "step-00000002", {"step": 2})
+            shutil.rmtree(folder)
+        return read_manifest(folder)
+
+    monkeypatch.setattr("m2o_fast.engine.checkpoint.read_manifest", replaced)
+    found = newest_checkpoint(tmp_path)
+    assert found is not None and found[1]["step"] == 2 and not found[2]
 
 
 NAME = "generator.stem_in.0.weight"

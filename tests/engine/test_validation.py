@@ -17,7 +17,7 @@ import pytest
 import torch
 from tiny import contents, stop_at, tiny_config, tiny_digits
 
-from m2o_fast.engine import checkpoint
+from m2o_fast.engine import best, checkpoint
 from m2o_fast.engine.best import best_checkpoint, write_best
 from m2o_fast.engine.build import build_translator
 from m2o_fast.engine.checkpoint import CheckpointError, read_manifest, read_tensors
@@ -186,6 +186,21 @@ def test_of_two_the_better_one_counts_and_a_damaged_one_does_not(tmp_path: Path)
     write(tmp_path, net(1.0), 3)
     with pytest.raises(CheckpointError, match="does not say what is best"):
         best_checkpoint(tmp_path)
+
+
+def test_one_that_a_better_one_replaces_while_it_is_read_is_no_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, net(1.0), 1, value=0.5)
+    read = best.read_manifest
+
+    def replaced(folder: Path) -> dict[str, Any]:
+        monkeypatch.setattr(best, "read_manifest", read)
+        write(tmp_path, net(2.0), 2, value=0.25)
+        return read(folder)
+
+    monkeypatch.setattr(best, "read_manifest", replaced)
+    assert best_of(tmp_path)[1]["step"] == 2
 
 
 def test_what_is_better_depends_on_the_measure(tmp_path: Path) -> None:
