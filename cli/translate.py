@@ -106,13 +106,13 @@ def translate(
     translated, and the exit code is 2.
     """
     from m2o_fast.engine.evaluation.progress import Meter
-    from m2o_fast.engine.runs import fit_of, load_translator, local
+    from m2o_fast.engine.runs import fit_of, load_translator, local, newest_run
     from m2o_fast.engine.signals import Stopped
     from m2o_fast.engine.translate import Request, translate_path
 
     if run is None and checkpoint is not None and _is_path(checkpoint):
         run, checkpoint = Path(checkpoint), None
-    run = local(run)
+    run = local(run) or newest_run()  # looked for once: another one may be begun meanwhile
     translator = load_translator(run, device, checkpoint)
     request = Request(
         target,

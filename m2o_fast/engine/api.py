@@ -19,7 +19,7 @@ from m2o_fast.engine.fitting import settings_to_train
 from m2o_fast.engine.looks import Request, styles_of
 from m2o_fast.engine.loop import train as train_run
 from m2o_fast.engine.runlog import show
-from m2o_fast.engine.runs import fit_of, load_translator, local
+from m2o_fast.engine.runs import fit_of, load_translator, local, newest_run
 from m2o_fast.engine.translate import Picture, chosen_direction, prepared, read_domain_image, restored
 from m2o_fast.errors import UserError
 from m2o_fast.labels import pictures
@@ -74,7 +74,7 @@ def train(
 
 @torch.inference_mode()
 def translate(
-    model: str | Path | Translator,
+    model: str | Path | Translator | None,
     images: AnyImage | Sequence[AnyImage],
     to: str,
     *,
@@ -106,7 +106,7 @@ def translate(
         UserError: The model, an image or the way between the domains does not fit.
         ValueError: An array or ``fit`` does not.
     """
-    place = None if isinstance(model, Translator) else local(model)
+    place = None if isinstance(model, Translator) else local(model) or newest_run()
     translator = model if isinstance(model, Translator) else load_translator(place)
     if fit is None:
         fit = "stretch" if place is None else fit_of(place)
@@ -158,7 +158,7 @@ def _file(image: object) -> Path | InMemory:
     file = io.BytesIO()
     try:
         ImageOps.exif_transpose(image).save(file, "TIFF" if image.mode in ("CMYK", "YCbCr", "LAB", "F") else "PNG")
-    except Exception as error:  # of a damaged file, which Pillow reads as late as this, or a mode that files cannot have
+    except Exception as error:  # of a damaged file, which Pillow reads as late as this, or a mode that no file has
         raise UserError(f"the image: cannot be read ({error}); give its path, or convert it to RGB") from error
     return InMemory("the image", file.getvalue())
 

@@ -315,14 +315,15 @@ class _Work:
         self._warn_of_shapes()
 
     def note(self) -> str:
-        """What tells files of the same weights and request."""
+        """What tells files of the same nets and request."""
         digest = hashlib.sha256()
         for name, tensor in sorted({**self._translator.state_dict(), "styles": self._styles}.items()):
             digest.update(f"{name} {list(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         asked = self._request
         ways = [self._source.name, self._target.name, asked.is_grid, asked.keep_size, asked.fit]
-        digest.update(json.dumps(ways).encode())
+        # settings that no weight tells, as the steps of a solver, stand in the description
+        digest.update(json.dumps([*ways, self._translator.describe()]).encode())
         return digest.hexdigest()
 
     def _shape(self, file: Path) -> tuple[int, int]:

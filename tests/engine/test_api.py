@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import m2o_fast
 from m2o_fast.cli import main
 from m2o_fast.engine.build import build_translator
 from m2o_fast.engine.config import load_config
-from m2o_fast.engine.runs import CONFIG
+from m2o_fast.engine.runs import CONFIG, load_translator
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain
 from m2o_fast.translators.base import Translator
@@ -128,6 +129,31 @@ def test_a_photo_is_turned_also_as_a_picture(any_size: Translator, photo: Path) 
     turned.write_bytes(turned.read_bytes()[:900])
     with pytest.raises(UserError, match="the image: cannot be read"):
         m2o_fast.translate(any_size, Image.open(turned), "gray")
+
+
+def test_the_newest_run_is_looked_for_once(
+    run: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one that is begun meanwhile does not say how images become squares."""
+    monkeypatch.chdir(tmp_path)
+    for place in ("m2o_fast.engine.api", "m2o_fast.engine.runs"):
+        shutil.rmtree("runs", ignore_errors=True)
+        shutil.copytree(run, "runs/a")
+
+        def loaded(*arguments: Any) -> Translator:
+            shutil.copytree(run, "runs/b", ignore=shutil.ignore_patterns("checkpoints"))
+            config = Path("runs/b", CONFIG)
+            config.write_text(config.read_text().replace("fit: pad", "fit: crop"))
+            return load_translator(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(f"{place}.load_translator", loaded)
+            if place.endswith("api"):
+                m2o_fast.translate(None, photo, "gray").save("out.png")
+            else:
+                assert main(["translate", str(photo), "--to", "gray", "--out", "out.png"]) == 0
+        assert Path("runs/b").is_dir()
+        assert np.array_equal(np.asarray(Image.open("out.png")), np.asarray(m2o_fast.translate(run, photo, "gray")))
 
 
 def test_a_mistyped_fit_is_no_other_one(any_size: Translator, photo: Path) -> None:

@@ -182,6 +182,15 @@ def test_an_image_that_was_replaced_by_an_older_one_is_translated_anew(one_size:
         os.utime(image, (seconds, seconds))
 
 
+def test_settings_that_no_weight_tells_are_noticed(tmp_path: Path) -> None:
+    """What other nets of the same weights have made is made anew."""
+    write(tmp_path / "in" / "0.png", 32, 32)
+    for output in ("linear", "tanh"):
+        nets = build("starganv2", base_width=4, max_width=8, style_dim=4, latent_dim=4, hidden_dim=8, output=output)
+        for done in (Done(1, []), Done(0, [], 1)):
+            assert translate_path(nets, tmp_path / "in", tmp_path / "out", Request("color", resume=True)) == done
+
+
 @pytest.mark.parametrize("system", ["any_size", "one_size"])
 def test_more_looks_than_a_file_has_room_for_are_refused(
     system: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
