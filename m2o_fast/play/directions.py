@@ -43,7 +43,7 @@ def main_directions(
 
     Returns:
         Float32 ``[K, style_dim]``, K at most 4; the sign is such that the output becomes brighter. Of a domain without
-        styles, or with styles that are images, K = 0.
+        styles, or with styles that are images, and where outputs are not finite, K = 0.
     """
     shape = translator.style_shape(target)
     if not translator.has_style(target) or len(shape) != 1:
@@ -56,6 +56,8 @@ def main_directions(
             parts.append(F.adaptive_avg_pool2d(made.float(), _DETAIL).flatten(1).double().cpu())
         time.sleep(_PAUSE)
     outputs = torch.cat(parts)
+    if not outputs.isfinite().all():
+        return torch.zeros(0, *shape)
     styles = styles.double().cpu()
     left, sizes, components = torch.linalg.svd(outputs - outputs.mean(0), full_matrices=False)
     signs = torch.where(components.sum(1) < 0, -1.0, 1.0)

@@ -197,7 +197,11 @@ function dataUrl(blob) {
 }
 
 function pickers(place, domain, act) {
-  $(place).replaceChildren(...samplesOf(domain).map((url, k) => tile(url, `${domain} ${k + 1}`, async () => act(await fileOf(url)))));
+  const now = direction();
+  $(place).replaceChildren(...samplesOf(domain).map((url, k) => tile(url, `${domain} ${k + 1}`, async () => {
+    const file = await fileOf(url);
+    if (isNow(now)) act(file); // else it is of a domain that was left meanwhile
+  })));
 }
 
 function turn() {
@@ -220,6 +224,7 @@ function turn() {
     return figure;
   }));
   state.other = null;
+  if (state.look.reference) state.look = { seed: Number($("seed").value) }; // it is of the domain that was left
   $("share").value = 0;
   shown($("share"));
   const first = $("samples").firstElementChild;

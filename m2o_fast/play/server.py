@@ -64,6 +64,13 @@ def serve(players: Sequence[Player], port: int, ready: Callable[[str], None]) ->
         server.run(sockets=[listener])
 
 
+class _Json(JSONResponse):
+    """Names of files are bytes: what of them is no text is escaped, where UTF-8 has no room for it."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False).encode()
+
+
 class _Server(uvicorn.Server):
     """Tells when it is up."""
 
@@ -82,7 +89,7 @@ def application(players: Sequence[Player]) -> Starlette:
         return FileResponse(Path(__file__).with_name(_PAGE[request.url.path]), headers=_HEADERS)
 
     async def runs(_: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(lambda: [player.facts() for player in players]), headers=_HEADERS)
+        return _Json(await run_in_threadpool(lambda: [player.facts() for player in players]), headers=_HEADERS)
 
     async def sample(request: Request) -> Response:
         where = request.path_params
@@ -97,10 +104,10 @@ def application(players: Sequence[Player]) -> Starlette:
 
     async def slides(request: Request) -> Response:
         body = await _body(request)
-        return JSONResponse(await run_in_threadpool(lambda: _slides(players, _parsed(body))), headers=_HEADERS)
+        return _Json(await run_in_threadpool(lambda: _slides(players, _parsed(body))), headers=_HEADERS)
 
     async def translate(request: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(in_turn, await _body(request)), headers=_HEADERS)
+        return _Json(await run_in_threadpool(in_turn, await _body(request)), headers=_HEADERS)
 
     return Starlette(
         routes=[
@@ -177,4 +184,4 @@ def _player(players: Sequence[Player], number: int) -> Player:
 
 async def _refused(_: Request, error: Exception) -> Response:
     words = str(error)[:_LONGEST].encode(errors="backslashreplace").decode()  # half a surrogate pair is no text to send
-    return JSONResponse({"error": words}, status_code=400, headers=_HEADERS)
+    return _Json({"error": words}, status_code=400, headers=_HEADERS)

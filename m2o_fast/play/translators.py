@@ -117,7 +117,8 @@ class Player:
             looks: The styles.
 
         Raises:
-            UserError: The image cannot be read, the run has not learned this direction, or memory does not suffice.
+            UserError: The image cannot be read, the run has not learned this direction, memory does not suffice, or the
+                translation is not finite.
         """
         self._check(source, target)
         with _enough_memory("take a smaller image, or fewer looks"):
@@ -153,6 +154,8 @@ class Player:
         with self._turn:
             styles = torch.cat([self._style(look, source, target) for look in looks]).to(self._device)
             made = self._translator.translate_many(x, source, target, styles[None])[0]
+        if not made.isfinite().all():
+            raise UserError(f"{self.name} gives values that are not finite: its training went wrong; take another step")
         return styles, made[:, :, :height, :width]
 
     def _image(self, image: Picture, domain: str) -> Tensor:

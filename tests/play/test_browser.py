@@ -107,9 +107,15 @@ def test_pick_draw_slide_compare(page: Any, address: str, tmp_path: Path) -> Non
     WebDriverWait(page, 60).until(lambda _: "not an image of a known format" in page.find_element(By.ID, "status").text)
     assert "known format" in page.find_element(By.CSS_SELECTOR, "#results figcaption").text
     page.find_element(By.CSS_SELECTOR, "#samples button").click()
-    settled(page, seen)
+    seen = settled(page, seen)
+    page.find_element(By.ID, "as-b").click()
+    page.find_element(By.CSS_SELECTOR, "#references button").click()
+    seen = settled(page, seen)
+    assert page.execute_script("return state.look.reference !== undefined")
     page.find_element(By.ID, "direction").send_keys("color to gray")
     WebDriverWait(page, 60).until(lambda _: not page.find_element(By.ID, "look").is_displayed())
+    settled(page, seen)
+    assert page.execute_script("return state.look.reference === undefined")  # it was of another domain
 
     messages = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
     asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]

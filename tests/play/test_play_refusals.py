@@ -15,6 +15,8 @@ from page_client import ASKED, Client, pixels, png
 
 from m2o_fast.errors import UserError
 from m2o_fast.play import server, translators
+from m2o_fast.play.directions import main_directions
+from m2o_fast.play.translators import Player
 from m2o_fast.translators.base import Translator
 
 TEXT = f"data:text/plain;base64,{base64.b64encode(b'no image').decode()}"
@@ -72,6 +74,23 @@ def test_too_little_memory_is_a_sentence(client: Client, translator: Translator,
     monkeypatch.setattr(translator, "translate_many", full)
     status, reply = client.ask("translate", ASKED)
     assert (status, json.loads(reply)) == (400, {"error": "out of memory: take a smaller image, or fewer looks"})
+
+
+def test_nets_that_went_wrong_are_a_sentence(client: Client, translator: Translator, monkeypatch: Any) -> None:
+    """And have no sliders."""
+    for name in ("translate", "translate_many"):
+        made = getattr(translator, name)
+        monkeypatch.setattr(translator, name, lambda *a, made=made, **more: made(*a, **more) / 0)
+    status, reply = client.ask("translate", ASKED)
+    assert status == 400 and "first gives values that are not finite" in json.loads(reply)["error"]
+    assert len(main_directions(translator, torch.zeros(1, 1, 32, 32), "gray", "color")) == 0
+
+
+def test_a_name_that_is_no_text_is_shown(translator: Translator) -> None:
+    """Folders may be called anything."""
+    name = os.fsdecode(b"run-\xff")
+    player = Player(name, name, translator, "stretch", {})
+    assert json.loads(server._Json(player.facts()).body)["name"] == name
 
 
 def test_foreign_pages_have_no_way_in(client: Client) -> None:
