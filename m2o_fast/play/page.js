@@ -83,7 +83,7 @@ function update() {
         show($(`result-${number}`), found);
         say(`${found.milliseconds} ms for ${found.images.length} image${found.images.length > 1 ? "s" : ""}`);
       } catch (error) {
-        if (isNow(asked)) $(`result-${number}`).children[2].textContent = error.message;
+        if (isNow(asked)) show($(`result-${number}`), { images: [], command: error.message });
         throw error;
       }
     });
@@ -92,8 +92,10 @@ function update() {
 
 function show(figure, found) {
   const [picture, save, words, strip] = figure.children;
-  picture.src = found.images[0];
-  save.href = found.images[0];
+  for (const [shown, name] of [[picture, "src"], [save, "href"]]) {
+    if (found.images.length) shown.setAttribute(name, found.images[0]);
+    else shown.removeAttribute(name); // nothing of an earlier image stays beside what is wrong with this one
+  }
   words.textContent = found.command ?? "The saved file holds the style.";
   strip.replaceChildren(...found.images.slice(1).map((url) => {
     const tile = new Image();

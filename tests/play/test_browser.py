@@ -106,6 +106,7 @@ def test_pick_draw_slide_compare(page: Any, address: str, tmp_path: Path) -> Non
     page.find_element(By.ID, "file").send_keys(str(Path(__file__)))  # no image
     WebDriverWait(page, 60).until(lambda _: "not an image of a known format" in page.find_element(By.ID, "status").text)
     assert "known format" in page.find_element(By.CSS_SELECTOR, "#results figcaption").text
+    assert not result(page) and not page.find_element(By.CSS_SELECTOR, "#results a").get_attribute("href")
     page.find_element(By.CSS_SELECTOR, "#samples button").click()
     seen = settled(page, seen)
     page.find_element(By.ID, "as-b").click()
@@ -125,7 +126,11 @@ def test_pick_draw_slide_compare(page: Any, address: str, tmp_path: Path) -> Non
 
 
 def test_readable_on_a_phone(page: Any) -> None:
-    page.set_window_size(390, 844)
+    phone = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}  # windows are not as narrow
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    assert page.execute_script("return window.innerWidth") == 360
+    rows = "[...document.querySelectorAll('.slide')]"
+    assert page.execute_script(f"return {rows}.length && {rows}.every((row) => row.scrollWidth <= row.clientWidth)")
     assert page.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
     for control in page.find_elements(By.CSS_SELECTOR, "button, select, .button"):
         assert not control.is_displayed() or control.size["height"] >= 30
