@@ -61,7 +61,10 @@ def publish(
             raise UserError(f"{run} is a published model already; --push ORG/NAME alone uploads it as it lies")
         folder = run
     elif out is None or license_id is None:
-        raise UserError("say with --out which folder to write, and with --license under what licence, such as mit")
+        what = "" if push is None or run is None else f"{run} is no published model to upload: "
+        raise UserError(
+            f"{what}say with --out which folder to write, and with --license under what licence, such as mit"
+        )
     else:
         folder = write(run, out, license_id, checkpoint, push or "")
         typer.echo(f"{harmless(str(folder))}: {', '.join(sorted(path.name for path in folder.iterdir()))}")

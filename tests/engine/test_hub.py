@@ -70,8 +70,10 @@ def test_what_is_uploaded_and_how_open_it_is(
     for words in (["--license", "mit", "--push", "some/open"], []):
         assert main(["publish", str(folder), *words]) == 2
         assert "is a published model already; --push ORG/NAME alone" in capsys.readouterr().err
-    assert main(["publish", str(model.parent / "checkpoint"), "--push", "some/open"]) == 2
-    assert "say with --out which folder to write" in capsys.readouterr().err
+    for folder in (model.parent / "checkpoint", tmp_path / "mistyped"):
+        assert main(["publish", str(folder), "--push", "some/open"]) == 2
+        said = capsys.readouterr().err
+        assert f"{folder} is no published model to upload: say with --out which folder to write" in said
 
 
 def test_a_failed_upload_says_how_to_go_on(
