@@ -127,6 +127,29 @@ def test_a_direction_that_a_system_has_not_is_a_dash(monkeypatch: pytest.MonkeyP
     ]
 
 
+def test_what_other_weights_save_is_counted_for_each_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import fine_tuning
+
+    def run(start: str, seed: int, errors: dict[int, float]) -> dict[str, object]:
+        curve = [{"step": step, "mse": error, "colors": error} for step, error in errors.items()]
+        return {"start": start, "seed": seed, "validations": curve}
+
+    runs = [
+        run("fresh", 2, {25: 0.5, 50: 0.2, 75: 0.3}),
+        run("digits", 2, {0: 0.4, 25: 0.2, 50: 0.1, 75: 0.3}),
+        run("fresh", 1, {25: 0.3}),
+        run("digits", 1, {0: 0.4, 25: 0.5}),
+    ]
+    assert fine_tuning.savings(runs) == [
+        "\nSeed 1: the least error from fresh weights is 0.3000, after 25 steps; begun with the digits it is not "
+        "reached. Seed 2: the least error from fresh weights is 0.2000, after 50 steps; begun with the digits it is "
+        "reached after 25 steps."
+    ]
+    assert fine_tuning.cells_of(runs[::2], 25) == ["0.4000 ± 0.1414", "0.40 ± 0.14"]
+    assert fine_tuning.cells_of(runs[::2], 0) == ["-", "-"]
+
+
 def benchmarks(*words: str) -> subprocess.CompletedProcess[str]:
     """``pytest benchmarks`` with more words."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words]

@@ -1,0 +1,181 @@
+"""Fewer steps to the same error: MNIST from fresh weights, and from those of digits. A section of docs/results.md.
+
+    M2O_DATA_DIR=DIR python benchmarks/fine_tuning.py [--steps 400] [--every 25] [--seeds 1 2]
+
+The digits are trained as by `make train`; MNIST by the same recipe, without and with `--init-from`, and validated every
+few steps. Every run is one `m2o-fast train` in a process of its own with one thread, in a folder named after its
+settings; runs that are measured are not trained again, others are gone on with. Figures and settings are kept in
+benchmarks/results/fine-tuning.json, the plot in docs/fine-tuning.svg.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ablation import RESULTS, ROOT, cell, command, cost, made_by, makers, page
+
+from m2o_fast.engine.config import dump_config, load_config
+from m2o_fast.engine.schema import Config
+
+RECORD = RESULTS / "fine-tuning.json"
+PLOT = ROOT / "docs" / "fine-tuning.svg"
+FRESH, BEGUN = "fresh", "digits"  # what a run of MNIST begins with
+MEASURES = {"mse": "validation/color->gray/none/mse", "colors": "validation/gray->color/latent/pixel_color_recall"}
+
+Run = dict[str, Any]
+
+
+def main() -> None:
+    """Runs what is missing, then writes the record, the plot and the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--every", type=int, default=25, help="steps between two validations")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "fine-tuning")
+    options = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    digits = load_config(overrides={"variant": "hms", "data.name": "digits"})
+    weights = trained(digits, options.runs)
+    # The recipe's average, over hundreds of steps, would still be that of the first weights.
+    short = {"steps": options.steps, "validate_every": options.every, "optim.ema": 0.98, "device": "cpu"}
+    fresh = load_config(overrides={"variant": "hms", "data.name": "mnist", **short}, preset="digits")
+    runs = []
+    for seed in options.seeds:
+        for start, values in ((FRESH, {}), (BEGUN, {"init_from": str(weights)})):
+            config = fresh.with_values({"seed": seed, **values})
+            runs.append({"start": start, "seed": seed, **measured(config, options.runs)})
+    settings = {"digits": digits, "mnist": fresh}
+    record = {
+        "settings": {name: config.model_dump(mode="json") for name, config in settings.items()},
+        "weights": made(weights),
+        "runs": runs,
+    }
+    RECORD.write_text(json.dumps(record, indent=1) + "\n")
+    plot(record)
+    (ROOT / "docs" / "results.md").write_text("\n".join(page()) + "\n")
+
+
+def trained(config: Config, runs: Path) -> Path:
+    """The folder of a run that is trained, now or before; by what stands in it."""
+    settings = dump_config(config)
+    folder = runs / f"{config.data.name}-{config.seed}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
+    if not (folder / "made.json").exists():
+        runs.mkdir(parents=True, exist_ok=True)
+        file = folder.with_suffix(".yaml")
+        file.write_text(settings)
+        command("train", "--config", str(file), "--run", str(folder), "--resume", "auto", "--quiet")
+        (folder / "made.json").write_text(json.dumps(made_by()))
+    return folder
+
+
+def made(folder: Path) -> dict[str, str]:
+    """Machine, torch and commit of a run."""
+    found: dict[str, str] = json.loads((folder / "made.json").read_text())
+    return found
+
+
+def measured(config: Config, runs: Path) -> Run:
+    """A run of MNIST: its validations, before the first step, too, where it begins with other weights; and its cost."""
+    folder = trained(config, runs)
+    found = folder / "fine-tuning.json"
+    if not found.exists():
+        lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        validations = [line for line in lines if MEASURES["mse"] in line]
+        if config.init_from is not None:
+            validations.insert(0, {"step": 0, **before_training(config)})
+        curve = [{"step": line["step"], **{key: line[name] for key, name in MEASURES.items()}} for line in validations]
+        found.write_text(json.dumps({"validations": curve, "cost": cost(config.with_values({"init_from": None}))}))
+    return {**made(folder), **json.loads(found.read_text())}
+
+
+def before_training(config: Config) -> dict[str, float]:
+    """What a validation finds of the weights that a run begins with."""
+    from m2o_fast.engine.build import open_split
+    from m2o_fast.engine.runs import load_translator
+    from m2o_fast.engine.validation import open_validation
+
+    assert config.init_from is not None
+    validation = open_validation(config, Path("nowhere"), open_split(config, "test"), 0)
+    return validation.measure(load_translator(Path(config.init_from), "cpu"))
+
+
+# --- page -------------------------------------------------------------------------------------------------------------
+
+
+def section(record: Run) -> list[str]:
+    """Heading, table and plot for docs/results.md."""
+    runs, settings = record["runs"], record["settings"]
+    digits, mnist = settings["digits"], settings["mnist"]
+    seconds = statistics.mean(run["cost"]["seconds_per_step"] for run in runs)
+    lines = [
+        f"\n## From digits to MNIST, {mnist['steps']:,} steps, seeds {', '.join(map(str, seeds_of(runs)))}\n",
+        "Made by `python benchmarks/fine_tuning.py` from `benchmarks/results/fine-tuning.json`: "
+        f"{makers([*runs, record['weights']])}. HMS on MNIST by the recipe of the digits with a moving average of "
+        f"{mnist['optim']['ema']}, from fresh weights and from those of {digits['steps']:,} steps on the digits, seed "
+        f"{digits['seed']} (`--init-from`). MSE of color to gray and `pixel_color_recall` of gray to color, of the "
+        "validations, each of the same test images; step 0 is before training. A step takes "
+        f"{seconds:.3f} s of one thread.\n",
+        "| step | fresh: MSE | colors | begun with the digits: MSE | colors |",
+        "|---|---|---|---|---|",
+    ]
+    starts = [[run for run in runs if run["start"] == start] for start in (FRESH, BEGUN)]
+    for step in sorted({line["step"] for run in runs for line in run["validations"]}):
+        cells = [part for same in starts for part in cells_of(same, step)]
+        lines.append(f"| {step} | {' | '.join(cells)} |")
+    return [*lines, *savings(runs), f"\n![MSE by step, from fresh weights and from those of digits]({PLOT.name})"]
+
+
+def cells_of(runs: Sequence[Run], step: int) -> list[str]:
+    """MSE and colors of runs at a step, over the seeds."""
+    found = [line for run in runs for line in run["validations"] if line["step"] == step]
+    forms = {"mse": "{:.4f}", "colors": "{:.2f}"}
+    return [cell([line[key] for line in found], form) if found else "-" for key, form in forms.items()]
+
+
+def savings(runs: Sequence[Run]) -> list[str]:
+    """A sentence for each seed: after how many steps each run has the least error that fresh weights come to."""
+    sentences = []
+    for seed in seeds_of(runs):
+        curves = {run["start"]: run["validations"] for run in runs if run["seed"] == seed}
+        best = min(curves[FRESH], key=lambda line: line["mse"])
+        steps = [line["step"] for line in curves[BEGUN] if line["mse"] <= best["mse"]]
+        there = f"is reached after {steps[0]} steps" if steps else "is not reached"
+        sentences.append(
+            f"Seed {seed}: the least error from fresh weights is {best['mse']:.4f}, after {best['step']} steps; "
+            f"begun with the digits it {there}."
+        )
+    return ["\n" + " ".join(sentences)]
+
+
+def seeds_of(runs: Sequence[Run]) -> list[int]:
+    """The seeds, in order."""
+    return sorted({run["seed"] for run in runs})
+
+
+def plot(record: Run) -> None:
+    """MSE over steps, a line for each run."""
+    from publish import pyplot
+
+    plt = pyplot()
+    figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
+    looks = {FRESH: ("C0--", "fresh weights"), BEGUN: ("C1-", "weights of digits")}
+    for run in record["runs"]:
+        style, label = looks[run["start"]]
+        steps, errors = zip(*((line["step"], line["mse"]) for line in run["validations"]), strict=True)
+        axes.plot(steps, errors, style, label=label if run["seed"] == seeds_of(record["runs"])[0] else None)
+    axes.set(yscale="log", xlabel="step", ylabel="MSE, color to gray")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(PLOT, metadata={"Date": None})
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()
