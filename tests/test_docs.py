@@ -36,6 +36,11 @@ def test_readme_imports_an_op() -> None:
     exec(compile(code, "README.md", "exec"), {})
 
 
+def test_readme_is_short_and_shows_the_page_to_play_with() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert len(readme.splitlines()) <= 150 and "](docs/play.png)" in readme
+
+
 @pytest.mark.parametrize(
     "page", ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
 )
