@@ -232,7 +232,9 @@ def page() -> list[str]:
     ]
     for path in sorted(RESULTS.glob("ablation-*.json"), key=lambda path: path.stem):
         lines += section(json.loads(path.read_text()))
-    return lines
+    import fine_tuning  # which takes what stands here from this module
+
+    return [*lines, *fine_tuning.section(json.loads(fine_tuning.RECORD.read_text()))]
 
 
 def section(record: dict[str, Any]) -> list[str]:
