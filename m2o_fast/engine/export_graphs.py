@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,9 @@ from torch.fx.experimental import _config as symbolic
 
 from m2o_fast.ops import use_backend
 from m2o_fast.translators.base import Translator
+
+if TYPE_CHECKING:
+    import onnx_ir
 
 TRANSLATION, MAPPING, ENCODER = "translation", "mapping network", "style encoder"
 #: key of the metadata of an .onnx file, and of the further file in a .pt2 file
@@ -212,10 +216,36 @@ def write_onnx(program: ExportedProgram, graph: Graph, translator: Translator, f
                 verbose=False,
             )  # fmt: skip
             assert made is not None
+            if graph.takes_any_size(translator) and translator.multiple not in (None, 1):
+                refuse_other_sizes(made.model, translator.multiple)
             made.model.metadata_props[METADATA] = facts
             made.save(str(file), external_data=False)
     finally:
         log.setLevel(level)
+
+
+def refuse_other_sizes(model: onnx_ir.Model, multiple: int) -> None:
+    """Puts in front of a graph what fails where height or width of ``image`` is no multiple, and says so by its name.
+
+    ONNX has no assertions; this one splits a side into parts and joins them again, which moves no pixel.
+    """
+    import onnx_ir as ir
+
+    graph = model.graph
+    image = next(value for value in graph.inputs if value.name == "image")
+    uses = tuple(image.uses())
+    shape = ir.node("Shape", [image])
+    nodes, checked = [shape], image
+    for side, parts in {"height": [0, 0, -1, 0, multiple], "width": [0, 0, 0, -1, multiple]}.items():
+        numbers = ir.node("Constant", [], {"value_ints": parts})  # 0: as it is; -1: the quotient
+        name = f"{side} must be a multiple of {multiple}"
+        split = ir.node("Reshape", [checked, numbers.outputs[0]], name=name)
+        joined = ir.node("Reshape", [split.outputs[0], shape.outputs[0]])
+        nodes += [numbers, split, joined]
+        checked = joined.outputs[0]
+    for use in uses:
+        use.node.replace_input_with(use.idx, checked)
+    graph.insert_before(graph[0], nodes)
 
 
 def opened(file: Path) -> Callable[[Mapping[str, Tensor]], Tensor]:

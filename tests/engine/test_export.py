@@ -25,7 +25,7 @@ from m2o_fast.engine import export
 from m2o_fast.engine.build import build_translator
 from m2o_fast.engine.checkpoint import save_translator
 from m2o_fast.engine.export import TOLERANCE, export_run
-from m2o_fast.engine.export_graphs import METADATA, opened
+from m2o_fast.engine.export_graphs import METADATA, Graph, graphs_of, opened, refuse_other_sizes
 from m2o_fast.engine.loop import train
 from m2o_fast.engine.runs import load_translator
 from m2o_fast.errors import UserError
@@ -76,14 +76,25 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-def cases(translator: Translator, a: int, b: int, count: int, longer: int) -> dict[str, torch.Tensor]:
+def cases(translator: Translator, graph: Graph, count: int, longer: int) -> dict[str, torch.Tensor]:
+    """Inputs of a graph, of another height and width where it takes any."""
     generator = torch.Generator().manual_seed(count)
-    step = translator.multiple or 0
-    size = (translator.image_size, translator.image_size + longer * step)
-    inputs = {"image": torch.rand((count, translator.domains[a].channels, *size), generator=generator) * 2 - 1}
-    if translator.has_style(b):
-        inputs["style"] = translator.sample_style(count, b, generator)
+    step, side = translator.multiple or 0, translator.image_size
+    sizes = {"batch": count, "height": side + 2 * longer * step, "width": side + longer * step}
+    shapes = {name: [sizes.get(size, size) for size in shape] for name, shape in graph.inputs(translator).items()}
+    inputs = {name: torch.rand(shape, generator=generator) * 2 - 1 for name, shape in shapes.items()}
+    if "style" in inputs:
+        inputs["style"] = translator.sample_style(count, graph.target, generator)
     return inputs
+
+
+def wanted(translator: Translator, graph: Graph, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """What the translator makes of them."""
+    if graph.source is not None:
+        return translator.translate(inputs["image"], graph.source, graph.target, style=inputs.get("style"))
+    if "latent" in inputs:
+        return translator.map_style(inputs["latent"], graph.target)
+    return translator.encode_style(inputs["image"], graph.target)
 
 
 def run_alone(tasks: list[tuple[Path, dict[str, torch.Tensor]]], folder: Path) -> list[np.ndarray]:
@@ -96,24 +107,35 @@ def run_alone(tasks: list[tuple[Path, dict[str, torch.Tensor]]], folder: Path) -
     return [np.load(out) for _, _, out in words]
 
 
-def check(translator: Translator, files: list[Path], folder: Path) -> None:
-    a, b = styled_way(translator)
-    tasks = [(file, cases(translator, a, b, count, longer)) for file in files for count, longer in ((1, 0), (3, 1))]
-    for (_, inputs), found in zip(tasks, run_alone(tasks, folder), strict=True):
-        wanted = translator.translate(inputs["image"], a, b, style=inputs.get("style"))
-        assert found.shape == wanted.shape
-        assert np.abs(found - wanted.numpy()).max() <= TOLERANCE * max(1.0, wanted.abs().max().item())
+def check(translator: Translator, files: list[tuple[Graph, Path]], folder: Path) -> None:
+    tasks = [(graph, file, cases(translator, graph, *how)) for graph, file in files for how in ((1, 0), (3, 1))]
+    found = run_alone([(file, inputs) for _, file, inputs in tasks], folder)
+    for (graph, file, inputs), made in zip(tasks, found, strict=True):
+        with torch.no_grad():
+            expected = wanted(translator, graph, inputs)
+        assert made.shape == expected.shape, file
+        assert np.abs(made - expected.numpy()).max() <= TOLERANCE * max(1.0, expected.abs().max().item()), file
+
+
+def check_refusals(translator: Translator, graph: Graph, file: Path) -> None:
+    """A height or a width that is no multiple is an error, of an .onnx file one that says so."""
+    inputs = cases(translator, graph, 1, 0)
+    for side, pad in (("height", (0, 0, 0, 1)), ("width", (0, 1))):
+        says = f"{side} must be a multiple of {translator.multiple}" if file.suffix == ".onnx" else ""
+        with pytest.raises(Exception, match=says):
+            opened(file)(inputs | {"image": torch.nn.functional.pad(inputs["image"], pad)})
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_translation_for_torch_alone(name: str, checkpoints: dict[str, Path], tmp_path: Path) -> None:
     translator = load_translator(checkpoints[name], "cpu")
-    a, b = (translator.domains[k].name for k in styled_way(translator))
+    source, target = styled_way(translator)
+    a, b = (translator.domains[k].name for k in (source, target))
     facts = export_run(checkpoints[name], tmp_path / "a.pt2", b, source=a)
     assert facts["system"] == name and facts["graphs"][0]["target"] == b
     assert facts["graphs"][0]["files"][0]["checked"]["on"] == "random images"
-    check(translator, [tmp_path / "a.pt2"], tmp_path)
+    check(translator, [(Graph("translation", target, source), tmp_path / "a.pt2")], tmp_path)
 
 
 @pytest.mark.slow
@@ -127,8 +149,36 @@ def test_everything_in_both_formats(name: str, checkpoints: dict[str, Path], tmp
     assert kinds.count("translation") == len(ways)
     assert kinds.count("mapping network") == sum(translator.latent_shape(b) is not None for b in styled)
     assert kinds.count("style encoder") == sum(translator.reads_style(b) for b in styled)
-    a, b = (translator.domains[k].name for k in styled_way(translator))
-    check(translator, [tmp_path / "all" / f"{a}.to.{b}{suffix}" for suffix in (".onnx", ".pt2")], tmp_path)
+    files = [
+        (graph, tmp_path / "all" / f"{graph.name(translator)}{suffix}")
+        for suffix in (".onnx", ".pt2")  # before torch is imported there
+        for graph in graphs_of(translator, ways)
+    ]
+    names = [file["name"] for graph in facts["graphs"] for file in graph["files"]]
+    assert sorted(file.name for _, file in files) == sorted(names)
+    check(translator, files, tmp_path)
+    for graph, file in files:
+        if graph.takes_any_size(translator) and translator.multiple != 1:
+            check_refusals(translator, graph, file)
+
+
+def test_other_sizes_are_refused_by_name(tmp_path: Path) -> None:
+    """What stands in front of a graph, here one that gives the image back."""
+    import onnx_ir as ir
+
+    sides = ir.Shape(["batch", 1, "height", "width"])
+    image = ir.Value(name="image", shape=sides, type=ir.TensorType(ir.DataType.FLOAT))
+    same = ir.node("Identity", [image])
+    same.outputs[0].name = "translation"
+    made = ir.Model(ir.Graph([image], same.outputs, nodes=[same], opset_imports={"": 20}), ir_version=10)
+    refuse_other_sizes(made, 4)
+    ir.save(made, tmp_path / "same.onnx")
+    run = opened(tmp_path / "same.onnx")
+    images = torch.rand(2, 1, 8, 12)
+    assert torch.equal(run({"image": images}), images)
+    for side, odd in (("height", images[:, :, 1:]), ("width", images[..., :10])):
+        with pytest.raises(Exception, match=f"{side} must be a multiple of 4"):
+            run({"image": odd.contiguous()})
 
 
 # --- one run ---
@@ -160,18 +210,20 @@ def test_a_run_in_all_formats(run: Path, exported: tuple[Path, str], tmp_path: P
     assert names == ["export.json", "gray.to.color.onnx", "gray.to.color.pt2"]
     facts = json.loads((folder / "export.json").read_text())
     translator = load_translator(run, "cpu")
-    check(translator, [folder / name for name in names[1:]], tmp_path)
+    source, target = styled_way(translator)
+    graph = Graph("translation", target, source)
+    check(translator, [(graph, folder / name) for name in names[1:]], tmp_path)
     assert (facts["system"], facts["variant"], facts["image_size"], facts["step"]) == (SMALL, "hms", 32, 1)
     assert len(facts["data"]["fingerprint"]) == 64 and facts["data"]["name"] == "digits"
     assert [domain["name"] for domain in facts["domains"]] == [domain.name for domain in translator.domains]
-    graph = facts["graphs"][0]
-    assert graph["inputs"]["image"] == {"shape": ["batch", 1, "height", "width"], "range": [-1, 1], "multiple": 1}
-    assert graph["inputs"]["style"]["law"] == "standard normal"
-    assert all(file["checked"]["on"] == "the run's sample grid" for file in graph["files"])
+    described = facts["graphs"][0]
+    assert described["inputs"]["image"] == {"shape": ["batch", 1, "height", "width"], "range": [-1, 1], "multiple": 1}
+    assert described["inputs"]["style"]["law"] == "standard normal"
+    assert all(file["checked"]["on"] == "the run's sample grid" for file in described["files"])
     assert stored(folder / "gray.to.color.onnx")["data"] == facts["data"]
     text = {METADATA: ""}
     program = torch.export.load(folder / "gray.to.color.pt2", extra_files=text)
-    assert json.loads(text[METADATA])["graphs"][0]["inputs"] == graph["inputs"]
+    assert json.loads(text[METADATA])["graphs"][0]["inputs"] == described["inputs"]
     weights = sum(weight.numel() for weight in program.state_dict.values())
     assert weights < sum(weight.numel() for weight in translator.parameters()) / 2  # no discriminator, no way back
 
