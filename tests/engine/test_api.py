@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from folder_files import SIDE, write_folder
 from PIL import Image
 from small import small_config
 from source_tree import ROOT
@@ -60,6 +61,21 @@ def test_training_is_that_of_the_command(run: Path, monkeypatch: pytest.MonkeyPa
     assert m2o_fast.load(run, "cpu").describe()["system"] == "starganv2"
     with pytest.raises(UserError, match="unknown key 'optim.lrr'"):
         m2o_fast.train(settings={"optim.lrr": 1})
+
+
+def test_another_system_on_own_images(tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "d")
+    settings = dict.fromkeys(load_config(assignments=["system=cyclegan"]).settings.widths(32), 4)
+    settings |= {"data.image_size": 32, "model.blocks": 1, "batch_size": 4, "device": "cpu"}
+    run = m2o_fast.train(
+        system="cyclegan", variant="hms", data=f"folder:{data}", uni=["sketch"], steps=1, settings=settings,
+        run=tmp_path / "run", quiet=True,
+    )  # fmt: skip
+    translator = m2o_fast.load(run, "cpu")
+    assert translator.describe()["system"] == "cyclegan"
+    assert [(domain.name, domain.multimodal) for domain in translator.domains] == [("photo", True), ("sketch", False)]
+    made = m2o_fast.translate(run, data / "val" / "photo" / "1.png", to="sketch")
+    assert isinstance(made, Image.Image) and made.size == (SIDE, SIDE)
 
 
 @pytest.mark.parametrize("words", [["--seed", "3"], ["--seed", "3", "--keep-size"], ["--psi", "0.5"]])
