@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +46,7 @@ def write_model(translator: Translator, folder: Path, facts: Mapping[str, Any]) 
         file.write((json.dumps(config, indent=1) + "\n").encode())
     with _written(folder / WEIGHTS):
         save_file(plain_tensors(translator.state_dict()), folder / WEIGHTS, metadata={"format": "pt"})
+        shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors keeps a file to its owner
 
 
 @contextmanager

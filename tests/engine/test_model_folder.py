@@ -51,6 +51,10 @@ def longer(folder: Path) -> None:
     save_file(tensors | {"more": torch.zeros(1)}, folder / "model.safetensors")
 
 
+def test_who_may_read_the_description_may_read_the_weights(model: Path) -> None:
+    assert (model / WEIGHTS).stat().st_mode == (model / CONFIG).stat().st_mode
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
