@@ -35,27 +35,14 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from results_page import PATHS, RESULTS, ROOT, label, write_page
+
 from m2o_fast.engine.config import dump_config, load_config
 from m2o_fast.engine.device import cpu_model
 from m2o_fast.engine.schema import Config
-from m2o_fast.engine.yaml12 import dump_yaml
 from m2o_fast.m2o import VARIANTS
-from m2o_fast.translators import NAMES, full_name, short_name, system
+from m2o_fast.translators import NAMES, short_name, system
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
-COLUMNS = {
-    "MSE, color to gray": ("color->gray", "mse", "{:.5f}"),
-    "Color Recall": ("gray->color", "color_recall", "{:.3f}"),
-    "coverage": ("gray->color", "coverage", "{:.3f}"),
-    "unique colors": ("gray->color", "unique_colors", "{:.0f}"),
-    "content MSE": ("gray->color", "content_mse", "{:.5f}"),
-    "FID": ("gray->color", "fid_clean", "{:.2f}"),
-    "parameters": ("cost", "parameters", "{:,.0f}"),
-    "s per step": ("cost", "seconds_per_step", "{:.3f}"),
-    "steps": ("cost", "steps", "{:,.0f}"),
-}
-PATHS = {"fast": "", "plain": ", plain torch", "bf16": ", bf16"}
 WARM_UP, TIMED = 3, 20  # steps
 
 
@@ -110,7 +97,7 @@ def main() -> None:
         for result in pool.map(partial(measure, options=options, known=known), runs, steps):
             record["runs"].append(result)
             file.write_text(json.dumps(record, indent=1) + "\n")
-    (ROOT / "docs" / "results.md").write_text("\n".join(page()) + "\n")
+    write_page()
 
 
 def of_systems(chosen: Sequence[str]) -> str:
@@ -154,8 +141,10 @@ def measure(run: Run, steps: int, options: argparse.Namespace, known: dict[str, 
 
 def recorded(run: Run, config: Config, known: dict[str, Any]) -> dict[str, Any] | None:
     """What an earlier record holds of a run with these settings."""
-    settings = known.get("settings", {}).get(label(run._asdict()), {})
-    if settings | {"seed": run.seed} != config.model_dump(mode="json"):
+    settings = known.get("settings", {}).get(label(run._asdict()))
+    if (
+        settings is None or type(config).model_validate(settings | {"seed": run.seed}) != config
+    ):  # younger ones: defaults
         return None
     return next((found for found in known["runs"] if found | run._asdict() == found), None)
 
@@ -196,11 +185,6 @@ def cost(config: Config) -> dict[str, float]:
     return {"parameters": sum(sizes), "seconds_per_step": statistics.median(seconds[WARM_UP:])}
 
 
-def label(run: dict[str, Any]) -> str:
-    """``CycleGAN-HMS``, ``HMS, plain torch``: what a row is called."""
-    return full_name(run["system"], run["variant"]) + PATHS[run["path"]]
-
-
 def made_by() -> dict[str, str]:
     """What stands with each run, for those of one table may have been made at different commits."""
     machine = f"{os.cpu_count()} cores, {cpu_model() or platform.machine()}"
@@ -219,134 +203,6 @@ def command(*words: str) -> str:
     if done.returncode:
         raise SystemExit(f"m2o-fast {' '.join(words)}: exit code {done.returncode}")
     return done.stdout
-
-
-def page() -> list[str]:
-    """The lines of docs/results.md, from every ablation in benchmarks/results/."""
-    lines = [
-        "# Results\n",
-        "Made by `make ablation` (benchmarks/ablation.py) from `benchmarks/results/ablation-*.json`. Each system with",
-        "its preset, the test split, averaged weights where a system keeps them, styles of random latents,",
-        "mean ± standard deviation over the seeds. What each measure means, and its protocol:",
-        "[metrics.md](metrics.md).",
-    ]
-    for path in sorted(RESULTS.glob("ablation-*.json"), key=lambda path: path.stem):
-        lines += section(json.loads(path.read_text()))
-    import fine_tuning  # which takes what stands here from this module
-
-    return [*lines, *fine_tuning.section(json.loads(fine_tuning.RECORD.read_text()))]
-
-
-def section(record: dict[str, Any]) -> list[str]:
-    """Heading and table of one ablation."""
-    runs = record["runs"]
-    seeds = sorted({run["seed"] for run in runs})
-    several = len({run["path"] for run in runs}) > 1
-    ceiling = statistics.mean(measures(run, "gray->color")["color_recall_ceiling"] for run in runs)
-    columns = {title: column for title, column in COLUMNS.items() if is_comparable(column, runs)}
-    lines = [
-        f"\n## {record['data']}, {budget(record)}, {'seeds' if len(seeds) > 1 else 'seed'} "
-        + f"{', '.join(map(str, seeds))}{': is quality paid for speed?' if several else ''}\n",
-        f"{makers(runs)}. Ceiling of Color Recall at this sample size: {ceiling:.3f}."
-        f"{' Seconds of one thread.' if 's per step' in columns else ''}\n",
-        f"| variant | {' | '.join(columns)} |",
-        f"|---|{'---|' * len(columns)}",
-    ]
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for run in runs:
-        rows.setdefault(label(run), []).append(run)
-    for name, same in rows.items():
-        name += "" if len(same) == len(seeds) else f" (seed {', '.join(str(run['seed']) for run in same)})"
-        cells = [cell([measures(run, at).get(what) for run in same], form) for at, what, form in columns.values()]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return [*lines, *(distances(rows) if several else []), *one_to_one(rows), *earlier_decoder(record)]
-
-
-def budget(record: dict[str, Any]) -> str:
-    """How long each run was trained."""
-    if "seconds" in record:
-        return f"as many steps as {record['seconds']} seconds of one thread"
-    return f"{record['steps']:,} steps"
-
-
-def makers(runs: Sequence[dict[str, Any]]) -> str:
-    """Machine, torch and commits of the runs of a table."""
-    found = [sorted({run[what] for run in runs}) for what in ("machine", "torch", "commit")]
-    machine, torch, commits = map(", ".join, found)
-    return f"{machine}, torch {torch}, {'commits' if len(found[-1]) > 1 else 'commit'} {commits}"
-
-
-def is_comparable(column: tuple[str, str, str], runs: Sequence[dict[str, Any]]) -> bool:
-    """Whether runs have a measure, on equal terms: distances of features depend on the number of images."""
-    at, name, _ = column
-    if name.startswith("fid") and len({run["protocol"].get("outputs_per_source") for run in runs}) > 1:
-        return False
-    return any(name in measures(run, at) for run in runs)
-
-
-def cell(measured: Sequence[float | None], form: str) -> str:
-    """Mean and, of several values that differ, standard deviation; a dash where a system has no such direction."""
-    values = [value for value in measured if value is not None]
-    if not values:
-        return "-"
-    mean = form.format(statistics.mean(values))
-    return f"{mean} ± {form.format(statistics.stdev(values))}" if len(set(values)) > 1 else mean
-
-
-def distances(rows: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """How far the means of the other paths are from that of plain torch, in its standard deviations."""
-    found = []
-    for name, runs in rows.items():
-        plain = rows[label({**runs[0], "path": "plain"})]
-        if plain is runs:
-            continue
-        words = []
-        for title in ("MSE, color to gray", "Color Recall"):
-            at, measure_name, _ = COLUMNS[title]
-            expected, found_values = ([measures(run, at)[measure_name] for run in of] for of in (plain, runs))
-            away = abs(statistics.mean(found_values) - statistics.mean(expected)) / statistics.stdev(expected)
-            words.append(f"{away:.1f} ({title})")
-        found.append(f"{name}: {', '.join(words)}")
-    return ["\nMeans, in standard deviations of plain torch from its own. " + "; ".join(found) + "."]
-
-
-def earlier_decoder(record: dict[str, Any]) -> list[str]:
-    """What has to be said of records from before HMU and HMS had a decoder of their own: they name AdaIN for all."""
-    return ["\nAll by AdaIN, which HMU and HMS had by default then."] if "style_op: adain" in text_of(record) else []
-
-
-def text_of(record: dict[str, Any]) -> str:
-    """The settings of a record as YAML; early ones are kept as that."""
-    settings = record["settings"]
-    return settings if isinstance(settings, str) else dump_yaml(settings)
-
-
-def one_to_one(rows: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """What a table shows that has systems with and without styles."""
-    recalls = {
-        name: statistics.mean(measures(run, "gray->color")["color_recall"] for run in runs)
-        for name, runs in rows.items()
-    }
-    without = [name for name, runs in rows.items() if "none" in runs[0]["directions"]["gray->color"]]
-    if not without or len(without) == len(rows):
-        return []
-    most = max(recalls[name] for name in without)
-    least = min(recalls[name] for name in rows if name not in without)
-    return [
-        f"\n{' and '.join(without)} translate one to one: each gray digit gets a single color, so they cannot make the "
-        f"many colors that it could have. Their Color Recall is at most {most:.3f}, that of the others at least "
-        f"{least:.3f}."
-    ]
-
-
-def measures(run: dict[str, Any], direction: str) -> dict[str, Any]:
-    """The measures of a direction, of random styles where there are styles; earlier records hold no others.
-
-    ``"cost"`` in place of a direction: what training takes.
-    """
-    found = run.get("cost", {}) if direction == "cost" else run["directions"].get(direction, {})
-    measured: dict[str, Any] = found.get("none") or found.get("latent") or found
-    return measured
 
 
 if __name__ == "__main__":

@@ -14,18 +14,15 @@ import argparse
 import hashlib
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ablation import RESULTS, ROOT, cell, command, cost, made_by, makers, page
+from ablation import command, cost, made_by
+from results_page import BEGUN, FINE_TUNING, FRESH, ROOT, plot_fine_tuning, write_page
 
 from m2o_fast.engine.config import dump_config, load_config
 from m2o_fast.engine.schema import Config
 
-RECORD = RESULTS / "fine-tuning.json"
-PLOT = ROOT / "docs" / "fine-tuning.svg"
-FRESH, BEGUN = "fresh", "digits"  # what a run of MNIST begins with
 MEASURES = {"mse": "validation/color->gray/none/mse", "colors": "validation/gray->color/latent/pixel_color_recall"}
 
 Run = dict[str, Any]
@@ -56,9 +53,9 @@ def main() -> None:
         "weights": made(weights),
         "runs": runs,
     }
-    RECORD.write_text(json.dumps(record, indent=1) + "\n")
-    plot(record)
-    (ROOT / "docs" / "results.md").write_text("\n".join(page()) + "\n")
+    FINE_TUNING.write_text(json.dumps(record, indent=1) + "\n")
+    plot_fine_tuning(record)
+    write_page()
 
 
 def trained(config: Config, runs: Path) -> Path:
@@ -103,79 +100,6 @@ def before_training(config: Config) -> dict[str, float]:
     assert config.init_from is not None
     validation = open_validation(config, Path("nowhere"), open_split(config, "test"), 0)
     return validation.measure(load_translator(Path(config.init_from), "cpu"))
-
-
-# --- page -------------------------------------------------------------------------------------------------------------
-
-
-def section(record: Run) -> list[str]:
-    """Heading, table and plot for docs/results.md."""
-    runs, settings = record["runs"], record["settings"]
-    digits, mnist = settings["digits"], settings["mnist"]
-    seeds = seeds_of(runs)
-    seconds = min(run["cost"]["seconds_per_step"] for run in runs)  # of equal steps, the least disturbed
-    lines = [
-        f"\n## From digits to MNIST, {mnist['steps']:,} steps, {'seeds' if len(seeds) > 1 else 'seed'} "
-        f"{', '.join(map(str, seeds))}\n",
-        "Made by `python benchmarks/fine_tuning.py` from `benchmarks/results/fine-tuning.json`: "
-        f"{makers([*runs, record['weights']])}. HMS on MNIST by the recipe of the digits with a moving average of "
-        f"{mnist['optim']['ema']}, from fresh weights and from those of {digits['steps']:,} steps on the digits, seed "
-        f"{digits['seed']} (`--init-from`). MSE of color to gray and `pixel_color_recall` of gray to color, of the "
-        "validations, each of the same test images; step 0 is before training. A step takes "
-        f"{seconds:.3f} s of one thread; those on the digits are not counted.\n",
-        "| step | fresh: MSE | colors | begun with the digits: MSE | colors |",
-        "|---|---|---|---|---|",
-    ]
-    starts = [[run for run in runs if run["start"] == start] for start in (FRESH, BEGUN)]
-    for step in sorted({line["step"] for run in runs for line in run["validations"]}):
-        cells = [part for same in starts for part in cells_of(same, step)]
-        lines.append(f"| {step} | {' | '.join(cells)} |")
-    return [*lines, *savings(runs), f"\n![MSE by step, from fresh weights and from those of digits]({PLOT.name})"]
-
-
-def cells_of(runs: Sequence[Run], step: int) -> list[str]:
-    """MSE and colors of runs at a step, over the seeds."""
-    found = [line for run in runs for line in run["validations"] if line["step"] == step]
-    forms = {"mse": "{:.4f}", "colors": "{:.2f}"}
-    return [cell([line[key] for line in found], form) if found else "-" for key, form in forms.items()]
-
-
-def savings(runs: Sequence[Run]) -> list[str]:
-    """A sentence for each seed: after how many steps each run has the least error that fresh weights come to."""
-    sentences = []
-    for seed in seeds_of(runs):
-        curves = {run["start"]: run["validations"] for run in runs if run["seed"] == seed}
-        best = min(curves[FRESH], key=lambda line: line["mse"])
-        steps = [line["step"] for line in curves[BEGUN] if line["mse"] <= best["mse"]]
-        there = f"is reached after {steps[0]} steps" if steps else "is not reached"
-        sentences.append(
-            f"Seed {seed}: the least error from fresh weights is {best['mse']:.4f}, after {best['step']} steps; "
-            f"begun with the digits it {there}."
-        )
-    return ["\n" + " ".join(sentences)]
-
-
-def seeds_of(runs: Sequence[Run]) -> list[int]:
-    """The seeds, in order."""
-    return sorted({run["seed"] for run in runs})
-
-
-def plot(record: Run) -> None:
-    """MSE over steps, a line for each run."""
-    from publish import pyplot
-
-    plt = pyplot()
-    figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
-    looks = {FRESH: ("C0--", "fresh weights"), BEGUN: ("C1-", "weights of digits")}
-    for run in record["runs"]:
-        style, label = looks[run["start"]]
-        steps, errors = zip(*((line["step"], line["mse"]) for line in run["validations"]), strict=True)
-        axes.plot(steps, errors, style, label=label if run["seed"] == seeds_of(record["runs"])[0] else None)
-    axes.set(yscale="log", xlabel="step", ylabel="MSE, color to gray")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(PLOT, metadata={"Date": None})
-    plt.close(figure)
 
 
 if __name__ == "__main__":
