@@ -233,7 +233,7 @@ def _plain_stargan(compiled: bool) -> Iteration:
     x, wanted = torch.cat(_images()[::-1]), torch.arange(2).repeat_interleave(IMAGES)  # in the order of the targets
 
     def run() -> Tensor:
-        steps = [trainer.iteration(x, 1 - wanted, wanted, _between()) for _ in range(5)]
+        steps = [trainer.iteration((x, 1 - wanted, wanted, _between())) for _ in range(5)]
         return torch.tensor(steps[-1]["generator/adversarial"])
 
     return run

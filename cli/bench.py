@@ -17,6 +17,7 @@ from m2o_fast.cli.options import (
     System,
     Uni,
     Variant,
+    one_or_more,
     settings_from,
 )
 from m2o_fast.cli.texts import examples
@@ -61,7 +62,7 @@ def train(
     options = {
         "system": system,
         "variant": variant,
-        "data.name": data,
+        "data.name": one_or_more(data),
         "data.dir": data_dir,
         "data.uni": uni or None,
         "device": device,

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from m2o_fast.cli.options import one_or_more
 from m2o_fast.cli.texts import examples
 from m2o_fast.texts import harmless
 from m2o_fast.translators import DEFAULT, short_name
@@ -78,16 +79,20 @@ def evaluate(
         ),
     ] = None,
     data: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Data to measure on, if not the run's: digits, mnist, ade20k:DIR or folder:DIR.",
+            help="Data to measure on, if not the run's: digits, mnist, ade20k:DIR or folder:DIR (of several, each).",
             rich_help_panel=_WHAT,
         ),
     ] = None,
     data_dir: Annotated[
-        str | None,
-        typer.Option(metavar="DIR", help="Folder of the data, if it is not the run's.", rich_help_panel=_WHAT),
+        list[str] | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of the data, if it is not the run's; of several data sets one for each.",
+            rich_help_panel=_WHAT,
+        ),
     ] = None,
     uni: Annotated[
         list[str] | None,
@@ -213,8 +218,8 @@ def _run(
     run: Path | None,
     options: Any,
     checkpoint: str | None,
-    data: str | None,
-    data_dir: str | None,
+    data: list[str] | None,
+    data_dir: list[str] | None,
     uni: list[str] | None,
     verify: bool,
     device: str,
@@ -226,19 +231,19 @@ def _run(
         run,
         options,
         checkpoint=checkpoint,
-        data=data,
-        data_dir=data_dir,
+        data=one_or_more(data),
+        data_dir=one_or_more(data_dir),
         uni=tuple(uni or ()),
         verify=verify,
         device=device,
         quiet=quiet,
     )
-    if result and data is None:
+    if result and not data:
         _report(Path(result["run"]), device, data_dir, quiet)
     return result
 
 
-def _report(run: Path, device: str, data_dir: str | None, quiet: bool) -> None:
+def _report(run: Path, device: str, data_dir: list[str] | None, quiet: bool) -> None:
     """Writes the report of a run; what keeps it from being written must not cost the measures just made."""
     from m2o_fast.engine.runs import is_run
     from m2o_fast.report import write_report
@@ -246,7 +251,7 @@ def _report(run: Path, device: str, data_dir: str | None, quiet: bool) -> None:
     if not is_run(run):  # weights that were converted, say
         return
     try:
-        written = write_report([run], device=device, data_dir=data_dir)
+        written = write_report([run], device=device, data_dir=one_or_more(data_dir))
         if not quiet:
             typer.echo(f"report written to {harmless(str(written))}", err=True)
     except Exception as error:  # of all kinds: a full memory, a file that nobody foresaw

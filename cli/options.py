@@ -33,10 +33,11 @@ Variant = Annotated[
     ),
 ]
 Data = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         metavar="NAME",
-        help="digits, mnist, ade20k:DIR or folder:DIR. [dim]\\[default: digits][/dim]",
+        help="digits, mnist, ade20k:DIR or folder:DIR; several folder:DIR are data sets with labels of their own. "
+        "[dim]\\[default: digits][/dim]",
         rich_help_panel=WHAT,
     ),
 ]
@@ -90,6 +91,11 @@ Device = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:<number>.", rich_help_panel=HOW),
 ]
+
+
+def one_or_more(given: list[str] | None) -> str | list[str] | None:
+    """What an option that may be repeated says: its value where it was given once, ``None`` where it was not."""
+    return given[0] if given and len(given) == 1 else given or None
 
 
 def settings_from(

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from m2o_fast.cli.options import one_or_more
 from m2o_fast.cli.texts import examples
 from m2o_fast.texts import harmless
 
@@ -31,7 +32,8 @@ def report(
         ),
     ] = None,
     data_dir: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Folder of the data set, if it is not the runs'.")
+        list[str] | None,
+        typer.Option(metavar="DIR", help="Folder of the data set, if it is not the runs'; of several one for each."),
     ] = None,
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:<number>.")] = "auto",
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the random styles in the pictures.")] = 0,
@@ -43,5 +45,5 @@ def report(
     """
     from m2o_fast.report import write_report
 
-    written = write_report(runs or [], out, device, data_dir=data_dir, seed=seed)
+    written = write_report(runs or [], out, device, data_dir=one_or_more(data_dir), seed=seed)
     typer.echo(f"report written to {harmless(str(written))}")

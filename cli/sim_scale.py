@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from m2o_fast.cli.options import WHAT, Assignments, ConfigFile, Data, System, Variant, settings_from
+from m2o_fast.cli.options import WHAT, Assignments, ConfigFile, Data, System, Variant, one_or_more, settings_from
 from m2o_fast.cli.texts import examples
 
 _NETWORK = "What connects the GPUs (assumptions; put in your own)"
@@ -85,7 +85,8 @@ def sim_scale(
     """
     from m2o_fast.engine.scaling import Network, Step, simulate
 
-    settings = settings_from(config, assignments, {"system": system, "variant": variant, "data.name": data})
+    given = {"system": system, "variant": variant, "data.name": one_or_more(data)}
+    settings = settings_from(config, assignments, given)
     step = Step(step_ms / 1e3, images or settings.batch_size, fixed_ms / 1e3)
     network = Network(gpus_per_node, intra_gb * 1e9, inter_gb * 1e9, intra_us / 1e6, inter_us / 1e6)
     result = simulate(settings, step, network, batch_size, _numbers(gpus))

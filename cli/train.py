@@ -22,6 +22,7 @@ from m2o_fast.cli.options import (
     Uni,
     Variant,
     VerifyData,
+    one_or_more,
 )
 from m2o_fast.cli.texts import examples
 from m2o_fast.m2o import UNPAIRED
@@ -165,7 +166,7 @@ def train(
     options = {
         "system": system,
         "variant": variant,
-        "data.name": data,
+        "data.name": one_or_more(data),
         "data.dir": data_dir,
         "data.uni": uni or None,
         "data.cache": False if no_cache else None,

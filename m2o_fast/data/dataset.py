@@ -67,6 +67,11 @@ class Dataset(ABC):
     fingerprint: str
     class_names: tuple[str, ...] = ()
 
+    @property
+    def sets(self) -> tuple[int, ...]:
+        """How many of the domains, in their order, are of each data set that this one is made of; usually of one."""
+        return (len(self.domains),)
+
     @abstractmethod
     def count(self, domain: str | int) -> int:
         """The number of images of ``domain``."""

@@ -8,6 +8,7 @@ import json
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import PIL
@@ -22,6 +23,7 @@ from m2o_fast.data.index import FileIndex
 from m2o_fast.data.layout import Images, about_test_folder, choose_split, indices_of, list_domains, splits_of
 from m2o_fast.data.near_misses import near_misses
 from m2o_fast.data.parallel import many_objects
+from m2o_fast.data.several import SeveralDatasets, check_apart, check_distinct
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain
 
@@ -126,6 +128,31 @@ def _numbered(keys: Sequence[str]) -> Tensor:
 
 
 # --- from files ---
+
+
+def load_folders(files: Sequence[Files], uni: Sequence[str] = ()) -> Dataset:
+    """One split of own images, of one folder or of several, each of which is a data set with labels of its own.
+
+    Args:
+        files: The folders, the split and how to read it.
+        uni: Names of the uni-modal domains, of whichever folder.
+
+    Raises:
+        UserError: As :func:`load_folder` says; or a folder is given twice, or two have a domain of the same name.
+    """
+    if len(files) == 1:
+        return load_folder(files[0], uni)
+    names = names_apart([each.root for each in files])
+    _check_uni(uni, [name for own in names.values() for name in own])
+    return SeveralDatasets([load_folder(each, [name for name in uni if name in names[each.root]]) for each in files])
+
+
+def names_apart(folders: Sequence[Path]) -> dict[Path, list[str]]:
+    """Folder -> its domains. Raises ``UserError`` where folders or names come twice, or a folder is of no use."""
+    check_distinct(folders)
+    names = {root: list(next(iter(list_domains(root, splits_of(root)).values()))) for root in folders}
+    check_apart(names)
+    return names
 
 
 def load_folder(files: Files, uni: Sequence[str] = ()) -> FolderDataset:

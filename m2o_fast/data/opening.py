@@ -13,7 +13,7 @@ from m2o_fast.data.colorize import ColorizedDigits, ColorLaw
 from m2o_fast.data.dataset import Dataset
 from m2o_fast.data.digits import load_digits
 from m2o_fast.data.fit import Fit
-from m2o_fast.data.folder import load_folder
+from m2o_fast.data.folder import load_folders
 from m2o_fast.data.mnist import load_mnist
 from m2o_fast.data.settings import DATASETS
 from m2o_fast.errors import UserError
@@ -24,6 +24,7 @@ def open_dataset(
     *,
     split: Literal["train", "test"],
     data_dir: str | Path | None = None,
+    also: Sequence[str | Path] = (),
     image_size: int = 32,
     color_law: ColorLaw = "rgb",
     seed: int = 777,
@@ -45,6 +46,7 @@ def open_dataset(
             is missing, the other one is taken, with a warning.
         data_dir: Folder of the data set. MNIST: else the folder named by ``M2O_DATA_DIR``, else where
             `m2o-fast data fetch mnist` puts it. ``digits`` needs none.
+        also: Of own images: folders of further data sets, each with labels of its own.
         image_size: Side length S: at least 8 for digits, at least 32 for MNIST.
         color_law: Distribution of the digits' colours, see :func:`m2o_fast.data.colorize.draw_colors`.
         seed: Seed of the colours and of the choice of pairs.
@@ -70,9 +72,9 @@ def open_dataset(
     if name in ("ade20k", "folder"):
         if data_dir is None:
             raise UserError(f"data set {name!r} needs its folder: --data {name}:DIR")
-        root = Path(data_dir).expanduser()
-        files = Files(root, split, image_size, seed, pair_fraction, cache, max_unreadable, report, verify, fit)
-        return load_folder(files, uni) if name == "folder" else load_ade20k(files, labels)
+        rest = (split, image_size, seed, pair_fraction, cache, max_unreadable, report, verify, fit)
+        files = [Files(Path(root).expanduser(), *rest) for root in (data_dir, *also)]
+        return load_folders(files, uni) if name == "folder" else load_ade20k(files[0], labels)
     if name == "digits" and data_dir is not None:
         warnings.warn(
             f"data set 'digits' needs no folder; {data_dir} (--data-dir, data.dir) is not read",

@@ -39,6 +39,8 @@ class DataConfig(Section):
             (scenes and their label maps) or ``"folder"`` (own images, a folder per domain); docs/data.md shows the
             layouts. ``"folder:DIR"`` sets the folder too.
         dir: Folder of the data set's files; ``None``, for MNIST: ``M2O_DATA_DIR`` of the environment, then the cache.
+        also: For ``"folder"``: folders of further data sets, each with labels of its own. As name,
+            ``["folder:A", "folder:B"]`` sets both.
         uni: For ``"folder"``: names of the uni-modal domains.
         labels: For ``"ade20k"``: label maps as colours, ``"palette"``, or as one channel per class, ``"onehot"``.
         cache: Keep decoded images in the cache folder, for the next run and other processes.
@@ -58,6 +60,7 @@ class DataConfig(Section):
 
     name: Annotated[str, AfterValidator(_known_dataset)] = "digits"
     dir: Annotated[str, BeforeValidator(_folder)] | None = None
+    also: tuple[Annotated[str, BeforeValidator(_folder)], ...] = ()
     uni: tuple[str, ...] = ()
     labels: Literal["palette", "onehot"] = "palette"
     cache: StrictBool = True
@@ -77,4 +80,16 @@ class DataConfig(Section):
             raise ValueError(f"data set {self.name!r} needs its folder: --data {self.name}:DIR")
         if self.uni and self.name != "folder":
             raise ValueError(f"data.uni (--uni) is for own folders; data set {self.name!r} knows its uni-modal domain")
+        if self.also and self.name != "folder":
+            raise ValueError(f"data.also is for own folders; leave it out with data set {self.name!r}")
         return self
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The folders of all data sets, those that are named."""
+        return () if self.dir is None else (self.dir, *self.also)
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """All data sets as they are chosen, ``name:folder`` where they are folders of image files."""
+        return tuple(f"{self.name}:{folder}" for folder in self.folders) if self.name in IN_FOLDERS else (self.name,)

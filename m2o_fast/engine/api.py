@@ -34,7 +34,7 @@ def train(
     *,
     system: str | None = None,
     variant: str | None = None,
-    data: str | None = None,
+    data: str | Sequence[str] | None = None,
     uni: str | Sequence[str] = (),
     steps: int | None = None,
     preset: str | None = None,
@@ -48,7 +48,8 @@ def train(
     Args:
         system: Base model, as ``m2o-fast systems`` lists them; ``None``: the first of them.
         variant: ``"plain"``, ``"hmu"`` or ``"hms"``; ``None``: ``"hms"``, or with a system ``"plain"``.
-        data: ``"digits"``, ``"mnist"``, ``"ade20k:DIR"`` or ``"folder:DIR"``.
+        data: ``"digits"``, ``"mnist"``, ``"ade20k:DIR"`` or ``"folder:DIR"``; a list of folders: data sets with
+            labels of their own.
         uni: The uni-modal domains of a folder, or the only one: one image for each content.
         steps: Training iterations; ``None``: those of the recipe.
         preset: Recipe to start from; ``None``: that of the data.

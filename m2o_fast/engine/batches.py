@@ -10,7 +10,7 @@ from torch import Tensor
 
 from m2o_fast.batch import Batch
 from m2o_fast.data import Dataset, rows_of_share
-from m2o_fast.engine.build import build_sampler
+from m2o_fast.engine.build import build_samplers
 from m2o_fast.engine.processes import Processes
 from m2o_fast.engine.schema import Config
 from m2o_fast.randomness import torch_generator
@@ -42,7 +42,7 @@ class Batches:
         # The first parts of all processes come before their second ones: a history pool sees the samples in order.
         self._shares = range(processes.rank, self._count, processes.count)
         share = config.model_copy(update={"batch_size": config.batch_size // self._count})
-        self.sampler = build_sampler(share, dataset, translator)
+        self.samplers = build_samplers(share, dataset, translator)
         self._known = 0, 0  # a step, and the number of batches before it
 
     def __call__(self, step: int) -> list[Batch]:
@@ -66,9 +66,11 @@ class Batches:
         return [self._part(number, share, noise) for share in self._shares]
 
     def _part(self, number: int, share: int, noise: Mapping[str, Tensor]) -> Batch:
-        batch = self.sampler(number * self._count + share)
+        before, turn = divmod(number, len(self.samplers))
+        sampler = self.samplers[turn]
+        batch = sampler(before * self._count + share)
         if self._count > 1:
-            rows = rows_of_share(number, self._size, self.sampler.directions, share, self._count)
+            rows = rows_of_share(before, self._size, sampler.directions, share, self._count)
             noise = {name: numbers[rows] for name, numbers in noise.items()}
         batch = replace(batch, noise=noise)
         return (batch.pin_memory() if self.device.type == "cuda" else batch).to(self.device)

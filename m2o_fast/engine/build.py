@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,9 @@ import torch
 from m2o_fast.data import Augment, BatchSampler, Dataset, open_dataset
 from m2o_fast.data.cache import Report, named, silent
 from m2o_fast.data.contents import contents_of, shared_contents
-from m2o_fast.data.layout import Split, list_domains, splits_of
+from m2o_fast.data.folder import names_apart
+from m2o_fast.data.layout import list_domains, splits_of
+from m2o_fast.data.settings import DataConfig
 from m2o_fast.engine.schema import Config
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import PLAIN, Domain
@@ -21,16 +23,27 @@ from m2o_fast.translators import create
 from m2o_fast.translators.base import Translator
 
 
-def open_split(config: Config, split: str, data_dir: str | None = None, report: Report = silent) -> Dataset:
-    """The ``"train"`` or ``"test"`` images of a configuration; ``data_dir`` replaces its folder.
+def open_split(
+    config: Config, split: str, data_dir: str | Sequence[str] | None = None, report: Report = silent
+) -> Dataset:
+    """The ``"train"`` or ``"test"`` images of a configuration.
 
-    ``report`` is called with a line of text for what takes long.
+    Args:
+        config: The configuration.
+        split: Which images.
+        data_dir: What replaces its folder, or its folders, as many as it has.
+        report: Called with a line of text for what takes long.
+
+    Raises:
+        UserError: The data cannot be used.
     """
     data = config.data
+    directory, *also = _replaced(data, data_dir)
     return open_dataset(
         data.name,
         split="train" if split == "train" else "test",
-        data_dir=data_dir or data.dir,
+        data_dir=directory,
+        also=also,
         image_size=data.image_size,
         color_law=data.color_law,
         seed=config.seed,
@@ -45,7 +58,20 @@ def open_split(config: Config, split: str, data_dir: str | None = None, report: 
     )
 
 
-def is_own_data(run: Path, manifest: Mapping[str, Any], config: Config, data_dir: str | None) -> bool:
+def _replaced(data: DataConfig, data_dir: str | Sequence[str] | None) -> tuple[str | None, *tuple[str, ...]]:
+    """The folders of data, which others may replace."""
+    if not data_dir:
+        return data.dir, *data.also
+    first, *others = [data_dir] if isinstance(data_dir, str) else data_dir
+    if len(others) != len(data.also):
+        raise UserError(
+            f"--data-dir names {1 + len(others)} in the place of {1 + len(data.also)} data folders; name one for each "
+            f"of {', '.join(data.folders)}, in this order"
+        )
+    return first, *others
+
+
+def is_own_data(run: Path, manifest: Mapping[str, Any], config: Config, data_dir: str | Sequence[str] | None) -> bool:
     """Whether the data's folder holds the images that a run was begun with: its test images, which it is measured on.
 
     Args:
@@ -63,16 +89,17 @@ def is_own_data(run: Path, manifest: Mapping[str, Any], config: Config, data_dir
     fingerprint = open_split(config, split, data_dir).fingerprint
     if manifest.get(key, fingerprint) == fingerprint:
         return True
-    if data_dir is None:
+    if not data_dir:
+        where = " and ".join(config.data.folders)
         raise UserError(
-            f"the {split} images of {config.data.name!r} in {config.data.dir} are not those that {run} was begun with; "
-            "name the right folder with --data-dir (to measure on this one all the same, name it with --data-dir)"
+            f"the {split} images of {config.data.name!r} in {where} are not those that {run} was begun with; name the "
+            "right folder with --data-dir (to measure on this one all the same, name it with --data-dir)"
         )
     return False
 
 
-def build_sampler(config: Config, dataset: Dataset, translator: Translator) -> BatchSampler:
-    """The training batches of a configuration: what the translator asks for, and no more.
+def build_samplers(config: Config, dataset: Dataset, translator: Translator) -> list[BatchSampler]:
+    """The training batches of a configuration, those of each turn: what the translator asks for, and no more.
 
     Raises:
         UserError: It learns from pairs, and none are known.
@@ -81,16 +108,19 @@ def build_sampler(config: Config, dataset: Dataset, translator: Translator) -> B
     if pairs and not dataset.has_pairs(pairs):
         share = f"data.pair_fraction {config.data.pair_fraction} of {dataset.count(0)} images"
         raise _no_pairs(config, f"{share} is none; raise it" if config.data.pair_fraction < 1 else _NONE)
-    return BatchSampler(
-        dataset,
-        translator.domains,
-        config.batch_size,
-        config.seed,
-        directions=translator.directions(),
-        pairs=pairs,
-        references=translator.references(),
-        augment=Augment(config.data.crop_probability, config.data.flip_probability, config.data.crop_law),
-    )
+    return [
+        BatchSampler(
+            dataset,
+            translator.domains,
+            config.batch_size,
+            config.seed,
+            directions=directions,
+            pairs=pairs,
+            references=translator.references(),
+            augment=Augment(config.data.crop_probability, config.data.flip_probability, config.data.crop_law),
+        )
+        for directions in translator.turns()
+    ]
 
 
 _NONE = (
@@ -103,8 +133,13 @@ def _no_pairs(config: Config, why: str) -> UserError:
     return UserError(f"{config.learner} learns from known pairs, but {why}{config.way_out}")
 
 
-def build_translator(config: Config, domains: tuple[Domain, ...]) -> Translator:
+def build_translator(config: Config, domains: tuple[Domain, ...], sets: Sequence[int] = ()) -> Translator:
     """A translator with fresh weights, which depend on the seed alone.
+
+    Args:
+        config: What to train.
+        domains: Those of the data.
+        sets: How many of them, in their order, are of each data set; none: all of one.
 
     Raises:
         UserError: The domains are not what the system or the variant is for.
@@ -112,6 +147,8 @@ def build_translator(config: Config, domains: tuple[Domain, ...]) -> Translator:
     check_domains(config, domains)
     size = config.data.image_size
     described = config.filled().settings.description(config.rules.resolve(domains), config.rules, size)
+    if len(sets) > 1:
+        described |= {"label_sets": list(sets)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_generator(config.seed, "weights").initial_seed())
         return create({"system": config.system, **described})
@@ -122,19 +159,24 @@ def check_listing(config: Config) -> None:
 
     What images alone tell, :func:`build_translator` sees.
     """
-    if config.data.name != "folder" or config.data.dir is None:
+    folders = [Path(folder) for folder in config.data.folders]
+    if config.data.name != "folder" or not folders:
         return
-    root = Path(config.data.dir)
-    listing = list_domains(root, splits_of(root))
-    split: Split = "train" if "train" in listing else "test"
-    names = listing[split]
-    if not names.keys() >= set(config.data.uni):  # opening the data says what is wrong
+    names = names_apart(folders)
+    together = [name for own in names.values() for name in own]
+    if not set(config.data.uni) <= set(together):  # opening the data says what is wrong
         return
-    check_domains(config, [Domain(name, multimodal=name not in config.data.uni) for name in names])
+    check_domains(config, [Domain(name, multimodal=name not in config.data.uni) for name in together])
     if config.facts.learns_from_pairs(config.variant):
-        contents = contents_of(root, listing, config.data.uni, split)
-        if not any(shared_contents(*two) for two in combinations(contents.values(), 2)):
+        if not any(_shows_the_same(folder, set(config.data.uni) & set(own)) for folder, own in names.items()):
             raise _no_pairs(config, _NONE)
+
+
+def _shows_the_same(folder: Path, uni: Collection[str]) -> bool:
+    """Whether two domains of own images have a content in common, in the split that is trained on."""
+    listing = list_domains(folder, splits_of(folder))
+    contents = contents_of(folder, listing, uni, "train" if "train" in listing else "test")
+    return any(shared_contents(*two) for two in combinations(contents.values(), 2))
 
 
 def check_domains(config: Config, domains: Sequence[Domain]) -> None:

@@ -212,8 +212,14 @@ class _Layers:
         self._split_data_name(source, seen)
 
     def _split_data_name(self, source: str, given: Collection[str]) -> None:
-        """``folder:DIR`` is short for the name and its folder."""
-        value = self.values.get("data.name")
+        """``folder:DIR`` is short for the name and its folder; of several, the others are further data sets."""
+        if "data.name" not in given:
+            return
+        if "data.also" not in given:
+            self.values.pop("data.also", None)
+        value = self.values["data.name"]
+        if isinstance(value, list | tuple):
+            value = self._first_of(value, source)
         name, colon, directory = value.partition(":") if isinstance(value, str) else ("", "", "")
         if colon:
             if not directory:
@@ -226,6 +232,18 @@ class _Layers:
                 )
             self.values["data.name"] = name
             self.values["data.dir"], self.sources["data.dir"] = directory, source
+
+    def _first_of(self, named: Sequence[Any], source: str) -> str:
+        """The first of several data sets; the folders of the others are kept."""
+        folders = [text[len("folder:") :] for text in named if isinstance(text, str) and text.startswith("folder:")]
+        if not folders or len(folders) < len(named) or not all(folders):
+            raise ConfigError(
+                f"data.name = {_short(repr(list(named)))} in {source}: several data sets are folders of own images; "
+                "write folder:DIR for each"
+            )
+        self.values["data.name"] = f"folder:{folders[0]}"
+        self.values["data.also"], self.sources["data.also"] = folders[1:], source
+        return f"folder:{folders[0]}"
 
     def nested(self) -> dict[str, Any]:
         tree: dict[str, Any] = {}

@@ -6,7 +6,7 @@ Together with a launcher's other processes, if there are any: each takes a share
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -50,8 +50,8 @@ def evaluate_run(
     options: Options | None = None,
     *,
     checkpoint: str | None = None,
-    data: str | None = None,
-    data_dir: str | None = None,
+    data: str | Sequence[str] | None = None,
+    data_dir: str | Sequence[str] | None = None,
     uni: tuple[str, ...] = (),
     verify: bool = False,
     device: str = "auto",
@@ -64,8 +64,9 @@ def evaluate_run(
         options: What to measure.
         checkpoint: Name of a checkpoint of the run; ``None``: its newest good one.
         data: Other data than the run's, such as ``"folder:DIR"``, of the same domains; the result is not kept then.
-        data_dir: Folder of the data set, in place of the run's. Where it holds other test images than those that the
-            run was begun with, the result is not kept.
+            Several folders are several data sets.
+        data_dir: Folder of the data set, or of each, in place of the run's. Where it holds other test images than those
+            that the run was begun with, the result is not kept.
         uni: With ``data`` of own folders: the uni-modal domains.
         verify: Read all image files again, whatever their dates say.
         device: Where to compute.
@@ -112,8 +113,8 @@ def evaluate_run(
 class _Given(NamedTuple):
     """What is said of the data, in place of what the run says."""
 
-    data: str | None
-    data_dir: str | None
+    data: str | Sequence[str] | None
+    data_dir: str | Sequence[str] | None
     uni: tuple[str, ...]
     verify: bool
 
@@ -175,20 +176,20 @@ def _open_subject(folder: Path, options: Options, given: _Given, device: torch.d
             options,
             device,
             config.data.name,
-            data_dir or config.data.dir,
+            data_dir if isinstance(data_dir, str) else config.data.dir,
             partial(own_of_data, partial(_open_data, config, "train", data_dir, meter.say), meter.say),
         ),
         None if options.lpips is None else open_lpips(options.lpips, device=device, download=options.download),
     )
 
 
-def _open_data(config: Config, split: str, data_dir: str | None, say: Callable[[str], None]) -> Dataset:
+def _open_data(config: Config, split: str, data_dir: str | Sequence[str] | None, say: Callable[[str], None]) -> Dataset:
     """A split in which every pair that there is counts as known: how few a run learned from is no matter here."""
     data = config.data.model_copy(update={"pair_fraction": 1.0})
     return open_split(config.model_copy(update={"data": data}), split, data_dir, say)
 
 
-def _require_fit(translator: Translator, dataset: Dataset, data: str) -> None:
+def _require_fit(translator: Translator, dataset: Dataset, data: str | Sequence[str]) -> None:
     """Raises ``UserError`` where the data set has other domains than the translator, their order aside."""
     try:
         found = translator.rules.resolve(dataset.domains)

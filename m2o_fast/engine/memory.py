@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from m2o_fast.batch import Batch
+from m2o_fast.data.sampler import Directions
 from m2o_fast.engine.checkpoint import list_checkpoints
 from m2o_fast.engine.precision import autocast
 from m2o_fast.engine.schema import Config
@@ -80,7 +81,7 @@ def estimate_memory(
 
 
 def _activations(translator: Translator, images: int, precision: str, index: int) -> int:
-    domains = len(translator.domains)
+    domains = len(_turn(translator)[1])
     if images <= 2 * domains:
         return saved_bytes(translator, blank_batch(translator, images), precision, index)
     one, two = (saved_bytes(translator, blank_batch(translator, each * domains), precision, index) for each in (1, 2))
@@ -92,17 +93,17 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
 
 
 def blank_batch(translator: Translator, size: int) -> Batch:
-    """``size`` black images on the translator's device, dealt out to the directions that it learns.
+    """``size`` black images on the translator's device, dealt out to the directions that it learns at once.
 
     Every domain has its turn as source and as target before one comes again; where they do not come out even, the last
     ones go between multi-modal domains, which need more memory.
     """
     domains, side = translator.domains, translator.image_size
     parameter = next(translator.parameters())
-    ways = translator.directions()
-    in_turn = sorted(ways, key=lambda way: (way[1] - way[0] - 1) % len(domains))
+    ways, present = _turn(translator)
+    in_turn = sorted(ways, key=lambda way: (way[1] - way[0] - 1) % len(present))
     hungriest = sorted(ways, key=lambda way: -sum(domains[k].multimodal for k in way))
-    rest = size % len(domains)
+    rest = size % len(present)
     dealt = [in_turn[k % len(ways)] for k in range(size - rest)] + [hungriest[k % len(ways)] for k in range(rest)]
     by_source = sorted(range(size), key=lambda row: dealt[row][0])
     by_target = sorted(range(size), key=lambda row: dealt[row][1])
@@ -126,6 +127,12 @@ def blank_batch(translator: Translator, size: int) -> Batch:
         has_pair=torch.ones(size, dtype=torch.bool) if known else None,
         noise=translator.noise(size, torch.Generator().manual_seed(0)),
     ).to(parameter.device, parameter.dtype)
+
+
+def _turn(translator: Translator) -> tuple[Directions, list[int]]:
+    """The directions of a batch, where batches take turns of the most various, and the domains that it is made of."""
+    ways = max(translator.turns(), key=len)
+    return ways, sorted({domain for way in ways for domain in way})
 
 
 def saved_bytes(translator: Translator, batch: Batch, precision: str = "fp32", index: int = 0) -> int:

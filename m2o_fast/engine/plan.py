@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from m2o_fast.data.settings import IN_FOLDERS
 from m2o_fast.engine.device import cpu_model
 from m2o_fast.engine.memory import Memory, estimate_memory, free_memory
 from m2o_fast.engine.precision import precision_note
@@ -37,7 +36,8 @@ class Plan:
         system: Name of the base model.
         variant: Name of the many-to-one rules on it.
         name: Both in one word.
-        data: Name of the data set, ``name:folder`` where it needs one.
+        data: Name of the data set, ``name:folder`` where it needs one; of several, all of them.
+        data_sets: How many there are, each with a batch of its own in every iteration.
         images: Domain -> training images.
         steps: Training iterations.
         batch_size: Source images per iteration.
@@ -61,6 +61,7 @@ class Plan:
     variant: str
     name: str
     data: str
+    data_sets: int
     images: dict[str, int]
     steps: int
     batch_size: int
@@ -97,9 +98,10 @@ class Plan:
         shares += [f"{self.accumulate} parts"] * (self.accumulate > 1)
         images = self.batch_size // (self.processes * self.accumulate)
         each = " each" if self.processes > 1 else ""
+        of_each = f" of each of {self.data_sets} data sets" if self.data_sets > 1 else ""
         return [
             f"{self.name} on {self.data}: {self._images()}, {self.steps} steps; "
-            f"batch {self.batch_size} = {' x '.join(shares)} x {images}",
+            f"batch {self.batch_size} = {' x '.join(shares)} x {images}{of_each}",
             f"device: {self.device} ({self.model}), {_counted(self.threads, 'thread', 'threads')}{each}, "
             f"{self._format()}",
             *([f"kernels: {self._kernels()}"] if self.kernels else []),
@@ -160,7 +162,8 @@ def make_plan(
         system=config.system,
         variant=config.variant,
         name=config.name,
-        data=f"{config.data.name}:{config.data.dir}" if config.data.name in IN_FOLDERS else config.data.name,
+        data=" and ".join(config.data.named),
+        data_sets=len(config.data.named),
         images=images,
         steps=config.steps,
         batch_size=config.batch_size,

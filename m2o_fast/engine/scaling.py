@@ -105,9 +105,9 @@ def message_sizes(config: Config) -> dict[str, int]:
 
     A phase sends the gradients of its groups, its loss, and for each group whether the loss reached it, in float32.
     """
-    domains = open_split(config, "train").domains
+    data = open_split(config, "train")
     with memoryless():
-        translator = build_translator(config, domains)
+        translator = build_translator(config, data.domains, data.sets)
     sizes = group_sizes(translator)
     messages: dict[str, int] = {}
     phases = translator.phases(config.optim.pretraining())

@@ -115,6 +115,12 @@ class Config(Section):
     def _agree(self) -> Config:
         if problem := self.facts.sizes.problem(self.data.image_size):
             raise ValueError(f"data.image_size: {problem}")
+        if self.data.also and not self.facts.several_sets:
+            able = [name for name in NAMES if system(name).several_sets]
+            raise ValueError(
+                f"data.also: system {self.system!r} reads no labels off images, so data sets need not be kept apart; "
+                f"put the folders of all domains into one data set, or take {' or '.join(able)}"
+            )
         self._agree_on_pairs()
         self.settings.check(self.data.image_size, self.rules)
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import math
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -55,6 +56,7 @@ FREE_KEYS = frozenset(
         "cuda_graphs",
         "compile",
         "data.dir",
+        "data.also",
         "data.cache",
         "data.verify",
         "data.max_unreadable",
@@ -137,7 +139,7 @@ def check_batch_norm(config: Config, processes: Processes) -> None:
             f"accumulate {config.accumulate}: {config.name} has batch norm, whose statistics are those of the whole "
             "batch; leave --accumulate out"
         )
-    ways, images = len(translator.directions()), config.batch_size // processes.count
+    ways, images = math.lcm(*map(len, translator.turns())), config.batch_size // processes.count
     if processes.count > 1 and images % ways:
         raise UserError(
             f"batch_size {config.batch_size}: {config.name} has batch norm, so each of {processes.count} processes "
@@ -160,6 +162,7 @@ def as_kept(config: Config, run: Path) -> Config:
     values: dict[str, Any] = {key: number for key, number in begun.settings.kept(begun.steps).items() if key in left}
     if config.data.dir is not None:
         values["data.dir"] = os.path.abspath(config.data.dir)
+        values["data.also"] = tuple(map(os.path.abspath, config.data.also))
     values |= pinned(config, run)
     return config.with_values(values)
 
@@ -321,12 +324,23 @@ def check_nets(wanted: Mapping[str, Any], checkpoint: Path, manifest: Mapping[st
     ]
     if changed:
         raise UserError(f"{checkpoint} holds other nets than the settings describe: {'; '.join(changed)}")
+    if saved.get("label_sets") != wanted.get("label_sets"):
+        raise UserError(
+            f"{checkpoint} holds nets for {_in_sets(saved)}, but the data has {_in_sets(wanted)}; name the folders as "
+            "they were, or train anew"
+        )
     before, now = ([Domain(**domain) for domain in described["domains"]] for described in (saved, wanted))
     if before != now:  # nets know domains by their number alone: others of the same shape would be mistaken for them
         raise UserError(
             f"{checkpoint} holds nets for {named_domains(before)}, but the data has {named_domains(now)}; make the "
             "folders as they were, or train anew"
         )
+
+
+def _in_sets(described: Mapping[str, Any]) -> str:
+    """``data sets of 3 and 2 domains``."""
+    sizes = described["label_sets"]
+    return f"{'data sets' if len(sizes) > 1 else 'a data set'} of {' and '.join(map(str, sizes))} domains"
 
 
 def check_optimizers(wanted: Mapping[str, str], checkpoint: Path, manifest: Mapping[str, Any]) -> None:

@@ -86,7 +86,7 @@ class Trainer:
         check_batch_norm(config, self.processes)
         check_listing(config)
         dataset = open_split(config, "train", report=report)
-        self.translator = build_translator(config, dataset.domains).to(self.device)
+        self.translator = build_translator(config, dataset.domains, dataset.sets).to(self.device)
         self._begun_with: tuple[str, ...] = ()
         if start.checkpoint is None and config.init_from is not None:
             self._begun_with = begin_with(self.translator, config.init_from)

@@ -20,7 +20,12 @@ FILE = "report.html"
 
 
 def write_report(
-    runs: Sequence[Path], out: Path | None = None, device: str = "auto", *, data_dir: str | None = None, seed: int = 0
+    runs: Sequence[Path],
+    out: Path | None = None,
+    device: str = "auto",
+    *,
+    data_dir: str | Sequence[str] | None = None,
+    seed: int = 0,
 ) -> Path:
     """Writes the report of one run, or of several side by side.
 
@@ -31,7 +36,7 @@ def write_report(
         runs: Run folders; none: the newest below ``runs/``.
         out: File to write; ``None``: ``report.html`` in the run, or in the folder that all of several runs are in.
         device: Where the pictures are computed.
-        data_dir: Folder of the data set, in place of the runs'.
+        data_dir: Folder of the data set, or of each, in place of the runs'.
         seed: Seed of the random styles of the pictures.
 
     Returns:

@@ -77,7 +77,7 @@ class Sources:
     """
 
     device: torch.device
-    data_dir: str | None
+    data_dir: str | Sequence[str] | None
     seed: int
 
 

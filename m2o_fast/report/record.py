@@ -206,8 +206,8 @@ def repeat_command(config: Config) -> str:
     named = {
         "system": None if config.system == DEFAULT[0] else config.system,
         "variant": config.variant,
-        "data.name": config.data.name,
-        "data.dir": config.data.dir,
+        "data.name": list(config.data.named) if config.data.also else config.data.name,
+        "data.dir": None if config.data.also else config.data.dir,
     }
     shown = {key: value for key, value in named.items() if value is not None} | {"steps": config.steps}
     # Which preset is taken where none is named may depend on the machine.
@@ -221,8 +221,9 @@ def repeat_command(config: Config) -> str:
     words = ["m2o-fast", "train"]
     for key in _OPTIONS:
         value = given.pop(key, None)
-        if value is not None:
-            words += [f"--{_RENAMED.get(key, key.replace('_', '-'))}", str(value)]
+        for one in value if isinstance(value, list) else [value]:
+            if one is not None:
+                words += [f"--{_RENAMED.get(key, key.replace('_', '-'))}", str(one)]
     for key, value in given.items():
         words += ["--set", f"{key}={json.dumps(value)}"]
     return shlex.join(words)

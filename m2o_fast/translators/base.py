@@ -105,9 +105,17 @@ class Translator(nn.Module, ABC):
     # --- what it learns ---
 
     def directions(self) -> tuple[tuple[int, int], ...]:
-        """(source, target): what a batch is made of, in equal shares. Every ordered pair, unless a system says less."""
+        """(source, target): the ways that it goes. Every ordered pair, unless a system says less."""
         domains = range(len(self.domains))
         return tuple((a, b) for a in domains for b in domains)
+
+    def turns(self) -> tuple[tuple[tuple[int, int], ...], ...]:
+        """The directions that a batch is made of, in equal shares; where batches take turns, those of each turn.
+
+        The n-th of all batches has the turn n modulo their number. All directions, unless a system that learns from
+        several data sets has a turn for each.
+        """
+        return (self.directions(),)
 
     def paired_directions(self) -> tuple[tuple[int, int], ...]:
         """The directions in which batches hold the true translation where it is known."""

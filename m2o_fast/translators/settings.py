@@ -271,6 +271,9 @@ class SystemFacts:
         refused: Variants that have no meaning -> why.
         needs_pairs: Whether every variant learns from pairs; those with a supervised weight do anyhow.
         two_domains: Whether it is for two domains and no more.
+        several_sets: Whether it learns from several data sets, of whose labels an image has those of its own alone. Its
+            description then has ``label_sets``, how many of the domains, in their order, are of each, and
+            :meth:`~m2o_fast.translators.base.Translator.turns` follow them.
         layouts: Other names of its published weights' layout, for ``m2o-fast convert``.
         advice: What helps when training goes wrong.
     """
@@ -285,6 +288,7 @@ class SystemFacts:
     refused: Mapping[str, str] = field(default_factory=dict)
     needs_pairs: bool = False
     two_domains: bool = False
+    several_sets: bool = False
     layouts: tuple[str, ...] = ()
     advice: Advice = Advice()
 

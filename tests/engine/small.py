@@ -36,7 +36,7 @@ SMALLER = {
 LATER = ["model.refine=2", "model.noise=true", "model.adapter=true", "model.batch_norm=false", "optim.halve_every=2"]
 #: of a system with options, more of its kinds
 MORE = {
-    "toy": [["model.batch_norm=false"], ["model.average=true"], LATER],
+    "toy": [["model.batch_norm=false"], ["model.average=true", "model.turns=true"], LATER],
     "cyclegan": [["model.style=noise"]],
     "munit": [["loss.cycle=1", "optim.halve_every=2"]],
     "unit": [["model.form=paper"]],

@@ -14,8 +14,8 @@ from small import CASES, LATER, SMALLER, STEPS, iterations, small_config
 from torch import Tensor
 
 from m2o_fast.batch import Batch
-from m2o_fast.data import open_dataset
-from m2o_fast.engine.build import build_translator
+from m2o_fast.data import BatchSampler, open_dataset
+from m2o_fast.engine.build import build_translator, open_split
 from m2o_fast.engine.checkpoint import OPTIMIZERS, save_translator
 from m2o_fast.engine.config import ConfigError, load_config
 from m2o_fast.engine.evaluate import evaluate_run
@@ -223,6 +223,21 @@ def test_all_keys_that_a_file_has_of_another_system_are_named(tmp_path: Path) ->
 
 
 # --- what systems that are not here yet need ---
+
+
+def test_batches_take_turns(tmp_path: Path) -> None:
+    """Each has the directions of its turn, and the images that come next in these; in parts, too."""
+    words = ["system=toy", "model.turns=true", "model.batch_norm=false"]
+    whole, parts = (Trainer(small_config(words, *more), tmp_path) for more in ([], ["accumulate=2"]))
+    wanted = BatchSampler(open_split(whole.config, "train"), whole.translator.domains, 4, whole.config.seed)
+    for step in range(5):
+        (batch,), divided = whole.batch(step), parts.batch(step)
+        source = step % 2
+        wanted.directions = ((source, 1 - source),)
+        assert batch.source_counts == batch.target_counts[::-1] == ((4, 0) if source == 0 else (0, 4))
+        assert torch.equal(batch.source[source], wanted(step // 2).source[source])
+        assert torch.equal(batch.source[source], torch.cat([part.source[source] for part in divided]))
+        assert torch.equal(batch.noise["pool"], torch.cat([part.noise["pool"] for part in divided]))
 
 
 def test_a_phase_has_the_next_batch_and_nothing_of_the_one_before(

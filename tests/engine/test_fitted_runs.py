@@ -81,7 +81,7 @@ def test_batches_are_cropped_by_the_law_of_the_settings(own: Path) -> None:
     for law in ("resized", "jitter"):
         config = tiny_config(*settings(own), f"data.crop_law={law}", "data.crop_probability=0.5")
         batches = Trainer(config, Path("nowhere")).batches
-        assert batches.sampler.augment == Augment(0.5, config.data.flip_probability, law)
+        assert batches.samplers[0].augment == Augment(0.5, config.data.flip_probability, law)
 
 
 def test_a_run_of_before_is_stretched(tmp_path: Path, own: Path) -> None:

@@ -2,8 +2,8 @@
 
 Two domains, a net for each way, no style; batch norm, dropout, history pools, a schedule that ends with the run,
 another optimizer for each group, pairs in both directions, and an average only where it is asked for. By its settings
-also: phases with batches of their own, styles that are images of noise, one net for both ways between adapters, rates
-that are halved or constant, SGD with momentum.
+also: phases with batches of their own, batches that take turns, styles that are images of noise, one net for both ways
+between adapters, rates that are halved or constant, SGD with momentum.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Model(settings.Model):
     batch_norm: bool = True
     average: bool = False
     refine: CountOrZero = 0
+    turns: bool = False
     noise: bool = False
     adapter: bool = False
 
@@ -161,6 +162,9 @@ class Toy(Translator):
     def directions(self) -> tuple[tuple[int, int], ...]:
         return ((0, 1), (1, 0))
 
+    def turns(self) -> tuple[tuple[tuple[int, int], ...], ...]:
+        return tuple((way,) for way in self.directions()) if self.size["turns"] else super().turns()
+
     def paired_directions(self) -> tuple[tuple[int, int], ...]:
         return self.directions() if self.rules.supervised_weight else ()
 
@@ -201,8 +205,11 @@ class Toy(Translator):
         numbers = batch.noise["pool"].split(list(batch.target_counts))
         parts = {"fake": batch.source[0].new_zeros(()), "real": batch.source[0].new_zeros(())}
         for k, domain in enumerate(self.domains):
+            if domain.name not in iteration.kept:
+                continue
             seen = iteration.pools[domain.name](iteration.kept[domain.name], numbers[k])
             parts["fake"] = parts["fake"] + self.discriminators[k](seen).square().mean((1, 2, 3)).sum() / batch.size
+        for k in range(2):
             judged = (self.discriminators[k](batch.source[k]) - 1).square()
             parts["real"] = parts["real"] + judged.mean((1, 2, 3)).sum() / batch.size
         return parts["fake"] + parts["real"], {name: value.detach() for name, value in parts.items()}
@@ -213,6 +220,8 @@ class Toy(Translator):
         known = batch.has_pair.split(list(batch.target_counts)) if batch.has_pair is not None else ()
         styles = batch.noise["style"].split(list(batch.target_counts)) if self.styled else ()
         for source, target in self.directions():
+            if not len(batch.source[source]):
+                continue
             style = styles[target] if target in self.styled else None
             fake = self._make(batch.source[source] * (masks[source] >= 0.3), source, target, style)
             iteration.kept[self.domains[target].name] = fake.detach()

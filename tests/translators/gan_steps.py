@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import torch
 
 from m2o_fast.batch import Batch
@@ -29,10 +31,16 @@ class Steps:
             )
             self.rates[name] = options
 
-    def __call__(self, batch: Batch, index: int) -> dict[str, float]:
-        """Losses by name, of all phases; with ``by_phase`` as ``"phase/name"``."""
-        iteration, logs = Iteration(index, pools=self.pools), {}
+    def __call__(self, batch: Batch, index: int, *others: Batch) -> dict[str, float]:
+        """Losses by name, of all phases; with ``by_phase`` as ``"phase/name"``. Further batches are for turns.
+
+        Of several phases of one name those are means.
+        """
+        iteration, logs = Iteration(index, pools=self.pools), defaultdict(list)
+        rest = iter(others)
         for phase in self.translator.phases(index):
+            if phase.new_batch:
+                batch, iteration = next(rest), Iteration(index, pools=self.pools)
             chosen = [p for group in phase.groups for p in self.optimizers[group].param_groups[0]["params"]]
             for parameter in chosen:
                 parameter.grad = None
@@ -48,5 +56,6 @@ class Steps:
                 self.optimizers[group].step()
                 self.stepped.append(group)
             before = f"{phase.name}/" if self.by_phase else ""
-            logs |= {before + name: value.item() for name, value in parts.items()}
-        return logs
+            for name, value in parts.items():
+                logs[phase.name, before + name].append(value.item())
+        return {name: sum(values) / len(values) for (_, name), values in logs.items()}

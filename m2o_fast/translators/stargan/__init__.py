@@ -14,6 +14,7 @@ SYSTEM = SystemFacts(
     translator="StarGANv1",
     variants=VARIANTS,
     sizes=SIZES,
+    several_sets=True,
     advice=Advice(
         not_finite="a lower optim.lr, or a higher loss.gradient_penalty",
         no_style="a higher loss.style or loss.diversity",

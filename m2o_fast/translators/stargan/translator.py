@@ -1,10 +1,11 @@
 """StarGAN (arXiv 1711.09020) and its many-to-one variants: one code path.
 
-An iteration has a phase of the discriminator; in every fifth one, a phase of the generator follows. Plain, one
-generator makes images of any domain of an image and the label of that domain, and one discriminator tells real from
-fake and reads labels off images. By the many-to-one rules domains have first and last layers of their own, a style
-stands beside the label of a multi-modal domain, zeros beside that of a uni-modal one, and images of a multi-modal
-domain are restored with the style that an encoder reads off them.
+An iteration has a phase of the discriminator; in every fifth one, a phase of the generator follows. Several data sets
+come in turn, each with phases and a batch of its own. Plain, one generator makes images of any domain of an image and
+the label of that domain, and one discriminator tells real from fake and reads labels off images. By the many-to-one
+rules domains have first and last layers of their own, a style stands beside the label of a multi-modal domain, zeros
+beside that of a uni-modal one, and images of a multi-modal domain are restored with the style that an encoder reads off
+them.
 
 The generator does not change in the discriminator's phase: what it made there is used again in its own.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import product
 from typing import Any
 
 import torch
@@ -26,7 +28,7 @@ from m2o_fast.nn.outputs import as_image, restoration_error, supervised_error
 from m2o_fast.nn.permutation import inverse
 from m2o_fast.nn.style_encoder import ConvStyleEncoder
 from m2o_fast.translators.base import Iteration, Phase, Translator, detached, schedule_to_zero
-from m2o_fast.translators.stargan.labels import classification_error, length, of_domains
+from m2o_fast.translators.stargan.labels import classification_error, domains_of, length, of_domains
 from m2o_fast.translators.stargan.nets import Discriminator, Generator
 from m2o_fast.translators.stargan.settings import SIZES, Size, Weights
 
@@ -114,6 +116,10 @@ class StarGANv1(Translator):
         """With layers of their own, domains cannot be mixed: slopes are taken between images of the target's."""
         return 0 if self.rules.domain_layers is None else 1
 
+    def turns(self) -> tuple[tuple[tuple[int, int], ...], ...]:
+        """Each data set has a batch of its own: an image becomes one of a label that it could have had."""
+        return tuple(tuple(product(domains, domains)) for domains in domains_of(self.label_sets))
+
     def has_style(self, target: str | int) -> bool:
         """Multi-modal domains have one, unless the system is plain."""
         return self.rules.zero_style and self.rules.has_style(self.domain(target))
@@ -131,10 +137,11 @@ class StarGANv1(Translator):
         return found | encoders
 
     def phases(self, index: int) -> Sequence[Phase]:
-        """The discriminator; in every fifth iteration, as published, the generator with style encoders."""
+        """For each data set the discriminator; in every fifth iteration, as published, the generator with encoders."""
         encoders = ("style_encoders",) if self.styled else ()
-        generator = (Phase("generator", ("generator", *encoders)),)
-        return (_DISCRIMINATOR, *generator) if self._trains_generator(index) else (_DISCRIMINATOR,)
+        generator = (Phase("generator", ("generator", *encoders)),) if self._trains_generator(index) else ()
+        others = (_DISCRIMINATOR._replace(new_batch=True), *generator) * (len(self.label_sets) - 1)
+        return (_DISCRIMINATOR, *generator, *others)
 
     def _trains_generator(self, index: int) -> bool:
         return (index + 1) % self.generator_every == 0
@@ -153,8 +160,6 @@ class StarGANv1(Translator):
 
     def loss(self, phase: str, batch: Batch, iteration: Iteration) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a phase; phases must come in their order, since they share what they compute."""
-        if len(self.label_sets) > 1:
-            raise ValueError(f"nets of {len(self.label_sets)} label sets are for use; StarGAN v1 learns from one alone")
         if phase == "discriminator":
             return self._discriminator_loss(batch, iteration)
         if phase == "generator":
@@ -227,7 +232,8 @@ class StarGANv1(Translator):
         return (norms - 1).square().mean()
 
     def _classified(self, logits: Tensor, counts: Sequence[int]) -> Tensor:
-        return classification_error(logits, counts, independent=self.weights.labels == "independent")
+        independent = self.weights.labels == "independent"
+        return classification_error(logits, counts, self.label_sets, independent=independent)
 
     def _generator_loss(self, batch: Batch, iteration: Iteration) -> tuple[Tensor, dict[str, Tensor]]:
         outputs = self._outputs(batch, iteration, training=True)

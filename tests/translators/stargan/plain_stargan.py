@@ -133,24 +133,55 @@ class _Optimizers:
         loss.backward()
         for optimizer in (self.all[k] for k in chosen):
             optimizer.param_groups[0]["lr"] = s.lr * (1 - max(0, step - s.decay_from) / s.decay_steps)
+            for parameter in optimizer.param_groups[0]["params"]:
+                if parameter.grad is None:  # layers of the other data set's domains: their moments decay
+                    parameter.grad = torch.zeros_like(parameter)
             optimizer.step()
 
 
-class Trainer:
-    """The published nets, their optimizers and the number of the iteration."""
+def vector(numbers: Tensor, place: int, sets: Sequence[int]) -> Tensor:
+    """Label vectors of the data set at a place: its labels ``numbers``, zeros for those of others, and the mask."""
+    if len(sets) == 1:
+        return F.one_hot(numbers, sets[0])
+    parts = [torch.zeros(len(numbers), size, dtype=torch.int64) for size in sets]
+    parts[place] = F.one_hot(numbers, sets[place])
+    mask = F.one_hot(torch.full_like(numbers, place), len(sets))
+    return torch.cat([*parts, mask], dim=1)
 
-    def __init__(self, G: Generator, D: Discriminator, settings: Settings) -> None:
+
+def slice_of(place: int, sets: Sequence[int]) -> slice:
+    """Where the labels of the data set at a place stand."""
+    before = sum(sets[:place])
+    return slice(before, before + sets[place])
+
+
+def means_of(logs: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: sum(log[name] for log in logs) / len(logs) for name in logs[0]}
+
+
+class Trainer:
+    """The published nets, their optimizers and the number of the iteration; ``sets``: labels of each data set."""
+
+    def __init__(self, G: Generator, D: Discriminator, settings: Settings, sets: Sequence[int] | None = None) -> None:
         self.G, self.D, self.settings, self.step = G, D, settings, 0
+        self.sets = sets or [D.conv2.out_channels]
         self.optimizers = _Optimizers([[G], [D]], settings)
 
-    def iteration(self, x: Tensor, own: Tensor, wanted: Tensor, between: Tensor) -> dict[str, float]:
-        """One step of the discriminator, in every fifth iteration one of the generator; returns losses, not weighted.
+    def iteration(self, *batches: tuple[Tensor, Tensor, Tensor, Tensor]) -> dict[str, float]:
+        """The data sets one after the other; returns losses, not weighted, the means over the data sets.
 
-        Images ``[N, C, S, S]``, their labels and those of their translations, numbers ``[N]``, and uniform ``[N, 1]``.
+        Of each images ``[N, C, S, S]``, their labels and those of their translations, numbers ``[N]`` within the data
+        set, and uniform ``[N, 1]``.
         """
+        found = [self._on(place, *batch) for place, batch in enumerate(batches)]
+        self.step += 1
+        return means_of(found)
+
+    def _on(self, place: int, x: Tensor, own: Tensor, wanted: Tensor, between: Tensor) -> dict[str, float]:
+        """One step of the discriminator, in every fifth iteration one of the generator."""
         s, G, D = self.settings, self.G, self.D
-        classes = D.conv2.out_channels
-        label, home = (F.one_hot(numbers, classes).to(x.dtype) for numbers in (wanted, own))
+        label, home = (vector(numbers, place, self.sets).to(x.dtype) for numbers in (wanted, own))
+        known = slice_of(place, self.sets)
         with torch.no_grad():
             fake = G(x, label)
         (real_scores, logits), (fake_scores, _) = D(x), D(fake)
@@ -158,7 +189,7 @@ class Trainer:
             "real": -real_scores.mean(),
             "fake": fake_scores.mean(),
             "gradient_penalty": penalty(lambda y: D(y)[0], x, fake, between[:, :, None, None]),
-            "classification": told(logits, own, s.labels),
+            "classification": told(logits[:, known], own, s.labels),
         }
         judged = logs["real"] + logs["fake"] + s.gradient_penalty * logs["gradient_penalty"]
         self.optimizers.step([1], judged + s.classification * logs["classification"], self.step)
@@ -168,13 +199,12 @@ class Trainer:
             scores, logits = D(fake)
             logs = {
                 "adversarial": -scores.mean(),
-                "classification": told(logits, wanted, s.labels),
+                "classification": told(logits[:, known], wanted, s.labels),
                 "cycle": (x - G(fake, home)).abs().mean(),
             }
             total = logs["adversarial"] + s.classification * logs["classification"] + s.cycle * logs["cycle"]
             self.optimizers.step([0], total, self.step)
             found |= {f"generator/{name}": value.item() for name, value in logs.items()}
-        self.step += 1
         return found
 
 
@@ -198,12 +228,25 @@ class StyleEncoder(nn.Module):
 
 
 class ManyNets(nn.Module):
-    """Nets whose domains have first and last layers of their own; those of them that are ``multi`` have styles."""
+    """Nets whose domains have first and last layers of their own; those of them that are ``multi`` have styles.
 
-    def __init__(self, channels: Sequence[int], multi: Sequence[bool], side: int, width: int, layers: int) -> None:
+    ``sets``: how many of them, in their order, each data set has.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        multi: Sequence[bool],
+        side: int,
+        width: int,
+        layers: int,
+        sets: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
         self.multi, self.style_dim, count = list(multi), 2, len(channels)
-        labels = count + self.style_dim
+        self.sets = sets or [count]
+        self.places = [(place, number) for place, size in enumerate(self.sets) for number in range(size)]
+        labels = count + (len(self.sets) if len(self.sets) > 1 else 0) + self.style_dim
         self.stems = nn.ModuleList([nn.Conv2d(c + labels, width, 7, 1, 3, bias=False) for c in channels])
         self.trunk = Generator(3, 1, width, blocks=2)
         self.heads = nn.ModuleList([nn.Conv2d(width, c, 7, 1, 3, bias=False) for c in channels])
@@ -213,15 +256,17 @@ class ManyNets(nn.Module):
 
     def make(self, x: Tensor, source: int, target: int, style: Tensor) -> Tensor:
         """One image ``[1, c, H, W]`` as one of another domain; a uni-modal one has style 0."""
-        label = F.one_hot(torch.tensor([target]), len(self.stems)).to(x.dtype)
+        place, number = self.places[target]
+        label = vector(torch.tensor([number]), place, self.sets).to(x.dtype)
         style = style if self.multi[target] else torch.zeros_like(style)
         x = self.stems[source](with_planes(x, torch.cat([label, style], dim=1)))
         return self.heads[target](self.trunk.main[1:-2](x)).tanh()
 
     def seen(self, x: Tensor, domain: int) -> tuple[Tensor, Tensor]:
-        """Scores and logits of an image."""
+        """Scores of an image, and logits of the labels of its data set."""
         x = self.judge.main[1:](self.judges[domain](x))
-        return self.judge.conv1(x), self.judge.conv2(x).flatten(1)
+        known = slice_of(self.places[domain][0], self.sets)
+        return self.judge.conv1(x), self.judge.conv2(x).flatten(1)[:, known]
 
 
 @dataclass
@@ -250,8 +295,13 @@ class ManyTrainer:
         groups = [[nets.stems, nets.trunk, nets.heads], [nets.judges, nets.judge], styled]
         self.optimizers = _Optimizers(groups, settings)
 
-    def iteration(self, samples: Sequence[Sample]) -> dict[str, float]:
-        """As :meth:`Trainer.iteration`; every loss is a mean over all samples."""
+    def iteration(self, *batches: Sequence[Sample]) -> dict[str, float]:
+        """As :meth:`Trainer.iteration`; every loss is a mean over all samples of a data set."""
+        found = [self._on(samples) for samples in batches]
+        self.step += 1
+        return means_of(found)
+
+    def _on(self, samples: Sequence[Sample]) -> dict[str, float]:
         logs = self._means([self._judged(sample) for sample in samples])
         s = self.settings
         total = logs["real"] + logs["fake"] + s.gradient_penalty * logs["gradient_penalty"]
@@ -266,7 +316,6 @@ class ManyTrainer:
                 total = total + s.supervised * logs["supervised"]
             self.optimizers.step([0, 2], total, self.step)
             found |= {f"generator/{name}": value.item() for name, value in logs.items()}
-        self.step += 1
         return found
 
     @staticmethod
@@ -282,7 +331,7 @@ class ManyTrainer:
             "real": -scores.mean(),
             "fake": n.seen(fake, s.b)[0].mean(),
             "gradient_penalty": penalty(lambda y: n.seen(y, s.b)[0], s.other, fake, s.between),
-            "classification": told(logits, torch.tensor([s.a]), self.settings.labels),
+            "classification": told(logits, torch.tensor([n.places[s.a][1]]), self.settings.labels),
         }
 
     def _made(self, s: Sample) -> dict[str, Tensor]:
@@ -292,7 +341,7 @@ class ManyTrainer:
         own = n.encoders[s.a](s.x) if n.multi[s.a] else s.style
         logs = {
             "adversarial": -scores.mean(),
-            "classification": told(logits, torch.tensor([s.b]), self.settings.labels),
+            "classification": told(logits, torch.tensor([n.places[s.b][1]]), self.settings.labels),
             "cycle": (n.make(fake, s.b, s.a, own) - s.x).abs().mean(),
             "style": (n.encoders[s.b](fake) - s.style).abs().mean() if n.multi[s.b] else zero,
             "diversity": zero,

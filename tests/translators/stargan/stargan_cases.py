@@ -49,17 +49,21 @@ def size(side: int = SIDE) -> Size:
 
 
 def translator_of(
-    nets: tuple[nn.Module, nn.Module], losses: dict[str, object] | None = None, every: int = 5
+    nets: tuple[nn.Module, nn.Module],
+    losses: dict[str, object] | None = None,
+    every: int = 5,
+    sets: list[list[str]] | None = None,
 ) -> StarGANv1:
     """Plain, with the weights of published nets."""
-    read = from_official(weights(nets))
-    again = StarGANv1(read.domains, read.rules, read.size, Weights.model_validate(losses or {}), generator_every=every)
+    read = from_official(weights(nets), sets)
+    given = Weights.model_validate(losses or {})
+    again = StarGANv1(read.domains, read.rules, read.size, given, generator_every=every, label_sets=read.label_sets)
     again.load_state_dict(read.state_dict())
     return again
 
 
-def many_nets(domains: list[Domain]) -> plain.ManyNets:
-    nets = plain.ManyNets([d.channels for d in domains], [d.multimodal for d in domains], SIDE, WIDTH, LAYERS)
+def many_nets(domains: list[Domain], sets: list[int] | None = None) -> plain.ManyNets:
+    nets = plain.ManyNets([d.channels for d in domains], [d.multimodal for d in domains], SIDE, WIDTH, LAYERS, sets)
     return nets.apply(_matter)
 
 
@@ -69,7 +73,8 @@ def many_translator(
     """By the many-to-one rules, with the weights of plain nets."""
     rules = SYSTEM.variants["hms" if supervised else "hmu"]
     rules = type(rules)(**{**vars(rules), "supervised_weight": supervised})
-    translator = StarGANv1(domains, rules, size(), Weights.model_validate(losses), generator_every=every)
+    given = Weights.model_validate(losses)
+    translator = StarGANv1(domains, rules, size(), given, generator_every=every, label_sets=nets.sets)
     translator.load_state_dict(of_many(nets, list(translator.state_dict())))
     return translator
 
@@ -114,9 +119,9 @@ def random_batch(domains: list[Domain], ways: list[tuple[int, int]], *, paired: 
     )
 
 
-def plain_batch(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What an iteration of the published nets takes of a batch."""
-    own, wanted = classes(batch.source_counts), classes(batch.target_counts)
+def plain_batch(batch: Batch, first: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What an iteration of the published nets takes of a batch; ``first``: its data set's first domain."""
+    own, wanted = classes(batch.source_counts) - first, classes(batch.target_counts) - first
     return torch.cat(batch.source)[batch.to_target], own[batch.to_target], wanted, batch.noise["between"]
 
 

@@ -64,7 +64,7 @@ def test_iterations_are_the_published_ones(labels: str) -> None:
     steps = steps_for(translator, **OPTIM)
     for index in range(4):
         batch = random_batch(ALIKE, WAYS)
-        same(steps(batch, index), trainer.iteration(*plain_batch(batch)))
+        same(steps(batch, index), trainer.iteration(plain_batch(batch)))
     same_tensors(translator.state_dict(), translator_of(nets).state_dict())
     assert steps.stepped == ["discriminator", "discriminator", "generator"] * 2
 
@@ -82,6 +82,59 @@ def test_iterations_are_the_many_to_one_ones(supervised: float) -> None:
         same(steps(batch, index), trainer.iteration(samples(batch, MIXED)))
     found = translator.state_dict()
     same_tensors(found, of_many(nets, list(found)))
+
+
+SETS = [["a", "b", "c"], ["d", "e"]]
+OTHER_WAYS = [(3, 4), (4, 3), (4, 4)]
+
+
+@pytest.mark.parametrize("labels", ["exclusive", pytest.param("independent", marks=pytest.mark.slow)])
+def test_iterations_on_two_data_sets_are_the_published_ones(labels: str) -> None:
+    """Two sets of labels and their mask: steps of both nets on the first data set, then on the second."""
+    losses = {"labels": labels, "classification": 0.7, "gradient_penalty": 3.0, "cycle": 4.0}
+    nets = published_nets(classes=5, mask=2)
+    translator = translator_of(nets, losses, every=2, sets=SETS)
+    settings = plain.Settings(**OPTIM, eps=EPS, generator_every=2, **losses)
+    trainer, steps = plain.Trainer(*nets, settings, [3, 2]), steps_for(translator, **OPTIM)
+    domains = list(translator.domains)
+    for index in range(2):
+        first, second = (random_batch(domains, ways) for ways in (WAYS, OTHER_WAYS))
+        same(steps(first, index, second), trainer.iteration(plain_batch(first), plain_batch(second, first=3)))
+    same_tensors(translator.state_dict(), translator_of(nets, sets=SETS).state_dict())
+    assert steps.stepped == ["discriminator"] * 2 + ["discriminator", "generator"] * 2
+
+
+@pytest.mark.parametrize("supervised", [pytest.param(0.0, marks=pytest.mark.slow), 0.8])
+def test_iterations_on_two_data_sets_are_the_many_to_one_ones(supervised: float) -> None:
+    """The first one mixes channels; the second one has no uni-modal domain, so no pairs count there."""
+    losses = {"cycle": 4.0, "style": 0.9, "diversity": 1.3, "diversity_steps": 4}
+    domains = [*MIXED[:2], Domain("d"), Domain("e")]
+    nets = many_nets(domains, [2, 2])
+    translator = many_translator(nets, domains, losses, 1, supervised)
+    settings = plain.Settings(**OPTIM, eps=EPS, generator_every=1, supervised=supervised, **losses)
+    trainer, steps = plain.ManyTrainer(nets, settings), steps_for(translator, **OPTIM)
+    for index in range(2):
+        both = [random_batch(domains, ways, paired=supervised > 0) for ways in ([(0, 1), (1, 0)], [(2, 3), (3, 2)])]
+        same(steps(both[0], index, both[1]), trainer.iteration(*(samples(batch, domains) for batch in both)))
+    found = translator.state_dict()
+    same_tensors(found, of_many(nets, list(found)))
+
+
+def test_labels_of_the_other_data_set_are_neither_asked_for_nor_given() -> None:
+    """Their logits have no gradient, their planes no weight; an image is never made one of the other data set."""
+    translator = translator_of(published_nets(classes=5, mask=2), every=1, sets=SETS)
+    for turn, own, other in ((0, slice(0, 3), slice(3, 5)), (1, slice(3, 5), slice(0, 3))):
+        ways = list(translator.turns()[turn])
+        assert {k for way in ways for k in way} == set(range(own.start, own.stop)) and len(ways) == len(set(ways))
+        for phase, net in (("discriminator", "discriminator.classes"), ("generator", "generator.stems.0")):
+            translator.zero_grad()
+            translator.loss(phase, random_batch(list(translator.domains), ways), Iteration(0))[0].backward()
+            gradient = translator.get_submodule(net).weight.grad
+            known = gradient if phase == "discriminator" else gradient[:, 3:8].transpose(0, 1)
+            assert known[own].abs().flatten(1).amax(1).min() > 0 and not known[other].any()
+            assert phase == "discriminator" or not gradient[:, 9 - turn].any() and gradient[:, 8 + turn].any()
+    with pytest.raises(ValueError, match=r"of one of the label sets of \[3, 2\] domains, there are \[1, 0, 0, 1, 0\]"):
+        translator.loss("discriminator", random_batch(list(translator.domains), [(0, 1), (3, 4)]), Iteration(0))
 
 
 def test_the_generator_steps_in_every_fifth_iteration() -> None:
@@ -385,11 +438,3 @@ def test_without_a_discriminator_it_translates() -> None:
         translator.discriminate(torch.rand(1, 3, SIDE, SIDE), 0)
     with pytest.raises(ValueError, match=r"label_sets: \[2, 2\] do not add up to 3 domains"):
         StarGANv1(ALIKE, SYSTEM.variants["plain"], size(), label_sets=[2, 2])
-
-
-def test_several_label_sets_are_not_trained() -> None:
-    """Of an image, the labels of the other sets are not known: nothing may be asked of them."""
-    translator = StarGANv1(ALIKE, SYSTEM.variants["plain"], size(), label_sets=[1, 2])
-    for phase in ("discriminator", "generator"):
-        with pytest.raises(ValueError, match="nets of 2 label sets are for use; StarGAN v1 learns from one alone"):
-            translator.loss(phase, random_batch(ALIKE, WAYS), Iteration(0))
