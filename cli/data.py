@@ -67,7 +67,10 @@ def _fitting(system: str | None) -> Callable[[str, Sequence[Domain], int], Fitti
 
 @app.command(epilog=EXAMPLES)
 def check(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the data set.")],
+    folders: Annotated[
+        list[Path],
+        typer.Argument(metavar="DIR...", help="Folder of the data set; of several to be trained on together, each."),
+    ],
     sheet: Annotated[
         Path | None,
         typer.Option(
@@ -97,16 +100,26 @@ def check(
     from m2o_fast.data.learner import Learner
 
     learner = Learner(fitting=_fitting(None))
+    if system is None and len(folders) > 1:
+        from m2o_fast.translators import NAMES
+        from m2o_fast.translators import system as facts_of
+
+        system = next(name for name in NAMES if facts_of(name).several_sets)
     if system is not None:
         from m2o_fast.engine.config import load_config
 
         facts = load_config(overrides={"system": system}).facts
         learner = Learner(
-            system, tuple(facts.variants), facts.two_domains, facts.sizes.at_most, fitting=_fitting(system)
+            system,
+            tuple(facts.variants),
+            facts.two_domains,
+            facts.several_sets,
+            facts.sizes.at_most,
+            fitting=_fitting(system),
         )
     drawn = sheet or (None if as_json else DEFAULT_SHEET)
     report = check_folder(
-        folder,
+        folders,
         max_unreadable,
         drawn,
         verify=verify_data,

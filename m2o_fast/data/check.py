@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from m2o_fast.data.ade20k import is_full_release, scene_parsing_folder
@@ -11,6 +13,7 @@ from m2o_fast.data.check_ade20k import check_ade20k
 from m2o_fast.data.check_images import check_images
 from m2o_fast.data.check_mnist import NAMES, check_mnist, mnist_folder
 from m2o_fast.data.check_report import CheckReport
+from m2o_fast.data.check_several import check_several
 from m2o_fast.data.contact_sheet import DEFAULT_SHEET, require_place, write_contact_sheet
 from m2o_fast.data.layout import half_of_a_split, splits_of
 from m2o_fast.data.learner import Learner
@@ -18,7 +21,7 @@ from m2o_fast.errors import UserError
 
 
 def check_folder(
-    directory: str | Path,
+    directory: str | Path | Sequence[str | Path],
     max_unreadable: float = 0.01,
     sheet: Path | None = None,
     *,
@@ -29,7 +32,7 @@ def check_folder(
     """Recognise the data set in a folder and check it.
 
     Args:
-        directory: The folder.
+        directory: The folder; of several data sets of own images, which are to be trained on together, a list.
         max_unreadable: Share of the files that training would leave out if they cannot be read.
         sheet: A PNG file to draw some of own images and of ADE20K in; ``None`` draws nothing. Where the
             default one cannot be written, that is a note.
@@ -40,10 +43,11 @@ def check_folder(
     Raises:
         UserError: If the folder does not exist or holds no data set that is known here, or the sheet cannot be written.
     """
-    root = Path(directory).expanduser()
+    roots = [Path(each).expanduser() for each in ([directory] if isinstance(directory, str | Path) else directory)]
     if sheet is not None and sheet != DEFAULT_SHEET:
         require_place(sheet)
-    found = _check(root, max_unreadable, verify, report, learner)
+    check = partial(_check, roots[0]) if len(roots) == 1 else partial(check_several, roots)
+    found = check(max_unreadable, verify, report, learner)
     if sheet is None:
         return found
     if not any(found.rows.values()):

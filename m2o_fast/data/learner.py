@@ -36,6 +36,7 @@ class Learner:
         name: The system; ``None``: the default one.
         variants: Those that it has.
         two_domains: Whether it is for two domains and no more.
+        several_sets: Whether it learns from several data sets.
         size: A good image size up to a side length.
         fitting: Variant, domains, the usual side length of their images -> what makes training fit this machine, in the
             place of ``size``; ``None``: any machine.
@@ -44,6 +45,7 @@ class Learner:
     name: str | None = None
     variants: Collection[str] = (UNPAIRED, PAIRED)
     two_domains: bool = False
+    several_sets: bool = False
     size: Callable[[int], int] = _power_of_two
     fitting: Callable[[str, Sequence[Domain], int], Fitting | None] | None = None
 
@@ -57,6 +59,10 @@ class Learner:
             return found
         size = self.size(side)  # enlarged images cost more and show nothing more
         return Fitting(["--set", f"data.image_size={size}"] if size < _USUAL_SIZE else [])
+
+    def problems_of_several(self) -> list[str]:
+        """Why it would not train on several data sets."""
+        return [] if self.several_sets else [f"system {self.name!r} learns from one data set; check each alone"]
 
     def problems(self, domains: Collection[str], paired: bool) -> list[str]:
         """Why it would not train on these domains."""

@@ -236,10 +236,10 @@ class _Layers:
     def _first_of(self, named: Sequence[Any], source: str) -> str:
         """The first of several data sets; the folders of the others are kept."""
         folders = [text[len("folder:") :] for text in named if isinstance(text, str) and text.startswith("folder:")]
-        if not folders or len(folders) < len(named) or not all(folders):
+        if len(folders) < max(2, len(named)) or not all(folders):
             raise ConfigError(
                 f"data.name = {_short(repr(list(named)))} in {source}: several data sets are folders of own images; "
-                "write folder:DIR for each"
+                "write folder:DIR for each of two or more"
             )
         self.values["data.name"] = f"folder:{folders[0]}"
         self.values["data.also"], self.sources["data.also"] = folders[1:], source

@@ -61,7 +61,8 @@ class Config(Section):
         loss: Weights of its losses.
         optim: Its optimizers and moving average.
         steps: Training iterations.
-        batch_size: Source images per iteration, over all directions that the system learns.
+        batch_size: Source images per iteration, over all directions that the system learns; of several data sets, of
+            each.
         seed: Seed of everything random.
         init_from: Run, checkpoint, converted weights or published model whose weights a new run begins with, as far as
             they fit; a run keeps the folder, ``@sha256:`` and the hash of what lies in it. ``None``: fresh weights.

@@ -9,7 +9,9 @@ import torch
 from folder_files import color_of, gray_of, write, write_folder
 
 from m2o_fast.data import open_dataset
+from m2o_fast.data.check import check_folder
 from m2o_fast.data.dataset import Dataset
+from m2o_fast.data.learner import Learner
 from m2o_fast.errors import UserError
 
 
@@ -86,3 +88,35 @@ def test_what_cannot_be_one_is_refused(folders: tuple[Path, Path], tmp_path: Pat
 def test_a_name_of_no_domain_is_refused(folders: tuple[Path, Path]) -> None:
     with pytest.raises(UserError, match=r"'bald'; nearest: 'bold' \(domains: photo, sketch, bold, thin\)"):
         opened(*folders, uni=("bald",))
+
+
+LEARNER = Learner("stargan", ("plain",), several_sets=True, size=lambda side: 4 * side)
+
+
+def test_data_check_names_all_and_prints_one_command(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.png"
+    report = check_folder(folders, 0.5, sheet, learner=LEARNER)
+    assert [line for line in report.lines if "own images" in line] == [f"{folder}: own images" for folder in folders]
+    assert "train/thin: 5 images, all 12x12, L 5" in report.lines and sheet.is_file()
+    named = f"--data folder:{folders[0]} --data folder:{folders[1]}"
+    command = f"m2o-fast train --system stargan {named} --set data.image_size=48 --set data.max_unreadable=0.5"
+    assert report.text()[-2:] == [command, "2 data sets, 0 problems"] and report.as_json()["command"] == command
+    assert [list(facts["splits"]["val"]) for facts in report.as_json()["data_sets"]] == [
+        ["photo", "sketch"],
+        ["bold", "thin"],
+    ]
+    assert all(note.startswith((f"{folders[0]}: ", f"{folders[1]}: ")) for note in report.notes) and report.notes
+
+
+def test_data_check_says_what_training_would_refuse(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    (folders[1] / "train" / "thin" / "0.png").write_text("no image")
+    for folder, message in (
+        (tmp_path / "none", f"{tmp_path / 'none'}: no such folder"),
+        (folders[0], f"data folder {folders[0]} is given twice; name each data set once"),
+        (folders[1], f"{folders[1]}: train/thin: 1 of 5 image files cannot be read"),
+    ):
+        report = check_folder([folders[0], folder], 0, learner=LEARNER)
+        assert [problem for problem in report.problems if problem.startswith(message)] == report.problems != []
+        assert not report.advice and report.text()[-1] == "2 data sets, 1 problem"
+    report = check_folder([folders[0], folders[0]], learner=Learner("cyclegan", two_domains=True))
+    assert "system 'cyclegan' learns from one data set; check each alone" in report.problems

@@ -20,7 +20,7 @@ import m2o_fast.data
 from m2o_fast.batch import Batch
 from m2o_fast.cli import main
 from m2o_fast.engine import build
-from m2o_fast.engine.config import load_config
+from m2o_fast.engine.config import ConfigError, dump_config, load_config
 from m2o_fast.engine.evaluate import evaluate_run
 from m2o_fast.engine.evaluation.options import Options
 from m2o_fast.engine.loop import train
@@ -56,7 +56,8 @@ def folders(tmp_path: Path) -> list[Path]:
 
 
 def named(folders: list[Path]) -> str:
-    return f"data.name=[{', '.join(f'folder:{folder}' for folder in folders)}]"
+    names = [f"folder:{folder}" for folder in folders]
+    return f"data.name={names[0]}" if len(names) == 1 else f"data.name=[{', '.join(names)}]"
 
 
 def config_of(folders: list[Path], *more: str) -> Config:
@@ -168,6 +169,20 @@ def test_the_plan_has_both(folders: list[Path]) -> None:
     )
 
 
+def test_a_run_knows_its_folders_and_others_may_be_named(folders: list[Path], tmp_path: Path) -> None:
+    """In a file, and by --data over it, which names all of them."""
+    config, file = config_of(folders), tmp_path / "config.yaml"
+    file.write_text(dump_config(config))
+    assert load_config(file) == config and config.data.folders == tuple(map(str, folders))
+    assert load_config(file, {"data.name": ["folder:a", "folder:b"]}).data.folders == ("a", "b")
+    assert load_config(file, {"data.name": "folder:a"}).data.folders == ("a",)
+    assert load_config(file, {"data.dir": "a"}).data.folders == ("a", str(folders[1]))
+    file.write_text("{system: stargan, data: {name: ['folder:a', 'folder:b', 'folder:c'], image_size: 128}}")
+    assert load_config(file).data.named == ("folder:a", "folder:b", "folder:c")
+    with pytest.raises(ConfigError, match=r"data.also is for own folders; leave it out with data set 'digits'"):
+        load_config(file, {"data.name": "digits", "data.also": ["b"]})
+
+
 def test_another_division_into_data_sets_is_another_net(folders: list[Path], tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(config_of(folders, "steps=1"), run, quiet=True)
@@ -184,8 +199,8 @@ def test_another_division_into_data_sets_is_another_net(folders: list[Path], tmp
     ("words", "message"),
     [
         (["--system", "cyclegan"], "'cyclegan' reads no labels off images, .* into one data set, or take stargan"),
-        (["--data", "digits"], "several data sets are folders of own images; write folder:DIR for each"),
-        (["--data", "folder:"], "several data sets are folders of own images; write folder:DIR for each"),
+        (["--data", "digits"], "several data sets are folders of own images; write folder:DIR for each of two"),
+        (["--data", "folder:"], "several data sets are folders of own images; write folder:DIR for each of two"),
         (["--data", "folder:{none}"], "{none}: no such folder"),
         (["--data", "folder:{first}"], "data folder {first} is given twice"),
         (["--data-dir", "x"], "the data folder is given twice in the options"),
