@@ -25,7 +25,7 @@ from m2o_fast.engine import export
 from m2o_fast.engine.build import build_translator
 from m2o_fast.engine.checkpoint import save_translator
 from m2o_fast.engine.export import TOLERANCE, export_run
-from m2o_fast.engine.export_graphs import METADATA, Graph, graphs_of, opened, refuse_other_sizes
+from m2o_fast.engine.export_graphs import METADATA, Graph, contiguous, followed, graphs_of, opened, refuse_other_sizes
 from m2o_fast.engine.loop import train
 from m2o_fast.engine.runs import load_translator
 from m2o_fast.errors import UserError
@@ -164,6 +164,19 @@ def test_everything_in_both_formats(name: str, checkpoints: dict[str, Path], tmp
     for graph, file in files:
         if graph.takes_any_size(translator) and translator.multiple != 1:
             check_refusals(translator, graph, file)
+
+
+@pytest.mark.slow
+def test_a_style_is_read_off_one_image_where_all_domains_have_styles() -> None:
+    """Flow reads it through a translation, whose style must not be one for all images."""
+    words = ["system=flow", "variant=plain", *SMALLER["flow"]]
+    translator = build_translator(small_config(words), DOMAINS).eval()
+    graph = Graph("style encoder", 1)
+    module = followed(contiguous(translator), graph).module()
+    for count in (1, 3):
+        inputs = cases(translator, graph, count, 0)
+        with torch.no_grad():
+            assert torch.allclose(module(**inputs), wanted(translator, graph, inputs), atol=TOLERANCE)
 
 
 def test_other_sizes_are_refused_by_name(tmp_path: Path) -> None:

@@ -237,7 +237,7 @@ class Flow(Translator):
             return x.new_zeros((x.shape[0], *self.style_shape(k)))
         others = [other for other in range(len(self.domains)) if other != k]
         partner = next((other for other in others if other not in self.styled), others[0])
-        made = self.translate(x, k, partner, style=x.new_zeros((1, *self.style_shape(partner))))
+        made = self.translate(x, k, partner, style=x.new_zeros((x.shape[0], *self.style_shape(partner))))
         return self.invert(x, made, partner, k)
 
     def invert(self, y: Tensor, x: Tensor, source: str | int, target: str | int) -> Tensor:
