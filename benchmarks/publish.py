@@ -14,6 +14,7 @@ import json
 import re
 import subprocess
 from collections import defaultdict
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PLOTS = ROOT / "docs" / "plots"
 BASELINES = ("eager", "compile", "grouped", "numpy", "bincount")
+#: the kernels that the package exists for, the least of all gains and a whole iteration
+IN_README = ("adain_act", "AdaINResBlock", "modulated_conv2d", "conv2d", "up2_conv3x3", "color_recall", "train_step")
 
 
 class Target(NamedTuple):
@@ -160,7 +163,7 @@ def operation(group: str) -> str:
 
 
 def write_pages(records: list[dict[str, Any]]) -> None:
-    """docs/benchmarks.md, docs/plots/*.svg and the part of the README between its marks."""
+    """docs/benchmarks.md, docs/plots/*.svg and the part of the README between its marks, a few of the rows."""
     PLOTS.mkdir(exist_ok=True)
     for old in PLOTS.glob("*.svg"):
         if not old.name.startswith("iteration-"):  # those are profile_step.py's
@@ -173,6 +176,8 @@ def write_pages(records: list[dict[str, Any]]) -> None:
         "`pytest benchmarks` measures a part of it in a few minutes (every operation, few shapes, float32) and ends",
         "with one table: how many times as fast as plain torch, `torch.compile` and numpy, on your machine. `--full`",
         "measures all; `--threads N` says with how many threads.\n",
+        "## One case of every operation\n",
+        *overview(records),
         "## Targets\n",
         *targets(records),
     ]
@@ -277,7 +282,15 @@ def ratio(rows: dict[str, dict[str, Any]], baseline: str, entry: dict[str, Any])
 
 
 def headline(records: list[dict[str, Any]]) -> list[str]:
-    """The README's table: one case of every operation, with its gradients where it has any, over its first baseline."""
+    """The README's table."""
+    lines = overview(records, IN_README)
+    if all(record["device"] == "cpu" for record in records):
+        lines.append("GPU: not run on a GPU yet.")
+    return [*lines, "All operations, cases, implementations and targets: [docs/benchmarks.md](docs/benchmarks.md)."]
+
+
+def overview(records: list[dict[str, Any]], operations: Collection[str] | None = None) -> list[str]:
+    """One case of every operation, or of those named, with its gradients where it has any, over its first baseline."""
     lines = []
     for record in records:
         lines += [f"{record['hardware']}, torch {record['torch']}:\n"]
@@ -287,15 +300,13 @@ def headline(records: list[dict[str, Any]]) -> list[str]:
             group = shown_case([group for group in groups if operation(group) == name])
             rows, ours = groups[group], fastest(groups[group])
             baseline = next((name for name in BASELINES if name in rows), None)
-            if ours is None or baseline is None:
+            if ours is None or baseline is None or (operations is not None and name not in operations):
                 continue
             slow = rows[baseline]["seconds"]
             cells = [group, baseline, duration(slow), duration(ours["seconds"]), f"{slow / ours['seconds']:.1f}x"]
             lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
-    if all(record["device"] == "cpu" for record in records):
-        lines.append("GPU: not run on a GPU yet.")
-    return [*lines, "All cases, implementations and targets: [docs/benchmarks.md](docs/benchmarks.md)."]
+    return lines
 
 
 def shown_case(groups: list[str]) -> str:

@@ -23,8 +23,8 @@ import profile_step, publish, results_page
 records = [json.loads(path.read_text()) for path in sorted(publish.RESULTS.glob("*.json"))]
 steps = [record for record in records if "shares" in record]
 rows = [record for record in records if "rows" in record]
-lines = {"performance": profile_step.targets(steps), "benchmarks": publish.targets(rows)}
-lines["results"] = results_page.page()
+lines = {"performance": profile_step.targets(steps), "results": results_page.page()}
+lines["benchmarks"] = [*publish.overview(rows), "## Targets\\n", *publish.targets(rows)]
 for record in steps:
     lines["performance"] += profile_step.section(record)
 for record in rows:
@@ -33,6 +33,7 @@ for name, expected in lines.items():
     page = (publish.ROOT / "docs" / f"{name}.md").read_text()
     assert len(expected) > 15
     assert "\\n".join(expected) in page, f"docs/{name}.md is not what its results say"
+assert "\\n".join(publish.headline(rows)) in (publish.ROOT / "README.md").read_text()
 assert "matplotlib" not in sys.modules
 """
 RUN = "import runpy; runpy.run_path('benchmarks/short_op_run.py', run_name='__main__')"
