@@ -32,6 +32,7 @@ def from_official(
     image_size: int = 32,
     groups: int = 32,
     shift: float = 1.0,
+    predicts: str = "velocity",
 ) -> Flow:
     """A translator with given weights, in evaluation mode.
 
@@ -41,6 +42,7 @@ def from_official(
         image_size: Side length in pixels. The shapes do not tell it, nor what follows.
         groups: ``model.groups`` of the net.
         shift: ``model.shift`` of its times.
+        predicts: ``model.predicts`` of the net.
 
     Returns:
         A translator with these weights, in their dtype.
@@ -49,7 +51,8 @@ def from_official(
         UserError: Lists what is missing, superfluous or does not fit.
     """
     nets = layouts.checked_nets(state_dicts, NETS)
-    size = _size(nets["V"], image_size, {"groups": groups, "shift": shift})
+    told = {"groups": groups, "shift": shift, "predicts": predicts}
+    size = _size(nets["V"], image_size, told)
     known, rules = _domains(nets["V"], domains, size.width * size.multipliers[0])
     return layouts.loaded(lambda: Flow(known, rules, size), lambda flow, _: [(flow.velocity, _AS_HERE)], nets)
 

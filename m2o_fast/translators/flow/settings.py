@@ -37,6 +37,9 @@ class Model(settings.Model):
         shift: Times are ``u / (u + shift (1 - u))`` of equally spread u, in training and in use: above 1, more of them
             are near the noise, where looks are decided that many pixels have in common (arXiv 2403.03206, section
             5.3.2); 1: equally spread.
+        predicts: Whose squared error is the loss: of the ``"velocity"``, which the net gives, or of the ``"image"``
+            where the way ends: what the net gives is added to what the point of the way tells of it as it is, so that
+            a look which can be seen already need not go through all layers (arXiv 2206.00364, section 5).
     """
 
     width: Annotated[Count, Field(multiple_of=2)] = 64
@@ -45,6 +48,7 @@ class Model(settings.Model):
     attention: CountOrZero = 16
     groups: Literal[1, 2, 4, 8, 16, 32] = 32
     shift: Rate = 1.0
+    predicts: Literal["velocity", "image"] = "velocity"
 
 
 class Size(Model):

@@ -27,6 +27,9 @@ from m2o_fast.translators.flow.settings import Sampling, Size
 
 _Number = TypeVar("_Number", float, Tensor)
 
+#: That of images, as far as what a point of the way tells of its end is concerned.
+_DEVIATION = 0.5
+
 PHASES = (Phase("velocity", ("velocity",)),)
 
 
@@ -52,6 +55,7 @@ class Flow(Translator):
         self.size = size
         self.sampling = sampling or Sampling()
         self.image_size = size.image_size
+        self._by_images = size.predicts == "image"
         self.styled = [k for k, domain in enumerate(self.domains) if rules.has_style(domain)]
         channels = [domain.channels for domain in self.domains]
         sides = [size.image_size >> level for level in range(len(size.multipliers))]
@@ -103,8 +107,10 @@ class Flow(Translator):
         return (channels, self.image_size, self.image_size)
 
     def evaluations(self, target: str | int) -> int:
-        """How often a translation takes the velocity: once in a domain without style."""
-        return self.sampling.evaluations if self.has_style(target) else 1
+        """How often a translation goes through the net: once into a domain without style."""
+        if not self.has_style(target):
+            return 1
+        return self.sampling.evaluations - (self._by_images and self.sampling.solver == "heun")
 
     # --- training ---
 
@@ -132,7 +138,7 @@ class Flow(Translator):
         }
 
     def loss(self, phase: str, batch: Batch, iteration: Iteration) -> tuple[Tensor, dict[str, Tensor]]:
-        """The squared error of velocities, and of hms that of the regression beside it."""
+        """The squared error of velocities, or of images, and of hms that of the regression beside it."""
         if phase != "velocity":
             raise ValueError(f"unknown phase {phase!r}; the only one is velocity")
         if not batch.paired or batch.has_pair is None:
@@ -145,10 +151,14 @@ class Flow(Translator):
             torch.lerp(start, image, time[:, None, None, None])
             for start, image, time in zip(starts, images, times, strict=True)
         ]
-        found = self.velocity(batch.source, batch.to_target, on_way, torch.cat(times))
+        given = self.velocity(batch.source, batch.to_target, on_way, torch.cat(times))
+        found = [
+            self._meant(part, state, time[:, None, None, None])
+            for part, state, time in zip(given, on_way, times, strict=True)
+        ]
         errors = [
-            ((velocity - (image - start)).square().flatten(1).mean(1) * known).sum() / batch.size
-            for velocity, image, start, known in zip(found, images, starts, batch.has_pair.split(counts), strict=True)
+            ((one - self._wanted(image, start)).square().flatten(1).mean(1) * known).sum() / batch.size
+            for one, image, start, known in zip(found, images, starts, batch.has_pair.split(counts), strict=True)
         ]
         parts = {"velocity": torch.stack([errors[k] for k in self.styled]).sum()}
         total = parts["velocity"]
@@ -156,6 +166,17 @@ class Flow(Translator):
             parts["supervised"] = torch.stack(regressed).sum()
             total = total + self.rules.supervised_weight * parts["supervised"]
         return total, detached(parts)
+
+    def _meant(self, given: Tensor, state: Tensor, time: _Number) -> Tensor:
+        """What the net predicts, of what it gives: all of it at noise, nothing at the image itself."""
+        if not self._by_images:
+            return given
+        near, far = time * _DEVIATION**2, 1 - time
+        variance = time * near + far**2
+        return near / variance * state + far / variance**0.5 * given
+
+    def _wanted(self, image: Tensor, start: Tensor) -> Tensor:
+        return image if self._by_images else image - start
 
     def _times(self, batch: Batch) -> tuple[Tensor, ...]:
         """By target domain."""
@@ -208,7 +229,7 @@ class Flow(Translator):
         x = self._placed(x)
         if b not in self.styled:
             start = x.new_zeros((x.shape[0], self.domains[b].channels, *x.shape[2:]))
-            return self._velocity(x, a, b, start, 0.0).clamp(-1, 1)
+            return self._predicted(x, a, b, start, 0.0).clamp(-1, 1)
         if (style is None) == (reference is None):
             raise ValueError(f"translate: domain {self.domains[b].name!r} needs either style= or reference=")
         if reference is not None:
@@ -271,14 +292,22 @@ class Flow(Translator):
         times = [self._shifted(step / steps) for step in range(steps + 1)]
         for now, then in pairwise(times if forward else times[::-1]):
             slope = self._velocity(x, a, b, state, now)
-            if self.sampling.solver == "heun":
+            # A step that ends in the image that is predicted has nothing to mend: that is where the way leads.
+            if self.sampling.solver == "heun" and not (self._by_images and then == 1):
                 ahead = torch.add(state, slope, alpha=then - now)
                 slope = (slope + self._velocity(x, a, b, ahead, then)) / 2
             state = torch.add(state, slope, alpha=then - now)
         return state
 
     def _velocity(self, x: Tensor, a: int, b: int, state: Tensor, time: float) -> Tensor:
-        return self.velocity(self._alone(x, a), None, self._alone(state, b), x.new_full((x.shape[0],), time))[b]
+        """At an image itself nothing is known of its noise, whose mean is 0: there the velocity is the image."""
+        if not self._by_images:
+            return self._predicted(x, a, b, state, time)
+        return state if time == 1 else (self._predicted(x, a, b, state, time) - state) / (1 - time)
+
+    def _predicted(self, x: Tensor, a: int, b: int, state: Tensor, time: float) -> Tensor:
+        given = self.velocity(self._alone(x, a), None, self._alone(state, b), x.new_full((x.shape[0],), time))[b]
+        return self._meant(given, state, time)
 
     def _alone(self, images: Tensor, k: int) -> list[Tensor]:
         """By domain, where there are images of one alone."""

@@ -81,7 +81,7 @@ class Attention(nn.Module):
 
 
 class UNet(nn.Module):
-    """The velocity. ``noised`` are the targets that have a base noise."""
+    """The velocity, or the image. ``noised`` are the targets that have a base noise."""
 
     def __init__(
         self,
@@ -156,12 +156,23 @@ class Pairs:
 
 
 class Trainer:
-    """AdamW with a moving average. ``noised`` as for :class:`UNet`; other targets are regressed."""
+    """AdamW with a moving average. ``noised`` as for :class:`UNet`; other targets are regressed.
+
+    ``images``: the net gives images, not velocities.
+    """
 
     def __init__(
-        self, net: UNet, noised: Sequence[int], supervised: float = 1.0, *, lr: float, decay: float, ema: float
+        self,
+        net: UNet,
+        noised: Sequence[int],
+        supervised: float = 1.0,
+        images: bool = False,
+        *,
+        lr: float,
+        decay: float,
+        ema: float,
     ) -> None:
-        self.net, self.noised, self.supervised, self.ema = net, noised, supervised, ema
+        self.net, self.noised, self.supervised, self.images, self.ema = net, noised, supervised, images, ema
         self.average = copy.deepcopy(net)
         self.optimizer = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=decay)
 
@@ -174,7 +185,8 @@ class Trainer:
                 time = part.time.reshape(-1, 1, 1, 1)
                 state = (1 - time) * part.base + time * part.y
                 found = self.net(part.x, part.source, state, part.time, part.target)
-                name, wanted = "velocity", part.y - part.base
+                found = image_of(found, state, time) if self.images else found
+                name, wanted = "velocity", part.y if self.images else part.y - part.base
             else:
                 found = self.net(part.x, part.source, None, torch.zeros_like(part.time), part.target)
                 name, wanted = "supervised", part.y
@@ -189,11 +201,29 @@ class Trainer:
         return {name: loss.item() for name, loss in losses.items()}
 
 
-def solve(velocity: Callable[[Tensor, float], Tensor], x: Tensor, times: Sequence[float], method: str) -> Tensor:
-    """An ODE through given times, in either direction."""
+def image_of(given: Tensor, state: Tensor, time: Tensor | float) -> Tensor:
+    """What EDM makes of a net's output, for images with standard deviation 1/2: arXiv 2206.00364, equation 7.
+
+    Its noisy images are those of a way divided by the time, and its output is scaled so that 1 is left of it at noise.
+    """
+    variance, noise = 0.25, 1 - time
+    skip = time * variance / (time * time * variance + noise * noise)
+    out = noise / (time * time * variance + noise * noise) ** 0.5
+    return skip * state + out * given
+
+
+def velocity_of(image: Callable[[Tensor, float], Tensor]) -> Callable[[Tensor, float], Tensor]:
+    """Of images that a net predicts; at time 1 it is the mean of y - z, of which y is known and z has mean 0."""
+    return lambda x, time: x if time == 1 else (image(x, time) - x) / (1 - time)
+
+
+def solve(
+    velocity: Callable[[Tensor, float], Tensor], x: Tensor, times: Sequence[float], method: str, last: str | None = None
+) -> Tensor:
+    """An ODE through given times, in either direction; the step to time 1 by the method ``last``, if it is another."""
     for now, then in zip(times[:-1], times[1:], strict=True):
         first = velocity(x, now)
-        if method == "euler":
+        if (last or method if then == 1 else method) == "euler":
             x = x + (then - now) * first
         else:
             second = velocity(x + (then - now) * first, then)

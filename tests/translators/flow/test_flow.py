@@ -37,6 +37,7 @@ CASES = [
         {},
         id="hms, three domains, attention everywhere",
     ),
+    pytest.param("hms", (COLOR, GRAY), {"shift": 3.0, "predicts": "image"}, {}, id="hms, images"),
 ]
 
 
@@ -48,7 +49,8 @@ def test_iterations_are_those_of_the_plain_flow(
     settings = settings_of(model, loss=loss, optim={"lr": 0.01, "weight_decay": 0.1, "ema": 0.7})
     translator = translator_of(settings, variant, *domains)
     net = plain_net(translator)
-    trainer = plain.Trainer(net, translator.styled, settings.loss.supervised, lr=0.01, decay=0.1, ema=0.7)
+    images = settings.model.predicts == "image"
+    trainer = plain.Trainer(net, translator.styled, settings.loss.supervised, images, lr=0.01, decay=0.1, ema=0.7)
     averaged = copy.deepcopy(translator)
     stepper = Stepper(translator, averaged, settings.optim)
     for index in range(2):
@@ -170,6 +172,30 @@ def test_solvers(solver: str, shift: float) -> None:
     assert translator.evaluations("color") == {"euler": 3, "heun": 6}[solver]
 
 
+@pytest.mark.parametrize("solver", ["euler", "heun"])
+def test_solvers_of_predicted_images(solver: str) -> None:
+    """The velocity is made of the image; the last step forth ends in it, the first one back starts with its own."""
+    translator = translator_of(settings_of({"predicts": "image"}, sampling={"steps": 3, "solver": solver}))
+    net, seen = plain_net(translator), []
+    gray, z = torch.rand(2, 1, SIDE, SIDE) * 2 - 1, 0.1 * torch.randn(2, 3, SIDE, SIDE)
+
+    def image(state: Tensor, time: float) -> Tensor:
+        seen.append(time)
+        return plain.image_of(net(gray, 1, state, torch.full((2,), time), 0), state, time)
+
+    with torch.no_grad():
+        wanted = plain.solve(plain.velocity_of(image), z, [0, 1 / 3, 2 / 3, 1], solver, last="euler").clamp(-1, 1)
+        assert len(seen) == translator.evaluations("color") == {"euler": 3, "heun": 5}[solver]
+        found = translator.translate(gray, "gray", "color", style=z)
+        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-11)
+        back = plain.solve(plain.velocity_of(image), wanted, [1, 2 / 3, 1 / 3, 0], solver)
+        found = translator.invert(wanted, gray, "gray", "color")
+        torch.testing.assert_close(found, back, rtol=1e-9, atol=1e-11)
+        color = torch.rand(2, 3, SIDE, SIDE) * 2 - 1
+        regressed = net(color, 0, None, torch.zeros(2), 1).clamp(-1, 1)
+        torch.testing.assert_close(translator.translate(color, "color", "gray"), regressed, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("heun", 2)])
 def test_solvers_have_their_order(solver: str, order: int) -> None:
     """Of x' = t x, whose solution is x exp(1/2): twice as many steps, an error 2 or 4 times as small."""
@@ -264,6 +290,15 @@ def test_levels_by_default() -> None:
     assert multipliers_of(20) == (1, 2)
 
 
+def test_descriptions_from_before_mean_what_they_meant() -> None:
+    """They do not name what is predicted: velocities."""
+    described = translator_of(settings_of()).describe()
+    del described["size"]["predicts"]
+    assert Flow.from_description(described).size.predicts == "velocity"
+    again = Flow.from_description(translator_of(settings_of({"predicts": "image"})).describe())
+    assert again.size.predicts == "image"
+
+
 def test_a_new_net_stands_still() -> None:
     """Its last layers are zeros."""
     described = settings_of().description((COLOR, GRAY), SYSTEM.variants["hms"], SIDE)
@@ -292,6 +327,7 @@ def test_sampling_is_a_section_of_its_own() -> None:
     [
         (["variant=hmu"], "not with system 'flow': a flow learns from pairs alone, and hmu has none"),
         (["model.width=5"], "model.width = 5 in --set: must be a multiple of 2"),
+        (["model.predicts=noise"], "model.predicts = 'noise' in --set: must be 'velocity' or 'image'"),
         (["model.multipliers=[1,1,1,1,1,1,1]"], "model.multipliers.*: 7 levels need .* a multiple of 64"),
         (["data.pair_fraction=0"], "flow, variant 'plain', learns from known pairs, but data.pair_fraction is 0"),
     ],
@@ -343,7 +379,8 @@ def test_a_batch_without_pairs_is_refused() -> None:
 @pytest.mark.slow
 def test_ways_are_followed_for_any_number_of_images() -> None:
     """Numbers of samples stay free, and times are numbers of the graph."""
-    translator = translator_of(settings_of({"multipliers": [1]}, sampling={"steps": 2, "solver": "euler"})).eval()
+    model = {"multipliers": [1], "predicts": "image"}
+    translator = translator_of(settings_of(model, sampling={"steps": 2})).eval()
 
     class Translation(nn.Module):
         def forward(self, image: Tensor, style: Tensor) -> Tensor:

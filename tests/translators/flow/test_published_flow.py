@@ -30,7 +30,7 @@ def weights(variant: str = "hms", *domains: Any, **model: Any) -> Weights:
         (
             "hms",
             (COLOR, GRAY, MAP),
-            {"multipliers": [1, 3, 2], "blocks": 2, "attention": 4, "groups": 2, "shift": 3.0},
+            {"multipliers": [1, 3, 2], "blocks": 2, "attention": 4, "groups": 2} | {"shift": 3.0, "predicts": "image"},
         ),
     ],
 )
@@ -39,7 +39,7 @@ def test_the_same_functions_and_files(
 ) -> None:
     """Sizes, domains and rules are read off the shapes."""
     given = weights(variant, *domains, **model)
-    told = {name: model[name] for name in ("groups", "shift") if name in model}
+    told = {name: model[name] for name in ("groups", "shift", "predicts") if name in model}
     translator = from_official("flow", {"V": given}, image_size=SIDE, **told)
     assert translator.domain_index("A") == 0 and not translator.training
     multimodal = [domain.multimodal for domain in translator.domains]
