@@ -11,7 +11,7 @@ from pydantic import Field
 from m2o_fast.m2o import Domain, ManyToOne
 from m2o_fast.settings import Count, CountOrZero, Decay, Layers, Rate, Section, Weight
 from m2o_fast.translators import settings
-from m2o_fast.translators.settings import Optimizer, Sizes
+from m2o_fast.translators.settings import Optimizer, Sizes, linear_decay
 
 SIZES = Sizes(smallest=16, multiple=4)
 #: Images are halved down to so many pixels by default.
@@ -72,23 +72,36 @@ class Loss(settings.Loss):
 
 
 class Optim(settings.Optim):
-    """AdamW at a constant rate, and the moving average that is used.
+    """AdamW, its rate constant or falling to 0 at the end, and the moving average that is used.
 
     Attributes:
         lr: Learning rate.
         betas: Decay rates of AdamW's two moments, each in [0, 1).
         weight_decay: Of all parameters, apart from the gradient.
         ema: Decay of the moving average per step; runs of few steps need a lower one.
+        decay_from: Steps with the full rate; ``None``: all.
+        decay_steps: Steps within which it then falls linearly to 0; ``None``: the rest of the run's.
     """
 
     lr: Rate = 2e-4
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     weight_decay: Weight = 0.01
     ema: Decay = 0.9999
+    decay_from: CountOrZero | None = None
+    decay_steps: Count | None = None
 
     def optimizer(self, group: str) -> Optimizer:
         """That of the one network."""
-        return Optimizer(self.lr, "adamw", self.betas, weight_decay=self.weight_decay)
+        schedule = None
+        if self.decay_from is not None and self.decay_steps is not None:
+            schedule = linear_decay(self.decay_from, self.decay_steps)
+        return Optimizer(self.lr, "adamw", self.betas, weight_decay=self.weight_decay, schedule=schedule)
+
+    def kept(self, steps: int) -> dict[str, int]:
+        """See :meth:`Settings.kept`."""
+        if self.decay_from is None:
+            return {}
+        return {"optim.decay_steps": self.decay_steps or max(1, steps - self.decay_from)}
 
     def average(self) -> float:
         """Decay of the moving average."""
@@ -125,6 +138,10 @@ class FlowSettings(settings.Settings):
     optim: Optim = Optim()
     sampling: Sampling = Sampling()
 
+    def kept(self, steps: int) -> dict[str, int]:
+        """Within how many steps the rate falls, where it does."""
+        return self.optim.kept(steps)
+
     def description(self, domains: Sequence[Domain], rules: ManyToOne, image_size: int) -> dict[str, Any]:
         """See :meth:`m2o_fast.translators.settings.Settings.description`."""
         return {
@@ -140,7 +157,9 @@ class FlowSettings(settings.Settings):
         return {**chosen, "multipliers": list(chosen["multipliers"]), "image_size": image_size}
 
     def check(self, image_size: int, rules: ManyToOne) -> None:
-        """The image must be halved as often as there are levels behind the first."""
+        """The image must be halved as often as there are levels behind the first; a rate falls from a step on."""
+        if self.optim.decay_steps is not None and self.optim.decay_from is None:
+            raise ValueError("optim.decay_steps: the rate is constant without optim.decay_from; name both, or neither")
         levels = len(self.sizes(image_size)["multipliers"])
         if image_size % 2 ** (levels - 1):
             raise ValueError(

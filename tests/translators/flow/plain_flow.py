@@ -172,12 +172,13 @@ class Trainer:
         decay: float,
         ema: float,
     ) -> None:
-        self.net, self.noised, self.supervised, self.images, self.ema = net, noised, supervised, images, ema
+        self.net, self.noised, self.supervised, self.images = net, noised, supervised, images
+        self.lr, self.ema = lr, ema
         self.average = copy.deepcopy(net)
         self.optimizer = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=decay)
 
-    def iteration(self, pairs: Sequence[Pairs]) -> dict[str, float]:
-        """One step; losses by name."""
+    def iteration(self, pairs: Sequence[Pairs], rate: float = 1.0) -> dict[str, float]:
+        """One step, at a part of the learning rate; losses by name."""
         size = sum(len(part.x) for part in pairs)
         losses = {"velocity": torch.zeros(()), "supervised": torch.zeros(())}
         for part in pairs:
@@ -194,6 +195,7 @@ class Trainer:
             losses[name] = losses[name] + errors[part.known].sum() / size
         self.optimizer.zero_grad()
         (losses["velocity"] + self.supervised * losses["supervised"]).backward()
+        self.optimizer.param_groups[0]["lr"] = rate * self.lr
         self.optimizer.step()
         with torch.no_grad():
             for mean, weight in zip(self.average.parameters(), self.net.parameters(), strict=True):

@@ -45,18 +45,20 @@ CASES = [
 def test_iterations_are_those_of_the_plain_flow(
     variant: str, domains: tuple[Domain, ...], model: dict[str, Any], loss: dict[str, Any]
 ) -> None:
-    """Losses, weights and averages of two iterations, where not all pairs are known; by hms also of the regression."""
-    settings = settings_of(model, loss=loss, optim={"lr": 0.01, "weight_decay": 0.1, "ema": 0.7})
+    """Losses, weights and averages of two iterations at a falling rate, where not all pairs are known."""
+    lr = 2**-7  # a rate that changes is a number of float32
+    optim = {"lr": lr, "weight_decay": 0.1, "ema": 0.7, "decay_from": 0, "decay_steps": 4}
+    settings = settings_of(model, loss=loss, optim=optim)
     translator = translator_of(settings, variant, *domains)
     net = plain_net(translator)
     images = settings.model.predicts == "image"
-    trainer = plain.Trainer(net, translator.styled, settings.loss.supervised, images, lr=0.01, decay=0.1, ema=0.7)
+    trainer = plain.Trainer(net, translator.styled, settings.loss.supervised, images, lr=lr, decay=0.1, ema=0.7)
     averaged = copy.deepcopy(translator)
     stepper = Stepper(translator, averaged, settings.optim)
     for index in range(2):
         batch, pairs = random_batch(translator, 2, index)
         ours = {name: float(value) for name, value in stepper([batch], index).losses.items()}
-        theirs = trainer.iteration(pairs)
+        theirs = trainer.iteration(pairs, rate=1 - index / 4)
         for name, value in theirs.items():
             assert ours.get(f"velocity/{name}", 0.0) == pytest.approx(value, rel=1e-10), (index, name)
     for mine, plainly in ((translator, net), (averaged, trainer.average)):
@@ -322,11 +324,22 @@ def test_sampling_is_a_section_of_its_own() -> None:
         load_config(assignments=["system=munit", "sampling.steps=7"])
 
 
+def test_the_rate_falls_where_that_is_said() -> None:
+    """From a step on, over the rest of the run; longer runs keep that."""
+    words = ["system=flow", "data.name=digits", "steps=6"]
+    constant, falling = (load_config(assignments=[*words, f"optim.decay_from={at}"]).filled() for at in ("null", "4"))
+    assert constant.optim.optimizer("velocity").schedule is None
+    assert falling.optim.decay_steps == 2
+    rate = falling.optim.optimizer("velocity").schedule
+    assert rate is not None and [rate(index) for index in range(7)] == [1, 1, 1, 1, 1, 0.5, 0]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["variant=hmu"], "not with system 'flow': a flow learns from pairs alone, and hmu has none"),
         (["model.width=5"], "model.width = 5 in --set: must be a multiple of 2"),
+        (["optim.decay_from=null", "optim.decay_steps=5"], "decay_steps = 5 in --set: the rate is constant without"),
         (["model.predicts=noise"], "model.predicts = 'noise' in --set: must be 'velocity' or 'image'"),
         (["model.multipliers=[1,1,1,1,1,1,1]"], "model.multipliers.*: 7 levels need .* a multiple of 64"),
         (["data.pair_fraction=0"], "flow, variant 'plain', learns from known pairs, but data.pair_fraction is 0"),
