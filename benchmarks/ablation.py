@@ -10,10 +10,10 @@ Each system has its preset for the data; variants that it refuses are left out. 
 --precision bf16.
 
 Every run is one `m2o-fast train` and one `m2o-fast eval` in a process of its own with one thread, in a folder named
-after its settings; runs that are measured are not trained again, others are gone on with. Figures are kept, after each
-run, in benchmarks/results/ablation-<data>.json for the first system, ablation-<data>-systems.json for all of them, with
-the names of the systems for others; -paths is added with several paths, -<n>s with --seconds. The settings they belong
-to lie beside them: what such a file holds already is not trained again either.
+after its settings; runs that are measured are not trained again, others are gone on with. Figures are kept in
+benchmarks/results/ablation-<data>.json for the first system, ablation-<data>-systems.json for all of them, with the
+names of the systems for others; -paths is added with several paths, -<n>s with --seconds. The settings they belong to
+lie beside them: what such a file holds already is not trained again either.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
 from results_page import PATHS, RESULTS, ROOT, label, write_page
 
 from m2o_fast.engine.config import dump_config, load_config
@@ -91,12 +92,11 @@ def main() -> None:
         label(run._asdict()): config_of(run, options.data, count).model_dump(mode="json")
         for run, count in zip(runs, steps, strict=True)
     }
-    record = {"data": options.data, **amount, "settings": settings, "runs": []}
     # A process for each run: its processor time is its own, and so is the backend that it imports.
     with ProcessPoolExecutor(options.jobs, get_context("spawn"), max_tasks_per_child=1) as pool:
-        for result in pool.map(partial(measure, options=options, known=known), runs, steps):
-            record["runs"].append(result)
-            file.write_text(json.dumps(record, indent=1) + "\n")
+        results = list(pool.map(partial(measure, options=options, known=known), runs, steps))
+    record = {"data": options.data, **amount, "settings": settings, "runs": results}
+    file.write_text(json.dumps(record, indent=1) + "\n")
     write_page()
 
 
@@ -120,14 +120,20 @@ def steps_of(run: Run, options: argparse.Namespace, known: dict[str, Any]) -> in
     if not options.seconds:
         return int(options.steps)
     row = label(run._asdict())
-    if row in known.get("settings", {}):
-        return int(known["settings"][row]["steps"])
+    if row in settings_of(known):
+        return int(settings_of(known)[row]["steps"])
     file = options.runs / f"{row}-{options.data}-{options.seconds}s.steps"
     if not file.exists():
         options.runs.mkdir(parents=True, exist_ok=True)
         seconds = cost(config_of(run, options.data, 1000))["seconds_per_step"]
         file.write_text(str(max(1, int(options.seconds / seconds))))
     return int(file.read_text())
+
+
+def settings_of(record: dict[str, Any]) -> dict[str, Any]:
+    """Of a record, by row; early ones kept them as text."""
+    settings = record.get("settings", {})
+    return settings if isinstance(settings, dict) else {}
 
 
 def measure(run: Run, steps: int, options: argparse.Namespace, known: dict[str, Any]) -> dict[str, Any]:
@@ -141,10 +147,12 @@ def measure(run: Run, steps: int, options: argparse.Namespace, known: dict[str, 
 
 def recorded(run: Run, config: Config, known: dict[str, Any]) -> dict[str, Any] | None:
     """What an earlier record holds of a run with these settings."""
-    settings = known.get("settings", {}).get(label(run._asdict()))
-    if (
-        settings is None or type(config).model_validate(settings | {"seed": run.seed}) != config
-    ):  # younger ones: defaults
+    settings = settings_of(known).get(label(run._asdict()))
+    try:
+        same = settings is not None and type(config).model_validate(settings | {"seed": run.seed}) == config
+    except ValidationError:  # what was a setting is none any more
+        same = False
+    if not same:
         return None
     return next((found for found in known["runs"] if found | run._asdict() == found), None)
 

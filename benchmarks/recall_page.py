@@ -5,7 +5,6 @@ The text is that of recall_page.md; only its figures are put in here.
 
 from __future__ import annotations
 
-import math
 import re
 import statistics
 import textwrap
@@ -165,7 +164,6 @@ def told(found: Found) -> dict[str, Any]:
     }
     return {
         "count": seeds,
-        "chance": math.comb(2 * seeds, seeds) // 2,
         "faulty": faulty,
         "told": faulty - len(blind),
         "blind": listed(f"*{name}*" for name in blind),

@@ -17,6 +17,7 @@ from m2o_fast.cli.options import (
     System,
     Uni,
     Variant,
+    one_folder,
     one_or_more,
     settings_from,
 )
@@ -63,7 +64,7 @@ def train(
         "system": system,
         "variant": variant,
         "data.name": one_or_more(data),
-        "data.dir": data_dir,
+        "data.dir": one_folder(data_dir),
         "data.uni": uni or None,
         "device": device,
     }

@@ -42,7 +42,7 @@ Data = Annotated[
     ),
 ]
 DataDir = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         metavar="DIR",
         help="Folder of the MNIST files. [dim]\\[default: $M2O_DATA_DIR, then where data fetch puts them][/dim]",
@@ -96,6 +96,15 @@ Device = Annotated[
 def one_or_more(given: list[str] | None) -> str | list[str] | None:
     """What an option that may be repeated says: its value where it was given once, ``None`` where it was not."""
     return given[0] if given and len(given) == 1 else given or None
+
+
+def one_folder(data_dir: list[str] | None) -> str | None:
+    """The folder that ``--data-dir`` names. Raises ``UserError`` where there are several."""
+    from m2o_fast.errors import UserError
+
+    if data_dir and len(data_dir) > 1:
+        raise UserError("--data-dir is given twice; name several data sets by --data folder:DIR for each")
+    return data_dir[0] if data_dir else None
 
 
 def settings_from(

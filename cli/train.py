@@ -22,6 +22,7 @@ from m2o_fast.cli.options import (
     Uni,
     Variant,
     VerifyData,
+    one_folder,
     one_or_more,
 )
 from m2o_fast.cli.texts import examples
@@ -167,7 +168,7 @@ def train(
         "system": system,
         "variant": variant,
         "data.name": one_or_more(data),
-        "data.dir": data_dir,
+        "data.dir": one_folder(data_dir),
         "data.uni": uni or None,
         "data.cache": False if no_cache else None,
         "data.verify": verify_data or None,

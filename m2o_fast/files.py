@@ -6,8 +6,8 @@ import errno
 import hashlib
 import os
 import re
-import shutil
 import stat
+import tempfile
 import time
 import unicodedata
 import zipfile
@@ -147,11 +147,11 @@ def appearing(out: Path) -> Iterator[Path]:
     Raises:
         UserError: Something cannot be written.
     """
-    part = out.with_name(f".{_short(out.name)}.{os.getpid()}.part")
     try:
-        part.mkdir(parents=True)
-        yield part
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", suffix=".part", dir=out.parent, ignore_cleanup_errors=True) as own:
+            part = Path(own) / "whole"
+            part.mkdir()  # with the rights that any new folder has
+            yield part
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)

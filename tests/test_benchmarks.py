@@ -106,6 +106,9 @@ def test_an_ablation_takes_runs_of_equal_settings_from_its_record(monkeypatch: p
     for other in (run._replace(seed=3), run._replace(variant="hmu"), run._replace(path="bf16")):
         assert ablation.recorded(other, ablation.config_of(other, "digits", 40), known) is None
     assert ablation.recorded(run, ablation.config_of(run, "digits", 41), known) is None
+    text = {"settings": "steps: 40", "runs": measured}  # as early records have them
+    other = {"settings": {row: settings | {"steps_of_old": 3}}, "runs": measured}
+    assert not any(ablation.recorded(run, ablation.config_of(run, "digits", 40), each) for each in (text, other))
 
 
 def test_a_direction_that_a_system_has_not_is_a_dash(monkeypatch: pytest.MonkeyPatch) -> None:

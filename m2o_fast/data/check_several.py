@@ -39,6 +39,8 @@ def check_several(
         What is found in each, what keeps them from being trained on together, and the command to do so; it sums up like
         ``2 data sets, 0 problems``.
     """
+    if missing := [root for root in roots if not root.is_dir()]:
+        raise UserError(f"{missing[0]}: no such folder")
     alone = replace(learner, fitting=None)
     each = [check_images(root, max_unreadable, verify, report, alone) for root in roots]
     problems = [_of(root, problem) for root, found in zip(roots, each, strict=True) for problem in found.problems]

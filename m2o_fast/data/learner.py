@@ -62,7 +62,9 @@ class Learner:
 
     def problems_of_several(self) -> list[str]:
         """Why it would not train on several data sets."""
-        return [] if self.several_sets else [f"system {self.name!r} learns from one data set; check each alone"]
+        if self.several_sets or self.name is None:
+            return []
+        return [f"system {self.name!r} learns from one data set; check each alone"]
 
     def problems(self, domains: Collection[str], paired: bool) -> list[str]:
         """Why it would not train on these domains."""

@@ -91,10 +91,12 @@ class SeveralDatasets(Dataset):
 
     def has_pairs(self, directions: Collection[tuple[int, int]] | None = None) -> bool:
         """Whether any true translation is known, see :meth:`Dataset.has_pairs`."""
-        return any(
-            part.has_pairs(None if directions is None else [(a - first, b - first) for a, b in directions])
-            for part, first in zip(self._parts, accumulate(self.sets, initial=0), strict=False)
-        )
+        for part, end in zip(self._parts, accumulate(self.sets), strict=True):
+            own = range(end - len(part.domains), end)
+            inside = [(a - own.start, b - own.start) for a, b in directions or () if a in own and b in own]
+            if part.has_pairs(None if directions is None else inside):
+                return True
+        return False
 
     def _place(self, domain: str | int) -> tuple[Dataset, int]:
         """The data set that a domain is of, and its number there."""

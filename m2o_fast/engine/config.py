@@ -215,10 +215,12 @@ class _Layers:
         """``folder:DIR`` is short for the name and its folder; of several, the others are further data sets."""
         if "data.name" not in given:
             return
-        if "data.also" not in given:
-            self.values.pop("data.also", None)
         value = self.values["data.name"]
+        if value != "folder" and "data.also" not in given:  # other data
+            self.values.pop("data.also", None)
         if isinstance(value, list | tuple):
+            if "data.also" in given:
+                raise ConfigError(f"the data folders are given twice in {source}: data.name and data.also")
             value = self._first_of(value, source)
         name, colon, directory = value.partition(":") if isinstance(value, str) else ("", "", "")
         if colon:
@@ -303,15 +305,16 @@ def load_config(
         file: A YAML file with any of the keys, nested (``optim: {lr: 1e-3}``) or dotted (``optim.lr: 1e-3``).
         overrides: Values by dotted key.
         assignments: ``"key=value"`` texts; the value is read as YAML.
-        preset: One of :func:`presets`; ``None``: that of the data set.
+        preset: One of :func:`presets`; ``None``: that of the data set, or, under a file that names most keys, none.
 
     Raises:
         ConfigError: Unknown key, wrong value, contradictory values, or a file that cannot be read; every problem is
             named with its place.
     """
     layers: list[Layer] = []
+    of_file: Mapping[Any, Any] = {} if file is None else _read_yaml(Path(file))
     if file is not None:
-        layers.append((_read_yaml(Path(file)), str(file)))
+        layers.append((of_file, str(file)))
     layers.append((dict(overrides or {}), "the options"))
     layers.extend(_assignment(text) for text in assignments)
 
@@ -327,7 +330,8 @@ def load_config(
         )
     config = config_class(name)
     data = given.values.get("data.name", config.model_fields["data"].default.name)
-    chosen = preset or (data if isinstance(data, str) else "")
+    usual = data if isinstance(data, str) and not _is_whole(of_file, str(file), name) else ""
+    chosen = preset or usual
     of_variant = system(name).presets_of(variant) if variant in tuple(VARIANTS) else {}
     for recipes in (_data_presets(), system(name).presets, of_variant):
         if chosen in recipes:  # an unknown data set is reported with all other wrong values
@@ -338,6 +342,14 @@ def load_config(
         return config.model_validate(merged.nested())
     except ValidationError as error:
         raise merged.explain(error) from None
+
+
+def _is_whole(tree: Mapping[Any, Any], source: str, name: str) -> bool:
+    """Whether a file holds a whole configuration, as runs keep it, and no recipe has a say in it.
+
+    What became a setting after it was written is not in it, and means its default. Files for people name a few keys.
+    """
+    return 2 * len(list(_leaves(tree, source, name))) > len(keys(name))
 
 
 def dump_config(config: Config) -> str:

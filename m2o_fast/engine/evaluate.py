@@ -106,7 +106,8 @@ def evaluate_run(
         if subject.kept:
             _keep(report, evaluation_file(Path(report["run"]), report["step"]), meter)
         elif subject.foreign:
-            meter.say(f"not written: {data_dir} holds other images than those that {report['run']} was begun with")
+            places = data_dir if isinstance(data_dir, str) else " and ".join(data_dir or ())
+            meter.say(f"not written: other images in {places} than those that {report['run']} was begun with")
         return report
 
 

@@ -13,7 +13,14 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from m2o_fast.engine.build import named_domains
-from m2o_fast.engine.checkpoint import MANIFEST, CheckpointError, digest_of, read_tensors, tensors_in_use
+from m2o_fast.engine.checkpoint import (
+    MANIFEST,
+    CheckpointError,
+    described_translator,
+    digest_of,
+    read_tensors,
+    tensors_in_use,
+)
 from m2o_fast.engine.config import load_config
 from m2o_fast.engine.hub import fetched, is_hub_name
 from m2o_fast.engine.model_folder import CONFIG as DESCRIPTION
@@ -22,6 +29,7 @@ from m2o_fast.engine.runs import CONFIG, find_checkpoint, is_run, run_of, warn_o
 from m2o_fast.engine.schema import Config
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain
+from m2o_fast.nn.memoryless import memoryless
 from m2o_fast.nn.misfits import misfit, shortened
 from m2o_fast.translators.base import Translator
 
@@ -129,6 +137,7 @@ def begin_with(translator: Translator, init_from: str) -> tuple[str, ...]:
     return (
         f"weights: {len(taken)} of {len(own)} tensors are those of {folder} (SHA-256 {digest[:12]}...)",
         *_about_domains(translator.domains, before),
+        *_listed("these nets are to work otherwise", _about_sizes(translator, source)),
         *_listed("begins anew, as it is not among them", _parts([n for n in own if n not in given], given)),
         *_listed("begins anew", [f"{name}, which {problem}" for name, problem in odd.items() if problem]),
         *_listed("left out, as these nets have no such part", _parts([n for n in given if n not in own], own)),
@@ -177,6 +186,14 @@ def _parts(names: Sequence[str], others: Collection[str]) -> list[str]:
 
 def _ends(name: str) -> list[int]:
     return [*(found.start() for found in re.finditer(r"\.", name)), len(name)]
+
+
+def _about_sizes(translator: Translator, source: _Source) -> list[str]:
+    """What weights that fit by name and shape do not tell."""
+    with memoryless():  # described as today: what is younger than the weights has its default
+        before = described_translator({"translator": source.described}, source.origin).describe()["size"]
+    now = translator.describe()["size"]
+    return [f"{key} was {before[key]!r}, and is {now[key]!r}" for key in now if before[key] != now[key]]
 
 
 def _listed(what: str, names: Sequence[str]) -> list[str]:

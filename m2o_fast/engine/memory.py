@@ -191,9 +191,10 @@ class _Held:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that are free on a device; ``None`` where the system does not say."""
+    """Bytes that are free on a device, or kept by torch for what comes; ``None`` where the system does not say."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))

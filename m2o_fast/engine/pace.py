@@ -107,8 +107,10 @@ def bench_training(config: Config, steps: int, report: Report = silent) -> tuple
     with joined_processes() as processes:
         with processes.at_once():
             check_shares(config, processes)
-        measured = _rehearse(config, _NOWHERE, Start(), processes, report, steps, WARM_UP)
-        return measured if processes.leads else None
+        plan, pace = _rehearse(config, _NOWHERE, Start(), processes, report, steps, WARM_UP)
+        if pace is None:
+            raise too_little(config, _NOWHERE, _lacking(plan))
+        return (plan, pace) if processes.leads else None
 
 
 def dry_run(
@@ -124,7 +126,8 @@ def dry_run(
 
     Returns:
         ``settings``, nested; ``plan`` and ``pace`` as JSON values, and ``lines``, the same for people; where
-        training would fail, ``problem`` in place of these. ``None`` in all processes but the leading one.
+        training would fail, ``problem`` in place of these. ``pace`` is ``None`` where a step is estimated to need more
+        memory than is free: it is not tried. ``None`` in all processes but the leading one.
     """
     result: dict[str, Any] = {"settings": config.model_dump(mode="json")}
     with joined_processes() as processes:
@@ -141,7 +144,8 @@ def dry_run(
                 raise
             result |= {"problem": str(error)}
         else:
-            result |= {"plan": plan.as_json(), "pace": pace.as_json(), "lines": [*plan.lines(), pace_line(pace)]}
+            time_line = pace_line(pace) if pace else f"expected time: not measured, as {_lacking(plan)}"
+            result |= {"plan": plan.as_json(), "pace": pace and pace.as_json(), "lines": [*plan.lines(), time_line]}
         return result if processes.leads else None
 
 
@@ -155,16 +159,20 @@ def _rehearse(
     steps: int,
     warm_up: int,
     limit: float | None = None,
-) -> tuple[Plan, Pace]:
+) -> tuple[Plan, Pace | None]:
     with processes.at_once():
         report = report if processes.leads else silent
         trainer = Trainer(config, run, start, processes, report)
         trainer.step = max(trainer.step, config.optim.pretraining())  # what most steps are like
     with float32_products(config.precision):
         plan = trainer.plan()
-        if lacking := processes.agree_on_largest(plan.lacking):  # else the system might end this process, or others
-            raise too_little(config, run, f"a step needs about {lacking / 1e9:,.1f} GB more than are free")
+        if processes.agree_on_largest(plan.lacking):  # else the system might end this process, or others
+            return plan, None
         return plan, measure_pace(trainer, steps, max(warm_up, trainer.warm_up), limit)
+
+
+def _lacking(plan: Plan) -> str:
+    return f"a step needs about {plan.lacking / 1e9:,.1f} GB more than are free"
 
 
 def pace_line(pace: Pace) -> str:

@@ -82,8 +82,12 @@ class Plan:
 
     @property
     def lacking(self) -> int:
-        """Bytes that all processes on the device are estimated to need beyond what is free there, if that is known."""
-        needed = self.memory.total * (self.processes if self.device == "cpu" else 1)
+        """Bytes that all processes on the device are estimated to need beyond what is free there, if that is known.
+
+        The nets and their averages are there already, and not free.
+        """
+        missing = self.memory.total - self.memory.weights - self.memory.averages
+        needed = missing * (self.processes if self.device == "cpu" else 1)
         return 0 if self.free is None else max(0, needed - self.free)
 
     def as_json(self) -> dict[str, Any]:

@@ -337,3 +337,27 @@ def test_a_variant_in_the_place_of_a_system() -> None:
 @pytest.mark.parametrize("value", ["[a]", "['folder:a']", "{a: 1}", "3"])
 def test_a_name_that_is_no_text(value: str) -> None:
     assert "data.name" in message_of(assignments=[f"data.name={value}"])
+
+
+def test_a_whole_file_stands_on_no_recipe(tmp_path: Path) -> None:
+    """A run from before a setting has none of it, and did what is the default; its data's recipe may say otherwise."""
+    file = tmp_path / "config.yaml"
+    now = load_config(assignments=["system=flow", "variant=hms", "data.name=digits"])
+    before = now.model_dump(mode="json")
+    assert before["model"].pop("predicts") == "image" and before["optim"].pop("decay_from") == 4000
+    file.write_text(dump_yaml(before))
+    of_before = load_config(file)
+    assert (of_before.settings.model.predicts, of_before.settings.optim.decay_from) == ("velocity", None)
+    assert of_before.steps == now.steps and load_config(file, preset="digits") == now
+    file.write_text("{system: flow, variant: hms, data: {name: digits}, steps: 7, optim: {lr: 1e-3}}")
+    assert load_config(file).settings.model.predicts == "image"
+
+
+def test_no_data_folder_is_dropped(tmp_path: Path) -> None:
+    words = {"system": "stargan", "data.name": ["folder:a", "folder:b"], "data.also": ["c"]}
+    with pytest.raises(ConfigError, match="given twice in the options: data.name and data.also"):
+        load_config(overrides=words)
+    file = tmp_path / "my.yaml"
+    file.write_text("{system: stargan, data: {name: [folder:a, folder:b]}}")
+    assert load_config(file, {"data.name": "folder"}).data.folders == ("a", "b")
+    assert load_config(file, {"data.name": "folder:c"}).data.folders == ("c",)

@@ -212,10 +212,17 @@ def test_a_dry_run_takes_no_memory_that_is_not_there(monkeypatch: pytest.MonkeyP
     """No step is tried where the estimate is more than what is free: the system would end the process unsaid."""
     monkeypatch.setattr("m2o_fast.engine.pace.measure_pace", lambda *_: pytest.fail("a step was tried"))
     monkeypatch.setattr(plan_module, "free_memory", lambda device: 1000)
-    problem = dry_run(tiny_config())["problem"]
-    assert re.match(r"a step needs about \d+\.\d GB more than are free: raise accumulate \(now 1\)", problem), problem
-    with pytest.raises(UserError, match="more than are free"):
+    result = dry_run(tiny_config())
+    assert "problem" not in result and result["pace"] is None
+    needs = r"a step needs about \d+\.\d GB more than are free"
+    assert re.fullmatch(f"expected time: not measured, as {needs}", result["lines"][-1])
+    with pytest.raises(UserError, match=rf"{needs}: raise accumulate \(now 1\)"):
         bench_training(tiny_config(), 2)
+    memory = result["plan"]["memory"]
+    there = memory["weights"] + memory["averages"]
+    for free, lacking in ((memory["total"] - there, 0), (memory["total"] - there - 1, 1)):
+        monkeypatch.setattr(plan_module, "free_memory", lambda device, free=free: free)
+        assert Trainer(tiny_config(), Path("nowhere")).plan().lacking == lacking
 
 
 def test_a_dry_run_says_where_training_would_not_begin(

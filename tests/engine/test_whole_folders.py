@@ -88,3 +88,15 @@ def test_a_card_on_a_full_disk(checkpoint: Path, tmp_path: Path, monkeypatch: py
     with room(100), pytest.raises(UserError, match=r"model: cannot be written \(File too large\)"):
         publishing.publish(checkpoint, tmp_path / "model", "mit")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_another_process_fills_is_left_alone(tmp_path: Path) -> None:
+    with appearing(tmp_path / "model") as one, appearing(tmp_path / "model") as other:
+        assert one != other
+        (other / "file").touch()
+        other.rename(tmp_path / "model")
+        with pytest.raises(UserError, match="below: cannot be written"):
+            with appearing(tmp_path / "model" / "file" / "below"):
+                pytest.fail("a folder in a file")
+        assert one.is_dir()
+    assert [path.name for path in tmp_path.rglob("*")] == ["model", "file"]

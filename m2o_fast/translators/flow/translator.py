@@ -250,12 +250,18 @@ class Flow(Translator):
 
         Returns:
             Float ``[N, *style_shape]``.
+
+        Raises:
+            ValueError: Unknown domain, a wrong shape, or a single step of Euler where images are predicted: backwards
+                from an image it would lead to a noise of 0, whatever the image.
         """
         k = self.domain_index(domain)
         self._check_images("x", x, k)
         x = self._placed(x)
         if k not in self.styled:
             return x.new_zeros((x.shape[0], *self.style_shape(k)))
+        if self._by_images and (self.sampling.solver, self.sampling.steps) == ("euler", 1):
+            raise ValueError("encode_style: a reference tells nothing in one step of Euler; set sampling.steps to 2")
         others = [other for other in range(len(self.domains)) if other != k]
         partner = next((other for other in others if other not in self.styled), others[0])
         made = self.translate(x, k, partner, style=x.new_zeros((x.shape[0], *self.style_shape(partner))))

@@ -313,6 +313,17 @@ def test_a_new_net_stands_still() -> None:
 # --- what it is told, and what is refused ---
 
 
+def test_a_reference_is_not_read_in_one_step_of_euler() -> None:
+    """Backwards from an image the first slope is the image itself, so one step ends at 0, whatever the image."""
+    sampling = {"steps": 1, "solver": "euler"}
+    translator = translator_of(settings_of({"predicts": "image"}, sampling=sampling))
+    with pytest.raises(ValueError, match=r"one step of Euler; set sampling.steps to 2"):
+        translator.encode_style(torch.zeros(1, 3, SIDE, SIDE, dtype=torch.float64), "color")
+    for model, change in (("velocity", {}), ("image", {"steps": 2}), ("image", {"solver": "heun"})):
+        translator = translator_of(settings_of({"predicts": model}, sampling=sampling | change))
+        assert translator.encode_style(torch.ones(1, 3, SIDE, SIDE, dtype=torch.float64), "color").any()
+
+
 def test_sampling_is_a_section_of_its_own() -> None:
     config = load_config(assignments=["system=flow", "sampling.steps=7", "sampling.solver=euler"])
     assert config.settings.sampling.evaluations == 7
