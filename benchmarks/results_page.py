@@ -84,7 +84,7 @@ def budget(record: dict[str, Any]) -> str:
 def makers(runs: Sequence[dict[str, Any]]) -> str:
     """Machine, torch and commits of the runs of a table."""
     found = [sorted({run[what] for run in runs}) for what in ("machine", "torch", "commit")]
-    machine, torch, commits = map(", ".join, found)
+    machine, torch, commits = map("; ".join, found)
     return f"{machine}, torch {torch}, {'commits' if len(found[-1]) > 1 else 'commit'} {commits}"
 
 
@@ -144,8 +144,9 @@ def one_to_one(rows: dict[str, list[dict[str, Any]]]) -> list[str]:
         return []
     most = max(recalls[name] for name in without)
     least = min(recalls[name] for name in rows if name not in without)
+    names = " and ".join(filter(None, [", ".join(without[:-1]), without[-1]]))
     return [
-        f"\n{' and '.join(without)} translate one to one: each gray digit gets a single color, so they cannot make the "
+        f"\n{names} translate one to one: each gray digit gets a single color, so they cannot make the "
         f"many colors that it could have. Their Color Recall is at most {most:.3f}, that of the others at least "
         f"{least:.3f}."
     ]
