@@ -28,7 +28,7 @@ SMALLER = {
     ],
     "munit": ["model.blocks=1", "model.style_dim=2", "model.mlp_width=4"],
     "unit": ["model.blocks=2"],
-    "flow": ["model.blocks=1", "model.multipliers=[1,1]", "sampling.steps=1", "sampling.solver=euler"],
+    "flow": ["model.blocks=1", "model.multipliers=[1,1]", "sampling.steps=1"],
     "bicyclegan": ["model.levels=3", "model.style_dim=2"],
     "stargan": ["model.blocks=1", "model.style_dim=2", "optim.generator_every=2"],
 }

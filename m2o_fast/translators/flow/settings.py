@@ -157,7 +157,9 @@ class FlowSettings(settings.Settings):
         return {**chosen, "multipliers": list(chosen["multipliers"]), "image_size": image_size}
 
     def check(self, image_size: int, rules: ManyToOne) -> None:
-        """The image must be halved as often as there are levels behind the first; a rate falls from a step on."""
+        """The image must be halved as often as there are levels behind the first; what is said must have a meaning."""
+        if self.model.predicts == "image" and (self.sampling.solver, self.sampling.steps) == ("euler", 1):
+            raise ValueError("sampling.steps: images as references tell nothing in one step of euler; take 2, or heun")
         if self.optim.decay_steps is not None and self.optim.decay_from is None:
             raise ValueError("optim.decay_steps: the rate is constant without optim.decay_from; name both, or neither")
         levels = len(self.sizes(image_size)["multipliers"])

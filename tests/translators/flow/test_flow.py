@@ -351,6 +351,7 @@ def test_the_rate_falls_where_that_is_said() -> None:
         (["variant=hmu"], "not with system 'flow': a flow learns from pairs alone, and hmu has none"),
         (["model.width=5"], "model.width = 5 in --set: must be a multiple of 2"),
         (["optim.decay_from=null", "optim.decay_steps=5"], "decay_steps = 5 in --set: the rate is constant without"),
+        (["sampling.steps=1", "sampling.solver=euler"], "steps = 1 in --set: images as references tell nothing"),
         (["model.predicts=noise"], "model.predicts = 'noise' in --set: must be 'velocity' or 'image'"),
         (["model.multipliers=[1,1,1,1,1,1,1]"], "model.multipliers.*: 7 levels need .* a multiple of 64"),
         (["data.pair_fraction=0"], "flow, variant 'plain', learns from known pairs, but data.pair_fraction is 0"),
