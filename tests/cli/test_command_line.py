@@ -144,6 +144,8 @@ def test_ctrl_c_within_an_import_is_one_line_whatever_becomes_of_it(module, beco
         ("train --resume auto", "needs --run DIR"),
         ("train --steps 0 --dry-run", "must be greater than or equal to 1"),
         ("train --json", "--json goes with --dry-run"),
+        ("train --data folder --data-dir a --data-dir b", "several data sets by --data folder:DIR for each"),
+        ("bench train --data folder --data-dir a --data-dir b", "--data-dir is given twice"),
         ("bench", "Missing command (see m2o-fast bench --help)"),
         ("bench train --steps 0", "Invalid value for '--steps'"),
         ("bench train --set optim.lrr=3", "nearest: 'optim.lr'"),

@@ -168,6 +168,18 @@ def test_what_does_not_fit_is_named_with_the_reason(tmp_path: Path) -> None:
     assert left_out.startswith("left out, as these nets have no such part: ") and "; generator.stem_in.2;" in left_out
 
 
+def test_weights_of_the_same_shape_that_meant_something_else_are_told(tmp_path: Path) -> None:
+    words = [*SMALLER["flow"], "system=flow", "variant=hms"]
+    before, now = (
+        build_translator(small_config([*words, f"model.predicts={what}"]), (COLOR, GRAY))
+        for what in ("velocity", "image")
+    )
+    save_translator(before, tmp_path / "source")
+    assert begin_with(now, str(tmp_path / "source"))[1:] == (
+        "these nets are to work otherwise: predicts was 'velocity', and is 'image'",
+    )
+
+
 def test_weights_that_are_not_finite_are_not_taken(tmp_path: Path) -> None:
     before = nets()
     name, parameter = next(before.named_parameters())
