@@ -7,6 +7,8 @@ if _processes > 1:  # as many threads in all as there are cores, in this process
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _processes)))
 
 import signal  # noqa: E402
+from collections.abc import Iterator  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 # What is started in the background of a script ignores Ctrl-C, under nohup also a hang-up, and hands that down.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -22,6 +24,20 @@ if not torch.cuda.is_available():
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture(scope="session")
+def empty_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("empty")
+
+
+@pytest.fixture(autouse=True)
+def _stand_in_an_empty_folder(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No test sees the runs and data of the checkout, and none leaves its own there."""
+    monkeypatch.chdir(empty_folder)
+    yield
+    left = [path.name for path in empty_folder.iterdir()]
+    assert not left, f"left in the current folder: {left}"
 
 
 def pytest_terminal_summary(terminalreporter) -> None:

@@ -227,7 +227,8 @@ def test_ffmpeg_does_not_outlive_a_signal(
     write(tmp_path / "a.png", 200, 200)
     monkeypatch.setattr("m2o_fast.engine.runs.load_translator", lambda *_: normal)
     way = ["--interpolate", 1, 2, "--frames", 3]
-    words = [tmp_path / "a.png", "--to", "color", *way, "--out", tmp_path / "out" / "a.mp4"]
+    run = ["--run", tmp_path]
+    words = [tmp_path / "a.png", *run, "--to", "color", *way, "--out", tmp_path / "out" / "a.mp4"]
     assert main(["translate", *map(str, words)]) == 128 + number
     assert capsys.readouterr().err == "m2o-fast: interrupted\n" and list((tmp_path / "out").iterdir()) == []
     with pytest.raises(ProcessLookupError):
