@@ -138,6 +138,12 @@ def replacing(path: Path, *, flushed: bool = True) -> Iterator[BinaryIO]:
         part.unlink(missing_ok=True)
 
 
+def require_new(out: Path) -> None:
+    """Raises ``UserError`` where there is something already, be it a link that leads nowhere."""
+    if os.path.lexists(out):
+        raise UserError(f"{out} exists already; choose another name or remove it")
+
+
 @contextmanager
 def appearing(out: Path) -> Iterator[Path]:
     """A new folder beside ``out``, whose own are made: whoever fills it renames it, or what lies in it, to ``out``.
@@ -150,7 +156,7 @@ def appearing(out: Path) -> Iterator[Path]:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".", suffix=".part", dir=out.parent, ignore_cleanup_errors=True) as own:
-            part = Path(own) / "whole"
+            part = Path(own) / out.name  # errors name files in it, and a name that is too long is one at once
             part.mkdir()  # with the rights that any new folder has
             yield part
     except OSError as error:

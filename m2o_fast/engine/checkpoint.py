@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from m2o_fast.errors import UserError
+from m2o_fast.files import require_new
 from m2o_fast.nn.memoryless import memoryless
 from m2o_fast.nn.misfits import misfits, shortened
 from m2o_fast.translators import create
@@ -288,8 +289,7 @@ def remove_old_checkpoints(run: Path, keep: int, step: int) -> None:
 
 def save_translator(translator: Translator, folder: Path, facts: Mapping[str, Any] | None = None) -> Path:
     """Writes a translator without training state, for :func:`load_translator`; ``folder`` must not exist."""
-    if folder.exists():
-        raise UserError(f"{folder} exists already; choose another folder or remove it")
+    require_new(folder)
     facts = {"step": 0, "translator": translator.describe(), **(facts or {})}
     return write_checkpoint(folder, {AVERAGED: translator.state_dict()}, facts)
 

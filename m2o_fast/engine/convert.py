@@ -15,7 +15,7 @@ import torch
 from m2o_fast.engine.checkpoint import save_translator
 from m2o_fast.engine.runs import load_translator
 from m2o_fast.errors import UserError
-from m2o_fast.files import appearing, inflates
+from m2o_fast.files import appearing, inflates, require_new
 from m2o_fast.translators import published, to_official
 from m2o_fast.translators.base import Translator
 
@@ -79,8 +79,7 @@ def write_published(run: Path, out: Path, layout: str | None = None) -> list[Pat
     if layout is not None and published(layout) is not published(system):
         raise UserError(f"{run} is a run of system {system!r}, not {layout!r}")
     contents = _files(published(system), to_official(translator))
-    if out.exists():
-        raise UserError(f"{out} exists already; choose another folder or remove it")
+    require_new(out)
     with appearing(out) as folder:
         for file, content in contents.items():
             written = io.BytesIO()  # where torch writes the file itself, a full disk may end the process

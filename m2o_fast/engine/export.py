@@ -34,7 +34,7 @@ from m2o_fast.engine.samples import COLUMNS, SampleGrid
 from m2o_fast.engine.schema import Config
 from m2o_fast.engine.translate import chosen_direction
 from m2o_fast.errors import UserError
-from m2o_fast.files import appearing
+from m2o_fast.files import appearing, require_new
 from m2o_fast.randomness import torch_generator
 from m2o_fast.translators.base import Translator
 from m2o_fast.version import __version__
@@ -86,8 +86,7 @@ def export_run(
         RuntimeError: A file does not do what the translator does; nothing is written then.
     """
     out = Path(out)
-    if os.path.lexists(out):
-        raise UserError(f"{out} exists already; choose another --out or remove it")
+    require_new(out)
     formats = (out.suffix,) if out.suffix in (ONNX, PT2) else (ONNX, PT2)
     _check_packages(formats)
     subject = _open(None if run is None else Path(run), checkpoint)

@@ -11,7 +11,7 @@ from m2o_fast.engine.checkpoint import load_translator
 from m2o_fast.engine.model_folder import write_model
 from m2o_fast.engine.runs import find_checkpoint, fit_of, run_of, warn_of_damage
 from m2o_fast.errors import UserError
-from m2o_fast.files import appearing
+from m2o_fast.files import appearing, require_new
 from m2o_fast.report.card import SAMPLES, model_card
 
 CARD = "README.md"
@@ -36,8 +36,7 @@ def publish(run: Path | None, out: Path, license_id: str, checkpoint: str | None
     """
     if not _LICENSE.fullmatch(license_id):
         raise UserError(f"licence {license_id!r:.60}: give its name as the hub has it, such as mit, cc-by-4.0 or other")
-    if out.exists():
-        raise UserError(f"{out} exists already; choose another folder or remove it")
+    require_new(out)
     folder, manifest, problems = find_checkpoint(run, checkpoint)
     warn_of_damage(problems, folder)
     translator = load_translator(folder, manifest)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from m2o_fast.engine.build import build_translator
 from m2o_fast.engine.checkpoint import save_translator
 from m2o_fast.engine.convert import write_published
 from m2o_fast.engine.export_graphs import write_pt2
+from m2o_fast.engine.model_folder import WEIGHTS
+from m2o_fast.engine.runs import load_translator
 from m2o_fast.errors import UserError
 from m2o_fast.files import appearing
 from m2o_fast.report import publish as publishing
@@ -88,6 +90,28 @@ def test_a_card_on_a_full_disk(checkpoint: Path, tmp_path: Path, monkeypatch: py
     with room(100), pytest.raises(UserError, match=r"model: cannot be written \(File too large\)"):
         publishing.publish(checkpoint, tmp_path / "model", "mit")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_said_with_the_name_that_was_asked_for(checkpoint: Path, tmp_path: Path) -> None:
+    with room(8000), pytest.raises(UserError, match=rf"/mine/{WEIGHTS}: cannot be written \(.*too large"):
+        publishing.publish(checkpoint, tmp_path / "mine", "mit")
+    with pytest.raises(UserError, match=r"cannot be written \(File name too long\)"), appearing(tmp_path / ("x" * 256)):
+        pytest.fail("work that has no name in the end")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_link_that_leads_nowhere_is_something(checkpoint: Path, tmp_path: Path) -> None:
+    """No folder can take its place, which would be found when all work is done."""
+    out = tmp_path / "link"
+    out.symlink_to(tmp_path / "none")
+    writes: tuple[Callable[[], object], ...] = (
+        lambda: write_published(checkpoint, out),
+        lambda: publishing.publish(checkpoint, out, "mit"),
+        lambda: save_translator(load_translator(checkpoint), out),
+    )
+    for write in writes:
+        with pytest.raises(UserError, match="link exists already"):
+            write()
 
 
 def test_a_folder_that_another_process_fills_is_left_alone(tmp_path: Path) -> None:
