@@ -35,6 +35,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from publish import commit, write_record
 from pydantic import ValidationError
 from results_page import PATHS, RESULTS, ROOT, label, write_page
 
@@ -96,7 +97,7 @@ def main() -> None:
     with ProcessPoolExecutor(options.jobs, get_context("spawn"), max_tasks_per_child=1) as pool:
         results = list(pool.map(partial(measure, options=options, known=known), runs, steps))
     record = {"data": options.data, **amount, "settings": settings, "runs": results}
-    file.write_text(json.dumps(record, indent=1) + "\n")
+    write_record(file, record)
     write_page()
 
 
@@ -126,8 +127,8 @@ def steps_of(run: Run, options: argparse.Namespace, known: dict[str, Any]) -> in
     if not file.exists():
         options.runs.mkdir(parents=True, exist_ok=True)
         seconds = cost(config_of(run, options.data, 1000))["seconds_per_step"]
-        file.write_text(str(max(1, int(options.seconds / seconds))))
-    return int(file.read_text())
+        write_record(file, max(1, int(options.seconds / seconds)))
+    return int(json.loads(file.read_text()))
 
 
 def settings_of(record: dict[str, Any]) -> dict[str, Any]:
@@ -172,7 +173,7 @@ def trained(run: Run, config: Config, seconds: int | None, runs: Path) -> dict[s
         found = json.loads(command("eval", str(folder), "--json", "--quiet"))
         kept = {name: found[name] for name in ("directions", "protocol")}
         took = cost(config) | ({"steps": config.steps} if seconds else {})
-        measured.write_text(json.dumps({**run._asdict(), **made_by(), **kept, "cost": took}, indent=1))
+        write_record(measured, {**run._asdict(), **made_by(), **kept, "cost": took})
     result: dict[str, Any] = json.loads(measured.read_text())
     return result
 
@@ -197,12 +198,6 @@ def made_by() -> dict[str, str]:
     """What stands with each run, for those of one table may have been made at different commits."""
     machine = f"{os.cpu_count()} cores, {cpu_model() or platform.machine()}"
     return {"machine": machine, "torch": metadata.version("torch"), "commit": commit()}
-
-
-def commit() -> str:
-    """The commit of this checkout, with a mark if it has changes."""
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    return done.stdout.strip() or "unknown"
 
 
 def command(*words: str) -> str:

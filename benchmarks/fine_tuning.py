@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ablation import command, cost, made_by
+from publish import write_record
 from results_page import BEGUN, FINE_TUNING, FRESH, ROOT, plot_fine_tuning, write_page
 
 from m2o_fast.engine.config import dump_config, load_config
@@ -53,7 +54,7 @@ def main() -> None:
         "weights": made(weights),
         "runs": runs,
     }
-    FINE_TUNING.write_text(json.dumps(record, indent=1) + "\n")
+    write_record(FINE_TUNING, record)
     plot_fine_tuning(record)
     write_page()
 
@@ -67,7 +68,7 @@ def trained(config: Config, runs: Path) -> Path:
         file = folder.with_suffix(".yaml")
         file.write_text(settings)
         command("train", "--config", str(file), "--run", str(folder), "--resume", "auto", "--quiet")
-        (folder / "made.json").write_text(json.dumps(made_by()))
+        write_record(folder / "made.json", made_by())
     return folder
 
 
@@ -87,7 +88,7 @@ def measured(config: Config, runs: Path) -> Run:
         if config.init_from is not None:
             validations.insert(0, {"step": 0, **before_training(config)})
         curve = [{"step": line["step"], **{key: line[name] for key, name in MEASURES.items()}} for line in validations]
-        found.write_text(json.dumps({"validations": curve, "cost": cost(config.with_values({"init_from": None}))}))
+        write_record(found, {"validations": curve, "cost": cost(config.with_values({"init_from": None}))})
     return {**made(folder), **json.loads(found.read_text())}
 
 

@@ -134,7 +134,7 @@ def row(group: str, facts: dict[str, Any]) -> dict[str, Any]:
                                for name in kept if name in facts}  # fmt: skip
 
 
-def write_record(path: Path, record: dict[str, Any]) -> None:
+def write_record(path: Path, record: Any) -> None:
     """Whoever ends the process meanwhile finds the file as it was before."""
     with replacing(path) as file:
         file.write(f"{json.dumps(record, indent=1)}\n".encode())

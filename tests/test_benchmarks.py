@@ -111,6 +111,31 @@ def test_an_ablation_takes_runs_of_equal_settings_from_its_record(monkeypatch: p
     assert not any(ablation.recorded(run, ablation.config_of(run, "digits", 40), each) for each in (text, other))
 
 
+def test_figures_of_an_ablation_are_whole_or_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Half a file would be taken for that of a run which is measured, and read in vain ever after."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import ablation
+
+    def killed(file: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ablation, "command", lambda *_: '{"directions": {}, "protocol": {}}')
+    monkeypatch.setattr(ablation, "cost", lambda _: {"seconds_per_step": 2.0})
+    run = ablation.Run(NAMES[0], "hms", "fast", 1)
+    timed = argparse.Namespace(data="digits", seconds=9, runs=tmp_path)
+    with monkeypatch.context() as once:
+        once.setattr("os.fsync", killed)
+        for write in (
+            lambda: ablation.steps_of(run, timed, {}),
+            lambda: ablation.trained(run, ablation.config_of(run, "digits", 4), 9, tmp_path),
+        ):
+            with pytest.raises(KeyboardInterrupt):
+                write()
+        assert not [path for path in tmp_path.rglob("*") if path.suffix in (".json", ".steps")]
+    assert ablation.steps_of(run, timed, {}) == ablation.steps_of(run, timed, {}) == 4
+    assert ablation.trained(run, ablation.config_of(run, "digits", 4), 9, tmp_path)["cost"]["steps"] == 4
+
+
 def test_a_direction_that_a_system_has_not_is_a_dash(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import ablation
