@@ -203,12 +203,17 @@ class _Layers:
 
     def add(self, tree: Mapping[Any, Any], source: str) -> None:
         _refuse_foreign(tree, source, self._name)
+        before, place = self.values.get("data.name"), self.sources.get("data.name")
         seen = set()
         for key, value in _leaves(tree, source, self._name):
             if key in seen:
                 raise ConfigError(f"{key!r} is given twice in {source}")
             seen.add(key)
             self.values[key], self.sources[key] = value, source
+        if "data.name" in seen and before not in (None, self.values["data.name"]):
+            for key in {"data.dir", "data.also"} - seen:  # what was named with other data is none of this
+                if self.sources.get(key) == place:
+                    self.values.pop(key, None)
         self._split_data_name(source, seen)
 
     def _split_data_name(self, source: str, given: Collection[str]) -> None:
@@ -216,8 +221,6 @@ class _Layers:
         if "data.name" not in given:
             return
         value = self.values["data.name"]
-        if value != "folder" and "data.also" not in given:  # other data
-            self.values.pop("data.also", None)
         if isinstance(value, list | tuple):
             if "data.also" in given:
                 raise ConfigError(f"the data folders are given twice in {source}: data.name and data.also")

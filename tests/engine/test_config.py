@@ -361,3 +361,14 @@ def test_no_data_folder_is_dropped(tmp_path: Path) -> None:
     file.write_text("{system: stargan, data: {name: [folder:a, folder:b]}}")
     assert load_config(file, {"data.name": "folder"}).data.folders == ("a", "b")
     assert load_config(file, {"data.name": "folder:c"}).data.folders == ("c",)
+
+
+def test_a_folder_goes_with_the_data_that_it_was_named_with(tmp_path: Path) -> None:
+    """One that was named elsewhere stays: it may be meant for the other data."""
+    file = tmp_path / "my.yaml"
+    for text in ("{data: {name: 'folder:a'}}", "{system: stargan, data: {name: ['folder:a', 'folder:b']}}"):
+        file.write_text(text)
+        assert load_config(file, {"data.name": "mnist"}).data.folders == ()
+        assert load_config(file, {"data.dir": "c"}, ["data.name=mnist"]).data.folders == ("c",)
+    file.write_text("{data: {dir: c}}")
+    assert load_config(file, {"data.name": "mnist"}).data.folders == ("c",)
