@@ -62,9 +62,10 @@ class Learner:
 
     def problems_of_several(self) -> list[str]:
         """Why it would not train on several data sets."""
-        if self.several_sets or self.name is None:
+        if self.several_sets:
             return []
-        return [f"system {self.name!r} learns from one data set; check each alone"]
+        which = "the default system" if self.name is None else f"system {self.name!r}"
+        return [f"{which} learns from one data set; check each alone"]
 
     def problems(self, domains: Collection[str], paired: bool) -> list[str]:
         """Why it would not train on these domains."""

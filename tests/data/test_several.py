@@ -119,5 +119,9 @@ def test_data_check_says_what_training_would_refuse(folders: tuple[Path, Path], 
         report = check_folder([folders[0], folder], 0, learner=LEARNER)
         assert [problem for problem in report.problems if problem.startswith(message)] == report.problems != []
         assert not report.advice and report.text()[-1] == "2 data sets, 1 problem"
-    report = check_folder([folders[0], folders[0]], learner=Learner("cyclegan", two_domains=True))
-    assert "system 'cyclegan' learns from one data set; check each alone" in report.problems
+    for learner, name in (
+        (Learner("cyclegan", two_domains=True), "system 'cyclegan'"),
+        (Learner(), "the default system"),
+    ):
+        report = check_folder(folders, 0.5, learner=learner)
+        assert f"{name} learns from one data set; check each alone" in report.problems and not report.advice
