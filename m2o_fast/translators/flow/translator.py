@@ -252,16 +252,13 @@ class Flow(Translator):
             Float ``[N, *style_shape]``.
 
         Raises:
-            ValueError: Unknown domain, a wrong shape, or a single step of Euler where images are predicted: backwards
-                from an image it would lead to a noise of 0, whatever the image.
+            ValueError: Unknown domain, a wrong shape, or a single step of Euler, see :meth:`invert`.
         """
         k = self.domain_index(domain)
         self._check_images("x", x, k)
         x = self._placed(x)
         if k not in self.styled:
             return x.new_zeros((x.shape[0], *self.style_shape(k)))
-        if self._by_images and (self.sampling.solver, self.sampling.steps) == ("euler", 1):
-            raise ValueError("encode_style: a reference tells nothing in one step of Euler; set sampling.steps to 2")
         others = [other for other in range(len(self.domains)) if other != k]
         partner = next((other for other in others if other not in self.styled), others[0])
         made = self.translate(x, k, partner, style=x.new_zeros((x.shape[0], *self.style_shape(partner))))
@@ -278,12 +275,18 @@ class Flow(Translator):
 
         Returns:
             Float ``[N, C_target, S, S]``; ``translate`` of it gives ``y`` but for the error of the solver.
+
+        Raises:
+            ValueError: Unknown domain, one without style, a wrong shape, or a single step of Euler where images are
+                predicted: backwards from an image it would lead to a noise of 0, whatever the image.
         """
         a, b = self._way_between("invert", source, target)
         self._check_images("y", y, b)
         self._check_images("x", x, a)
         if b not in self.styled:
             raise ValueError(f"invert: domain {self.domains[b].name!r} has no style")
+        if self._by_images and (self.sampling.solver, self.sampling.steps) == ("euler", 1):
+            raise ValueError("invert: an image tells nothing in one step of Euler; set sampling.steps to 2")
         return self._integrate(self._placed(x), a, b, self._placed(y), forward=False)
 
     def _way_between(self, what: str, source: str | int, target: str | int) -> tuple[int, int]:

@@ -319,6 +319,9 @@ def test_a_reference_is_not_read_in_one_step_of_euler() -> None:
     translator = translator_of(settings_of({"predicts": "image"}, sampling=sampling))
     with pytest.raises(ValueError, match=r"one step of Euler; set sampling.steps to 2"):
         translator.encode_style(torch.zeros(1, 3, SIDE, SIDE, dtype=torch.float64), "color")
+    made_of = torch.zeros(1, 1, SIDE, SIDE, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"one step of Euler; set sampling.steps to 2"):
+        translator.invert(torch.zeros(1, 3, SIDE, SIDE, dtype=torch.float64), made_of, "gray", "color")
     for model, change in (("velocity", {}), ("image", {"steps": 2}), ("image", {"solver": "heun"})):
         translator = translator_of(settings_of({"predicts": model}, sampling=sampling | change))
         assert translator.encode_style(torch.ones(1, 3, SIDE, SIDE, dtype=torch.float64), "color").any()
