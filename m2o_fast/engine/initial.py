@@ -16,10 +16,10 @@ from m2o_fast.engine.build import named_domains
 from m2o_fast.engine.checkpoint import (
     MANIFEST,
     CheckpointError,
-    described_translator,
     digest_of,
     read_tensors,
     tensors_in_use,
+    weightless,
 )
 from m2o_fast.engine.config import load_config
 from m2o_fast.engine.hub import fetched, is_hub_name
@@ -29,7 +29,6 @@ from m2o_fast.engine.runs import CONFIG, find_checkpoint, is_run, run_of, warn_o
 from m2o_fast.engine.schema import Config
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain
-from m2o_fast.nn.memoryless import memoryless
 from m2o_fast.nn.misfits import misfit, shortened
 from m2o_fast.translators.base import Translator
 
@@ -190,8 +189,8 @@ def _ends(name: str) -> list[int]:
 
 def _about_sizes(translator: Translator, source: _Source) -> list[str]:
     """What weights that fit by name and shape do not tell."""
-    with memoryless():  # described as today: what is younger than the weights has its default
-        before = described_translator({"translator": source.described}, source.origin).describe()["size"]
+    # Described as today: what is younger than the weights has its default.
+    before = weightless({"translator": source.described}, source.origin).describe()["size"]
     now = translator.describe()["size"]
     return [f"{key} was {before[key]!r}, and is {now[key]!r}" for key in now if before[key] != now[key]]
 

@@ -108,8 +108,8 @@ def bench_training(config: Config, steps: int, report: Report = silent) -> tuple
         with processes.at_once():
             check_shares(config, processes)
         plan, pace = _rehearse(config, _NOWHERE, Start(), processes, report, steps, WARM_UP)
-        if pace is None:
-            raise too_little(config, _NOWHERE, _lacking(plan))
+        if isinstance(pace, str):
+            raise too_little(config, _NOWHERE, pace)
         return (plan, pace) if processes.leads else None
 
 
@@ -144,8 +144,9 @@ def dry_run(
                 raise
             result |= {"problem": str(error)}
         else:
-            time_line = pace_line(pace) if pace else f"expected time: not measured, as {_lacking(plan)}"
-            result |= {"plan": plan.as_json(), "pace": pace and pace.as_json(), "lines": [*plan.lines(), time_line]}
+            values = None if isinstance(pace, str) else pace.as_json()
+            time_line = f"expected time: not measured, as {pace}" if isinstance(pace, str) else pace_line(pace)
+            result |= {"plan": plan.as_json(), "pace": values, "lines": [*plan.lines(), time_line]}
         return result if processes.leads else None
 
 
@@ -159,20 +160,17 @@ def _rehearse(
     steps: int,
     warm_up: int,
     limit: float | None = None,
-) -> tuple[Plan, Pace | None]:
+) -> tuple[Plan, Pace | str]:
+    """The plan, and the pace, or why no step is tried."""
     with processes.at_once():
         report = report if processes.leads else silent
         trainer = Trainer(config, run, start, processes, report)
         trainer.step = max(trainer.step, config.optim.pretraining())  # what most steps are like
     with float32_products(config.precision):
         plan = trainer.plan()
-        if processes.agree_on_largest(plan.lacking):  # else the system might end this process, or others
-            return plan, None
+        if lacking := processes.agree_on_largest(plan.lacking):  # else the system might end this process, or others
+            return plan, f"a step needs about {lacking / 1e9:,.1f} GB more than are free"
         return plan, measure_pace(trainer, steps, max(warm_up, trainer.warm_up), limit)
-
-
-def _lacking(plan: Plan) -> str:
-    return f"a step needs about {plan.lacking / 1e9:,.1f} GB more than are free"
 
 
 def pace_line(pace: Pace) -> str:

@@ -218,6 +218,9 @@ def test_a_dry_run_takes_no_memory_that_is_not_there(monkeypatch: pytest.MonkeyP
     assert re.fullmatch(f"expected time: not measured, as {needs}", result["lines"][-1])
     with pytest.raises(UserError, match=rf"{needs}: raise accumulate \(now 1\)"):
         bench_training(tiny_config(), 2)
+    with monkeypatch.context() as elsewhere:  # another process lacks more than this one
+        elsewhere.setattr(Processes, "agree_on_largest", lambda self, number: 3_000_000_000)
+        assert "a step needs about 3.0 GB more than are free" in dry_run(tiny_config())["lines"][-1]
     memory = result["plan"]["memory"]
     there = memory["weights"] + memory["averages"]
     for free, lacking in ((memory["total"] - there, 0), (memory["total"] - there - 1, 1)):
