@@ -124,6 +124,7 @@ class Config(Section):
             )
         self._agree_on_pairs()
         self.settings.check(self.data.image_size, self.rules)
+        self.settings.check_sets(1 + len(self.data.also))
         return self
 
     def _agree_on_pairs(self) -> None:

@@ -12,7 +12,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from m2o_fast.ops._library import needs_torch
 
 
-def recomputed(convolution: Callable[[Tensor], Tensor], make: Callable[[], Tensor]) -> Tensor:
+def recomputed(convolution: Callable[[Tensor], Tensor], make: Callable[[], Tensor], x: Tensor | None = None) -> Tensor:
     """``convolution(make())``, of whose input autograd keeps how it was made.
 
     It is worth it where ``make`` is cheap and what it is made of is kept anyway, as an instance norm keeps its input.
@@ -20,8 +20,9 @@ def recomputed(convolution: Callable[[Tensor], Tensor], make: Callable[[], Tenso
     Args:
         convolution: Takes the tensor in; what else it keeps is kept as usual.
         make: Gives the same numbers whenever it is called, whether in autocast or not, and changes nothing.
+        x: What ``make`` gives, with its graph, where it is there already.
     """
-    x = make()
+    x = make() if x is None else x
     # The transforms of torch.func refuse hooks.
     if not torch.is_grad_enabled() or torch.compiler.is_compiling() or needs_torch():
         return convolution(x)

@@ -174,6 +174,9 @@ class Settings(Section):
     def check(self, image_size: int, rules: ManyToOne) -> None:
         """Raises ``ValueError`` of ``KEY: REASON`` where settings do not go with each other, the size or the rules."""
 
+    def check_sets(self, count: int) -> None:
+        """Raises ``ValueError`` of ``KEY: REASON`` where settings do not go with so many data sets."""
+
     def check_domains(self, domains: Sequence[Domain], rules: ManyToOne) -> None:
         """Raises ``ValueError`` of ``KEY: REASON`` where settings do not go with the domains.
 

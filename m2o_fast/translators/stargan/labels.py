@@ -6,11 +6,14 @@ known, 0 for the others, whose labels are 0, too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from m2o_fast.translators.stargan.settings import Labels
 
 
 def length(sets: Sequence[int]) -> int:
@@ -35,24 +38,33 @@ def of_domains(counts: Sequence[int], sets: Sequence[int], like: Tensor) -> Tens
     return labels
 
 
-def classification_error(logits: Tensor, counts: Sequence[int], sets: Sequence[int], *, independent: bool) -> Tensor:
+def with_styles(labels: Tensor, counts: Sequence[int], styles: Mapping[int, Tensor], style_dim: int) -> Tensor:
+    """Label vectors, and the styles of samples beside them; exactly 0 for domains without style."""
+    zeros = labels.new_zeros((max(counts), style_dim))
+    rows = [styles[k] if k in styles else zeros[:count] for k, count in enumerate(counts)]
+    return torch.cat([labels, torch.cat([row.to(labels.dtype) for row in rows])], dim=1)
+
+
+def classification_error(logits: Tensor, counts: Sequence[int], sets: Sequence[int], kinds: Sequence[Labels]) -> Tensor:
     """How far logits are from the labels of the domains of one label set, mean over the samples.
 
     Args:
         logits: Float ``[N, domains]`` of samples grouped by domain; those of the other sets are not looked at.
         counts: How many there are of each domain, all of one set.
         sets: How many domains each set has.
-        independent: Labels that may be given together: binary cross-entropy, summed over them; else cross-entropy.
+        kinds: Of each set: ``"independent"`` labels may be given together: binary cross-entropy, summed over them;
+            ``"exclusive"`` ones may not: cross-entropy.
 
     Raises:
         ValueError: The samples are of several sets, or there are none.
     """
-    present = [domains for domains in domains_of(sets) if any(counts[k] for k in domains)]
+    present = [number for number, domains in enumerate(domains_of(sets)) if any(counts[k] for k in domains)]
     if len(present) != 1:
         raise ValueError(f"samples must be of one of the label sets of {list(sets)} domains, there are {list(counts)}")
-    own = slice(present[0].start, present[0].stop)
+    domains = domains_of(sets)[present[0]]
+    own = slice(domains.start, domains.stop)
     logits, counts = logits[:, own], counts[own]
     labels = of_domains(counts, [len(counts)], logits)
-    if independent:
+    if kinds[present[0]] == "independent":
         return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / logits.shape[0]
     return -(labels * logits.log_softmax(dim=1)).sum() / logits.shape[0]

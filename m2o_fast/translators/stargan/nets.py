@@ -7,6 +7,7 @@ Borders are zeros: a label is a plane of one number, which an instance norm take
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from m2o_fast.m2o import Domain
 from m2o_fast.nn.blocks import InstanceNormAct
 from m2o_fast.nn.norms import LINEAR, RELU, Conv2d, ConvTranspose2d, activate_, convolved, lay_out_
 from m2o_fast.nn.permutation import permuted
+from m2o_fast.nn.recomputation import recomputed
 from m2o_fast.ops import conv2d
 from m2o_fast.ops._choices import feature_format
 from m2o_fast.ops.convolution import conv_transpose2d
@@ -76,10 +78,11 @@ class Generator(nn.Module):
             parts = x.split(list(counts))
             counts = [count if k in only else 0 for k, count in enumerate(counts)]
             x = torch.cat([part if k in only else part[:0] for k, part in enumerate(parts)])
-        x = self.down_norm[-1](x)
+        again: Callable[[], Tensor] = partial(self.down_norm[-1], x)
+        x = again()
         for block in self.blocks:
-            x = block(x)
-        x = convolved(self.up[1], self.up_norm[0], self.up[0](x))
+            x, again = block(x, again)
+        x = convolved(self.up[1], self.up_norm[0], recomputed(self.up[0], again, x))
         # Rounded to bfloat16, images could be told from real ones by the rounding.
         with torch.autocast(x.device.type, enabled=False):
             return self._head(at_least_float32(x), counts)
@@ -158,6 +161,8 @@ def _seen(side: int, k: int, like: Tensor) -> Tensor:
 class ResBlock(nn.Module):
     """``x + norm(conv(ReLU(norm(conv(x)))))``, convolutions of 3x3 between borders of zeros.
 
+    Norms keep what the convolutions give, of which all sums are made again: no sum is kept for the backward pass.
+
     Args:
         channels: Of input and output.
     """
@@ -169,9 +174,10 @@ class ResBlock(nn.Module):
         self.conv2 = Conv2d(channels, channels, 3, 1, 1, bias=False)
         self.norm2 = InstanceNormAct(channels, LINEAR)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Float ``[N, channels, H, W]`` to the same shape."""
-        return x + self.norm2(convolved(self.conv2, self.norm1, self.conv1(x)))
+    def forward(self, x: Tensor, again: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], Tensor]]:
+        """Float ``[N, channels, H, W]``, and what makes it again, to the same of the same shape."""
+        y = convolved(self.conv2, self.norm1, recomputed(self.conv1, again, x))
+        return x + self.norm2(y), lambda: again() + self.norm2(y)
 
 
 class Discriminator(nn.Module):
@@ -207,6 +213,11 @@ class Discriminator(nn.Module):
     def logits(self, features: Tensor) -> Tensor:
         """Of images of side S: ``[N, classes]``."""
         return at_least_float32(self.classes(features).flatten(1))
+
+    def penalty(self, images: Sequence[Tensor]) -> Tensor:
+        """Mean squared distance to 1 of the norms of the slopes of all images."""
+        slopes = [slope.flatten(1) for slope in self.slopes(images) if len(slope)]
+        return (torch.cat([torch.linalg.vector_norm(slope, dim=1) for slope in slopes]) - 1).square().mean()
 
     def slopes(self, images: Sequence[Tensor]) -> list[Tensor]:
         """The gradient by each image of the sum of its scores, of the shape of ``images``; a function of the weights.

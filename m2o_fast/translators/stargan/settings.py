@@ -11,6 +11,8 @@ from m2o_fast.settings import Count, Layers, Rate, Section, Weight
 from m2o_fast.translators import settings
 from m2o_fast.translators.settings import DecayingAdam, Sizes
 
+Labels = Literal["exclusive", "independent"]
+
 #: Two halvings.
 SIZES = Sizes(smallest=32, multiple=4)
 _MOST_LAYERS = 6
@@ -54,6 +56,7 @@ class _Weights(Section):
         classification: Labels read off images: real ones by the discriminator, translations by both nets.
         labels: ``"exclusive"``: a label excludes the others, and the loss is the cross-entropy among them;
             ``"independent"``: each has a cross-entropy of its own, and the loss is their sum, as published for CelebA.
+            Of several data sets one word for all, or a list of one for each, in their order.
         gradient_penalty: Distance to 1 of the discriminator's slope between real images and translations.
         cycle: Images restored from their translations.
         style: Of hmu and hms: styles read off the images that were made with them.
@@ -61,11 +64,22 @@ class _Weights(Section):
     """
 
     classification: Weight = 1.0
-    labels: Literal["exclusive", "independent"] = "exclusive"
+    labels: Labels | tuple[Labels, ...] = "exclusive"
     gradient_penalty: Weight = 10.0
     cycle: Weight = 10.0
     style: Weight = 1.0
     diversity: Weight = 1.0
+
+    def labels_of(self, sets: int) -> tuple[Labels, ...]:
+        """``labels`` of each data set. Raises ``ValueError`` of ``KEY: REASON`` where they are not as many."""
+        if isinstance(self.labels, str):
+            return (self.labels,) * sets
+        if len(self.labels) != sets:
+            raise ValueError(
+                f"loss.labels: {len(self.labels)} for {sets} data set{'s' if sets > 1 else ''}; name one for each, in "
+                "their order, or one word for all"
+            )
+        return self.labels
 
 
 class Loss(_Weights, settings.Loss):
@@ -115,7 +129,7 @@ class StarGANSettings(settings.Settings):
             "domains": [asdict(domain) for domain in domains],
             "rules": asdict(rules),
             "size": self.sizes(image_size),
-            "weights": self.loss.model_dump(exclude={"supervised"}, exclude_none=True),
+            "weights": self.loss.model_dump(mode="json", exclude={"supervised"}, exclude_none=True),
             "generator_every": self.optim.generator_every,
             "label_sets": [len(domains)],
             "discriminator": True,
@@ -134,6 +148,10 @@ class StarGANSettings(settings.Settings):
             raise ValueError(
                 f"model.discriminator_layers {layers} leaves nothing to judge of {image_size} pixels; take fewer"
             )
+
+    def check_sets(self, count: int) -> None:
+        """Labels are of a kind in each data set."""
+        self.loss.labels_of(count)
 
     def kept(self, steps: int) -> dict[str, int]:
         """The schedule of the learning rate, and the steps within which the diversity weight falls to 0."""

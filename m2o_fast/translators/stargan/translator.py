@@ -28,7 +28,7 @@ from m2o_fast.nn.outputs import as_image, restoration_error, supervised_error
 from m2o_fast.nn.permutation import inverse
 from m2o_fast.nn.style_encoder import ConvStyleEncoder
 from m2o_fast.translators.base import Iteration, Phase, Translator, detached, schedule_to_zero
-from m2o_fast.translators.stargan.labels import classification_error, domains_of, length, of_domains
+from m2o_fast.translators.stargan.labels import classification_error, domains_of, length, of_domains, with_styles
 from m2o_fast.translators.stargan.nets import Discriminator, Generator
 from m2o_fast.translators.stargan.settings import SIZES, Size, Weights
 
@@ -74,6 +74,7 @@ class StarGANv1(Translator):
         self.label_sets = list(label_sets or [len(domains)])
         if sum(self.label_sets) != len(domains):
             raise ValueError(f"label_sets: {self.label_sets} do not add up to {len(domains)} domains")
+        self.label_kinds = self.weights.labels_of(len(self.label_sets))
         self.styled = [k for k in range(len(domains)) if self.has_style(k)]
         shared = rules.domain_layers is None
         self.label_length = length(self.label_sets)
@@ -91,7 +92,7 @@ class StarGANv1(Translator):
             "domains": [asdict(domain) for domain in self.domains],
             "rules": asdict(self.rules),
             "size": self.size.model_dump(),
-            "weights": self.weights.model_dump(),
+            "weights": self.weights.model_dump(mode="json"),
             "generator_every": self.generator_every,
             "label_sets": self.label_sets,
             "discriminator": self.discriminator is not None,
@@ -189,11 +190,7 @@ class StarGANv1(Translator):
     def _labels(self, counts: Sequence[int], styles: _ByDomain, like: Tensor) -> Tensor:
         """Labels ``[N, L]`` of samples grouped by domain, and their styles; exactly 0 for domains without style."""
         labels = of_domains(counts, self.label_sets, like)
-        if not self.styled:
-            return labels
-        zeros = like.new_zeros((max(counts), self.size.style_dim))
-        rows = [styles[k] if k in styles else zeros[:count] for k, count in enumerate(counts)]
-        return torch.cat([labels, torch.cat([row.to(labels.dtype) for row in rows])], dim=1)
+        return with_styles(labels, counts, styles, self.size.style_dim) if self.styled else labels
 
     def _images(self, outputs: Sequence[Tensor]) -> list[Tensor]:
         return [as_image(output, domain) for output, domain in zip(outputs, self.domains, strict=True)]
@@ -227,13 +224,10 @@ class StarGANv1(Translator):
         shares = batch.noise["between"][:, :, None, None].split(list(batch.target_counts))
         with torch.autocast(fakes[0].device.type, enabled=False):  # it squares gradients: too small for few digits
             mixed = [fake + share * (real - fake) for real, fake, share in zip(reals, fakes, shares, strict=True)]
-            slopes = self._judge().slopes(mixed)
-            norms = torch.cat([torch.linalg.vector_norm(slope.flatten(1), dim=1) for slope in slopes if len(slope)])
-        return (norms - 1).square().mean()
+            return self._judge().penalty(mixed)
 
     def _classified(self, logits: Tensor, counts: Sequence[int]) -> Tensor:
-        independent = self.weights.labels == "independent"
-        return classification_error(logits, counts, self.label_sets, independent=independent)
+        return classification_error(logits, counts, self.label_sets, self.label_kinds)
 
     def _generator_loss(self, batch: Batch, iteration: Iteration) -> tuple[Tensor, dict[str, Tensor]]:
         outputs = self._outputs(batch, iteration, training=True)
@@ -395,12 +389,10 @@ class StarGANv1(Translator):
         Raises:
             ValueError: Unknown domain, no discriminator or a wrong shape.
         """
-        judge, k = self._judge(), self.domain_index(domain)
+        judge, k, side = self._judge(), self.domain_index(domain), self.image_size
         self._check_images("x", x, k)
-        if x.shape[2] != self.image_size or x.shape[3] != self.image_size:
-            raise ValueError(
-                f"classify: images must have {self.image_size}x{self.image_size} pixels, got {list(x.shape)}"
-            )
+        if x.shape[2:] != (side, side):
+            raise ValueError(f"classify: images must have {side}x{side} pixels, got {list(x.shape)}")
         return judge.logits(judge.features(self._as_parts(self._placed(x), k)))
 
     def _as_parts(self, x: Tensor, domain: int) -> list[Tensor]:

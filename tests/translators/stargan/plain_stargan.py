@@ -91,7 +91,7 @@ class Settings:
     decay_from: int = 100_000
     decay_steps: int = 100_000
     generator_every: int = 5
-    labels: str = "exclusive"
+    labels: str | Sequence[str] = "exclusive"  # of all data sets, or of each
     classification: float = 1.0
     gradient_penalty: float = 10.0
     cycle: float = 10.0
@@ -99,6 +99,10 @@ class Settings:
     diversity: float = 1.0
     diversity_steps: int = 1000
     supervised: float = 0.0
+
+    def kind(self, place: int) -> str:
+        """Of the labels of the data set at a place."""
+        return self.labels if isinstance(self.labels, str) else self.labels[place]
 
 
 def penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, share: Tensor) -> Tensor:
@@ -189,7 +193,7 @@ class Trainer:
             "real": -real_scores.mean(),
             "fake": fake_scores.mean(),
             "gradient_penalty": penalty(lambda y: D(y)[0], x, fake, between[:, :, None, None]),
-            "classification": told(logits[:, known], own, s.labels),
+            "classification": told(logits[:, known], own, s.kind(place)),
         }
         judged = logs["real"] + logs["fake"] + s.gradient_penalty * logs["gradient_penalty"]
         self.optimizers.step([1], judged + s.classification * logs["classification"], self.step)
@@ -199,7 +203,7 @@ class Trainer:
             scores, logits = D(fake)
             logs = {
                 "adversarial": -scores.mean(),
-                "classification": told(logits[:, known], wanted, s.labels),
+                "classification": told(logits[:, known], wanted, s.kind(place)),
                 "cycle": (x - G(fake, home)).abs().mean(),
             }
             total = logs["adversarial"] + s.classification * logs["classification"] + s.cycle * logs["cycle"]
@@ -327,21 +331,23 @@ class ManyTrainer:
         with torch.no_grad():
             fake = n.make(s.x, s.a, s.b, s.style)
         scores, logits = n.seen(s.x, s.a)
+        place, number = n.places[s.a]
         return {
             "real": -scores.mean(),
             "fake": n.seen(fake, s.b)[0].mean(),
             "gradient_penalty": penalty(lambda y: n.seen(y, s.b)[0], s.other, fake, s.between),
-            "classification": told(logits, torch.tensor([n.places[s.a][1]]), self.settings.labels),
+            "classification": told(logits, torch.tensor([number]), self.settings.kind(place)),
         }
 
     def _made(self, s: Sample) -> dict[str, Tensor]:
         n, zero = self.nets, s.x.new_zeros(())
         fake = n.make(s.x, s.a, s.b, s.style)
         scores, logits = n.seen(fake, s.b)
+        place, number = n.places[s.b]
         own = n.encoders[s.a](s.x) if n.multi[s.a] else s.style
         logs = {
             "adversarial": -scores.mean(),
-            "classification": told(logits, torch.tensor([n.places[s.b][1]]), self.settings.labels),
+            "classification": told(logits, torch.tensor([number]), self.settings.kind(place)),
             "cycle": (n.make(fake, s.b, s.a, own) - s.x).abs().mean(),
             "style": (n.encoders[s.b](fake) - s.style).abs().mean() if n.multi[s.b] else zero,
             "diversity": zero,

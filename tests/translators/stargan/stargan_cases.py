@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import plain_stargan as plain
+import pytest
 import torch
 from gan_steps import Steps
 from torch import Tensor, nn
@@ -22,6 +23,12 @@ MODEL = {
     "discriminator_layers": LAYERS,
     "style_dim": STYLE_DIM,
 }
+
+OPTIM = {"lr": 1e-3, "decay_from": 1, "decay_steps": 4}
+ALIKE = [Domain(name) for name in "abc"]
+MIXED = [Domain("gray", 1, multimodal=False), Domain("color"), Domain("wide", 4)]
+WAYS = [(0, 1), (2, 0), (1, 1), (0, 2), (2, 1)]
+MIXED_WAYS = [*WAYS, (1, 0), (0, 0)]
 
 
 def published_nets(
@@ -146,3 +153,14 @@ def samples(batch: Batch, domains: list[Domain]) -> list[plain.Sample]:
 
 def steps_for(translator: StarGANv1, **optim: object) -> Steps:
     return Steps(translator, StarGANSettings.model_validate({"optim": optim}).optim, by_phase=True)
+
+
+def same(ours: dict[str, float], theirs: dict[str, float]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        assert ours[name] == pytest.approx(value, rel=1e-9, abs=1e-11), name
+
+
+def same_tensors(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, wanted[name], rtol=1e-8, atol=1e-10, msg=name)

@@ -10,8 +10,13 @@ import torch
 import torch.nn.functional as F
 from gan_steps import EPS
 from stargan_cases import (
+    ALIKE,
+    MIXED,
+    MIXED_WAYS,
+    OPTIM,
     SIDE,
     STYLE_DIM,
+    WAYS,
     WIDTH,
     many_nets,
     many_translator,
@@ -19,12 +24,15 @@ from stargan_cases import (
     plain_batch,
     published_nets,
     random_batch,
+    same,
+    same_tensors,
     samples,
     size,
     steps_for,
     translator_of,
 )
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.export import Dim
 from torch.fx.experimental import _config as symbolic
 
@@ -32,26 +40,9 @@ from m2o_fast.m2o import Domain
 from m2o_fast.translators import create
 from m2o_fast.translators.base import Iteration
 from m2o_fast.translators.stargan import SYSTEM
-from m2o_fast.translators.stargan.nets import Discriminator, LabelledStem, of_planes
+from m2o_fast.translators.stargan.nets import Discriminator, Generator, LabelledStem, of_planes
 from m2o_fast.translators.stargan.settings import Size, StarGANSettings, Weights
 from m2o_fast.translators.stargan.translator import StarGANv1
-
-OPTIM = {"lr": 1e-3, "decay_from": 1, "decay_steps": 4}
-ALIKE = [Domain(name) for name in "abc"]
-MIXED = [Domain("gray", 1, multimodal=False), Domain("color"), Domain("wide", 4)]
-WAYS = [(0, 1), (2, 0), (1, 1), (0, 2), (2, 1)]
-MIXED_WAYS = [*WAYS, (1, 0), (0, 0)]
-
-
-def same(ours: dict[str, float], theirs: dict[str, float]) -> None:
-    assert ours.keys() == theirs.keys()
-    for name, value in theirs.items():
-        assert ours[name] == pytest.approx(value, rel=1e-9, abs=1e-11), name
-
-
-def same_tensors(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
-    for name, tensor in found.items():
-        torch.testing.assert_close(tensor, wanted[name], rtol=1e-8, atol=1e-10, msg=name)
 
 
 @pytest.mark.parametrize("labels", ["exclusive", "independent"])
@@ -84,59 +75,6 @@ def test_iterations_are_the_many_to_one_ones(supervised: float) -> None:
     same_tensors(found, of_many(nets, list(found)))
 
 
-SETS = [["a", "b", "c"], ["d", "e"]]
-OTHER_WAYS = [(3, 4), (4, 3), (4, 4)]
-
-
-@pytest.mark.parametrize("labels", ["exclusive", pytest.param("independent", marks=pytest.mark.slow)])
-def test_iterations_on_two_data_sets_are_the_published_ones(labels: str) -> None:
-    """Two sets of labels and their mask: steps of both nets on the first data set, then on the second."""
-    losses = {"labels": labels, "classification": 0.7, "gradient_penalty": 3.0, "cycle": 4.0}
-    nets = published_nets(classes=5, mask=2)
-    translator = translator_of(nets, losses, every=2, sets=SETS)
-    settings = plain.Settings(**OPTIM, eps=EPS, generator_every=2, **losses)
-    trainer, steps = plain.Trainer(*nets, settings, [3, 2]), steps_for(translator, **OPTIM)
-    domains = list(translator.domains)
-    for index in range(2):
-        first, second = (random_batch(domains, ways) for ways in (WAYS, OTHER_WAYS))
-        same(steps(first, index, second), trainer.iteration(plain_batch(first), plain_batch(second, first=3)))
-    same_tensors(translator.state_dict(), translator_of(nets, sets=SETS).state_dict())
-    assert steps.stepped == ["discriminator"] * 2 + ["discriminator", "generator"] * 2
-
-
-@pytest.mark.parametrize("supervised", [pytest.param(0.0, marks=pytest.mark.slow), 0.8])
-def test_iterations_on_two_data_sets_are_the_many_to_one_ones(supervised: float) -> None:
-    """The first one mixes channels; the second one has no uni-modal domain, so no pairs count there."""
-    losses = {"cycle": 4.0, "style": 0.9, "diversity": 1.3, "diversity_steps": 4}
-    domains = [*MIXED[:2], Domain("d"), Domain("e")]
-    nets = many_nets(domains, [2, 2])
-    translator = many_translator(nets, domains, losses, 1, supervised)
-    settings = plain.Settings(**OPTIM, eps=EPS, generator_every=1, supervised=supervised, **losses)
-    trainer, steps = plain.ManyTrainer(nets, settings), steps_for(translator, **OPTIM)
-    for index in range(2):
-        both = [random_batch(domains, ways, paired=supervised > 0) for ways in ([(0, 1), (1, 0)], [(2, 3), (3, 2)])]
-        same(steps(both[0], index, both[1]), trainer.iteration(*(samples(batch, domains) for batch in both)))
-    found = translator.state_dict()
-    same_tensors(found, of_many(nets, list(found)))
-
-
-def test_labels_of_the_other_data_set_are_neither_asked_for_nor_given() -> None:
-    """Their logits have no gradient, their planes no weight; an image is never made one of the other data set."""
-    translator = translator_of(published_nets(classes=5, mask=2), every=1, sets=SETS)
-    for turn, own, other in ((0, slice(0, 3), slice(3, 5)), (1, slice(3, 5), slice(0, 3))):
-        ways = list(translator.turns()[turn])
-        assert {k for way in ways for k in way} == set(range(own.start, own.stop)) and len(ways) == len(set(ways))
-        for phase, net in (("discriminator", "discriminator.classes"), ("generator", "generator.stems.0")):
-            translator.zero_grad()
-            translator.loss(phase, random_batch(list(translator.domains), ways), Iteration(0))[0].backward()
-            gradient = translator.get_submodule(net).weight.grad
-            known = gradient if phase == "discriminator" else gradient[:, 3:8].transpose(0, 1)
-            assert known[own].abs().flatten(1).amax(1).min() > 0 and not known[other].any()
-            assert phase == "discriminator" or not gradient[:, 9 - turn].any() and gradient[:, 8 + turn].any()
-    with pytest.raises(ValueError, match=r"of one of the label sets of \[3, 2\] domains, there are \[1, 0, 0, 1, 0\]"):
-        translator.loss("discriminator", random_batch(list(translator.domains), [(0, 1), (3, 4)]), Iteration(0))
-
-
 def test_the_generator_steps_in_every_fifth_iteration() -> None:
     translator = translator_of(published_nets())
     steps = steps_for(translator)
@@ -151,6 +89,20 @@ def test_the_discriminators_phase_keeps_no_graph_that_nothing_needs() -> None:
         iteration = Iteration(index, lasting=lasting)
         translator.loss("discriminator", random_batch(ALIKE, WAYS), iteration)
         assert iteration.cache["outputs"][0].requires_grad == kept
+
+
+def test_of_a_residual_block_two_tensors_are_kept() -> None:
+    """What its convolutions give, of which norms, activation and sum are made again."""
+
+    def kept(blocks: int) -> int:
+        net = Generator(size().model_copy(update={"width": 4, "blocks": blocks}), ALIKE, 3, shared=True)
+        held: dict[int, Tensor] = {}
+        with saved_tensors_hooks(lambda tensor: held.setdefault(tensor.data_ptr(), tensor), lambda tensor: tensor):
+            made = net([torch.rand(2, 3, SIDE, SIDE)], torch.rand(2, 3), None, [2])
+        made[0].sum().backward()
+        return sum(tensor.shape == (2, 16, SIDE // 4, SIDE // 4) for tensor in held.values())
+
+    assert kept(3) - kept(1) == 2 * 2
 
 
 def test_losses_do_not_depend_on_what_phases_share() -> None:
