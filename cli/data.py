@@ -54,13 +54,13 @@ def fetch(
     typer.echo(f"Train on it: m2o-fast train --data mnist{option}")
 
 
-def _fitting(system: str | None) -> Callable[[str, Sequence[Domain], int], Fitting | None]:
+def _fitting(system: str | None) -> Callable[[str, Sequence[Domain], int, Sequence[int]], Fitting | None]:
     """What makes training fit this machine; found out, and torch imported, when there is something to train on."""
 
-    def fit(variant: str, domains: Sequence[Domain], side: int) -> Fitting | None:
+    def fit(variant: str, domains: Sequence[Domain], side: int, sets: Sequence[int]) -> Fitting | None:
         from m2o_fast.engine.fitting import fitting
 
-        return fitting(system or DEFAULT[0], variant, domains, side)
+        return fitting(system or DEFAULT[0], variant, domains, side, sets)
 
     return fit
 

@@ -21,6 +21,7 @@ from m2o_fast.data.check_report import (
     counted,
     described,
     examine_all,
+    expected_time,
     oddity_notes,
     share_option,
 )
@@ -124,14 +125,17 @@ def check_images(
     lines += [*described_lines, *pair_lines]
     facts |= {"splits": splits, "pairs": pairs, "uni_guess": list(guess.domains)}
     advice: list[str] = []
+    trained: list[Domain] = []
     if not problems:
-        facts["command"], hours = _command(root, found, guess, max_unreadable, learner, paired)
+        trained = [_domain(name, found, guess) for name in _trained_on(found)]
+        facts["command"], hours = _command(root, found, trained, max_unreadable, learner, paired)
         advice = [f"uni-modal: {' and '.join(guess.domains)} (a guess: {guess.why})", facts["command"]]
         if hours is not None:
             facts["expected_hours"] = hours
-            advice.append(f"expected time on this machine: about {max(1, round(hours * 60))} min")
+            advice.append(expected_time(hours))
     total = sum(direction["found"] for directions in pairs.values() for direction in directions.values())
-    return CheckReport(lines, counted(total, "pair"), problems, notes, advice, facts, _sheet_rows(found, guess.domains))
+    rows = _sheet_rows(found, guess.domains)
+    return CheckReport(lines, counted(total, "pair"), problems, notes, advice, facts, rows, trained)
 
 
 def _contents(
@@ -260,15 +264,15 @@ def _are_paired(found: Found, guess: _Guess) -> bool:
 
 
 def _command(
-    root: Path, found: Found, guess: _Guess, max_unreadable: float, learner: Learner, paired: bool
+    root: Path, found: Found, trained: Sequence[Domain], max_unreadable: float, learner: Learner, paired: bool
 ) -> tuple[str, float | None]:
     """What trains on this folder, and how many hours that is expected to take, where this is known."""
     domains = _trained_on(found)
     variant = PAIRED if paired and PAIRED in learner.variants else UNPAIRED
     words = ["m2o-fast", "train", *learner.options(), "--variant", variant, "--data", f"folder:{root}"]
-    words += [word for name in guess.domains for word in ("--uni", name)]
+    words += [word for domain in trained if not domain.multimodal for word in ("--uni", domain.name)]
     sides = [min(fact.size) for domain in domains.values() for fact in domain.readable()]
-    fitting = learner.fit(variant, [_domain(name, found, guess) for name in domains], int(np.median(sides)))
+    fitting = learner.fit(variant, trained, int(np.median(sides)))
     words += [*fitting.options, *share_option(max_unreadable)]
     return shlex.join(words), fitting.hours
 

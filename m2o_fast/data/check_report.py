@@ -23,6 +23,7 @@ from m2o_fast.data.index import FileIndex
 from m2o_fast.data.parallel import room_for_pixels
 from m2o_fast.data.turned import orientation, shown_size
 from m2o_fast.errors import UserError
+from m2o_fast.m2o import Domain
 
 #: A domain with fewer images than this is warned of.
 FEW = 10
@@ -48,6 +49,7 @@ class CheckReport:
         advice: How to train on it; empty if there are problems.
         facts: The same as JSON values.
         rows: What a contact sheet shows: label -> uint8 images ``[3, TILE, TILE]``.
+        domains: Of own images without problems: what training makes of them; which are uni-modal is a guess.
     """
 
     lines: Sequence[str]
@@ -57,6 +59,7 @@ class CheckReport:
     advice: Sequence[str] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     rows: Mapping[str, Sequence[np.ndarray]] = field(default_factory=dict)
+    domains: Sequence[Domain] = ()
 
     def text(self) -> list[str]:
         """All but the problems, line by line; the last line sums up."""
@@ -125,6 +128,11 @@ def _examine(path: Path, part: Part) -> ImageFacts:
     except UserError as error:
         return ImageFacts(problem=str(error))
     return ImageFacts((width if part == "whole" else width // 2, height), mode, oddities, largest)
+
+
+def expected_time(hours: float) -> str:
+    """What training is expected to take, for people."""
+    return f"expected time on this machine: about {max(1, round(hours * 60))} min"
 
 
 def _oddities(image: Image.Image) -> tuple[str, ...]:

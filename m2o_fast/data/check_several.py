@@ -12,7 +12,7 @@ import numpy as np
 
 from m2o_fast.data.cache import Report, silent
 from m2o_fast.data.check_images import check_images
-from m2o_fast.data.check_report import CheckReport, counted, share_option
+from m2o_fast.data.check_report import CheckReport, counted, expected_time, share_option
 from m2o_fast.data.folder import names_apart
 from m2o_fast.data.learner import Learner
 from m2o_fast.errors import UserError
@@ -55,8 +55,13 @@ def check_several(
         side = int(np.median([side for found in each for side in _sides(found)]))
         words = ["m2o-fast", "train", *learner.options()]
         words += [word for root in roots for word in ("--data", f"folder:{root}")]
-        facts["command"] = shlex.join([*words, *alone.fit(PLAIN, [], side).options, *share_option(max_unreadable)])
+        domains = [domain for found in each for domain in found.domains]
+        fitting = learner.fit(PLAIN, domains, side, [len(found.domains) for found in each])
+        facts["command"] = shlex.join([*words, *fitting.options, *share_option(max_unreadable)])
         advice = [facts["command"]]
+        if fitting.hours is not None:
+            facts["expected_hours"] = fitting.hours
+            advice.append(expected_time(fitting.hours))
     return CheckReport(
         [line for found in each for line in found.lines],
         counted(len(roots), "data set"),

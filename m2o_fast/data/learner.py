@@ -38,8 +38,8 @@ class Learner:
         two_domains: Whether it is for two domains and no more.
         several_sets: Whether it learns from several data sets.
         size: A good image size up to a side length.
-        fitting: Variant, domains, the usual side length of their images -> what makes training fit this machine, in the
-            place of ``size``; ``None``: any machine.
+        fitting: Variant, domains, the usual side length of their images, how many of the domains are of each data set
+            -> what makes training fit this machine, in the place of ``size``; ``None``: any machine.
     """
 
     name: str | None = None
@@ -47,15 +47,22 @@ class Learner:
     two_domains: bool = False
     several_sets: bool = False
     size: Callable[[int], int] = _power_of_two
-    fitting: Callable[[str, Sequence[Domain], int], Fitting | None] | None = None
+    fitting: Callable[[str, Sequence[Domain], int, Sequence[int]], Fitting | None] | None = None
 
     def options(self) -> list[str]:
         """What names it on the command line."""
         return [] if self.name is None else ["--system", self.name]
 
-    def fit(self, variant: str, domains: Sequence[Domain], side: int) -> Fitting:
-        """What makes training on images with such a side length fit; without a word for it, the published size does."""
-        if self.fitting is not None and (found := self.fitting(variant, domains, side)) is not None:
+    def fit(self, variant: str, domains: Sequence[Domain], side: int, sets: Sequence[int] = ()) -> Fitting:
+        """What makes training on images with such a side length fit; without a word for it, the published size does.
+
+        Args:
+            variant: The many-to-one rules.
+            domains: As the images have them.
+            side: The usual side length of the images.
+            sets: How many of the domains, in their order, are of each data set; none: all of one.
+        """
+        if self.fitting is not None and (found := self.fitting(variant, domains, side, sets)) is not None:
             return found
         size = self.size(side)  # enlarged images cost more and show nothing more
         return Fitting(["--set", f"data.image_size={size}"] if size < _USUAL_SIZE else [])

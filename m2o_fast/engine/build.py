@@ -168,15 +168,17 @@ def check_listing(config: Config) -> None:
         return
     check_domains(config, [Domain(name, multimodal=name not in config.data.uni) for name in together])
     if config.facts.learns_from_pairs(config.variant):
-        if not any(_shows_the_same(folder, set(config.data.uni) & set(own)) for folder, own in names.items()):
+        uni = {folder: set(config.data.uni) & set(own) for folder, own in names.items()}
+        into = names if config.facts.needs_pairs else uni  # rules alone supervise translations into uni-modal domains
+        if not any(_shows_the_same(folder, uni[folder], set(into[folder])) for folder in names):
             raise _no_pairs(config, _NONE)
 
 
-def _shows_the_same(folder: Path, uni: Collection[str]) -> bool:
-    """Whether two domains of own images have a content in common, in the split that is trained on."""
+def _shows_the_same(folder: Path, uni: Collection[str], into: set[str]) -> bool:
+    """Whether two domains of own images, one of them ``into``, have a content in common in what is trained on."""
     listing = list_domains(folder, splits_of(folder))
     contents = contents_of(folder, listing, uni, "train" if "train" in listing else "test")
-    return any(shared_contents(*two) for two in combinations(contents.values(), 2))
+    return any(shared_contents(contents[a], contents[b]) for a, b in combinations(contents, 2) if {a, b} & into)
 
 
 def check_domains(config: Config, domains: Sequence[Domain]) -> None:

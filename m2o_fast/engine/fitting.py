@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import numpy as np
 
 from m2o_fast.data.folder import FolderDataset
 from m2o_fast.data.learner import Fitting
+from m2o_fast.data.several import SeveralDatasets
 from m2o_fast.engine.batches import Batches
 from m2o_fast.engine.build import build_translator
 from m2o_fast.engine.config import CPU_PRESETS, Config, load_config
@@ -25,7 +28,7 @@ SIZES = (64, 32)  # pixels, the better one first
 LIMIT = 1.0  # hours
 _FEWEST_STEPS = 500  # of which less would not be worth it
 _IMAGES = 4  # of noise in each domain
-_STEPS = 2  # that are timed, behind a first one
+_STEPS = 2  # of each kind that are timed, behind a first one
 
 
 def cpu_preset(config: Config) -> str | None:
@@ -73,7 +76,7 @@ def settings_to_train(
     return settings, ""
 
 
-def fitting(name: str, variant: str, domains: Sequence[Domain], side: int) -> Fitting | None:
+def fitting(name: str, variant: str, domains: Sequence[Domain], side: int, sets: Sequence[int] = ()) -> Fitting | None:
     """The options with which training on own images takes less than an hour here, and what it takes.
 
     Args:
@@ -81,6 +84,7 @@ def fitting(name: str, variant: str, domains: Sequence[Domain], side: int) -> Fi
         variant: The many-to-one rules.
         domains: As the images have them.
         side: The usual side length of the images.
+        sets: How many of the domains, in their order, are of each data set; none: all of one.
 
     Returns:
         The larger size that fits, else the smaller one with as many steps as do; ``None`` where there is a GPU, or the
@@ -93,7 +97,7 @@ def fitting(name: str, variant: str, domains: Sequence[Domain], side: int) -> Fi
     usual = load_config(overrides=given, preset=preset)
     for size in [size for size in SIZES if size <= max(side, SIZES[-1])]:
         config = usual.with_values({"data.image_size": size})
-        hours = seconds_per_step(config, domains) * config.steps / 3600
+        hours = seconds_per_step(config, domains, sets) * config.steps / 3600
         words = [] if size == usual.data.image_size else ["--set", f"data.image_size={size}"]
         if hours <= LIMIT:
             return Fitting(["--preset", preset, *words], hours)
@@ -101,20 +105,36 @@ def fitting(name: str, variant: str, domains: Sequence[Domain], side: int) -> Fi
     return Fitting(["--preset", preset, *words, "--steps", str(steps)], hours * steps / config.steps)
 
 
-def seconds_per_step(config: Config, domains: Sequence[Domain]) -> float:
-    """How long a step takes on this machine, of the fastest of some; on noise, so that no image has to be there."""
-    size, numbers = config.data.image_size, np.random.default_rng(0)
-    images = [numbers.integers(0, 256, (_IMAGES, d.channels, size, size), dtype=np.uint8) for d in domains]
-    names = [str(number) for number in range(_IMAGES)]
-    data = FolderDataset(domains, images, [names] * len(domains), split="train", fingerprint="")
+def seconds_per_step(config: Config, domains: Sequence[Domain], sets: Sequence[int] = ()) -> float:
+    """How long a step takes on this machine; on noise, so that no image has to be there.
+
+    Of each kind of iteration it is the fastest of some, and each counts as often as a run has it.
+    """
+    ends = list(accumulate(sets or [len(domains)]))
+    parts = [_noise(domains[start:end], config.data.image_size) for start, end in pairwise([0, *ends])]
+    data = parts[0] if len(parts) == 1 else SeveralDatasets(parts)
     device, alone = choose_device(config.device), Processes()
-    translator = build_translator(config, data.domains).to(device)
+    translator = build_translator(config, data.domains, data.sets).to(device)
     averaged = copy.deepcopy(translator) if translator.averaged_groups() else translator
     stepper = Stepper(translator, averaged, config.filled().optim, alone, config.precision)
     batches = Batches(config, data, translator, alone, device)
-    seconds = []
-    for step in range(1 + _STEPS):
+
+    def seconds(step: int) -> float:
         started = time.perf_counter()
         float(stepper(batches(step), step).failed)  # which waits for the device
-        seconds.append(time.perf_counter() - started)
-    return min(seconds[1:])
+        return time.perf_counter() - started
+
+    kinds = [translator.kind(step) for step in range(config.steps)]
+    seconds(0)
+    total = 0.0
+    for kind, often in Counter(kinds).items():
+        total += often * min(seconds(kinds.index(kind)) for _ in range(_STEPS))
+    return total / len(kinds)
+
+
+def _noise(domains: Sequence[Domain], size: int) -> FolderDataset:
+    """A data set of noise."""
+    numbers = np.random.default_rng(0)
+    images = [numbers.integers(0, 256, (_IMAGES, d.channels, size, size), dtype=np.uint8) for d in domains]
+    names = [str(number) for number in range(_IMAGES)]
+    return FolderDataset(domains, images, [names] * len(domains), split="train", fingerprint="")

@@ -81,26 +81,35 @@ def estimate_memory(
 
 
 def _activations(translator: Translator, images: int, precision: str, index: int) -> int:
-    domains = len(_turn(translator)[1])
-    if images <= 2 * domains:
-        return saved_bytes(translator, blank_batch(translator, images), precision, index)
-    one, two = (saved_bytes(translator, blank_batch(translator, each * domains), precision, index) for each in (1, 2))
-    return round(one + (two - one) * (images / domains - 1))
+    """Where batches take turns, those of the hungriest."""
+
+    def saved(count: int, ways: Directions) -> int:
+        return saved_bytes(translator, blank_batch(translator, count, ways), precision, index)
+
+    def of_turn(ways: Directions) -> int:
+        domains = len(_domains(ways))
+        if images <= 2 * domains:
+            return saved(images, ways)
+        one, two = (saved(each * domains, ways) for each in (1, 2))
+        return round(one + (two - one) * (images / domains - 1))
+
+    return max(map(of_turn, translator.turns()))
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def blank_batch(translator: Translator, size: int) -> Batch:
-    """``size`` black images on the translator's device, dealt out to the directions that it learns at once.
+def blank_batch(translator: Translator, size: int, ways: Directions | None = None) -> Batch:
+    """``size`` black images on the translator's device, dealt out to ``ways``; ``None``: to those of the first turn.
 
     Every domain has its turn as source and as target before one comes again; where they do not come out even, the last
     ones go between multi-modal domains, which need more memory.
     """
     domains, side = translator.domains, translator.image_size
     parameter = next(translator.parameters())
-    ways, present = _turn(translator)
+    ways = translator.turns()[0] if ways is None else ways
+    present = _domains(ways)
     in_turn = sorted(ways, key=lambda way: (way[1] - way[0] - 1) % len(present))
     hungriest = sorted(ways, key=lambda way: -sum(domains[k].multimodal for k in way))
     rest = size % len(present)
@@ -129,10 +138,8 @@ def blank_batch(translator: Translator, size: int) -> Batch:
     ).to(parameter.device, parameter.dtype)
 
 
-def _turn(translator: Translator) -> tuple[Directions, list[int]]:
-    """The directions of a batch, where batches take turns of the most various, and the domains that it is made of."""
-    ways = max(translator.turns(), key=len)
-    return ways, sorted({domain for way in ways for domain in way})
+def _domains(ways: Directions) -> set[int]:
+    return {domain for way in ways for domain in way}
 
 
 def saved_bytes(translator: Translator, batch: Batch, precision: str = "fp32", index: int = 0) -> int:

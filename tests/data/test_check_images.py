@@ -40,7 +40,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 def idle_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without a GPU, which nobody has to measure."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr("m2o_fast.engine.fitting.seconds_per_step", lambda config, domains: 0.45)
+    monkeypatch.setattr("m2o_fast.engine.fitting.seconds_per_step", lambda config, domains, sets: 0.45)
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_the_command_is_for_the_channels_that_training_takes(root: Path, kind: s
         (deep if kind == "16 bit" else Image.fromarray(gray).convert("P")).save(path.with_suffix(".png"))
         path.unlink()
     fitted: list[Domain] = []
-    check_folder(root, learner=Learner(fitting=lambda variant, domains, side: fitted.extend(domains)))
+    check_folder(root, learner=Learner(fitting=lambda variant, domains, side, sets: fitted.extend(domains)))
     trained_on = open_dataset("folder", split="train", data_dir=root, image_size=16, uni=("sketch",)).domains
     assert [domain.channels for domain in trained_on] == [3, 1] and tuple(fitted) == trained_on
 

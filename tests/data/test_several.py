@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,9 @@ from folder_files import color_of, gray_of, write, write_folder
 from m2o_fast.data import open_dataset
 from m2o_fast.data.check import check_folder
 from m2o_fast.data.dataset import Dataset
-from m2o_fast.data.learner import Learner
+from m2o_fast.data.learner import Fitting, Learner
 from m2o_fast.errors import UserError
+from m2o_fast.m2o import Domain
 
 
 def write_hands(root: Path) -> Path:
@@ -106,6 +109,23 @@ def test_data_check_names_all_and_prints_one_command(folders: tuple[Path, Path],
         ["bold", "thin"],
     ]
     assert all(note.startswith((f"{folders[0]}: ", f"{folders[1]}: ")) for note in report.notes) and report.notes
+
+
+@pytest.mark.parametrize("hours", [0.25, None])
+def test_the_command_for_all_fits_the_machine(folders: tuple[Path, Path], hours: float | None) -> None:
+    """It is found out for the domains of all data sets, as the base model without rules takes them."""
+    asked = []
+
+    def fitting(variant: str, domains: Sequence[Domain], side: int, sets: Sequence[int]) -> Fitting:
+        asked.append((variant, [(domain.name, domain.channels) for domain in domains], side, list(sets)))
+        return Fitting(["--preset", "small"], hours)
+
+    report = check_folder(folders, learner=replace(LEARNER, fitting=fitting))
+    assert asked == [("plain", [("photo", 3), ("sketch", 1), ("bold", 1), ("thin", 1)], 12, [2, 2])]
+    command, *time = report.advice
+    assert command.endswith(f"--data folder:{folders[1]} --preset small") and command == report.facts["command"]
+    assert time == (["expected time on this machine: about 15 min"] if hours else [])
+    assert report.facts.get("expected_hours") == hours
 
 
 def test_data_check_says_what_training_would_refuse(folders: tuple[Path, Path], tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ from m2o_fast.data.learner import Fitting
 from m2o_fast.engine.config import dump_config, load_config
 from m2o_fast.engine.fitting import cpu_preset, fitting, seconds_per_step, settings_to_train
 from m2o_fast.engine.schema import Config
+from m2o_fast.engine.step import Stepper, StepResult
 from m2o_fast.m2o import Domain
+from m2o_fast.translators import NAMES, system
 
 DOMAINS = (Domain("color", 3), Domain("line", 1, multimodal=False))
 OWN = {"data.name": "folder", "data.dir": "any", "data.uni": ["line"]}
@@ -38,7 +40,7 @@ def test_the_larger_size_that_takes_less_than_an_hour(
 ) -> None:
     """A step takes so many seconds for each pixel of a side squared."""
 
-    def seconds(config: Config, domains: Sequence[Domain]) -> float:
+    def seconds(config: Config, domains: Sequence[Domain], sets: Sequence[int]) -> float:
         return speed * config.data.image_size**2
 
     monkeypatch.setattr("m2o_fast.engine.fitting.seconds_per_step", seconds)
@@ -51,7 +53,7 @@ def test_the_larger_size_that_takes_less_than_an_hour(
 
 @pytest.mark.parametrize(("seconds", "steps"), [(1.81, 1900), (60.0, 500)])
 def test_where_no_size_does_there_are_fewer_steps(seconds: float, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("m2o_fast.engine.fitting.seconds_per_step", lambda config, domains: seconds)
+    monkeypatch.setattr("m2o_fast.engine.fitting.seconds_per_step", lambda config, domains, sets: seconds)
     assert fitting("starganv2", "hms", DOMAINS, 300) == Fitting(
         ["--preset", "folder-cpu", "--steps", str(steps)], pytest.approx(seconds * steps / 3600)
     )
@@ -124,3 +126,36 @@ def test_a_step_is_timed_without_images() -> None:
     narrow = ["model.base_width=4", "model.max_width=8", "model.hidden_dim=8", "batch_size=4", "device=cpu"]
     config = load_config(overrides=OWN, assignments=narrow, preset="folder-cpu")
     assert 0 < seconds_per_step(config, DOMAINS) < 60
+
+
+NARROW = ["system=stargan", "model.width=4", "model.discriminator_width=4", "model.blocks=1", "batch_size=4"]
+
+
+def test_iterations_count_as_often_as_a_run_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two data sets the discriminator's steps take a second each, the generator's, in every fourth, ten more."""
+    now = [0.0]
+
+    class Clocked(Stepper):
+        def __call__(self, parts, index, *rest) -> StepResult:
+            assert [sum(count > 0 for count in part.source_counts) for part in parts] == [2, 2]
+            phases = self.translator.phases(index)
+            now[0] += sum(1 if phase.name == "discriminator" else 10 for phase in phases)
+            return StepResult({}, torch.zeros(()))
+
+    monkeypatch.setattr("m2o_fast.engine.fitting.Stepper", Clocked)
+    monkeypatch.setattr("m2o_fast.engine.fitting.time.perf_counter", lambda: now[0])
+    config = load_config(assignments=[*NARROW, "data.name=folder", "data.dir=any", "data.image_size=32", "steps=100"])
+    config = config.with_values({"optim.generator_every": 4})
+    domains = [Domain("a"), Domain("b"), Domain("c", 1), Domain("d", 1)]
+    assert seconds_per_step(config, domains, [2, 2]) == 2 + 20 / 4
+
+
+def test_systems_of_several_data_sets_have_such_a_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    several = [name for name in NAMES if system(name).several_sets]
+    assert several and {"folder", "folder-cpu"} <= set.intersection(*(set(system(name).presets) for name in several))
+    monkeypatch.setattr("m2o_fast.engine.fitting.seconds_per_step", lambda config, domains, sets: len(sets) / 10)
+    domains = [Domain(name) for name in "abcd"]
+    for name in several:
+        steps = load_config(overrides=OWN | {"system": name}, preset="folder-cpu").steps
+        options = ["--preset", "folder-cpu", "--set", "data.image_size=64"]
+        assert fitting(name, "plain", domains, 64, [2, 2]) == Fitting(options, pytest.approx(0.2 * steps / 3600))

@@ -24,11 +24,13 @@ from m2o_fast.engine.config import ConfigError, dump_config, load_config
 from m2o_fast.engine.evaluate import evaluate_run
 from m2o_fast.engine.evaluation.options import Options
 from m2o_fast.engine.loop import train
+from m2o_fast.engine.memory import blank_batch, estimate_memory, saved_bytes
 from m2o_fast.engine.pace import dry_run
 from m2o_fast.engine.processes import Processes
 from m2o_fast.engine.schema import Config
 from m2o_fast.engine.trainer import Trainer
 from m2o_fast.errors import UserError
+from m2o_fast.m2o import Domain
 from m2o_fast.report import write_report
 from m2o_fast.report.record import repeat_command
 
@@ -133,6 +135,7 @@ def test_a_run_goes_on_with_the_same_bytes(folders: list[Path], tmp_path: Path, 
     """From where its folders have been moved to; then all that can be done with it is done."""
     words = [f"variant={variant}", *(["data.uni=[thin]"] if variant == "hms" else []), "data.flip_probability=0.5"]
     words += ["optim.decay_from=2", "optim.decay_steps=2", "loss.diversity_steps=4"]
+    words += ["loss.labels=[independent, exclusive]"]
     for split in ("train", "val"):
         shutil.rmtree(folders[0] / split / "green")
     train(config_of(folders, *words), tmp_path / "whole", quiet=True)
@@ -157,6 +160,38 @@ def test_a_run_goes_on_with_the_same_bytes(folders: list[Path], tmp_path: Path, 
     assert write_report([tmp_path / "whole"], data_dir=[*map(str, moved)]).is_file()
     command = repeat_command(load_config(tmp_path / "parts" / "config.yaml"))
     assert f"--data folder:{moved[0]} --data folder:{moved[1]}" in command and "--data-dir" not in command
+
+
+def test_memory_is_that_of_the_hungriest_data_set() -> None:
+    """Three gray domains have more directions than two in colour, which have styles and so need more."""
+    domains = [Domain(name, 1, multimodal=False) for name in "abc"] + [Domain(name) for name in "de"]
+    config = small_config(["variant=hmu", *STARGAN], *SIZE)
+    translator = build.build_translator(config, tuple(domains), (3, 2))
+    for images in (4, 12):  # measured as they are, and from smaller batches
+        saved = [saved_bytes(translator, blank_batch(translator, images, ways), index=0) for ways in translator.turns()]
+        assert saved[1] > 1.1 * saved[0]
+        estimate = estimate_memory(translator, translator, config.optim, images).activations
+        assert estimate == pytest.approx(saved[1], rel=0.02)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_pairs_that_no_data_set_has_are_missed_before_an_image_is_read(
+    folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    """Pairs of multi-modal domains do not count: translations into uni-modal ones alone are supervised."""
+
+    def decoded(*_: object) -> None:
+        raise UserError("images are read")
+
+    monkeypatch.setattr("m2o_fast.data.folder._decode", decoded)
+    if not known:
+        for file in (folders[1] / "train" / "thin").iterdir():
+            file.rename(file.with_name(f"other-{file.name}"))
+    message = (
+        "images are read" if known else r"stargan, variant 'hms', learns from known pairs, but the data has none: .*"
+    )
+    with pytest.raises(UserError, match=f"^{message}"):
+        Trainer(config_of(folders, "variant=hms", "data.uni=[thin]"), tmp_path)
 
 
 def test_the_plan_has_both(folders: list[Path]) -> None:
@@ -205,6 +240,8 @@ def test_another_division_into_data_sets_is_another_net(folders: list[Path], tmp
         (["--data", "folder:{first}"], "data folder {first} is given twice"),
         (["--data-dir", "x"], "the data folder is given twice in the options"),
         (["--variant", "hmu"], "are all multi-modal"),
+        (["--set", "loss.labels=[independent]"], "loss.labels = .* in --set: 1 for 2 data sets; name one for each, in"),
+        (["--set", "loss.labels=[independent, some]"], "loss.labels.*some"),
         (["--uni", "bald"], "names no domain: 'bald'; nearest: 'bold'"),
     ],
 )
