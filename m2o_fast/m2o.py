@@ -66,9 +66,10 @@ class ManyToOne:
     """The many-to-one rules. All switched off (:meth:`symmetric`), the plain base model remains.
 
     Attributes:
-        domain_layers: ``"stem"`` gives every domain its own first and last layers around a shared trunk; ``"adapter"``
-            puts 1x1 layers of every domain in front of a net and behind it, which has first and last layers of its own;
-            ``None`` makes all domains share them, which needs equal channel counts.
+        domain_layers: ``"stem"`` gives every domain its own first and last layers around a shared trunk; ``"block"``
+            the blocks next to them, too; ``"adapter"`` puts 1x1 layers of every domain in front of a net and behind
+            it, which has first and last layers of its own; ``None`` makes all domains share them, which needs equal
+            channel counts.
         zero_style: Uni-modal domains have no style: their style vector is exactly 0 and they own no
             style heads.
         diversity_on_multimodal_only: The diversity loss is taken for multi-modal targets only.
@@ -76,7 +77,7 @@ class ManyToOne:
             the pairs.
     """
 
-    domain_layers: Literal["stem", "adapter"] | None = "stem"
+    domain_layers: Literal["stem", "block", "adapter"] | None = "stem"
     zero_style: bool = True
     diversity_on_multimodal_only: bool = True
     supervised_weight: float = 0.0

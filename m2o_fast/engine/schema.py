@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cache
 from typing import Annotated, Any, Literal
 
@@ -151,9 +150,8 @@ class Config(Section):
 
     @property
     def rules(self) -> ManyToOne:
-        """The many-to-one rules of the variant, with the supervised weight of this configuration."""
-        rules = self.facts.variants[self.variant]
-        return replace(rules, supervised_weight=self.settings.supervised()) if rules.supervised_weight > 0 else rules
+        """The many-to-one rules of the variant, as the settings of this configuration have them."""
+        return self.settings.rules(self.facts.variants[self.variant])
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""Per-domain first and last layers around a shared trunk: stems, or adapters around a net that has its own.
+"""Per-domain layers around a shared trunk: stems, blocks next to them, or adapters around a net that has its own stems.
 
 Images of mixed domains come as one tensor per domain, because channel counts differ; inside the trunk they are one
 batch, grouped by domain in the order of the domains.
@@ -54,6 +54,22 @@ class _OutputLayers(_DomainLayers):
         )
 
 
+class DomainBlocks(_DomainLayers):
+    """A block of each domain in the place of one of the trunk's, all of the same shape.
+
+    Args:
+        blocks: By index of the domain; one that is left out must not occur in the input.
+    """
+
+    def __init__(self, blocks: dict[int, nn.Module]) -> None:
+        super().__init__(blocks, shared=False)
+
+    def forward(self, features: Tensor, counts: Sequence[int], *conditions: Tensor) -> Tensor:
+        """Float ``[sum counts, ...]``, grouped by domain, and conditions with as many rows, to what the blocks give."""
+        rows = zip(*(tensor.split(list(counts)) for tensor in (features, *conditions)), strict=True)
+        return _cat([self.layer(k)(*parts) for k, parts in enumerate(rows) if counts[k]])
+
+
 class InputStem(_InputLayers):
     """First layers: a 3x3 convolution from each domain's channels to the trunk's width.
 
@@ -89,12 +105,12 @@ class InputAdapter(_InputLayers):
     """In front of a net for images of one channel count: a 1x1 convolution from each domain's channels to it.
 
     Args:
-        domains: All domains.
+        domains: Domain by index; an index that is left out must not occur in the input.
         channels: What the net takes.
     """
 
-    def __init__(self, domains: Sequence[Domain], channels: int) -> None:
-        super().__init__({k: conv(domain.channels, channels, 1) for k, domain in enumerate(domains)}, shared=False)
+    def __init__(self, domains: dict[int, Domain], channels: int) -> None:
+        super().__init__({k: conv(domain.channels, channels, 1) for k, domain in domains.items()}, shared=False)
 
 
 class OutputAdapter(_OutputLayers):
@@ -108,6 +124,27 @@ class OutputAdapter(_OutputLayers):
     def __init__(self, domains: Sequence[Domain], channels: int) -> None:
         counts = [domain.channels for domain in domains]
         super().__init__({k: conv(channels, count, 1) for k, count in enumerate(counts)}, counts, shared=False)
+
+
+class AdaptedOutputStem(nn.Module):
+    """The last layers of :class:`OutputStem`, shared by all domains, and an :class:`OutputAdapter` behind them.
+
+    Args:
+        domains: All domains.
+        width: Input channels.
+        normalize: As of :class:`OutputStem`.
+    """
+
+    def __init__(self, domains: Sequence[Domain], width: int, *, normalize: bool) -> None:
+        super().__init__()
+        channels = max(domain.channels for domain in domains)
+        self.shared = _ToImage(width, channels, normalize)
+        self.adapter = OutputAdapter(domains, channels)
+
+    def forward(self, features: Tensor, counts: Sequence[int]) -> tuple[Tensor, ...]:
+        """As of :class:`OutputStem`."""
+        images: tuple[Tensor, ...] = self.adapter(self.shared(features), counts)
+        return images
 
 
 class _ToImage(nn.Module):

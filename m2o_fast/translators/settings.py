@@ -171,6 +171,11 @@ class Settings(Section):
         """The weight of the supervised loss of the variants that learn from pairs."""
         return self.loss.supervised
 
+    def rules(self, of_variant: ManyToOne) -> ManyToOne:
+        """The rules of a variant with the supervised weight of these settings, and whatever else they say of them."""
+        supervised = self.supervised() if of_variant.supervised_weight > 0 else 0.0
+        return replace(of_variant, supervised_weight=supervised)
+
     def check(self, image_size: int, rules: ManyToOne) -> None:
         """Raises ``ValueError`` of ``KEY: REASON`` where settings do not go with each other, the size or the rules."""
 

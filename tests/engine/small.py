@@ -37,13 +37,17 @@ LATER = ["model.refine=2", "model.noise=true", "model.adapter=true", "model.batc
 #: of a system with options, more of its kinds
 MORE = {
     "toy": [["model.batch_norm=false"], ["model.average=true", "model.turns=true"], LATER],
+    "starganv2": [
+        ["model.domain_layers=block", "model.zero_style=false", "loss.diversity_to=all"],
+        ["model.domain_layers=adapter"],
+    ],
     "cyclegan": [["model.style=noise"]],
     "munit": [["loss.cycle=1", "optim.halve_every=2"]],
     "unit": [["model.form=paper"]],
     "bicyclegan": [["model.kind=clr", "model.shared_trunk=true"]],
 }
 #: whose further kinds have cheaper tests of their own, too
-RARELY = ("munit", "unit", "bicyclegan")
+RARELY = ("starganv2", "munit", "unit", "bicyclegan")
 FACTS = {name: system(name) for name in NAMES} | {"toy": toy.SYSTEM}
 #: every system with its last variant and in every kind; all other combinations take long
 CASES = [

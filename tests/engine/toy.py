@@ -110,7 +110,7 @@ class Adapted(nn.Module):
 
     def __init__(self, net: nn.Module, domains: Sequence[Domain]) -> None:
         super().__init__()
-        self.front, self.net, self.behind = InputAdapter(domains, 3), net, OutputAdapter(domains, 3)
+        self.front, self.net, self.behind = InputAdapter(dict(enumerate(domains)), 3), net, OutputAdapter(domains, 3)
         self.channels = [domain.channels for domain in domains]
 
     def forward(self, x: Tensor, source: int, target: int) -> Tensor:

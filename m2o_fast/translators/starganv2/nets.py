@@ -7,7 +7,9 @@ With shared stems and a style for every domain these are the published networks 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from m2o_fast.losses import at_least_float32
 from m2o_fast.m2o import Domain, ManyToOne
 from m2o_fast.nn.blocks import AdaINResBlock, ModulatedResBlock, ResBlock, conv, leaky_relu, linear
-from m2o_fast.nn.stems import InputStem, OutputStem
+from m2o_fast.nn.stems import AdaptedOutputStem, DomainBlocks, InputAdapter, InputStem, OutputStem
 from m2o_fast.translators.starganv2.settings import Size
 
 
@@ -30,9 +32,6 @@ class Generator(nn.Module):
 
     def __init__(self, size: Size, domains: Sequence[Domain], rules: ManyToOne) -> None:
         super().__init__()
-        if rules.domain_layers == "adapter":
-            raise ValueError("domain_layers 'adapter': StarGAN v2 has stems; take 'stem', or None for shared ones")
-        shared = rules.domain_layers is None
         widths = size.widths(int(math.log2(size.image_size)) - 4)
         bottleneck = widths[-1]
         self.one_hot = [domain.kind == "onehot" for domain in domains]
@@ -41,16 +40,15 @@ class Generator(nn.Module):
         self.bounded = [bounded and domain.multimodal and domain.kind != "onehot" for domain in domains]
         code_dim = size.style_dim + self._indexed_domains()
         block = AdaINResBlock if size.style_op == "adain" else ModulatedResBlock
-        self.stem_in = InputStem(dict(enumerate(domains)), widths[0], shared=shared)
-        self.encoder = nn.ModuleList(
-            [ResBlock(a, b, normalize=True, downsample=True) for a, b in zip(widths, widths[1:], strict=False)]
-            + [ResBlock(bottleneck, bottleneck, normalize=True, downsample=False) for _ in range(2)]
-        )
-        self.decoder = nn.ModuleList(
-            [block(bottleneck, bottleneck, code_dim, upsample=False) for _ in range(2)]
-            + [block(b, a, code_dim, upsample=True) for a, b in zip(widths[-2::-1], widths[:0:-1], strict=True)]
-        )
-        self.stem_out = OutputStem(domains, widths[0], shared=shared, normalize=size.style_op == "adain")
+        encoder = [partial(ResBlock, a, b, normalize=True, downsample=True) for a, b in pairwise(widths)]
+        encoder += [partial(ResBlock, bottleneck, bottleneck, normalize=True, downsample=False)] * 2
+        decoder = [partial(block, bottleneck, bottleneck, code_dim, upsample=False)] * 2
+        decoder += [partial(block, b, a, code_dim, upsample=True) for b, a in pairwise(widths[::-1])]
+        owners = range(len(domains)) if rules.domain_layers == "block" else None
+        self.stem_in = _first_layers(dict(enumerate(domains)), widths[0], rules)
+        self.encoder = _blocks(encoder, 0, owners)
+        self.decoder = _blocks(decoder, len(decoder) - 1, owners)
+        self.stem_out = _last_layers(domains, widths[0], rules, normalize=size.style_op == "adain")
 
     def _indexed_domains(self) -> int:
         # One uni-modal domain is told from the others by its zero style. Several would all look alike to the decoder,
@@ -61,7 +59,7 @@ class Generator(nn.Module):
         """Images by domain to content ``[N, C, 16, 16]``; no style enters here."""
         x = self.stem_in(images)
         for block in self.encoder:
-            x = block(x)
+            x = _through(block, x, [part.shape[0] for part in images])
         return x
 
     def decode(self, content: Tensor, style: Tensor, counts: Sequence[int]) -> tuple[Tensor, ...]:
@@ -71,7 +69,7 @@ class Generator(nn.Module):
         """
         code = self._code(style, counts)
         for block in self.decoder:
-            content = block(content, code)
+            content = _through(block, content, counts, code)
         # Rounded to bfloat16, images could be told from real ones by the rounding.
         with torch.autocast(content.device.type, enabled=False):
             outputs = self.stem_out(at_least_float32(content), counts)
@@ -94,6 +92,35 @@ class Generator(nn.Module):
                 one_hot[start : start + count, self.unimodal.index(k)] = 1
             start += count
         return torch.cat([style, one_hot], dim=1)
+
+
+def _first_layers(domains: dict[int, Domain], width: int, rules: ManyToOne) -> nn.Module:
+    """Images by domain to the trunk's features."""
+    if rules.domain_layers != "adapter":
+        return InputStem(domains, width, shared=rules.domain_layers is None)
+    channels = max(domain.channels for domain in domains.values())
+    return nn.Sequential(InputAdapter(domains, channels), conv(channels, width, 3, padding=1))
+
+
+def _last_layers(domains: Sequence[Domain], width: int, rules: ManyToOne, *, normalize: bool) -> nn.Module:
+    """The trunk's features and how many are of each domain to images by domain."""
+    if rules.domain_layers != "adapter":
+        return OutputStem(domains, width, shared=rules.domain_layers is None, normalize=normalize)
+    return AdaptedOutputStem(domains, width, normalize=normalize)
+
+
+def _blocks(made: Sequence[Callable[[], nn.Module]], own: int, owners: Iterable[int] | None) -> nn.ModuleList:
+    """The blocks of a trunk, number ``own`` of them one for each of its owners, if there are any."""
+    return nn.ModuleList(
+        DomainBlocks({k: make() for k in owners}) if owners is not None and number == own else make()
+        for number, make in enumerate(made)
+    )
+
+
+def _through(block: nn.Module, x: Tensor, counts: Sequence[int], *conditions: Tensor) -> Tensor:
+    """Features, grouped by domain, through a block of all domains or the blocks of each."""
+    out: Tensor = block(x, counts, *conditions) if isinstance(block, DomainBlocks) else block(x, *conditions)
+    return out
 
 
 class MappingNetwork(nn.Module):
@@ -132,17 +159,16 @@ class _ImageToVector(nn.Module):
         super().__init__()
         widths = size.widths(int(math.log2(size.image_size)) - 2)
         self.width = widths[-1]
-        self.stem_in = InputStem(domains, widths[0], shared=rules.domain_layers is None)
-        self.trunk = nn.ModuleList(
-            [ResBlock(a, b, normalize=False, downsample=True) for a, b in zip(widths, widths[1:], strict=False)]
-        )
+        self.stem_in = _first_layers(domains, widths[0], rules)
+        trunk = [partial(ResBlock, a, b, normalize=False, downsample=True) for a, b in pairwise(widths)]
+        self.trunk = _blocks(trunk, 0, domains if rules.domain_layers == "block" else None)
         self.conv4x4 = conv(self.width, self.width, 4)
 
     def features(self, images: Sequence[Tensor]) -> Tensor:
         """Images by domain, not all empty, to activated features ``[N, width, 1, 1]``."""
         x = self.stem_in(images)
         for block in self.trunk:
-            x = block(x)
+            x = _through(block, x, [part.shape[0] for part in images])
         return leaky_relu(self.conv4x4(leaky_relu(x)))
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, StrictBool
 
 from m2o_fast.m2o import Domain, ManyToOne
 from m2o_fast.settings import Count, Decay, Rate, Section, Weight
@@ -16,8 +16,8 @@ from m2o_fast.translators.settings import Optimizer, Sizes
 SIZES = Sizes(smallest=32, power_of_two=True)
 
 
-class Model(settings.Model):
-    """Sizes of the networks.
+class _Nets(settings.Model):
+    """What :class:`Model` and :class:`Size` share.
 
     Attributes:
         base_width: Channels after the first layer; ``"official"``: 2^14 / image_size, as published; ``None``: the
@@ -29,9 +29,6 @@ class Model(settings.Model):
         style_op: How a style acts on features: ``"adain"``, as published, or ``"demod"`` (weight demodulation).
         output: Range of the images of multi-modal domains: ``"linear"``, as published, without a limit, or ``"tanh"``,
             in (-1, 1). Uni-modal and one-hot domains are linear in any case.
-
-    Where ``style_op`` is ``None``, ``plain`` has both as published, and the other variants have demodulation and tanh;
-    where it is named, ``output: None`` is linear (docs/recipe.md says why).
     """
 
     base_width: Count | Literal["official"] | None = None
@@ -42,9 +39,28 @@ class Model(settings.Model):
     style_op: Literal["adain", "demod"] | None = None
     output: Literal["linear", "tanh"] | None = None
 
+
+class Model(_Nets):
+    """Sizes of the networks, and which of the many-to-one rules they follow.
+
+    Attributes:
+        domain_layers: Which layers every domain has for itself: ``"shared"``: none; ``"stem"``: the first and the last
+            ones of each net; ``"block"``: those and the residual blocks next to them; ``"adapter"``: 1x1 convolutions
+            in front of shared first layers and behind shared last ones. ``None``: as the variant has it.
+        zero_style: Whether uni-modal domains have the style 0, and no heads in mapping network and style encoder;
+            ``None``: as the variant has it.
+
+    Where ``style_op`` is ``None``, both it and ``output`` are as published if no rule for the nets or for diversity is
+    followed, as in ``plain``, and else demodulation and tanh; where it is named, ``output: None`` is linear
+    (docs/recipe.md says why).
+    """
+
+    domain_layers: Literal["shared", "stem", "block", "adapter"] | None = None
+    zero_style: StrictBool | None = None
+
     def decoder(self, rules: ManyToOne) -> dict[str, str]:
         """``style_op`` and ``output`` under these rules."""
-        if self.style_op is None and rules.domain_layers is not None:
+        if self.style_op is None and replace(rules, supervised_weight=0.0) != ManyToOne.symmetric():
             return {"style_op": "demod", "output": self.output or "tanh"}
         return {"style_op": self.style_op or "adain", "output": self.output or "linear"}
 
@@ -55,7 +71,7 @@ def _takes(size: int) -> int:
     return size
 
 
-class Size(Model):
+class Size(_Nets):
     """The settings of the networks in numbers.
 
     Attributes:
@@ -108,10 +124,13 @@ class Loss(_Weights, settings.Loss):
 
     Attributes:
         diversity_steps: Steps until the weight of diversity is 0; ``None``: all steps of the run.
+        diversity_to: Which targets diversity is asked of: ``"multi_modal"`` domains or ``"all"``; no difference with
+            ``zero_style``, as a domain without style has no two images to compare. ``None``: as the variant has it.
         supervised: Supervised loss of HMS; the other variants have none.
     """
 
     diversity_steps: Count | None = None
+    diversity_to: Literal["multi_modal", "all"] | None = None
     supervised: Weight = 1.0
 
 
@@ -159,15 +178,27 @@ class StarGANv2Settings(settings.Settings):
     loss: Loss = Loss()
     optim: Optim = Optim()
 
+    def rules(self, of_variant: ManyToOne) -> ManyToOne:
+        """See :meth:`m2o_fast.translators.settings.Settings.rules`; what these settings leave open is the variant's."""
+        model = self.model
+        said: dict[str, Any] = {}
+        if model.domain_layers is not None:
+            said["domain_layers"] = None if model.domain_layers == "shared" else model.domain_layers
+        if model.zero_style is not None:
+            said["zero_style"] = model.zero_style
+        if self.loss.diversity_to is not None:
+            said["diversity_on_multimodal_only"] = self.loss.diversity_to == "multi_modal"
+        return replace(super().rules(of_variant), **said)
+
     def description(self, domains: Sequence[Domain], rules: ManyToOne, image_size: int) -> dict[str, Any]:
         """See :meth:`m2o_fast.translators.settings.Settings.description`."""
         numbers = {"image_size": image_size, "base_width": self.base_width(image_size)}
-        size = {**self.model.model_dump(), **numbers, **self.model.decoder(rules)}
+        size = {**self.model.model_dump(include=set(_Nets.model_fields)), **numbers, **self.model.decoder(rules)}
         return {
             "domains": [asdict(domain) for domain in domains],
             "rules": asdict(rules),
             "size": size,
-            "weights": self.loss.model_dump(exclude={"supervised"}),
+            "weights": self.loss.model_dump(include=set(Weights.model_fields)),
             "discriminator": True,
         }
 

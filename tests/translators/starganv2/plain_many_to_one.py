@@ -3,7 +3,7 @@
 A batch is a list of samples; every sample goes through the networks alone, and a loss is the sum over the samples
 divided by their full number N. Nothing is shared between phases, samples or terms.
 
-Names of the parameters, for copying weights (g: stem, normally one per domain; k: multi-modal domains only):
+Names of the parameters, for copying weights (g: stem, normally one per domain; k: domains with a style only):
 
 - generator: ``stem_in.{g}.{weight,bias}``; ``encode.{i}.{conv1,conv2,norm1,norm2,conv1x1}``, the two bottleneck blocks
   last; ``decode.{i}``, the two bottleneck blocks first; ``stem_out.{g}.0.{weight,bias}`` (instance norm, absent
@@ -15,14 +15,19 @@ Names of the parameters, for copying weights (g: stem, normally one per domain; 
   LeakyReLU), ``unshared.{k}``.
 - discriminator: ``stem.{g}``, ``trunk.{i}`` (the same), ``head`` (1x1 convolution with one row per domain).
 
-With two or more uni-modal domains, the columns of the decoder's style-dependent linear layers after the first
-``style_dim`` ones belong to the uni-modal domains, in the order of the domains.
+With ``layers="block"``, ``encode.0``, the last one of ``decode`` and ``trunk.0`` have a block per domain below them,
+``encode.0.{k}``; with ``"adapter"``, all domains have stem 0, before which images go through ``adapt_in.{k}`` and after
+which they go through ``adapt_out.{k}`` (1x1 convolutions).
+
+With two or more domains without style, the columns of the decoder's style-dependent linear layers after the first
+``style_dim`` ones belong to those domains, in their order.
 
 Source: arXiv 2402.12531.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -73,22 +78,31 @@ class Setup:
     max_width: int = 512
     style_op: Literal["adain", "demod"] = "adain"
     bounded: bool = False
+    layers: Literal["stem", "block", "adapter"] = "stem"
+    zero_style: bool = True
+    diversity_to_all: bool = False
 
     def stem(self, domain: int) -> int:
         """The stem that a domain uses."""
         own = self.domains[domain].stem
-        return domain if own is None else own
+        return 0 if self.layers == "adapter" else domain if own is None else own
+
+    def channels(self, domain: int, among: Iterable[int]) -> int:
+        """What the stem of a domain takes or gives, where adapters of these domains are around it."""
+        if self.layers == "adapter":
+            return max(self.domains[k].channels for k in among)
+        return self.domains[domain].channels
 
     @property
-    def multimodal(self) -> list[int]:
-        """Indices of the multi-modal domains."""
-        return [k for k, domain in enumerate(self.domains) if domain.multimodal]
+    def styled(self) -> list[int]:
+        """Indices of the domains that have a style."""
+        return [k for k, domain in enumerate(self.domains) if domain.multimodal or not self.zero_style]
 
     @property
     def code(self) -> list[int]:
-        """The uni-modal domains that the decoder is told apart by a one-hot code; none if there is only one."""
-        unimodal = [k for k, domain in enumerate(self.domains) if not domain.multimodal]
-        return unimodal if len(unimodal) >= 2 else []
+        """The domains without style that the decoder is told apart by a one-hot code; none if there is only one."""
+        without = [k for k in range(len(self.domains)) if k not in self.styled]
+        return without if len(without) >= 2 else []
 
 
 def by_index(items: Iterable[tuple[int, nn.Module]]) -> nn.ModuleDict:
@@ -96,10 +110,31 @@ def by_index(items: Iterable[tuple[int, nn.Module]]) -> nn.ModuleDict:
     return nn.ModuleDict({str(k): module for k, module in items})
 
 
-def first_layers(setup: Setup, domains: Iterable[int]) -> nn.ModuleDict:
+def first_layers(setup: Setup, domains: Sequence[int]) -> nn.ModuleDict:
     """One 3x3 convolution per stem of the given domains."""
-    channels = {setup.stem(k): setup.domains[k].channels for k in domains}
+    channels = {setup.stem(k): setup.channels(k, domains) for k in domains}
     return by_index((g, nn.Conv2d(c, setup.base_width, 3, 1, 1)) for g, c in channels.items())
+
+
+def adapters(setup: Setup, domains: Sequence[int], out: bool = False) -> nn.ModuleDict:
+    """A 1x1 convolution of each of the given domains to the channels of the stem, or from them; none without."""
+    ways = {k: (setup.domains[k].channels, setup.channels(k, domains)) for k in domains if setup.layers == "adapter"}
+    return by_index((k, nn.Conv2d(*(way[::-1] if out else way), 1)) for k, way in ways.items())
+
+
+def through(layers: nn.ModuleDict, x: Tensor, domain: int) -> Tensor:
+    """Through the layer of a domain, where it has one."""
+    return layers[str(domain)](x) if str(domain) in layers else x
+
+
+def of_domain(block: nn.Module, domain: int) -> nn.Module:
+    """The block of a domain, or the one of all."""
+    return block[str(domain)] if isinstance(block, nn.ModuleDict) else block
+
+
+def each(setup: Setup, domains: Iterable[int], make: Callable[[], nn.Module]) -> nn.Module:
+    """The block next to the stem: one for every domain, or for all."""
+    return by_index((k, make()) for k in domains) if setup.layers == "block" else make()
 
 
 def last_layers(setup: Setup) -> nn.ModuleDict:
@@ -109,7 +144,8 @@ def last_layers(setup: Setup) -> nn.ModuleDict:
         norm = InstanceNorm(setup.base_width) if setup.style_op == "adain" else nn.Identity()
         return nn.Sequential(norm, nn.LeakyReLU(SLOPE), nn.Conv2d(setup.base_width, channels, 1))
 
-    return by_index({setup.stem(k): layer(domain.channels) for k, domain in enumerate(setup.domains)}.items())
+    every = range(len(setup.domains))
+    return by_index({setup.stem(k): layer(setup.channels(k, every)) for k in every}.items())
 
 
 def modulated_conv(x: Tensor, conv: nn.Conv2d, scales: Tensor) -> Tensor:
@@ -157,20 +193,23 @@ class Generator(nn.Module):
         last = widths[-1]
         condition_dim = setup.style_dim + len(setup.code)
         block = AdainResBlk if setup.style_op == "adain" else DemodResBlk
-        self.stem_in = first_layers(setup, range(len(setup.domains)))
-        self.encode = nn.ModuleList(ResBlk(a, b, True, True) for a, b in zip(widths, widths[1:], strict=False))
+        every = range(len(setup.domains))
+        self.adapt_in, self.stem_in = adapters(setup, every), first_layers(setup, every)
+        self.encode = nn.ModuleList([each(setup, every, lambda: ResBlk(*widths[:2], True, True))])
+        self.encode.extend(ResBlk(a, b, True, True) for a, b in zip(widths[1:], widths[2:], strict=False))
         self.encode.extend(ResBlk(last, last, True) for _ in range(2))
         self.decode = nn.ModuleList(block(last, last, condition_dim) for _ in range(2))
-        backwards = widths[::-1]
+        backwards = widths[:0:-1]
         self.decode.extend(block(a, b, condition_dim, up=True) for a, b in zip(backwards, backwards[1:], strict=False))
-        self.stem_out = last_layers(setup)
+        self.decode.append(each(setup, every, lambda: block(widths[1], widths[0], condition_dim, up=True)))
+        self.stem_out, self.adapt_out = last_layers(setup), adapters(setup, every, out=True)
         initialise(self)
         self.initialise_modulation()
 
     @torch.no_grad()
     def initialise_modulation(self) -> None:
         """Channel scales start around 1, with unit variance over normal styles."""
-        for block in self.decode:
+        for block in self.modules():
             if isinstance(block, DemodResBlk):
                 for affine in (block.affine1, block.affine2):
                     affine.weight.normal_(0, 1 / math.sqrt(self.setup.style_dim))
@@ -183,61 +222,69 @@ class Generator(nn.Module):
 
     def forward(self, x: Tensor, source: int, target: int, style: Tensor) -> Tensor:
         condition = self.condition(style, target)
-        x = self.stem_in[str(self.setup.stem(source))](x)
+        x = self.stem_in[str(self.setup.stem(source))](through(self.adapt_in, x, source))
         for block in self.encode:
-            x = block(x)
+            x = of_domain(block, source)(x)
         for block in self.decode:
-            x = block(x, condition)
-        x = self.stem_out[str(self.setup.stem(target))](x)
+            x = of_domain(block, target)(x, condition)
+        x = through(self.adapt_out, self.stem_out[str(self.setup.stem(target))](x), target)
         domain = self.setup.domains[target]
         return torch.tanh(x) if self.setup.bounded and domain.multimodal and not domain.one_hot else x
 
 
 class MappingNetwork(nn.Module):
-    """One latent ``[1, latent_dim]`` -> style ``[1, style_dim]``; heads of the multi-modal domains only."""
+    """One latent ``[1, latent_dim]`` -> style ``[1, style_dim]``; heads of the domains with a style only."""
 
     def __init__(self, setup: Setup) -> None:
         super().__init__()
         self.shared = mapping_shared(setup.latent_dim, setup.hidden_dim)
-        self.unshared = by_index((k, mapping_head(setup.hidden_dim, setup.style_dim)) for k in setup.multimodal)
+        self.unshared = by_index((k, mapping_head(setup.hidden_dim, setup.style_dim)) for k in setup.styled)
         initialise(self)
 
     def forward(self, z: Tensor, domain: int) -> Tensor:
         return self.unshared[str(domain)](self.shared(z))
 
 
-class StyleEncoder(nn.Module):
-    """One image ``[1, c_k, S, S]`` -> style ``[1, style_dim]``; stems and heads of the multi-modal domains only."""
+class Classifier(nn.Module):
+    """What style encoder and discriminator share: one image ``[1, c_k, S, S]`` -> ``[1, width, 1, 1]``."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, domains: Sequence[int]) -> None:
         super().__init__()
         self.setup = setup
-        trunk, width = classifier_trunk(setup.size, setup.base_width, setup.max_width)
-        self.stem = first_layers(setup, setup.multimodal)
-        self.trunk = nn.Sequential(*trunk)
-        self.unshared = by_index((k, nn.Linear(width, setup.style_dim)) for k in setup.multimodal)
+        (first, *rest), self.width = classifier_trunk(setup.size, setup.base_width, setup.max_width)
+        self.adapt_in, self.stem = adapters(setup, domains), first_layers(setup, domains)
+        self.trunk = nn.ModuleList([each(setup, domains, lambda: copy.deepcopy(first)), *rest])
+
+    def hidden(self, x: Tensor, domain: int) -> Tensor:
+        x = self.stem[str(self.setup.stem(domain))](through(self.adapt_in, x, domain))
+        for block in self.trunk:
+            x = of_domain(block, domain)(x)
+        return x
+
+
+class StyleEncoder(Classifier):
+    """One image ``[1, c_k, S, S]`` -> style ``[1, style_dim]``; stems and heads of the domains with a style only."""
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup, setup.styled)
+        self.unshared = by_index((k, nn.Linear(self.width, setup.style_dim)) for k in setup.styled)
         initialise(self)
 
     def forward(self, x: Tensor, domain: int) -> Tensor:
-        hidden = self.trunk(self.stem[str(self.setup.stem(domain))](x))
+        hidden = self.hidden(x, domain)
         return self.unshared[str(domain)](hidden.flatten(1))
 
 
-class Discriminator(nn.Module):
+class Discriminator(Classifier):
     """One image ``[1, c_k, S, S]`` -> logit ``[1]`` of domain k."""
 
     def __init__(self, setup: Setup) -> None:
-        super().__init__()
-        self.setup = setup
-        trunk, width = classifier_trunk(setup.size, setup.base_width, setup.max_width)
-        self.stem = first_layers(setup, range(len(setup.domains)))
-        self.trunk = nn.Sequential(*trunk)
-        self.head = nn.Conv2d(width, len(setup.domains), 1)
+        super().__init__(setup, range(len(setup.domains)))
+        self.head = nn.Conv2d(self.width, len(setup.domains), 1)
         initialise(self)
 
     def forward(self, x: Tensor, domain: int) -> Tensor:
-        hidden = self.trunk(self.stem[str(self.setup.stem(domain))](x))
-        return self.head(hidden).flatten(1)[:, domain]
+        return self.head(self.hidden(x, domain)).flatten(1)[:, domain]
 
 
 def build_nets(setup: Setup) -> Nets:
@@ -286,8 +333,8 @@ class NaiveTrainer(TrainerBase):
         return torch.zeros(1, self.setup.style_dim, dtype=sample.x.dtype)
 
     def has_style(self, domain: int) -> bool:
-        """Whether a domain is multi-modal."""
-        return self.setup.domains[domain].multimodal
+        """Whether a domain has a style: multi-modal ones, and all without ``zero_style``."""
+        return domain in self.setup.styled
 
     def latent_style(self, sample: Sample, second: bool = False) -> Tensor:
         """The style of the target domain from a latent code, or 0."""
@@ -349,9 +396,10 @@ class NaiveTrainer(TrainerBase):
         }
         if self.has_style(target):
             terms["sty"] = (nets.style_encoder(fake, target) - style).abs().mean()
-            fake2 = self.seen(nets.generator(x, source, target, style_of(sample, second=True)), target)
-            terms["ds"] = (fake - fake2.detach()).abs().mean()
-        elif sample.paired is not None:
+            if self.setup.domains[target].multimodal or self.setup.diversity_to_all:
+                fake2 = self.seen(nets.generator(x, source, target, style_of(sample, second=True)), target)
+                terms["ds"] = (fake - fake2.detach()).abs().mean()
+        if sample.paired is not None:
             terms["sup"] = self.error(output, sample.paired[None], target)
         return terms
 

@@ -44,6 +44,16 @@ LOSSES = {
 }
 
 
+#: where adapters are, the shared layers are the second, or have a name
+ADAPTED = (
+    (r"stem_in\.0\.", "stem_in.1."),
+    (r"adapt_in\.", "stem_in.0."),
+    (r"stem_out\.0\.0\.", "stem_out.shared.norm."),
+    (r"stem_out\.0\.2\.", "stem_out.shared.conv."),
+    (r"adapt_out\.", "stem_out.adapter."),
+)
+
+
 def random_samples(domains: list[Domain], count: int, paired: bool = False) -> list[Sample]:
     """Random samples in random order of domains; every second uni-modal target of a multi-modal source has a pair."""
 
@@ -104,13 +114,14 @@ def stepper_for(translator: StarGANv2) -> tuple[Stepper, StarGANv2]:
     return stepper, averaged
 
 
-def our_name(net: str, key: str, blocks: int = 3) -> str:
-    """Our name of a parameter of the plain many-to-one nets."""
+def our_name(net: str, key: str, blocks: int = 3, *, adapted: bool = False) -> str:
+    """Our name of a parameter of the plain many-to-one nets, which have adapters or not."""
     net = {"mapping": "mapping_network"}.get(net, net)
     for pattern, ours in (
         (r"encode\.", "encoder."),
         (r"decode\.", "decoder."),
         (r"stem\.", "stem_in."),
+        *(ADAPTED if adapted else ()),
         (r"unshared\.", "heads."),
         (rf"trunk\.{blocks + 1}\.", "conv4x4."),
         (r"stem_out\.(\d+)\.0\.", r"stem_out.\1.norm."),
@@ -121,8 +132,12 @@ def our_name(net: str, key: str, blocks: int = 3) -> str:
     return f"{net}.{key}"
 
 
-def copy_weights(nets: Nets, translator: StarGANv2) -> None:
-    weights = {our_name(net, k): v for net, module in vars(nets).items() for k, v in module.state_dict().items()}
+def copy_weights(nets: Nets, translator: StarGANv2, *, adapted: bool = False) -> None:
+    weights = {
+        our_name(net, k, adapted=adapted): v
+        for net, module in vars(nets).items()
+        for k, v in module.state_dict().items()
+    }
     translator.load_state_dict(weights)
 
 
