@@ -19,33 +19,24 @@ lie beside them: what such a file holds already is not trained again either.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
-import platform
-import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from importlib import metadata
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from publish import commit, write_record
-from pydantic import ValidationError
+from publish import write_record
 from results_page import PATHS, RESULTS, ROOT, label, write_page
+from trials import Trial, cost, recorded, settings_of, trained
+from trials import made_by as made_by  # recall_study.py, of which a record holds the hash, looks for it here
 
-from m2o_fast.engine.config import dump_config, load_config
-from m2o_fast.engine.device import cpu_model
+from m2o_fast.engine.config import load_config
 from m2o_fast.engine.schema import Config
 from m2o_fast.m2o import VARIANTS
 from m2o_fast.translators import NAMES, short_name, system
-
-WARM_UP, TIMED = 3, 20  # steps
 
 
 class Run(NamedTuple):
@@ -131,81 +122,20 @@ def steps_of(run: Run, options: argparse.Namespace, known: dict[str, Any]) -> in
     return int(json.loads(file.read_text()))
 
 
-def settings_of(record: dict[str, Any]) -> dict[str, Any]:
-    """Of a record, by row; early ones kept them as text."""
-    settings = record.get("settings", {})
-    return settings if isinstance(settings, dict) else {}
-
-
 def measure(run: Run, steps: int, options: argparse.Namespace, known: dict[str, Any]) -> dict[str, Any]:
     """One run, trained (or gone on with) and evaluated, if that was not done before."""
     os.environ |= {"OMP_NUM_THREADS": "1"} | ({"M2O_BACKEND": "reference"} if run.path == "plain" else {})
     config = config_of(run, options.data, steps)
-    result = recorded(run, config, known) or trained(run, config, options.seconds, options.runs)
+    trial = trial_of(run, config)
+    name = f"{short_name(run.system, run.variant)}-{config.data.name}-{run.path}-{run.seed}"
+    result = recorded(trial, known) or trained(trial, options.runs, name, timed=bool(options.seconds))
     print(f"{label(result)}, seed {run.seed}: {result['directions']}, {result['cost']}", flush=True)
     return result
 
 
-def recorded(run: Run, config: Config, known: dict[str, Any]) -> dict[str, Any] | None:
-    """What an earlier record holds of a run with these settings."""
-    settings = settings_of(known).get(label(run._asdict()))
-    try:
-        same = settings is not None and type(config).model_validate(settings | {"seed": run.seed}) == config
-    except ValidationError:  # what was a setting is none any more
-        same = False
-    if not same:
-        return None
-    return next((found for found in known["runs"] if found | run._asdict() == found), None)
-
-
-def trained(run: Run, config: Config, seconds: int | None, runs: Path) -> dict[str, Any]:
-    """What a run's folder holds of it, after it was trained if need be."""
-    settings = dump_config(config)
-    # Runs of other settings must not end up in the same table.
-    name = f"{short_name(run.system, run.variant)}-{config.data.name}-{run.path}-{run.seed}"
-    folder = runs / f"{name}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
-    measured = folder / "ablation.json"
-    if not measured.exists():
-        runs.mkdir(parents=True, exist_ok=True)
-        file = folder.with_suffix(".yaml")
-        file.write_text(settings)
-        command("train", "--config", str(file), "--run", str(folder), "--resume", "auto", "--quiet")
-        found = json.loads(command("eval", str(folder), "--json", "--quiet"))
-        kept = {name: found[name] for name in ("directions", "protocol")}
-        took = cost(config) | ({"steps": config.steps} if seconds else {})
-        write_record(measured, {**run._asdict(), **made_by(), **kept, "cost": took})
-    result: dict[str, Any] = json.loads(measured.read_text())
-    return result
-
-
-def cost(config: Config) -> dict[str, float]:
-    """Parameters of all nets, and processor time of a training step: the median of a few, of fresh nets."""
-    from m2o_fast.engine.runlog import Log
-    from m2o_fast.engine.step import group_sizes
-    from m2o_fast.engine.trainer import Trainer
-
-    trainer = Trainer(config, Path("nowhere"))
-    seconds = []
-    for _ in range(WARM_UP + TIMED):
-        started = time.process_time()
-        trainer.advance(Log())
-        seconds.append(time.process_time() - started)
-    sizes = group_sizes(trainer.translator).values()
-    return {"parameters": sum(sizes), "seconds_per_step": statistics.median(seconds[WARM_UP:])}
-
-
-def made_by() -> dict[str, str]:
-    """What stands with each run, for those of one table may have been made at different commits."""
-    machine = f"{os.cpu_count()} cores, {cpu_model() or platform.machine()}"
-    return {"machine": machine, "torch": metadata.version("torch"), "commit": commit()}
-
-
-def command(*words: str) -> str:
-    """Output of an m2o-fast command; its errors go to the terminal."""
-    done = subprocess.run([sys.executable, "-m", "m2o_fast.cli", *words], stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise SystemExit(f"m2o-fast {' '.join(words)}: exit code {done.returncode}")
-    return done.stdout
+def trial_of(run: Run, config: Config) -> Trial:
+    """The same for what all such commands share."""
+    return Trial(label(run._asdict()), run._asdict(), config)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ablation import command, cost, made_by
 from publish import write_record
 from results_page import BEGUN, FINE_TUNING, FRESH, ROOT, plot_fine_tuning, write_page
+from trials import command, cost, made_by
 
 from m2o_fast.engine.config import dump_config, load_config
 from m2o_fast.engine.schema import Config

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from ablation import command
+from trials import command
 
 from m2o_fast.m2o import VARIANTS
 from m2o_fast.report import write_report

@@ -1,10 +1,10 @@
-"""docs/results.md, from what benchmarks/ablation.py and benchmarks/fine_tuning.py have measured."""
+"""docs/results.md, from what ablation.py, fine_tuning.py and studies.py in benchmarks/ have measured."""
 
 from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from m2o_fast.translators import full_name
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-COLUMNS = {
+Column = tuple[str, str, str]  # a direction, or "cost"; a measure; how it is written
+COLUMNS: dict[str, Column] = {
     "MSE, color to gray": ("color->gray", "mse", "{:.5f}"),
     "Color Recall": ("gray->color", "color_recall", "{:.3f}"),
     "coverage": ("gray->color", "coverage", "{:.3f}"),
@@ -36,7 +37,9 @@ def write_page() -> None:
 
 
 def page() -> list[str]:
-    """The lines of docs/results.md, from every ablation in benchmarks/results/."""
+    """The lines of docs/results.md, from every ablation, fine-tuning and study in benchmarks/results/."""
+    import study_page  # whose tables are made here
+
     lines = [
         "# Results\n",
         "Made by `make ablation` (benchmarks/ablation.py) from `benchmarks/results/ablation-*.json`. Each system with",
@@ -46,7 +49,8 @@ def page() -> list[str]:
     ]
     for path in sorted(RESULTS.glob("ablation-*.json"), key=lambda path: path.stem):
         lines += section(json.loads(path.read_text()))
-    return [*lines, *from_digits(json.loads(FINE_TUNING.read_text()))]
+    lines += from_digits(json.loads(FINE_TUNING.read_text()))
+    return [*lines, *study_page.sections()]
 
 
 def section(record: dict[str, Any]) -> list[str]:
@@ -61,17 +65,23 @@ def section(record: dict[str, Any]) -> list[str]:
         + f"{', '.join(map(str, seeds))}{': is quality paid for speed?' if several else ''}\n",
         f"{makers(runs)}. Ceiling of Color Recall at this sample size: {ceiling:.3f}."
         f"{' Seconds of one thread.' if 's per step' in columns else ''}\n",
-        f"| variant | {' | '.join(columns)} |",
-        f"|---|{'---|' * len(columns)}",
     ]
     rows: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         rows.setdefault(label(run), []).append(run)
+    lines += table("variant", rows, columns)
+    return [*lines, *(distances(rows) if several else []), *one_to_one(rows), *earlier_decoder(record)]
+
+
+def table(title: str, rows: Mapping[str, Sequence[dict[str, Any]]], columns: Mapping[str, Column]) -> list[str]:
+    """A line for each row of runs, which differ in their seeds."""
+    lines = [f"| {title} | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
+    seeds = seeds_of([run for same in rows.values() for run in same])
     for name, same in rows.items():
         name += "" if len(same) == len(seeds) else f" (seed {', '.join(str(run['seed']) for run in same)})"
         cells = [cell([measures(run, at).get(what) for run in same], form) for at, what, form in columns.values()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    return [*lines, *(distances(rows) if several else []), *one_to_one(rows), *earlier_decoder(record)]
+    return lines
 
 
 def budget(record: dict[str, Any]) -> str:
@@ -88,7 +98,7 @@ def makers(runs: Sequence[dict[str, Any]]) -> str:
     return f"{machine}, torch {torch}, {'commits' if len(found[-1]) > 1 else 'commit'} {commits}"
 
 
-def is_comparable(column: tuple[str, str, str], runs: Sequence[dict[str, Any]]) -> bool:
+def is_comparable(column: Column, runs: Sequence[dict[str, Any]]) -> bool:
     """Whether runs have a measure, on equal terms: distances of features depend on the number of images."""
     at, name, _ = column
     if name.startswith("fid") and len({run["protocol"].get("outputs_per_source") for run in runs}) > 1:

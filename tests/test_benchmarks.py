@@ -102,38 +102,45 @@ def test_an_ablation_takes_runs_of_equal_settings_from_its_record(monkeypatch: p
     known = {"seconds": 9, "settings": {row: settings}, "runs": measured}
     options = argparse.Namespace(seconds=9)
     assert ablation.steps_of(run, options, known) == 40
-    assert ablation.recorded(run, ablation.config_of(run, "digits", 40), known) is measured[1]
+
+    def found(run: ablation.Run, steps: int, known: dict) -> dict | None:
+        return ablation.recorded(ablation.trial_of(run, ablation.config_of(run, "digits", steps)), known)
+
+    assert found(run, 40, known) is measured[1]
     for other in (run._replace(seed=3), run._replace(variant="hmu"), run._replace(path="bf16")):
-        assert ablation.recorded(other, ablation.config_of(other, "digits", 40), known) is None
-    assert ablation.recorded(run, ablation.config_of(run, "digits", 41), known) is None
+        assert found(other, 40, known) is None
+    assert found(run, 41, known) is None
     text = {"settings": "steps: 40", "runs": measured}  # as early records have them
     other = {"settings": {row: settings | {"steps_of_old": 3}}, "runs": measured}
-    assert not any(ablation.recorded(run, ablation.config_of(run, "digits", 40), each) for each in (text, other))
+    assert not any(found(run, 40, each) for each in (text, other))
 
 
 def test_figures_of_an_ablation_are_whole_or_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Half a file would be taken for that of a run which is measured, and read in vain ever after."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import ablation
+    import trials
 
     def killed(file: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ablation, "command", lambda *_: '{"directions": {}, "protocol": {}}')
-    monkeypatch.setattr(ablation, "cost", lambda _: {"seconds_per_step": 2.0})
+    monkeypatch.setattr(trials, "command", lambda *_: '{"directions": {}, "protocol": {}}')
+    for module in (ablation, trials):
+        monkeypatch.setattr(module, "cost", lambda _: {"seconds_per_step": 2.0})
     run = ablation.Run(NAMES[0], "hms", "fast", 1)
     timed = argparse.Namespace(data="digits", seconds=9, runs=tmp_path)
+    trial = ablation.trial_of(run, ablation.config_of(run, "digits", 4))
     with monkeypatch.context() as once:
         once.setattr("os.fsync", killed)
         for write in (
             lambda: ablation.steps_of(run, timed, {}),
-            lambda: ablation.trained(run, ablation.config_of(run, "digits", 4), 9, tmp_path),
+            lambda: ablation.trained(trial, tmp_path, "hms", timed=True),
         ):
             with pytest.raises(KeyboardInterrupt):
                 write()
         assert not [path for path in tmp_path.rglob("*") if path.suffix in (".json", ".steps")]
     assert ablation.steps_of(run, timed, {}) == ablation.steps_of(run, timed, {}) == 4
-    assert ablation.trained(run, ablation.config_of(run, "digits", 4), 9, tmp_path)["cost"]["steps"] == 4
+    assert ablation.trained(trial, tmp_path, "hms", timed=True)["cost"]["steps"] == 4
 
 
 def test_a_direction_that_a_system_has_not_is_a_dash(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,235 @@
+"""Sections of docs/results.md and plots, from what benchmarks/studies.py has measured."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from factorial import CONFIDENCE, FACTORS, LETTERS, Effect, effects
+from results_page import COLUMNS, RESULTS, ROOT, Column, is_comparable, makers, measures, seeds_of, table
+
+PLOTS = ROOT / "docs" / "studies"
+ERROR, RECALL = "MSE, color to gray", "Color Recall"
+MAIN = {title: COLUMNS[title] for title in (ERROR, RECALL)}
+
+Record = dict[str, Any]
+Rows = dict[str, list[dict[str, Any]]]
+
+
+class Page(NamedTuple):
+    """How a study is shown.
+
+    Attributes:
+        title: Its heading.
+        words: What is compared.
+        first: What its rows are.
+        columns: Of its table.
+        more: Lines below the table.
+        plot: Draws into a figure of matplotlib, where there is something to draw.
+    """
+
+    title: str
+    words: str
+    first: str
+    columns: Mapping[str, Column]
+    more: Callable[[Rows], list[str]]
+    plot: Callable[[Any, Rows], None] | None
+
+
+def sections() -> list[str]:
+    """Those of all studies that are kept, in the order below."""
+    records = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("study-*.json"))]
+    order = list(PAGES)
+    return [line for record in sorted(records, key=lambda one: order.index(one["study"])) for line in section(record)]
+
+
+def section(record: Record) -> list[str]:
+    """Heading, table and what it shows."""
+    page, runs, rows = PAGES[record["study"]], record["runs"], rows_of(record)
+    seeds = seeds_of(runs)
+    line = f"python benchmarks/studies.py {record['study']} --steps {record['steps']}"
+    line += "".join(f" --set {said}" for said in record["said"])
+    line += f" --as {record['name'].partition('-')[2]}" if record["said"] else ""
+    hours = sum(run["cost"]["seconds_per_step"] for run in runs) * record["steps"] / 3600
+    of_seeds = f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}"
+    lines = [
+        f"\n## {page.title}: {record['steps']:,} steps, {of_seeds}\n",
+        f"Made by `{line}` from `benchmarks/results/study-{record['name']}.json`: {makers(runs)}. {len(runs)} runs, "
+        f"whose steps take {hours:.1f} core-hours. {page.words}\n",
+    ]
+    columns = {title: column for title, column in page.columns.items() if is_comparable(column, runs)}
+    lines += table(page.first, rows, columns)
+    lines += page.more(rows)
+    if page.plot is not None:
+        lines.append(f"\n![{page.title}](studies/{record['name']}.svg)")
+    return lines
+
+
+def rows_of(record: Record) -> Rows:
+    """The runs of each row, in the order in which they were measured."""
+    rows: Rows = {}
+    for run in record["runs"]:
+        rows.setdefault(run["row"], []).append(run)
+    return rows
+
+
+def draw(record: Record, folder: Path) -> None:
+    """The plot of a study, where it has one."""
+    page = PAGES[record["study"]]
+    if page.plot is None:
+        return
+    from publish import pyplot
+
+    plt = pyplot()
+    figure = plt.figure(figsize=(7, 3.2), layout="constrained")
+    page.plot(figure, rows_of(record))
+    folder.mkdir(exist_ok=True)
+    figure.savefig(folder / f"{record['name']}.svg", metadata={"Date": None})
+    plt.close(figure)
+
+
+def nothing(rows: Rows) -> list[str]:
+    """No lines."""
+    return []
+
+
+def values_of(runs: Sequence[dict[str, Any]], title: str) -> list[float]:
+    """A measure of some runs."""
+    at, name, _ = COLUMNS[title]
+    return [measures(run, at)[name] for run in runs]
+
+
+# --- the factorial of the rules ---
+
+
+def effects_of(rows: Rows, title: str) -> list[Effect]:
+    """What each rule does to a measure."""
+    return effects({row: values_of(runs, title) for row, runs in rows.items()})
+
+
+def effect_lines(rows: Rows) -> list[str]:
+    """A table of all effects, which ones are none of chance, and what each of the rules does."""
+    if len(seeds_of([run for same in rows.values() for run in same])) < 2:
+        return ["\nEffects need two seeds or more, to tell them from chance."]
+    found = {title: effects_of(rows, title) for title in MAIN}
+    forms = {title: column[2] for title, column in MAIN.items()}
+    lines = ["", f"| effect of | {' | '.join(f'{title} | standard error' for title in MAIN)} |"]
+    lines.append(f"|---|{'---|' * (2 * len(MAIN))}")
+    for same in zip(*found.values(), strict=True):
+        cells = [
+            f"{mark(effect, signed(form, effect.value))} | {form.format(effect.error)}"
+            for form, effect in zip(forms.values(), same, strict=True)
+        ]
+        lines.append(f"| {same[0].letters} | {' | '.join(cells)} |")
+    count = sum(map(len, found.values()))
+    lines.append(
+        f"\nBold: the {CONFIDENCE:.0%} interval leaves 0 out; of {count} about {(1 - CONFIDENCE) * count:.1f} would by "
+        "chance. An effect of one rule is the mean of all cells with it minus that of those without; of two, "
+        "half of what the second one changes in the effect of the first."
+    )
+    for title, form in forms.items():
+        told = [f"{letters_in_words(e.letters)} {signed(form, e.value)}" for e in found[title] if is_told(e)]
+        lines.append(f"\n{title}: {'; '.join(told) if told else 'no rule and no interaction is told from chance'}.")
+    return lines
+
+
+def signed(form: str, value: float) -> str:
+    """A number with its sign."""
+    return form.replace("{:", "{:+").format(value)
+
+
+def is_told(effect: Effect) -> bool:
+    """Whether chance does not explain it."""
+    return abs(effect.value) > effect.half_width
+
+
+def mark(effect: Effect, text: str) -> str:
+    """Bold where it is told from chance."""
+    return f"**{text}**" if is_told(effect) else text
+
+
+def letters_in_words(letters: str) -> str:
+    """The names of rules."""
+    names = {letter: name for name, letter in FACTORS.items()}
+    return " x ".join(names[letter] for letter in letters)
+
+
+def plot_effects(figure: Any, rows: Rows) -> None:
+    """Effects and their intervals."""
+    for place, title in enumerate(MAIN):
+        axes = figure.add_subplot(1, len(MAIN), place + 1)
+        found = effects_of(rows, title)[::-1]
+        values, widths = [effect.value for effect in found], [effect.half_width for effect in found]
+        axes.errorbar(values, range(len(found)), xerr=widths, fmt="o", markersize=3, capsize=2)
+        axes.set_yticks(range(len(found)), [effect.letters for effect in found])
+        axes.axvline(0, color="0.6", linewidth=0.8)
+        axes.set(xlabel=f"effect on {title}")
+        axes.grid(alpha=0.3, axis="x")
+
+
+# --- curves and bars over the rows ---
+
+
+def plot_main(figure: Any, rows: Rows) -> None:
+    """Mean and standard deviation of both main measures by row, and every run."""
+    for place, title in enumerate(MAIN):
+        axes = figure.add_subplot(1, len(MAIN), place + 1)
+        found = [values_of(runs, title) for runs in rows.values()]
+        for at, values in enumerate(found):
+            axes.plot([at] * len(values), values, "k.", markersize=3, alpha=0.5)
+        means = [statistics.mean(values) for values in found]
+        spread = [statistics.stdev(values) if len(values) > 1 else 0 for values in found]
+        axes.errorbar(range(len(found)), means, yerr=spread, fmt="o-", capsize=2)
+        axes.set_xticks(range(len(rows)), list(rows))
+        axes.set(ylabel=title)
+        axes.grid(alpha=0.3)
+
+
+def gap_to_all(rows: Rows) -> list[str]:
+    """How much of what all pairs bring a share of them brings."""
+    none, every = (statistics.mean(values_of(rows[row], ERROR)) for row in ("0", "1"))
+    if none <= every:
+        return [f"\nAll pairs bring nothing here: the error is {every:.5f} with all, {none:.5f} without any."]
+    brought = [
+        f"{float(row):.0%} of the pairs bring {(none - statistics.mean(values_of(runs, ERROR))) / (none - every):.0%}"
+        for row, runs in rows.items()
+        if row not in ("0", "1")
+    ]
+    return [f"\nOf what all pairs take off the error: {', '.join(brought)}."]
+
+
+# --- the pages ---
+
+LEGEND = "; ".join(f"{letter}: {name}" for name, letter in FACTORS.items())
+PAGES = {
+    "factorial": Page(
+        "Layers or losses?",
+        f"HMS's rules on StarGAN v2, each on and off ({LEGEND}): {LETTERS} is HMS, {LETTERS[:-1]} HMU, and without any "
+        "rule it is StarGAN v2. All by AdaIN, with the losses that were found with it. Without a style no two images "
+        "of a domain differ, so Z is with D in any case: 12 rows are the 16 cells.",
+        "rules that are on",
+        COLUMNS,
+        effect_lines,
+        plot_effects,
+    ),
+    "layers": Page(
+        "Where the layers of a domain sit",
+        "HMS with first and last layers that are shared, or with 1x1 adapters around shared ones, with stems of each "
+        "domain, and with a residual block more of each.",
+        "layers of a domain",
+        COLUMNS,
+        nothing,
+        plot_main,
+    ),
+    "pairs": Page(
+        "How many pairs?",
+        "HMS by the share of digits whose pair is known (`data.pair_fraction`); without any it is HMU.",
+        "share of pairs",
+        COLUMNS,
+        gap_to_all,
+        plot_main,
+    ),
+}
