@@ -4,11 +4,13 @@ docs/results.md each.
     python benchmarks/studies.py factorial    # four rules, each on and off: what do layers do, what do losses do?
     python benchmarks/studies.py layers       # where the layers of a domain sit
     python benchmarks/studies.py pairs        # how many pairs HMS needs
+    python benchmarks/studies.py domains      # two uni-modal and two multi-modal domains, with a code and without
     ... [--steps N] [--seeds 1 2 3] [--jobs 1] [--set KEY=VALUE] [--as NAME]
 
 A study that was stopped is gone on with by the same line: see trials.py. Figures and settings are kept in
 benchmarks/results/study-<name>.json, plots in docs/studies/. `--set` changes a setting of all rows; `--as NAME` keeps
-the study beside the one without, under its name and NAME.
+the study beside the one without, under its name and NAME. Data that is drawn (drawn_sets.py) lies in runs/drawn/, and
+is drawn once.
 """
 
 from __future__ import annotations
@@ -21,8 +23,10 @@ from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from drawn_sets import drawn
 from factorial import CELLS, NONE, row_of
 from publish import write_record
 from results_page import RESULTS, ROOT, write_page
@@ -41,11 +45,15 @@ class Study(NamedTuple):
         rows: Name of a row -> what it has otherwise than the others.
         common: What all rows have otherwise than their recipe.
         steps: Of each run, where nobody says another number.
+        preset: The recipe; ``None``: that of the data.
+        drawn: What kind of data is drawn before.
     """
 
     rows: Mapping[str, Values]
     common: Values
     steps: int
+    preset: str | None = None
+    drawn: str | None = None
 
 
 def of_rules(letters: str) -> dict[str, Any]:
@@ -63,6 +71,7 @@ def with_pairs(share: float) -> dict[str, Any]:
     return {"variant": "hms", "data.pair_fraction": share} if share else {"variant": "hmu"}
 
 
+DRAWN = "runs/drawn"  # from the root of the checkout, for records name it
 HMS = {"variant": "hms"}
 #: the decoder as published for all cells, with the losses that were found with it (docs/recipe.md)
 ADAIN = {"model.style_op": "adain", "model.style_dim": 4, "loss.r1": 1, "loss.diversity": 1}
@@ -75,6 +84,14 @@ STUDIES = {
         1000,
     ),
     "pairs": Study({f"{share:g}": with_pairs(share) for share in (0, 0.01, 0.05, 0.25, 1)}, DIGITS, 1000),
+    "domains": Study(
+        {"code": {"model.domain_code": True}, "no code": {"model.domain_code": False}},
+        # a batch has each of the 16 directions once
+        HMS | {"data.name": f"folder:{DRAWN}/domains", "data.uni": ["gray", "edges"], "batch_size": 16},
+        1500,
+        preset="digits",
+        drawn="domains",
+    ),
 }
 
 
@@ -91,6 +108,9 @@ def main() -> None:
     if options.set and not options.name:
         parser.error("--set makes another study of it; name it with --as")
     study = STUDIES[options.study]
+    os.chdir(ROOT)
+    if study.drawn is not None:
+        drawn(study.drawn, Path(DRAWN) / study.drawn)
     options.steps = options.steps or study.steps
     options.name = "-".join([options.study, *filter(None, [options.name])])
     file = RESULTS / f"study-{options.name}.json"
@@ -111,7 +131,7 @@ def trial_of(row: str, seed: int, options: argparse.Namespace) -> Trial:
     """A run of a study."""
     study = STUDIES[options.study]
     machine = {"steps": options.steps, "threads": 1, "device": "cpu", "seed": seed}
-    config = load_config(None, {**study.common, **study.rows[row], **machine}, options.set)
+    config = load_config(None, {**study.common, **study.rows[row], **machine}, options.set, study.preset)
     return Trial(row, {"row": row, "seed": seed}, config)
 
 
@@ -119,7 +139,7 @@ def measure(run: tuple[str, int], options: argparse.Namespace, known: dict[str, 
     """One run, trained (or gone on with) and evaluated, if that was not done before."""
     os.environ["OMP_NUM_THREADS"] = "1"
     trial = trial_of(*run, options)
-    name = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(map(str, run)))
+    name = re.sub(r"[^A-Za-z0-9]+", "-", "-".join(map(str, run)))
     result = recorded(trial, known) or trained(trial, ROOT / "runs" / "studies" / options.name, name)
     print(f"{trial.row}, seed {trial.config.seed}: {result['directions']}, {result['cost']}", flush=True)
     return result

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from factorial import CONFIDENCE, FACTORS, LETTERS, Effect, effects
-from results_page import COLUMNS, RESULTS, ROOT, Column, is_comparable, makers, measures, seeds_of, table
+from results_page import COLUMNS, RESULTS, ROOT, Column, cell, is_comparable, makers, measures, seeds_of, table
 
 PLOTS = ROOT / "docs" / "studies"
 ERROR, RECALL = "MSE, color to gray", "Color Recall"
@@ -26,7 +26,7 @@ class Page(NamedTuple):
         title: Its heading.
         words: What is compared.
         first: What its rows are.
-        columns: Of its table.
+        columns: Of its table; none: it has a line for each measure of each direction.
         more: Lines below the table.
         plot: Draws into a figure of matplotlib, where there is something to draw.
     """
@@ -61,7 +61,7 @@ def section(record: Record) -> list[str]:
         f"whose steps take {hours:.1f} core-hours. {page.words}\n",
     ]
     columns = {title: column for title, column in page.columns.items() if is_comparable(column, runs)}
-    lines += table(page.first, rows, columns)
+    lines += table(page.first, rows, columns) if page.columns else by_direction(rows)
     lines += page.more(rows)
     if page.plot is not None:
         lines.append(f"\n![{page.title}](studies/{record['name']}.svg)")
@@ -201,6 +201,43 @@ def gap_to_all(rows: Rows) -> list[str]:
     return [f"\nOf what all pairs take off the error: {', '.join(brought)}."]
 
 
+# --- every direction ---
+
+
+def by_direction(rows: Rows) -> list[str]:
+    """A line for each measure that a direction has, and a column for each row."""
+    lines = [f"| direction | measure | {' | '.join(rows)} |", f"|---|---|{'---|' * len(rows)}"]
+    for direction in next(iter(rows.values()))[0]["directions"]:
+        for name, (title, form) in OF_DIRECTIONS.items():
+            cells = [cell([measures(run, direction).get(name) for run in runs], form) for runs in rows.values()]
+            if set(cells) != {"-"}:
+                lines.append(f"| {direction.replace('->', ' to ')} | {title} | {' | '.join(cells)} |")
+    return lines
+
+
+#: measure -> its title and how it is written
+OF_DIRECTIONS = {
+    "mse": ("MSE", "{:.5f}"),
+    "content_kept": ("content kept", "{:.3f}"),
+    "pixel_color_recall": ("colors covered", "{:.3f}"),
+    "pixel_variety": ("variety of looks", "{:.3f}"),
+}
+
+
+def what_the_code_brings(rows: Rows) -> list[str]:
+    """How the errors of the uni-modal targets compare."""
+    told = []
+    for direction in rows["code"][0]["directions"]:
+        means = [
+            statistics.mean(values)
+            for runs in rows.values()
+            if (values := [found for run in runs if (found := measures(run, direction).get("mse")) is not None])
+        ]
+        if len(means) == len(rows):
+            told.append(f"{direction.replace('->', ' to ')} {means[0] / means[1]:.2f}")
+    return [f"\nMSE with the code over that without: {', '.join(told)}."]
+
+
 # --- the pages ---
 
 LEGEND = "; ".join(f"{letter}: {name}" for name, letter in FACTORS.items())
@@ -231,5 +268,15 @@ PAGES = {
         COLUMNS,
         gap_to_all,
         plot_main,
+    ),
+    "domains": Page(
+        "Several uni-modal and several multi-modal domains",
+        "HMS on digits in color, in two tones, in gray and as edges (`benchmarks/drawn_sets.py`), in one model; the "
+        "two uni-modal domains are told apart by a code beside the style and by their last layers, or by these alone "
+        "(`model.domain_code`).",
+        "",
+        {},
+        what_the_code_brings,
+        None,
     ),
 }

@@ -23,6 +23,7 @@ def trial(study: str, row: str, *said: str) -> studies.Trial:
 
 def run_of(row: str, seed: int, mse: float, recall: float) -> dict:
     colored = {"color_recall": recall, "content_mse": mse, "fid_clean": 1.0}
+    colored |= {"content_kept": recall}
     directions = {"color->gray": {"none": {"mse": mse}}, "gray->color": {"latent": colored}}
     made = {"machine": "a", "torch": "b", "commit": "c", "protocol": {}}
     return {"row": row, "seed": seed, **made, "directions": directions, "cost": {"seconds_per_step": 3.6}}
@@ -56,7 +57,7 @@ def test_an_error_is_that_of_many_draws() -> None:
     """Runs that stand for two cells are counted once."""
     drawn = np.random.default_rng(1)
     rows = dict.fromkeys(map(factorial.row_of, factorial.CELLS))
-    found = [factorial.effects({row: drawn.normal(size=3) for row in rows}) for _ in range(300)]
+    found = [factorial.effects({row: drawn.normal(size=3) for row in rows}) for _ in range(200)]
     for at in range(15):
         values = [effects[at].value for effects in found]
         squares = [effects[at].error ** 2 for effects in found]
@@ -95,6 +96,13 @@ def test_rows_of_other_studies_say_what_they_are() -> None:
     assert layers == [None, "adapter", "stem", "block"]
     said = trial("layers", "block", "loss.r1=0.5")
     assert (said.config.loss.r1, said.config.seed, said.config.steps) == (0.5, 3, 7)
+
+
+def test_the_domains_differ_in_their_code_alone() -> None:
+    with_code, without = (trial("domains", row).config for row in studies.STUDIES["domains"].rows)
+    assert (with_code.model.domain_code, without.model.domain_code) == (True, False)
+    assert with_code.with_values({"model.domain_code": False}) == without
+    assert (with_code.data.folders, with_code.data.uni) == (("runs/drawn/domains",), ("gray", "edges"))
 
 
 def test_settings_for_all_rows_need_a_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,7 +149,18 @@ def test_the_share_of_what_all_pairs_bring() -> None:
     assert "bring nothing" in study_page.gap_to_all(rows)[0]
 
 
-@pytest.mark.parametrize("study", studies.STUDIES)
+def test_every_direction_has_its_measures() -> None:
+    rows = {row: [run_of(row, 1, error, 0.5)] for row, error in (("code", 0.25), ("no code", 0.5))}
+    assert study_page.by_direction(rows) == [
+        "| direction | measure | code | no code |",
+        "|---|---|---|---|",
+        "| color to gray | MSE | 0.25000 | 0.50000 |",
+        "| gray to color | content kept | 0.500 | 0.500 |",
+    ]
+    assert study_page.what_the_code_brings(rows) == ["\nMSE with the code over that without: color to gray 0.50."]
+
+
+@pytest.mark.parametrize("study", [name for name in studies.STUDIES if study_page.PAGES[name].plot])
 def test_plots_are_drawn(study: str, tmp_path) -> None:
     pytest.importorskip("matplotlib", reason="plots need matplotlib")
     study_page.draw(record_of(study), tmp_path / "plots")

@@ -35,10 +35,13 @@ class Generator(nn.Module):
         widths = size.widths(int(math.log2(size.image_size)) - 4)
         bottleneck = widths[-1]
         self.one_hot = [domain.kind == "onehot" for domain in domains]
-        self.unimodal = [k for k, domain in enumerate(domains) if not rules.has_style(domain)]
+        unstyled = [k for k, domain in enumerate(domains) if not rules.has_style(domain)]
         bounded = size.output == "tanh"
         self.bounded = [bounded and domain.multimodal and domain.kind != "onehot" for domain in domains]
-        code_dim = size.style_dim + self._indexed_domains()
+        # One uni-modal domain is told from the others by its zero style. Several would all look alike to the decoder,
+        # so each gets a learned bias of its own in every style layer: a one-hot code beside the (zero) style.
+        self.coded = unstyled if size.domain_code and len(unstyled) > 1 else []
+        code_dim = size.style_dim + len(self.coded)
         block = AdaINResBlock if size.style_op == "adain" else ModulatedResBlock
         encoder = [partial(ResBlock, a, b, normalize=True, downsample=True) for a, b in pairwise(widths)]
         encoder += [partial(ResBlock, bottleneck, bottleneck, normalize=True, downsample=False)] * 2
@@ -49,11 +52,6 @@ class Generator(nn.Module):
         self.encoder = _blocks(encoder, 0, owners)
         self.decoder = _blocks(decoder, len(decoder) - 1, owners)
         self.stem_out = _last_layers(domains, widths[0], rules, normalize=size.style_op == "adain")
-
-    def _indexed_domains(self) -> int:
-        # One uni-modal domain is told from the others by its zero style. Several would all look alike to the decoder,
-        # so each gets a learned bias of its own in every style layer: a one-hot code beside the (zero) style.
-        return len(self.unimodal) if len(self.unimodal) > 1 else 0
 
     def encode(self, images: Sequence[Tensor]) -> Tensor:
         """Images by domain to content ``[N, C, 16, 16]``; no style enters here."""
@@ -82,14 +80,13 @@ class Generator(nn.Module):
         )
 
     def _code(self, style: Tensor, counts: Sequence[int]) -> Tensor:
-        indexed = self._indexed_domains()
-        if not indexed:
+        if not self.coded:
             return style
-        one_hot = style.new_zeros((style.shape[0], indexed))
+        one_hot = style.new_zeros((style.shape[0], len(self.coded)))
         start = 0
         for k, count in enumerate(counts):
-            if k in self.unimodal:
-                one_hot[start : start + count, self.unimodal.index(k)] = 1
+            if k in self.coded:
+                one_hot[start : start + count, self.coded.index(k)] = 1
             start += count
         return torch.cat([style, one_hot], dim=1)
 

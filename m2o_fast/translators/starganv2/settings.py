@@ -29,6 +29,8 @@ class _Nets(settings.Model):
         style_op: How a style acts on features: ``"adain"``, as published, or ``"demod"`` (weight demodulation).
         output: Range of the images of multi-modal domains: ``"linear"``, as published, without a limit, or ``"tanh"``,
             in (-1, 1). Uni-modal and one-hot domains are linear in any case.
+        domain_code: Whether two or more domains without style are told apart in the decoder by a one-hot code beside
+            the style; else by their last layers alone.
     """
 
     base_width: Count | Literal["official"] | None = None
@@ -38,6 +40,7 @@ class _Nets(settings.Model):
     hidden_dim: Count = 512
     style_op: Literal["adain", "demod"] | None = None
     output: Literal["linear", "tanh"] | None = None
+    domain_code: StrictBool = True
 
 
 class Model(_Nets):
@@ -201,6 +204,15 @@ class StarGANv2Settings(settings.Settings):
             "weights": self.loss.model_dump(include=set(Weights.model_fields)),
             "discriminator": True,
         }
+
+    def check_domains(self, domains: Sequence[Domain], rules: ManyToOne) -> None:
+        """Raises ``ValueError`` where nothing would tell two domains apart."""
+        alike = [domain.name for domain in domains if not rules.has_style(domain)]
+        if len(alike) > 1 and rules.domain_layers is None and not self.model.domain_code:
+            raise ValueError(
+                f"model.domain_code: without it and with shared layers, all images of {', '.join(alike)} would be the "
+                "same; leave it on, or give domains layers of their own (model.domain_layers)"
+            )
 
     def kept(self, steps: int) -> dict[str, int]:
         """The steps within which the diversity weight falls to 0."""

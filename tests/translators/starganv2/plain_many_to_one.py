@@ -81,6 +81,7 @@ class Setup:
     layers: Literal["stem", "block", "adapter"] = "stem"
     zero_style: bool = True
     diversity_to_all: bool = False
+    domain_code: bool = True
 
     def stem(self, domain: int) -> int:
         """The stem that a domain uses."""
@@ -102,7 +103,7 @@ class Setup:
     def code(self) -> list[int]:
         """The domains without style that the decoder is told apart by a one-hot code; none if there is only one."""
         without = [k for k in range(len(self.domains)) if k not in self.styled]
-        return without if len(without) >= 2 else []
+        return without if len(without) >= 2 and self.domain_code else []
 
 
 def by_index(items: Iterable[tuple[int, nn.Module]]) -> nn.ModuleDict:

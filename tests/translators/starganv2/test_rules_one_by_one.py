@@ -22,8 +22,9 @@ from starganv2_cases import (
     stepper_for,
 )
 
-from m2o_fast.engine.build import build_translator
+from m2o_fast.engine.build import build_translator, check_domains
 from m2o_fast.engine.config import ConfigError, load_config
+from m2o_fast.errors import UserError
 from m2o_fast.m2o import VARIANTS, Domain, ManyToOne
 from m2o_fast.translators.starganv2.settings import Size
 from m2o_fast.translators.starganv2.translator import StarGANv2
@@ -43,11 +44,11 @@ FEW = [
 CELLS = [pytest.param(*cell, marks=[] if cell in FEW else pytest.mark.slow) for cell in EVERY]
 
 
-def assert_same_training(domains: list[Domain], rules: ManyToOne, style_op: str) -> None:
+def assert_same_training(domains: list[Domain], rules: ManyToOne, style_op: str, **other: bool) -> None:
     """Losses and weights of an iteration against one sample at a time; every domain is a source and a target in it."""
     pairs = rules.supervised_weight > 0
     size = Size(image_size=32, **WIDTHS, style_op=style_op, output="linear" if style_op == "adain" else "tanh")
-    translator = StarGANv2(domains, rules, size, WEIGHTS)
+    translator = StarGANv2(domains, rules, size.model_copy(update=other), WEIGHTS)
     stem = 0 if rules.domain_layers is None else None
     setup = Setup(
         tuple(PlainDomain(domain.channels, domain.multimodal, stem) for domain in translator.domains),
@@ -59,6 +60,7 @@ def assert_same_training(domains: list[Domain], rules: ManyToOne, style_op: str)
         layers=rules.domain_layers or "stem",
         zero_style=rules.zero_style,
         diversity_to_all=not rules.diversity_on_multimodal_only,
+        **other,
     )
     nets = build_nets(setup)
     adapted = rules.domain_layers == "adapter"
@@ -82,6 +84,19 @@ def test_iteration_is_the_naive_one(layers: str | None, zero_style: bool, only: 
     domains = [GRAY, COLOR, Domain("edges", 1, multimodal=False) if layers is None else EDGES]
     style_op = "demod" if supervised else "adain"
     assert_same_training(domains, ManyToOne(layers, zero_style, only, supervised), style_op)
+
+
+def test_without_a_code_the_last_layers_alone_tell_unimodal_domains_apart() -> None:
+    assert_same_training([GRAY, COLOR, EDGES], ManyToOne(supervised_weight=0.8), "demod", domain_code=False)
+    edges = Domain("edges", 1, multimodal=False)
+    for layers, code, refused in (("shared", False, True), ("shared", True, False), ("stem", False, False)):
+        config = load_config(overrides={"model.domain_layers": layers, "model.domain_code": code})
+        if refused:
+            with pytest.raises(UserError, match="^model.domain_code: .* all images of gray, edges would be the same"):
+                check_domains(config, [COLOR, GRAY, edges])
+        check_domains(config, [COLOR, GRAY])
+        if not refused:
+            check_domains(config, [COLOR, GRAY, edges])
 
 
 @pytest.mark.parametrize("variant", ["plain", "hmu", "hms"])
