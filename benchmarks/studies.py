@@ -5,6 +5,7 @@ docs/results.md each.
     python benchmarks/studies.py layers       # where the layers of a domain sit
     python benchmarks/studies.py pairs        # how many pairs HMS needs
     python benchmarks/studies.py domains      # two uni-modal and two multi-modal domains, with a code and without
+    python benchmarks/studies.py labels       # label maps: palette or one-hot, and what bounds their accuracy
     ... [--steps N] [--seeds 1 2 3] [--jobs 1] [--set KEY=VALUE] [--as NAME]
 
 A study that was stopped is gone on with by the same line: see trials.py. Figures and settings are kept in
@@ -76,6 +77,8 @@ HMS = {"variant": "hms"}
 #: the decoder as published for all cells, with the losses that were found with it (docs/recipe.md)
 ADAIN = {"model.style_op": "adain", "model.style_dim": 4, "loss.r1": 1, "loss.diversity": 1}
 DIGITS = {"data.name": "digits"}
+ONE_HOT, ENTROPY = {"data.labels": "onehot"}, {"loss.supervised": 3}  # docs/recipe.md
+FINE = {"model.downsamplings": 0}  # no image is halved, so nothing is lost that skips would bring back
 STUDIES = {
     "factorial": Study({row: of_rules("" if row == NONE else row) for row in map(row_of, CELLS)}, DIGITS | ADAIN, 1000),
     "layers": Study(
@@ -91,6 +94,22 @@ STUDIES = {
         1500,
         preset="digits",
         drawn="domains",
+    ),
+    "labels": Study(
+        {
+            "palette": {},
+            "one-hot": ONE_HOT | {"loss.of_labels": "absolute"},
+            "one-hot, cross-entropy": ONE_HOT | ENTROPY,
+            "palette, content 32x32": FINE,
+            "one-hot, cross-entropy, content 32x32": ONE_HOT | ENTROPY | FINE,
+            "one-hot, cross-entropy, twice as wide": ONE_HOT
+            | ENTROPY
+            | {"model.base_width": 32, "model.max_width": 64},
+        },
+        HMS | {"data.name": f"ade20k:{DRAWN}/scenes"},
+        1000,
+        preset="ade20k-tiny",
+        drawn="scenes",
     ),
 }
 

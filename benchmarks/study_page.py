@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,9 +97,9 @@ def nothing(rows: Rows) -> list[str]:
     return []
 
 
-def values_of(runs: Sequence[dict[str, Any]], title: str) -> list[float]:
+def values_of(runs: Sequence[dict[str, Any]], column: Column) -> list[float]:
     """A measure of some runs."""
-    at, name, _ = COLUMNS[title]
+    at, name, _ = column
     return [measures(run, at)[name] for run in runs]
 
 
@@ -107,7 +108,7 @@ def values_of(runs: Sequence[dict[str, Any]], title: str) -> list[float]:
 
 def effects_of(rows: Rows, title: str) -> list[Effect]:
     """What each rule does to a measure."""
-    return effects({row: values_of(runs, title) for row, runs in rows.items()})
+    return effects({row: values_of(runs, MAIN[title]) for row, runs in rows.items()})
 
 
 def effect_lines(rows: Rows) -> list[str]:
@@ -173,29 +174,30 @@ def plot_effects(figure: Any, rows: Rows) -> None:
 # --- curves and bars over the rows ---
 
 
-def plot_main(figure: Any, rows: Rows) -> None:
-    """Mean and standard deviation of both main measures by row, and every run."""
-    for place, title in enumerate(MAIN):
-        axes = figure.add_subplot(1, len(MAIN), place + 1)
-        found = [values_of(runs, title) for runs in rows.values()]
+def plot_rows(figure: Any, rows: Rows, shown: Mapping[str, Column] = MAIN) -> None:
+    """Mean and standard deviation of some measures by row, and every run."""
+    for place, (title, column) in enumerate(shown.items()):
+        axes = figure.add_subplot(1, len(shown), place + 1)
+        found = [values_of(runs, column) for runs in rows.values()]
         for at, values in enumerate(found):
             axes.plot([at] * len(values), values, "k.", markersize=3, alpha=0.5)
         means = [statistics.mean(values) for values in found]
         spread = [statistics.stdev(values) if len(values) > 1 else 0 for values in found]
         axes.errorbar(range(len(found)), means, yerr=spread, fmt="o-", capsize=2)
-        axes.set_xticks(range(len(rows)), list(rows))
+        axes.set_xticks(range(len(rows)), [row.replace(", ", ",\n") for row in rows])
         axes.set(ylabel=title)
         axes.grid(alpha=0.3)
 
 
 def gap_to_all(rows: Rows) -> list[str]:
     """How much of what all pairs bring a share of them brings."""
-    none, every = (statistics.mean(values_of(rows[row], ERROR)) for row in ("0", "1"))
+    none, every = (statistics.mean(values_of(rows[row], MAIN[ERROR])) for row in ("0", "1"))
     if none <= every:
         return [f"\nAll pairs bring nothing here: the error is {every:.5f} with all, {none:.5f} without any."]
+    taken = {row: none - statistics.mean(values_of(runs, MAIN[ERROR])) for row, runs in rows.items()}
     brought = [
-        f"{float(row):.0%} of the pairs bring {(none - statistics.mean(values_of(runs, ERROR))) / (none - every):.0%}"
-        for row, runs in rows.items()
+        f"{float(row):.0%} of the pairs bring {less / (none - every):.0%}"
+        for row, less in taken.items()
         if row not in ("0", "1")
     ]
     return [f"\nOf what all pairs take off the error: {', '.join(brought)}."]
@@ -238,6 +240,30 @@ def what_the_code_brings(rows: Rows) -> list[str]:
     return [f"\nMSE with the code over that without: {', '.join(told)}."]
 
 
+# --- label maps ---
+
+ACCURACY = ("scene->labels", "pixel_accuracy", "{:.3f}")
+OF_LABELS: dict[str, Column] = {
+    "pixel accuracy": ACCURACY,
+    "mIoU": ("scene->labels", "miou_present", "{:.3f}"),
+    "variety of scenes": ("labels->scene", "pixel_variety", "{:.3f}"),
+    "colors covered": ("labels->scene", "pixel_color_recall", "{:.3f}"),
+    "content kept": ("labels->scene", "content_kept", "{:.3f}"),
+    **{title: column for title, column in COLUMNS.items() if column[0] == "cost"},
+}
+
+
+def what_raises_accuracy(rows: Rows) -> list[str]:
+    """Each row against that whose name it continues, or the first."""
+    means = {row: statistics.mean(values_of(runs, ACCURACY)) for row, runs in rows.items()}
+    first, *others = means
+    told = []
+    for row in others:
+        base = max((name for name in means if row.startswith(f"{name}, ")), key=len, default=first)
+        told.append(f"{row} {means[row] - means[base]:+.3f} (from {base})")
+    return [f"\nPixel accuracy: {'; '.join(told)}."]
+
+
 # --- the pages ---
 
 LEGEND = "; ".join(f"{letter}: {name}" for name, letter in FACTORS.items())
@@ -259,7 +285,7 @@ PAGES = {
         "layers of a domain",
         COLUMNS,
         nothing,
-        plot_main,
+        plot_rows,
     ),
     "pairs": Page(
         "How many pairs?",
@@ -267,7 +293,7 @@ PAGES = {
         "share of pairs",
         COLUMNS,
         gap_to_all,
-        plot_main,
+        plot_rows,
     ),
     "domains": Page(
         "Several uni-modal and several multi-modal domains",
@@ -278,5 +304,16 @@ PAGES = {
         {},
         what_the_code_brings,
         None,
+    ),
+    "labels": Page(
+        "Label maps",
+        "HMS on drawn scenes of 12 classes at 32x32 (`benchmarks/drawn_sets.py`): label maps in the colors of a "
+        "palette, or with a channel for each class (`data.labels`), these by the absolute error or by cross-entropy "
+        "(`loss.of_labels`); with a generator that halves no image (`model.downsamplings: 0`), so that all detail "
+        "reaches the label map, as by skips; and with twice the width.",
+        "label maps, generator",
+        OF_LABELS,
+        what_raises_accuracy,
+        partial(plot_rows, shown={"pixel accuracy": ACCURACY, "variety of scenes": OF_LABELS["variety of scenes"]}),
     ),
 }

@@ -25,6 +25,9 @@ def run_of(row: str, seed: int, mse: float, recall: float) -> dict:
     colored = {"color_recall": recall, "content_mse": mse, "fid_clean": 1.0}
     colored |= {"content_kept": recall}
     directions = {"color->gray": {"none": {"mse": mse}}, "gray->color": {"latent": colored}}
+    if row.startswith(("palette", "one-hot")):
+        scenes = {"latent": {"pixel_variety": recall, "pixel_color_recall": recall}}
+        directions = {"scene->labels": {"none": {"pixel_accuracy": recall}}, "labels->scene": scenes}
     made = {"machine": "a", "torch": "b", "commit": "c", "protocol": {}}
     return {"row": row, "seed": seed, **made, "directions": directions, "cost": {"seconds_per_step": 3.6}}
 
@@ -105,6 +108,20 @@ def test_the_domains_differ_in_their_code_alone() -> None:
     assert (with_code.data.folders, with_code.data.uni) == (("runs/drawn/domains",), ("gray", "edges"))
 
 
+def test_label_maps_of_all_kinds() -> None:
+    rows = {row: trial("labels", row).config for row in studies.STUDIES["labels"].rows}
+    said = {
+        row: (config.data.labels, config.loss.of_labels, config.loss.supervised, config.model.downsamplings)
+        for row, config in rows.items()
+    }
+    fast = ("onehot", "cross_entropy", 3, None)
+    assert list(said.values()) == [
+        ("palette", "cross_entropy", 30, None), ("onehot", "absolute", 30, None), fast,
+        ("palette", "cross_entropy", 30, 0), ("onehot", "cross_entropy", 3, 0), fast,
+    ]  # fmt: skip
+    assert [config.model.base_width for config in rows.values()] == [16, 16, 16, 16, 16, 32]
+
+
 def test_settings_for_all_rows_need_a_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["studies.py", "pairs", "--set", "loss.r1=1"])
     with pytest.raises(SystemExit) as ended:
@@ -158,6 +175,17 @@ def test_every_direction_has_its_measures() -> None:
         "| gray to color | content kept | 0.500 | 0.500 |",
     ]
     assert study_page.what_the_code_brings(rows) == ["\nMSE with the code over that without: color to gray 0.50."]
+
+
+def test_accuracy_is_compared_with_the_row_that_has_one_thing_less() -> None:
+    accuracy = {"palette": 0.5, "one-hot": 0.6, "one-hot, entropy": 0.8, "one-hot, entropy, fine": 0.9, "other": 0.4}
+    measured = {
+        row: [{"directions": {"scene->labels": {"none": {"pixel_accuracy": value}}}}] for row, value in accuracy.items()
+    }
+    assert study_page.what_raises_accuracy(measured) == [
+        "\nPixel accuracy: one-hot +0.100 (from palette); one-hot, entropy +0.200 (from one-hot); one-hot, entropy, fine "
+        "+0.100 (from one-hot, entropy); other -0.100 (from palette)."
+    ]
 
 
 @pytest.mark.parametrize("study", [name for name in studies.STUDIES if study_page.PAGES[name].plot])

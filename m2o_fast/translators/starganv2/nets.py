@@ -22,7 +22,7 @@ from m2o_fast.translators.starganv2.settings import Size
 
 
 class Generator(nn.Module):
-    """Content encoder without style, decoder with style. The bottleneck is 16x16.
+    """Content encoder without style, decoder with style. The bottleneck is 16x16, unless ``size`` says otherwise.
 
     Args:
         size: Widths.
@@ -32,7 +32,7 @@ class Generator(nn.Module):
 
     def __init__(self, size: Size, domains: Sequence[Domain], rules: ManyToOne) -> None:
         super().__init__()
-        widths = size.widths(int(math.log2(size.image_size)) - 4)
+        widths = size.widths(size.halvings)
         bottleneck = widths[-1]
         self.one_hot = [domain.kind == "onehot" for domain in domains]
         unstyled = [k for k, domain in enumerate(domains) if not rules.has_style(domain)]
@@ -54,7 +54,7 @@ class Generator(nn.Module):
         self.stem_out = _last_layers(domains, widths[0], rules, normalize=size.style_op == "adain")
 
     def encode(self, images: Sequence[Tensor]) -> Tensor:
-        """Images by domain to content ``[N, C, 16, 16]``; no style enters here."""
+        """Images by domain to content ``[N, C, 16, 16]``, or as fine as it is; no style enters here."""
         x = self.stem_in(images)
         for block in self.encoder:
             x = _through(block, x, [part.shape[0] for part in images])

@@ -78,7 +78,7 @@ def to_official(translator: StarGANv2) -> dict[str, dict[str, Tensor]]:
     if translator.rules != ManyToOne.symmetric() or not translator.size.as_published:
         raise UserError(
             "there is no published layout for these nets: it has no first and last layers per domain, no domain "
-            "without style, no weight demodulation and no tanh; train with --variant plain"
+            "without style, no weight demodulation, no tanh and no bottleneck but 16x16; train with --variant plain"
         )
     prefixes = _prefixes(translator.size)
     nets: dict[str, dict[str, Tensor]] = {}

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, StrictBool
+from pydantic import AfterValidator, StrictBool, model_validator
 
 from m2o_fast.m2o import Domain, ManyToOne
-from m2o_fast.settings import Count, Decay, Rate, Section, Weight
+from m2o_fast.settings import Count, Decay, LayersOrZero, Rate, Section, Weight
 from m2o_fast.translators import settings
 from m2o_fast.translators.settings import Optimizer, Sizes
 
@@ -31,6 +31,7 @@ class _Nets(settings.Model):
             in (-1, 1). Uni-modal and one-hot domains are linear in any case.
         domain_code: Whether two or more domains without style are told apart in the decoder by a one-hot code beside
             the style; else by their last layers alone.
+        downsamplings: How often the generator halves an image; ``None``: down to 16x16, as published.
     """
 
     base_width: Count | Literal["official"] | None = None
@@ -41,6 +42,7 @@ class _Nets(settings.Model):
     style_op: Literal["adain", "demod"] | None = None
     output: Literal["linear", "tanh"] | None = None
     domain_code: StrictBool = True
+    downsamplings: LayersOrZero | None = None
 
 
 class Model(_Nets):
@@ -74,6 +76,20 @@ def _takes(size: int) -> int:
     return size
 
 
+def _usual_downsamplings(image_size: int) -> int:
+    """Down to 16x16."""
+    return image_size.bit_length() - 5
+
+
+def _check_downsamplings(count: int | None, image_size: int) -> None:
+    """Raises ``ValueError`` of ``KEY: REASON`` where less of an image is left than 4x4, which the other nets go to."""
+    most = _usual_downsamplings(image_size) + 2
+    if count is not None and count > most:
+        raise ValueError(
+            f"model.downsamplings: {count} are too many for images of {image_size} pixels; take at most {most}"
+        )
+
+
 class Size(_Nets):
     """The settings of the networks in numbers.
 
@@ -87,10 +103,21 @@ class Size(_Nets):
     style_op: Literal["adain", "demod"] = "adain"
     output: Literal["linear", "tanh"] = "linear"
 
+    @model_validator(mode="after")
+    def _agree(self) -> Size:
+        _check_downsamplings(self.downsamplings, self.image_size)
+        return self
+
+    @property
+    def halvings(self) -> int:
+        """How often the generator halves an image."""
+        return _usual_downsamplings(self.image_size) if self.downsamplings is None else self.downsamplings
+
     @property
     def as_published(self) -> bool:
-        """Whether the decoder is the published one."""
-        return (self.style_op, self.output) == ("adain", "linear")
+        """Whether the generator is the published one."""
+        usual = self.halvings == _usual_downsamplings(self.image_size)
+        return (self.style_op, self.output) == ("adain", "linear") and usual
 
     def widths(self, halvings: int) -> list[int]:
         """Channels before the first and after each of ``halvings`` halvings of the image."""
@@ -110,6 +137,8 @@ class _Weights(Section):
         diversity: Diversity at the first step; it falls linearly to 0.
         r1_every: **Changes the numbers.** 1 takes the R1 penalty in every step, as published; k only in every k-th,
             with k times its weight (lazy regularization, arXiv 1912.04958, section 3.1, where k is 16).
+        of_labels: How label maps of one channel per class are compared with true ones: ``"cross_entropy"`` of their
+            logits, or the mean ``"absolute"`` error of the images that others see.
         merge_discriminator_steps: **Changes the numbers.** False trains the discriminator twice per iteration, as
             published, with latent-guided and with reference-guided fakes; true once, on the mean of both losses.
     """
@@ -119,6 +148,7 @@ class _Weights(Section):
     cycle: Weight = 1.0
     diversity: Weight = 1.0
     r1_every: Count = 1
+    of_labels: Literal["cross_entropy", "absolute"] = "cross_entropy"
     merge_discriminator_steps: bool = False
 
 
@@ -204,6 +234,10 @@ class StarGANv2Settings(settings.Settings):
             "weights": self.loss.model_dump(include=set(Weights.model_fields)),
             "discriminator": True,
         }
+
+    def check(self, image_size: int, rules: ManyToOne) -> None:
+        """Raises ``ValueError`` where images are too small to be halved so often."""
+        _check_downsamplings(self.model.downsamplings, image_size)
 
     def check_domains(self, domains: Sequence[Domain], rules: ManyToOne) -> None:
         """Raises ``ValueError`` where nothing would tell two domains apart."""

@@ -250,8 +250,8 @@ class StarGANv2(Translator):
         parts["diversity"] = absolute_error(
             [fakes[k] for k in self.diverse], [others[k] for k in self.diverse], batch.size
         )
-        cycled = self._cycle(batch, fakes, source_style)
-        parts["cycle"] = reconstruction_error(cycled, batch.source, self.generator.one_hot, batch.size)
+        cycled, logits = self._compared(self._cycle(batch, fakes, source_style))
+        parts["cycle"] = reconstruction_error(cycled, batch.source, logits, batch.size)
         weights = self.weights
         diversity = iteration.number(lambda at: schedule_to_zero(weights.diversity, at, weights.diversity_steps))
         total = parts["adversarial"] + weights.style * parts["style"]
@@ -269,14 +269,19 @@ class StarGANv2(Translator):
     def _supervised(self, batch: Batch, outputs: Sequence[Tensor]) -> Tensor:
         assert batch.has_pair is not None
         known = batch.has_pair.split(list(batch.target_counts))
+        outputs, logits = self._compared(outputs)
         parts = [
-            masked_reconstruction_error(
-                outputs[k], batch.paired[k], known[k], batch.size, one_hot=self.generator.one_hot[k]
-            )
+            masked_reconstruction_error(outputs[k], batch.paired[k], known[k], batch.size, one_hot=logits[k])
             for k, domain in enumerate(self.domains)
             if self.rules.supervises(domain) and batch.target_counts[k]
         ]
         return torch.stack(parts).sum() if parts else batch.source[0].new_zeros(())
+
+    def _compared(self, outputs: Sequence[Tensor]) -> tuple[Sequence[Tensor], list[bool]]:
+        """What is compared with true images, by domain, and whether it is logits."""
+        if self.weights.of_labels == "cross_entropy":
+            return outputs, self.generator.one_hot
+        return self.generator.images(outputs), [False] * len(outputs)
 
     # --- styles of mixed domains: a dict with one tensor per domain that has a style and rows in the batch ---
 

@@ -44,6 +44,7 @@ from plain_networks import (
     classifier_trunk,
     generator_widths,
     initialise,
+    log2_size,
     mapping_head,
     mapping_shared,
 )
@@ -82,6 +83,8 @@ class Setup:
     zero_style: bool = True
     diversity_to_all: bool = False
     domain_code: bool = True
+    downsamplings: int | None = None
+    of_labels: Literal["cross_entropy", "absolute"] = "cross_entropy"
 
     def stem(self, domain: int) -> int:
         """The stem that a domain uses."""
@@ -190,19 +193,20 @@ class Generator(nn.Module):
     def __init__(self, setup: Setup) -> None:
         super().__init__()
         self.setup = setup
-        widths = generator_widths(setup.size, setup.base_width, setup.max_width)
+        finer = 0 if setup.downsamplings is None else setup.downsamplings - log2_size(setup.size) + 4
+        widths = generator_widths(setup.size, setup.base_width, setup.max_width, extra=finer)
         last = widths[-1]
         condition_dim = setup.style_dim + len(setup.code)
         block = AdainResBlk if setup.style_op == "adain" else DemodResBlk
         every = range(len(setup.domains))
         self.adapt_in, self.stem_in = adapters(setup, every), first_layers(setup, every)
-        self.encode = nn.ModuleList([each(setup, every, lambda: ResBlk(*widths[:2], True, True))])
-        self.encode.extend(ResBlk(a, b, True, True) for a, b in zip(widths[1:], widths[2:], strict=False))
-        self.encode.extend(ResBlk(last, last, True) for _ in range(2))
-        self.decode = nn.ModuleList(block(last, last, condition_dim) for _ in range(2))
-        backwards = widths[:0:-1]
-        self.decode.extend(block(a, b, condition_dim, up=True) for a, b in zip(backwards, backwards[1:], strict=False))
-        self.decode.append(each(setup, every, lambda: block(widths[1], widths[0], condition_dim, up=True)))
+        steps = list(zip(widths, widths[1:], strict=False))
+        down = [(a, b, True, True) for a, b in steps] + [(last, last, True)] * 2
+        up = [(last, last, condition_dim)] * 2 + [(b, a, condition_dim, True) for a, b in steps[::-1]]
+        first = each(setup, every, lambda: ResBlk(*down[0]))
+        self.encode = nn.ModuleList([first, *(ResBlk(*given) for given in down[1:])])
+        final = each(setup, every, lambda: block(*up[-1]))
+        self.decode = nn.ModuleList([*(block(*given) for given in up[:-1]), final])
         self.stem_out, self.adapt_out = last_layers(setup), adapters(setup, every, out=True)
         initialise(self)
         self.initialise_modulation()
@@ -364,8 +368,8 @@ class NaiveTrainer(TrainerBase):
 
     def error(self, output: Tensor, image: Tensor, domain: int) -> Tensor:
         """Of one sample: mean absolute error, or minus the mean log-probability of the pixels' classes."""
-        if not self.setup.domains[domain].one_hot:
-            return (output - image).abs().mean()
+        if not self.setup.domains[domain].one_hot or self.setup.of_labels == "absolute":
+            return (self.seen(output, domain) - image).abs().mean()
         of_class = (image + 1) / 2
         return (torch.logsumexp(output, dim=1) - (output * of_class).sum(dim=1)).mean()
 

@@ -12,6 +12,7 @@ from starganv2_cases import (
     EDGES,
     GRAY,
     HYPER,
+    LABELS,
     WEIGHTS,
     as_batch,
     assert_same_losses,
@@ -44,14 +45,20 @@ FEW = [
 CELLS = [pytest.param(*cell, marks=[] if cell in FEW else pytest.mark.slow) for cell in EVERY]
 
 
-def assert_same_training(domains: list[Domain], rules: ManyToOne, style_op: str, **other: bool) -> None:
+def assert_same_training(
+    domains: list[Domain], rules: ManyToOne, style_op: str, of_labels: str = "cross_entropy", **other: int
+) -> None:
     """Losses and weights of an iteration against one sample at a time; every domain is a source and a target in it."""
     pairs = rules.supervised_weight > 0
     size = Size(image_size=32, **WIDTHS, style_op=style_op, output="linear" if style_op == "adain" else "tanh")
-    translator = StarGANv2(domains, rules, size.model_copy(update=other), WEIGHTS)
+    weights = WEIGHTS.model_copy(update={"of_labels": of_labels})
+    translator = StarGANv2(domains, rules, size.model_copy(update=other), weights)
     stem = 0 if rules.domain_layers is None else None
     setup = Setup(
-        tuple(PlainDomain(domain.channels, domain.multimodal, stem) for domain in translator.domains),
+        tuple(
+            PlainDomain(domain.channels, domain.multimodal, stem, domain.kind == "onehot")
+            for domain in translator.domains
+        ),
         *(32, 8, 6, 16),
         base_width=4,
         max_width=8,
@@ -60,6 +67,7 @@ def assert_same_training(domains: list[Domain], rules: ManyToOne, style_op: str,
         layers=rules.domain_layers or "stem",
         zero_style=rules.zero_style,
         diversity_to_all=not rules.diversity_on_multimodal_only,
+        of_labels=of_labels,
         **other,
     )
     nets = build_nets(setup)
@@ -97,6 +105,32 @@ def test_without_a_code_the_last_layers_alone_tell_unimodal_domains_apart() -> N
         check_domains(config, [COLOR, GRAY])
         if not refused:
             check_domains(config, [COLOR, GRAY, edges])
+
+
+@pytest.mark.parametrize("downsamplings", [0, 3])
+def test_a_finer_or_coarser_bottleneck(downsamplings: int) -> None:
+    """And label maps of one channel per class by the absolute error."""
+    domains = [LABELS, COLOR, GRAY]
+    rules = ManyToOne("block", supervised_weight=0.8)
+    assert_same_training(domains, rules, "demod", "absolute", downsamplings=downsamplings)
+    size = Size(image_size=32, **WIDTHS, downsamplings=downsamplings)
+    content = StarGANv2(domains, rules, size).generator.encode([torch.zeros(0, 5, 32, 32), torch.zeros(2, 3, 32, 32),
+                                                                torch.zeros(0, 1, 32, 32)])  # fmt: skip
+    assert content.shape[2:] == (32 >> downsamplings,) * 2 and not size.as_published
+
+
+def test_images_are_not_halved_to_nothing() -> None:
+    for count, size, refused in ((3, 32, False), (4, 32, True), (4, 64, False)):
+        values = {"model.downsamplings": count, "data.image_size": size}
+        if refused:
+            with pytest.raises(ConfigError, match="^model.downsamplings = 4 .*: 4 are too many .* take at most 3"):
+                load_config(overrides=values)
+            with pytest.raises(ValueError, match="too many for images of 32 pixels"):
+                Size(image_size=size, **WIDTHS, downsamplings=count)
+        else:
+            assert load_config(overrides=values).model.downsamplings == count
+    usual = [Size(image_size=size, **WIDTHS) for size in (32, 64, 256)]
+    assert [size.halvings for size in usual] == [1, 2, 4] and all(size.as_published for size in usual)
 
 
 @pytest.mark.parametrize("variant", ["plain", "hmu", "hms"])
