@@ -38,19 +38,22 @@ def write_page() -> None:
 
 def page() -> list[str]:
     """The lines of docs/results.md, from every ablation, fine-tuning and study in benchmarks/results/."""
-    import study_page  # whose tables are made here
+    import features_page  # whose tables are made here
+    import study_page
 
     lines = [
         "# Results\n",
         "Made by `make ablation` (benchmarks/ablation.py) from `benchmarks/results/ablation-*.json`. Each system with",
         "its preset, the test split, averaged weights where a system keeps them, styles of random latents,",
         "mean ± standard deviation over the seeds. What each measure means, and its protocol:",
-        "[metrics.md](metrics.md).",
+        "[metrics.md](metrics.md). Further sections are made by `python benchmarks/studies.py NAME` (`factorial`,",
+        "`layers`, `pairs`, `domains`, `labels`: settings of StarGAN v2's variants) and by",
+        "`python benchmarks/features_study.py`.",
     ]
     for path in sorted(RESULTS.glob("ablation-*.json"), key=lambda path: path.stem):
         lines += section(json.loads(path.read_text()))
     lines += from_digits(json.loads(FINE_TUNING.read_text()))
-    return [*lines, *study_page.sections()]
+    return [*lines, *study_page.sections(), *features_page.sections()]
 
 
 def section(record: dict[str, Any]) -> list[str]:

@@ -80,7 +80,7 @@ DIGITS = {"data.name": "digits"}
 ONE_HOT, ENTROPY = {"data.labels": "onehot"}, {"loss.supervised": 3}  # docs/recipe.md
 FINE = {"model.downsamplings": 0}  # no image is halved, so nothing is lost that skips would bring back
 STUDIES = {
-    "factorial": Study({row: of_rules("" if row == NONE else row) for row in map(row_of, CELLS)}, DIGITS | ADAIN, 1000),
+    "factorial": Study({row: of_rules("" if row == NONE else row) for row in map(row_of, CELLS)}, DIGITS | ADAIN, 800),
     "layers": Study(
         {layers: {"model.domain_layers": layers} for layers in ("shared", "adapter", "stem", "block")},
         DIGITS | HMS,

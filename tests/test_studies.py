@@ -183,8 +183,8 @@ def test_accuracy_is_compared_with_the_row_that_has_one_thing_less() -> None:
         row: [{"directions": {"scene->labels": {"none": {"pixel_accuracy": value}}}}] for row, value in accuracy.items()
     }
     assert study_page.what_raises_accuracy(measured) == [
-        "\nPixel accuracy: one-hot +0.100 (from palette); one-hot, entropy +0.200 (from one-hot); one-hot, entropy, fine "
-        "+0.100 (from one-hot, entropy); other -0.100 (from palette)."
+        "\nPixel accuracy: one-hot +0.100 (from palette); one-hot, entropy +0.200 (from one-hot); one-hot, entropy, "
+        "fine +0.100 (from one-hot, entropy); other -0.100 (from palette)."
     ]
 
 

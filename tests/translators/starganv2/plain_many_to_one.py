@@ -404,7 +404,7 @@ class NaiveTrainer(TrainerBase):
             if self.setup.domains[target].multimodal or self.setup.diversity_to_all:
                 fake2 = self.seen(nets.generator(x, source, target, style_of(sample, second=True)), target)
                 terms["ds"] = (fake - fake2.detach()).abs().mean()
-        if sample.paired is not None:
+        if sample.paired is not None and not self.setup.domains[target].multimodal:
             terms["sup"] = self.error(output, sample.paired[None], target)
         return terms
 
