@@ -130,7 +130,7 @@ def measured(config: Config, folder: Path) -> list[dict[str, Any]]:
                 facts = {"way": way, "labels": case, "seed": config.seed, "accuracy": round(share, 6)}
                 runs.append({**facts, "processor_seconds": round(time.process_time() - begun, 2), **made(folder)})
                 print(runs[-1], flush=True)
-        kept.write_text(json.dumps(runs))
+        write_record(kept, runs)
     found: list[dict[str, Any]] = json.loads(kept.read_text())
     return found
 
