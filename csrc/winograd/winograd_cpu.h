@@ -42,6 +42,7 @@ M2O_INLINE void weight_to_frequencies(const Weight<T>& weight, int64_t out_panel
   }
   const int64_t first = weight.turned ? 8 * kPanel : 0, step = weight.turned ? -kPanel : kPanel;
   for (int64_t row = 0; row < kPanel; ++row, to += kPanel) {
+    fetch_frequencies(to + kPanel, BlockShape::frequency());
     for (int64_t lane = 0; lane < kPanel; lane += kLanesOf<Vector>) {
       const T* from = taps + row * 9 * kPanel + first + lane;
       map_square<KernelMap<T>, Vector>(
@@ -227,14 +228,31 @@ struct SumsShape {
   int64_t size() const { return kFrequencies * frequency(); }
 };
 
+// Brings a share of a frequency of `tiles` tiles into the second-level cache.
+template <typename T>
+M2O_INLINE void fetch_tiles(const T* frequency, const PanelShape& shape, int64_t panels, int64_t tiles, int64_t share,
+                            int64_t shares) {
+  const int64_t from = tiles * share / shares, to = tiles * (share + 1) / shares;
+  for (int64_t panel = 0; panel < panels; ++panel) {
+    for (int64_t tile = from; tile < to; ++tile) {
+      __builtin_prefetch(frequency + panel * shape.panel() + PanelShape::at(tile), 0, 2);
+    }
+  }
+}
+
 // The gradient by the weight of a block of its channels, from frequencies of gradients and inputs of `tiles` tiles
-// each.
+// each. If `fetch`, those of the next frequency are brought near meanwhile: they are not in the second-level cache.
 template <typename Vector, typename T>
 M2O_INLINE void weight_gradient_block(const T* gradients, const PanelShape& out, const T* inputs, const PanelShape& in,
-                                      int64_t tiles, const SumsShape& block, bool add, T* sums, T* weight) {
+                                      int64_t tiles, const SumsShape& block, bool fetch, bool add, T* sums, T* weight) {
   constexpr int rows = kChannelRows<Vector>;
   for (int64_t frequency = 0; frequency < kFrequencies; ++frequency) {
     for (int64_t channel = 0; channel < block.out_panels * kPanel; channel += rows) {
+      if (fetch) {
+        const int64_t share = channel / rows, shares = block.out_panels * kPanel / rows;
+        fetch_tiles(gradients + (frequency + 1) * out.frequency(), out, block.out_panels, tiles, share, shares);
+        fetch_tiles(inputs + (frequency + 1) * in.frequency(), in, block.in_panels, tiles, share, shares);
+      }
       const T* a = Panels<const T>{gradients + frequency * out.frequency(), out.panel()}.at(channel);
       for_vector_pairs<Vector, T>(block.row(), {inputs + frequency * in.frequency(), in.panel()},
                                   {sums + frequency * block.frequency() + channel * block.row(), kPanel},
