@@ -12,14 +12,13 @@ from m2o_fast.engine.checkpoint import list_checkpoints
 from m2o_fast.engine.config import CPU_PRESETS, Config, differences, dump_config, flatten, load_config, presets
 from m2o_fast.engine.runlog import METRICS, SAMPLES, TIMINGS
 from m2o_fast.engine.runs import CONFIG
-from m2o_fast.engine.watch import COLOR_FLOOR, STYLE_FLOOR, first_alarm
+from m2o_fast.engine.watch import first_alarm, floors
 from m2o_fast.errors import UserError
 from m2o_fast.files import read_whole
 from m2o_fast.report.evaluation import Evaluation, newest_evaluation
 from m2o_fast.report.svg import drawable
 from m2o_fast.translators import DEFAULT
 
-_FLOORS = {"style_effect": STYLE_FLOOR, "color_spread": COLOR_FLOOR}
 #: settings that have an option of their own, in the order of the command line
 _OPTIONS = ("system", "variant", "data.name", "data.dir", "preset", "steps", "batch_size", "seed", "precision")
 _RENAMED = {"data.name": "data", "data.dir": "data-dir"}
@@ -194,10 +193,11 @@ def _alarms(record: Record) -> list[str]:
     """The alarms for styles without effect and lost colours that sound at the last sample grid."""
     if not record.samples or record.config is None or record.samples[-1]["step"] < first_alarm(record.config):
         return []
+    least = floors(int(record.samples[-1]["step"]))
     return [
         f"{name}: {value:.3g} is below {floor:g}; see docs/recipe.md, 'When the alarm sounds'"
         for name, value in record.samples[-1].items()
-        if (floor := _FLOORS.get(name.rpartition("/")[2], 0.0)) > value
+        if (floor := least.get(name.rpartition("/")[2], 0.0)) > value
     ]
 
 

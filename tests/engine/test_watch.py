@@ -77,6 +77,21 @@ def test_a_poor_translator_is_told_once(how: str, words: str, advice: str) -> No
     assert len(watch.alarms(60, values)) == 1, "a new occurrence"
 
 
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({EFFECT: 0.34, SPREAD: 0.5}, "hardly follows its style: two styles of one source differ by 34.0%"),
+        ({EFFECT: 0.5, SPREAD: 0.2}, "has pale colours: they spread 20.0% as far as real ones"),
+        ({EFFECT: 0.42, SPREAD: 0.39}, ""),  # the least of sound runs
+    ],
+)
+def test_pale_looks_are_told_from_step_1500_on(values: dict[str, float], words: str) -> None:
+    """The first is of 4,495 pictograms, whose looks were alike and washed out; see docs/recipe.md for the sound ones."""
+    watch = watch_of(Painter("sound"))[0]
+    assert watch.alarms(1499, values) == []
+    assert [words in message for message in watch.alarms(1500, values)] == [True] * bool(words)
+
+
 def test_the_alarm_waits_until_the_average_has_forgotten_the_first_weights() -> None:
     watch, values = watch_of(Painter("ignores its style"))
     assert first_alarm(tiny_config("optim.ema=0.9", "steps=10")) == 30

@@ -84,7 +84,7 @@ def test_the_alarm_sounds_at_the_end_only(make_run: MakeRun) -> None:
     rows = [{"step": 5000, "gray->color/style_effect": 0.01}, {"step": 5001, "gray->color/color_spread": 0.01}]
     (run / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = problems(run)
-    assert "gray->color/color_spread: 0.01 is below 0.1" in found and "style_effect" not in found
+    assert "gray->color/color_spread: 0.01 is below 0.25" in found and "style_effect" not in found
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "env.json", "evaluation/step-00000004.json"])
