@@ -86,7 +86,7 @@ def test_a_poor_translator_is_told_once(how: str, words: str, advice: str) -> No
     ],
 )
 def test_pale_looks_are_told_from_step_1500_on(values: dict[str, float], words: str) -> None:
-    """The first is of 4,495 pictograms, whose looks were alike and washed out; see docs/recipe.md for the sound ones."""
+    """The first two are of pictograms whose looks were alike and washed out; docs/recipe.md has the sound ones."""
     watch = watch_of(Painter("sound"))[0]
     assert watch.alarms(1499, values) == []
     assert [words in message for message in watch.alarms(1500, values)] == [True] * bool(words)
