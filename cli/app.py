@@ -30,6 +30,7 @@ from m2o_fast.cli import (
     translate,
 )
 from m2o_fast.cli.texts import examples, printable
+from m2o_fast.errors import UserError
 from m2o_fast.translators import DEFAULT, full_name
 
 app = typer.Typer(
@@ -96,6 +97,7 @@ def run(arguments: Sequence[str], interrupted: object = False) -> int:
     warnings.showwarning = lambda message, *_: print(f"{PROGRAM}: warning: {printable(str(message))}", file=sys.stderr)
     command = typer.main.get_command(app)
     try:
+        _refuse_empty(words)
         return command.main(words, prog_name=PROGRAM, standalone_mode=False) or 0
     except Exception as error:
         if debug:
@@ -105,6 +107,17 @@ def run(arguments: Sequence[str], interrupted: object = False) -> int:
         message, code = _explain(error)
         print(f"{PROGRAM}: error: {printable(message)}", file=sys.stderr)
         return code
+
+
+def _refuse_empty(words: Sequence[str]) -> None:
+    """Raises ``UserError`` for an empty word: as a path it would be the current folder."""
+    for word, before in zip(words, ["", *words], strict=False):
+        name, equals, value = word.partition("=")
+        is_option = name.startswith("--") and equals
+        if not word or (is_option and not value):
+            option = name or (before if before.startswith("-") else "")
+            where = f"{option} is given an empty word" if option else "an empty word is given"
+            raise UserError(f"{where}; leave it out, or look whether a variable of the shell is not set")
 
 
 def _print_any_name() -> None:
