@@ -18,7 +18,7 @@ RECORD = RESULTS / "color-causes.json"
 TEXT = Path(__file__).with_suffix(".md")
 PAGE = ROOT / "docs" / "colors.md"
 PLOTS = PAGE.with_suffix("")  # a folder
-LATE = 500  # the step after which colours change slowly
+EARLY, LATE = 300, 500  # steps: when arms differ; after which colours change slowly
 LENGTHS = ((16, 512), (64, 512), (256, 512), (None, None))  # of latents, and widths of the mapping network
 NARROW = (64, 64)
 WIDEST = 1 / 12**0.5  # standard deviation of even numbers from 0 to 1; those of the law are nearly so
@@ -41,6 +41,14 @@ class Found:
     def at(self, arm: str, seed: int, step: int) -> Row:
         """A measured checkpoint."""
         return next(row for row in self.run(arm, seed)["checkpoints"] if row["step"] == step)
+
+    def seeds_of(self, arms: Sequence[str]) -> list[int]:
+        """Those of which all arms have the early step."""
+        known = [
+            {run["seed"] for run in self.runs if run["arm"] == arm and run["checkpoints"][-1]["step"] >= EARLY}
+            for arm in arms
+        ]
+        return sorted(set.intersection(*known))
 
     def steps(self) -> list[int]:
         """All that were measured in any run."""
@@ -74,6 +82,7 @@ def page(record: dict[str, Any]) -> str:
         "machines": listed(sorted({f"{run['machine']}, torch {run['torch']}" for run in found.runs})),
         "commits": listed(sorted({run["commit"] for run in found.runs})),
         "latents_table": latents_table(found),
+        "factors_table": factors_table(found),
         "arms_table": arms_table(found),
         "directions_table": over_time(found, lambda row: f"{row['averaged']['axes'][-1]:.3f}"),
         "recall_table": over_time(found, lambda row: f"{row['averaged']['recall']:.3f}"),
@@ -87,14 +96,25 @@ def page(record: dict[str, Any]) -> str:
 
 def told(found: Found) -> dict[str, Any]:
     """What the sentences say."""
-    late = [row for run in found.runs for row in run["checkpoints"] if row["step"] > LATE]
+    at = {f"{run['arm']}-{run['seed']}-{row['step']}": row for run in found.runs for row in run["checkpoints"]}
+    late = [row for run in found.runs if "adain" not in run["arm"] for row in run["checkpoints"] if row["step"] > LATE]
     pulls = {name: between(row["pulls"][name] for row in late) for name in late[0]["pulls"]}
     pulls["ratio"] = between(row["pulls"]["diversity"] / row["pulls"]["adversarial"] for row in late)
-    swinging = [row for run in found.runs for row in run["windows"]]
-    raw = [row for row in swinging if "raw" in row]
-    means = [row for row in swinging if row.get("window", 0) >= 100]
-    whole = [run["checkpoints"][-1]["averaged"] for run in found.runs if run["windows"]]
+    pulls |= {"against": sum(row["pulls"]["both"] < 0 for row in late), "count": len(late)}
+    adain, without = at["adain-3-500"]["pulls"], at["adain-no-norm-3-300"]["pulls"]
+    missing = [arm.title for name, arm in ARMS.items() if name not in {run["arm"] for run in found.runs}]
+    swinging = [run for run in found.runs if run["windows"]]
+    raw = [[row for row in run["windows"] if "raw" in row] for run in swinging]
+    means = [[row for row in run["windows"] if row.get("window", 0) >= 100] for run in swinging]
+    whole = [run["checkpoints"][-1]["averaged"]["recall"] for run in swinging]
     return {
+        "at": at,
+        "times": adain["adversarial"] / adain["diversity"],
+        "times_without": without["adversarial"] / without["diversity"],
+        "early": EARLY,
+        "with_norm": early(found, ("adain", "demod-norm")),
+        "without_norm": early(found, ("adain-no-norm", "demod")),
+        "not_run": f"Not run: {listed(missing)}." if missing else "",
         "preset": ARMS[PRESET].title,
         "late": LATE,
         "widest": WIDEST,
@@ -104,19 +124,26 @@ def told(found: Found) -> dict[str, Any]:
         "seen": {name: between(row["seen"][name] for row in late) for name in late[0]["seen"]},
         "pulls": pulls,
         "swing": {
-            "recall": between(row["recall"] for row in raw),
-            "middle": between(row["middle"] for row in raw),
-            "window": between(row["recall"] for row in means),
-            "middle_of_mean": between(row["middle"] for row in means),
-            "moving": between(row["recall"] for row in whole),
+            "recall": between(row["recall"] for several in raw for row in several),
+            "middle": between(statistics.mean(row["middle"] for row in several) for several in raw),
+            "window": between(row["recall"] for several in means for row in several),
+            "middle_of_mean": between(statistics.mean(row["middle"] for row in several) for several in means),
+            "moving": between(whole),
         },
     }
 
 
-def between(values: Iterable[float]) -> str:
+def early(found: Found, arms: Sequence[str]) -> dict[str, str]:
+    """Of some arms, all seeds."""
+    colors = [found.at(arm, seed, EARLY)["averaged"] for arm in arms for seed in found.seeds_of([arm])]
+    axes = between((row["axes"][-1] for row in colors), ".3f")
+    return {"axis": axes, "recall": between((row["recall"] for row in colors), ".3f")}
+
+
+def between(values: Iterable[float], form: str = ".2f") -> str:
     """The least and the largest."""
     several = list(values)
-    return f"{min(several):.2f} to {max(several):.2f}"
+    return f"{min(several):{form}} to {max(several):{form}}"
 
 
 def latents_table(found: Found) -> str:
@@ -127,10 +154,21 @@ def latents_table(found: Found) -> str:
         name = "a normal law itself" if normal else f"{row['latent_dim']} | {row['hidden_dim']}"
         recalls = [net["recall"] for net in row["nets"]]
         mean = found.of_latents(row["latent_dim"], row["hidden_dim"])
-        between = "" if normal else f" ({min(recalls):.3f} to {max(recalls):.3f})"
-        lines.append([f"{name}{' | ' if normal else ''}", f"{mean['recall']:.3f}{between}",
+        span = "" if normal else f" ({min(recalls):.3f} to {max(recalls):.3f})"
+        lines.append([f"{name}{' | ' if normal else ''}", f"{mean['recall']:.3f}{span}",
                       f"{mean['kurtosis']:.2f}", f"{mean['evenness']:.2f}"])  # fmt: skip
     return rows(["latents", "width", "Color Recall", "kurtosis", "least / largest deviation"], lines)
+
+
+def factors_table(found: Found) -> str:
+    """What styles act by x whether the output layer has a norm, by seed."""
+    factors = (("AdaIN", ("adain", "adain-no-norm")), ("demodulation", ("demod-norm", "demod")))
+    lines = []
+    for seed in found.seeds_of([arm for _, arms in factors for arm in arms]):
+        for title, arms in factors:
+            colors = [found.at(arm, seed, EARLY)["averaged"] for arm in arms]
+            lines.append([f"{title}, seed {seed}", *(f"{row['axes'][-1]:.3f}; {row['recall']:.3f}" for row in colors)])
+    return rows(["styles act by", "with the norm", "without"], lines)
 
 
 def arms_table(found: Found) -> str:
@@ -255,6 +293,6 @@ def plot_causes(plt: Any, found: Found) -> Any:
         several[1][1], found, lambda row: row["pulls"]["diversity"] / row["pulls"]["adversarial"],
         "norm of diversity over adversarial gradient",
     )  # fmt: skip
-    several[0][0].legend(fontsize=7)
+    several[0][1].legend(fontsize=7)
     figure.tight_layout()
     return figure

@@ -199,3 +199,71 @@ def test_what_was_measured_is_not_measured_again(monkeypatch: pytest.MonkeyPatch
     assert trained == [300, 2000] and seen == [100, 200, 300, 400, 500, 1000, 1500, 2000]
     assert [row["step"] for row in found["checkpoints"]] == seen
     assert json.loads((run / "colors.json").read_text()) == found and not found["windows"]
+
+
+def record() -> dict[str, Any]:
+    return json.loads((ROOT / "benchmarks" / "results" / "color-causes.json").read_text())
+
+
+def test_the_page_shows_the_record() -> None:
+    import color_page
+
+    assert color_page.PAGE.read_text() == color_page.page(record())
+    changed = record()
+    changed["runs"][0]["checkpoints"][-1]["averaged"]["recall"] += 0.1
+    changed["latents"][0]["nets"][0]["recall"] += 0.1
+    assert len({*color_page.page(changed).splitlines()} ^ {*color_page.PAGE.read_text().splitlines()}) > 4
+
+
+def test_what_the_page_says_in_words_is_so() -> None:
+    import statistics
+
+    from color_page import EARLY, LATE, LENGTHS, Found
+
+    found = Found(record())
+    reached = [found.of_latents(*row)["recall"] for row in LENGTHS]
+    assert reached == sorted(reached)
+    tails, evenness = ([found.of_latents(*row)[name] for row in LENGTHS[:2]] for name in ("kurtosis", "evenness"))
+    assert tails[0] > tails[1] and evenness[0] < evenness[1]
+    narrow = [found.of_latents(64, width)["recall"] for width in (64, 128, 256, 512)]
+    assert narrow == sorted(narrow)
+    for seed in found.seeds_of(["adain", "adain-no-norm", "demod-norm", "demod"]):
+        colors = {
+            arm: found.at(arm, seed, EARLY)["averaged"] for arm in ("adain", "adain-no-norm", "demod-norm", "demod")
+        }
+        for normed, free in (("adain", "adain-no-norm"), ("demod-norm", "demod")):
+            assert colors[free]["recall"] > 2 * colors[normed]["recall"]
+            assert colors[free]["axes"][2] > 2 * colors[normed]["axes"][2]
+    adain, preset = found.run("adain", 3)["checkpoints"], found.run("demod-tanh", 3)["checkpoints"]
+    assert adain[-1]["averaged"]["axes"][2] < adain[0]["averaged"]["axes"][2]
+    assert adain[-1]["averaged"]["axes"][1] < adain[-1]["averaged"]["axes"][0] / 3
+    last = found.at("adain", 3, 500)["seen"]
+    assert last["correlation"] > 0.4 and 0.8 < last["logits"] / last["best"] < 1.2
+    late = [row for run in found.runs if "adain" not in run["arm"] for row in run["checkpoints"] if row["step"] > LATE]
+    for row in late:
+        assert row["seen"]["logits"] < row["seen"]["best"] / 4
+    assert (
+        min(row["seen"]["correlation"] for row in late) < -0.5 and max(row["seen"]["correlation"] for row in late) > 0.5
+    )
+    mean = {name: statistics.mean(row["pulls"][name] for row in late) for name in late[0]["pulls"]}
+    assert mean["adversarial_alike"] > 2 * mean["diversity_alike"]
+    assert sum(row["pulls"]["both"] < 0 for row in late) > len(late) / 2
+    for run in found.runs:
+        raw = [row for row in run["windows"] if "raw" in row]
+        means = [row for row in run["windows"] if row.get("window", 0) >= 100]
+        if raw:
+            averaged = run["checkpoints"][-1]["averaged"]
+            assert max(row["recall"] for row in raw) < averaged["recall"]
+            assert statistics.mean(row["middle"] for row in raw) < statistics.mean(row["middle"] for row in means)
+    swings = {}
+    for arm in ("demod-tanh", "falling"):
+        several = [row["recall"] for row in found.run(arm, 3)["windows"] if "raw" in row]
+        swings[arm] = max(several) - min(several)
+    assert swings["falling"] < swings["demod-tanh"] / 2
+    assert found.at("falling", 3, 2000)["averaged"]["recall"] < found.at("demod-tanh", 3, 2000)["averaged"]["recall"]
+    for length, latent in (("demod-tanh", 16), ("latent-64", 64)):
+        bound = found.of_latents(latent, 512)["recall"]
+        assert all(found.at(length, seed, 2000)["averaged"]["recall"] < bound for seed in (2, 3))
+    few, whole = (found.at(arm, 3, EARLY) for arm in ("few-colors", "demod-tanh"))
+    assert few["mse"] < whole["mse"] and few["averaged"]["recall"] < whole["averaged"]["recall"]
+    assert preset[-1]["averaged"]["axes"][2] > 8 * adain[-1]["averaged"]["axes"][2]
