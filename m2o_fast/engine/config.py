@@ -210,7 +210,7 @@ class _Layers:
                 raise ConfigError(f"{key!r} is given twice in {source}")
             seen.add(key)
             self.values[key], self.sources[key] = value, source
-        if "data.name" in seen and before not in (None, self.values["data.name"]):
+        if "data.name" in seen and place != source and before not in (None, self.values["data.name"]):
             for key in {"data.dir", "data.also"} - seen:  # what was named with other data is none of this
                 if self.sources.get(key) == place:
                     self.values.pop(key, None)

@@ -370,5 +370,7 @@ def test_a_folder_goes_with_the_data_that_it_was_named_with(tmp_path: Path) -> N
         file.write_text(text)
         assert load_config(file, {"data.name": "mnist"}).data.folders == ()
         assert load_config(file, {"data.dir": "c"}, ["data.name=mnist"]).data.folders == ("c",)
+        both = ["data.name=mnist", "data.dir=c", "data.name=folder"]  # in one place nothing is left over from before
+        assert load_config(file, assignments=both).data.folders == ("c",)
     file.write_text("{data: {dir: c}}")
     assert load_config(file, {"data.name": "mnist"}).data.folders == ("c",)

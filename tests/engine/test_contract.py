@@ -30,7 +30,6 @@ from m2o_fast.m2o import Domain, ManyToOne
 from m2o_fast.nn.history import HistoryPool
 from m2o_fast.translators.base import Iteration
 from m2o_fast.translators.settings import Optimizer
-from m2o_fast.translators.starganv2.translator import StarGANv2
 
 COLOR, GRAY = Domain("color"), Domain("gray", 1, multimodal=False)
 #: beginnings of the names of random numbers that are uniform in [0, 1); all others are standard normal
@@ -349,5 +348,3 @@ def test_adapters_are_a_domain_s_own_and_the_net_is_shared(tmp_path: Path) -> No
     assert adapted.front.layer(0).weight.shape == (3, 3, 1, 1) and adapted.behind.layer(1).weight.shape == (1, 3, 1, 1)
     rules = ManyToOne(domain_layers="adapter")
     assert rules.resolve([COLOR, GRAY]) == (COLOR, GRAY)
-    with pytest.raises(ValueError, match="domain_layers 'adapter': StarGAN v2 has stems; take 'stem', or None"):
-        StarGANv2([COLOR, GRAY], rules)
