@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from ablation import made_by
 from color_arms import ARMS, WHOLE, Arm
 from color_page import RECORD, write_page
 from publish import ROOT, write_record
 from torch import Tensor
+from trials import made_by
 
 from m2o_fast.data.colorize import draw_colors
 from m2o_fast.data.digits import load_digits
