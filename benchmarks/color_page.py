@@ -141,9 +141,10 @@ def early(found: Found, arms: Sequence[str]) -> dict[str, str]:
 
 
 def between(values: Iterable[float], form: str = ".2f") -> str:
-    """The least and the largest."""
+    """The least and the largest; one number where both look alike."""
     several = list(values)
-    return f"{min(several):{form}} to {max(several):{form}}"
+    ends = dict.fromkeys((f"{min(several):{form}}", f"{max(several):{form}}"))
+    return " to ".join(ends)
 
 
 def latents_table(found: Found) -> str:

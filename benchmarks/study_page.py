@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -52,8 +53,9 @@ def section(record: Record) -> list[str]:
     page, runs, rows = PAGES[record["study"]], record["runs"], rows_of(record)
     seeds = seeds_of(runs)
     line = f"python benchmarks/studies.py {record['study']} --steps {record['steps']}"
-    line += "".join(f" --set {said}" for said in record["said"])
-    line += f" --as {record['name'].partition('-')[2]}" if record["said"] else ""
+    line += "".join(f" --set {shlex.quote(said)}" for said in record["said"])
+    if further := record["name"].partition("-")[2]:
+        line += f" --as {shlex.quote(further)}"
     hours = sum(run["cost"]["seconds_per_step"] for run in runs) * record["steps"] / 3600
     of_seeds = f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}"
     lines = [

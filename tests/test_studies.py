@@ -139,8 +139,10 @@ def test_a_section_says_how_to_run_it_again(study: str) -> None:
     runs = 2 * len(studies.STUDIES[study].rows)
     assert f"`python benchmarks/studies.py {study} --steps 1000`" in lines[1]
     assert f"{runs} runs, whose steps take {runs:.1f} core-hours" in lines[1]
-    said = record_of(study) | {"said": ["loss.r1=1"], "name": f"{study}-sharp"}
-    assert f"{study} --steps 1000 --set loss.r1=1 --as sharp`" in study_page.section(said)[1]
+    named = record_of(study) | {"name": f"{study}-sharp"}
+    assert f"{study} --steps 1000 --as sharp`" in study_page.section(named)[1]
+    said = named | {"said": ["data.uni=[a, b]"]}
+    assert f"{study} --steps 1000 --set 'data.uni=[a, b]' --as sharp`" in study_page.section(said)[1]
 
 
 def test_what_is_told_from_chance_is_said() -> None:

@@ -7,9 +7,9 @@ Both figures are shares of what real images show, so they need no unit:
 
 In sound runs on digits (three variants, three seeds) the color spread began at 0.06 (fresh nets paint everything gray),
 was 0.13 to 0.52 after 500 steps, 0.23 to 0.75 after 1,000 and 0.39 to 0.90 after 1,500. From step 1,500 on, no sound
-run on digits, MNIST or real pictures had a style effect below 0.36 or a color spread below 0.39, while one whose looks
-were pale and alike had 0.34 and 0.20. So the floors lie far below at first and between those two later, and nothing is
-said before the averaged weights have forgotten the first ones.
+run on digits, MNIST or real pictures (docs/recipe.md has them, and of which systems) had a style effect below 0.36 or a
+color spread below 0.39, while one whose looks were pale and alike had 0.34 and 0.20. So the floors lie far below at
+first and between those two later, and nothing is said before the averaged weights have forgotten the first ones.
 """
 
 from __future__ import annotations
