@@ -11,8 +11,9 @@ import tempfile
 import time
 import unicodedata
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -43,6 +44,14 @@ def composed(name: str) -> str:
 def real_path(path: Path) -> Path:
     """The path without links; a link that leads to itself is left to whoever opens it."""
     return Path(os.path.realpath(path))
+
+
+def real_paths(paths: Iterable[Path]) -> Iterator[str]:
+    """The same of many files, as text; each folder of them is followed once."""
+    followed = lru_cache(os.path.realpath)
+    for path in map(str, paths):
+        folder, name = os.path.split(path)
+        yield os.path.realpath(path) if os.path.islink(path) else os.path.join(followed(folder), name)
 
 
 def no_links(path: str, flags: int) -> int:
@@ -125,17 +134,25 @@ def replacing(path: Path, *, flushed: bool = True) -> Iterator[BinaryIO]:
     machine that loses its power may lose it all the same, unless it is ``flushed`` to the disk, which takes the time of
     many small files.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{_short(path.name)}.{os.getpid()}.part")
     try:
-        with open(part, "w+b", opener=no_links) as file:
+        with _opened_new(part) as file:
             yield file
             if flushed:
                 file.flush()
                 os.fsync(file.fileno())
         part.replace(path)
-    finally:
+    except BaseException:
         part.unlink(missing_ok=True)
+        raise
+
+
+def _opened_new(path: Path) -> BinaryIO:
+    """Of many files, all but the first find the folder there: nothing is asked of the disk for them."""
+    with suppress(FileNotFoundError):
+        return open(path, "w+b", opener=no_links)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return open(path, "w+b", opener=no_links)
 
 
 def require_new(out: Path) -> None:

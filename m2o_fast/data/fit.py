@@ -87,7 +87,7 @@ def strips(box: Box) -> list[Box]:
 def _scaled(read: Read, box: Box, size: tuple[int, int], filter_: Image.Resampling) -> list[Image.Image]:
     """A large one is scaled across strip by strip, as every row is one of its own, and then down."""
     if [box] == (parts := strips(box)):
-        return [plane.resize(size, filter_) for plane in read(box)]
+        return [plane if plane.size == size else plane.resize(size, filter_) for plane in read(box)]
     narrow: list[Image.Image] = []
     for strip in parts:
         planes = read(strip)

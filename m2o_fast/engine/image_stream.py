@@ -60,10 +60,13 @@ class ImageStream(Generic[Shape, Image]):
         for future in self._writes:
             future.result()
 
-    def write(self, function: Callable[[Item], None], items: Sequence[Item]) -> None:
-        """Calls a function of each item in threads; it is done, or its error raised, before the batch after next."""
+    def write(self, function: Callable[[Sequence[Item]], None], items: Sequence[Item]) -> None:
+        """Calls a function of some of the items at a time, in threads.
+
+        It is done with them, or its error raised, before the batch after next.
+        """
         for some in _chunks(items, _CHUNK):
-            self._writes.append(self._pool.submit(_each, function, some))
+            self._writes.append(self._pool.submit(function, some))
 
     def _planned(self, files: Sequence[Path]) -> Iterator[Sequence[Path]]:
         for window in _chunks(files, _WINDOW):
@@ -95,11 +98,6 @@ class ImageStream(Generic[Shape, Image]):
             yield loaded
         for future in writes:
             future.result()
-
-
-def _each(function: Callable[[Item], None], items: Sequence[Item]) -> None:
-    for item in items:
-        function(item)
 
 
 def _chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -17,17 +16,18 @@ from torch import Tensor
 
 from m2o_fast.data.cache import named
 from m2o_fast.data.fit import Fit, padded_box
-from m2o_fast.data.images import InMemory, image_grid, note_of, read_sized, save_image, shown_size_of, to_pillow
+from m2o_fast.data.images import InMemory, image_grid, pillow_images, read_sized, save_picture, shown_size_of, to_pillow
 from m2o_fast.data.label_maps import read_label_map
-from m2o_fast.data.layout import Images, list_images
+from m2o_fast.data.layout import list_images
 from m2o_fast.engine.evaluation.options import images_at_once
 from m2o_fast.engine.evaluation.progress import Meter
 from m2o_fast.engine.image_stream import ImageStream
 from m2o_fast.engine.looks import Request, styles_of
 from m2o_fast.engine.memory import is_out_of_memory
 from m2o_fast.engine.movies import check_movie, is_movie, save_movie
+from m2o_fast.engine.outputs import is_made, keep_inputs, notes_of, places
 from m2o_fast.errors import UserError
-from m2o_fast.files import is_full, real_path, remove_leftovers
+from m2o_fast.files import is_full, remove_leftovers
 from m2o_fast.labels import draw_labels, pictures
 from m2o_fast.m2o import Domain
 from m2o_fast.translators.base import Translator
@@ -80,8 +80,8 @@ def translate_path(
     is_folder = images.is_dir()
     if request.resume and not is_folder:
         raise UserError(f"--resume goes on with a folder of images, and {images} is none; leave it out")
-    outputs = _outputs(list_images(images), out, into_folder=is_folder or out.is_dir())
-    _keep_inputs([*outputs, *request.references()], outputs.values())
+    outputs = places(list_images(images), out, into_folder=is_folder or out.is_dir())
+    keep_inputs([*outputs, *request.references()], outputs.values())
     movie = out if request.interpolate and not is_folder and is_movie(out) else None
     if movie:
         check_movie(movie)
@@ -98,8 +98,8 @@ def translate_path(
         if movie:
             work.animate(images, movie)
             return Done(1, [])
-        notes = _notes(outputs, work.note()) if is_folder else {}
-        made = {file for file, to in outputs.items() if request.resume and _is_made(to, notes.get(file))}
+        notes = notes_of(outputs, work.note()) if is_folder else {}
+        made = {file for file, to in outputs.items() if request.resume and is_made(to, notes.get(file))}
         for folder in {to.parent for to in outputs.values()} if request.resume else ():
             remove_leftovers(folder)
         missing = {file: to for file, to in outputs.items() if file not in made}
@@ -135,48 +135,6 @@ def chosen_direction(translator: Translator, to: str, source: str | None) -> tup
         names = ", ".join(domain.name for domain in others)
         raise UserError(f"say with --from which domain the images are of; besides {target.name!r} there are {names}")
     return others[0], target
-
-
-# --- files ---
-
-
-def _outputs(images: Images, out: Path, into_folder: bool) -> dict[Path, Path]:
-    """The file to write for each file to read."""
-    if not into_folder:
-        return {images.paths[0]: out}
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; for a folder of images, --out must be a folder")
-    below = real_path(out).is_relative_to(real_path(images.folder)) and real_path(out) != real_path(images.folder)
-    files = [file for file in images.paths if not (below and real_path(file).is_relative_to(real_path(out)))]
-    if not files:
-        raise UserError(f"all images of {images.folder} lie in {out}, where the results would go; choose another --out")
-    places = [out / file.relative_to(images.folder) for file in files]
-    # a.png and a.jpg must not end in the same file
-    distinct = len({place.with_suffix("") for place in places}) == len(places)
-    named = [place.with_suffix(".png") if distinct else place.with_name(f"{place.name}.png") for place in places]
-    return dict(zip(files, named, strict=True))
-
-
-def _keep_inputs(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
-    kept = {real_path(file) for file in inputs}
-    for output in outputs:
-        if real_path(output) in kept:
-            raise UserError(f"{output} would overwrite an image that is read; choose another --out")
-
-
-def _notes(files: Iterable[Path], note: str) -> dict[Path, str]:
-    """File -> what tells its output: what tells all of them, and the file's size and time; not for one that is gone."""
-    notes = {}
-    for file in files:
-        with suppress(OSError):
-            status = file.stat()
-            notes[file] = f"{note} {status.st_size} {status.st_mtime_ns}"
-    return notes
-
-
-def _is_made(output: Path, note: str | None) -> bool:
-    """Whether an output is there: whole, made by the same weights and request, and of its image as it is now."""
-    return note is not None and note_of(output) == note
 
 
 # --- sizes ---
@@ -287,17 +245,18 @@ class _Work:
         stream = ImageStream(self._shape, self._read_for_file, lambda shape: max(1, self._at_once(shape) // styles))
         written: list[Path] = []
 
-        def save(made: tuple[Picture, Tensor]) -> None:
-            file = cast(Path, made[0].file)
-            try:
-                self._save(*made, outputs[file], notes.get(file))
-            except UserError as error:
-                if len(outputs) > 1 and is_full(error.__cause__):
-                    count = f"{len(written)} of {len(outputs)} images were written; --resume goes on from there"
-                    raise UserError(f"{error}; {count}") from error
-                stream.failures[file] = str(error)
-            else:
-                written.append(file)
+        def save(made: Sequence[tuple[Picture, Tensor]]) -> None:
+            for (picture, tiles), finished in zip(made, self._at_one_go(made), strict=True):
+                file = cast(Path, picture.file)
+                try:
+                    save_picture(finished or self._finished(picture, tiles), outputs[file], notes.get(file))
+                except UserError as error:
+                    if len(outputs) > 1 and is_full(error.__cause__):
+                        count = f"{len(written)} of {len(outputs)} images were written; --resume goes on from there"
+                        raise UserError(f"{error}; {count}") from error
+                    stream.failures[file] = str(error)
+                else:
+                    written.append(file)
 
         with stream, meter.stage("translating", len(outputs)) as advance:
             for batch in stream.batches(list(outputs)):
@@ -372,14 +331,23 @@ class _Work:
             )
             yield pictures(made, self._target).unflatten(0, (len(images), len(some))).cpu()
 
-    def _save(self, picture: Picture, tiles: Tensor, out: Path, note: str | None) -> None:
+    def _at_one_go(self, made: Sequence[tuple[Picture, Tensor]]) -> Sequence[Image.Image | None]:
+        """Translations that are to be cut at most; ``None`` for those that :meth:`_finished` makes by itself."""
+        by_itself = self._request.is_grid or self._request.keep_size or len(made) == 1
+        if by_itself or not (tiles := torch.stack([tiles[0] for _, tiles in made])).isfinite().all():
+            return [None] * len(made)
+        found = pillow_images(tiles)
+        if self._translator.multiple is None:
+            return found
+        return [tile.crop((0, 0, *picture.shown)) for tile, (picture, _) in zip(found, made, strict=True)]
+
+    def _finished(self, picture: Picture, tiles: Tensor) -> Image.Image:
         """The translation, or the source image and its translations in a row."""
         row = [self._restored(tile, picture, self._target) for tile in tiles]
-        if self._request.is_grid:
-            image = self._restored(pictures(picture.values, self._source)[0], picture, self._source)
-            save_image(image_grid([image, *row]), out, note)
-        else:
-            save_image(row[0], out, note)
+        if not self._request.is_grid:
+            return to_pillow(row[0])
+        image = self._restored(pictures(picture.values, self._source)[0], picture, self._source)
+        return to_pillow(image_grid([image, *row]))
 
     def _restored(self, tile: Tensor, picture: Picture, domain: Domain) -> Tensor:
         if not tile.isfinite().all():

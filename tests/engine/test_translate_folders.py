@@ -16,7 +16,8 @@ from torch import Tensor
 
 from m2o_fast.data.images import save_image
 from m2o_fast.engine.evaluation.progress import Meter
-from m2o_fast.engine.translate import Done, Request, _is_made, restored, translate_path
+from m2o_fast.engine.outputs import is_made
+from m2o_fast.engine.translate import Done, Request, restored, translate_path
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain, ManyToOne
 from m2o_fast.translators import create, system
@@ -134,7 +135,7 @@ def test_one_image_is_not_resumed(one_size: Translator, tmp_path: Path) -> None:
     save_image(torch.zeros(3, 32, 32), tmp_path / "out.png")  # of somebody else
     with pytest.raises(UserError, match="--resume goes on with a folder of images, and .*in.png is none"):
         translate_path(one_size, tmp_path / "in.png", tmp_path / "out.png", Request("color", resume=True))
-    assert not _is_made(tmp_path / "out.png", None)
+    assert not is_made(tmp_path / "out.png", None)
 
 
 def test_what_cannot_be_written_is_named_and_the_others_are_written(one_size: Translator, tmp_path: Path) -> None:
@@ -162,7 +163,7 @@ def test_a_full_disk_ends_it_and_says_how_many_were_written(
         if not next(room, False):
             raise UserError(f"{path}: cannot write the image") from OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("m2o_fast.engine.translate.save_image", full)
+    monkeypatch.setattr("m2o_fast.engine.translate.save_picture", full)
     with pytest.raises(UserError, match=r"cannot write the image; 2 of 4 images were written; --resume goes on"):
         translate_path(one_size, tmp_path / "in", tmp_path / "out", Request("color"))
 
