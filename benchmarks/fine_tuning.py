@@ -1,6 +1,6 @@
 """Fewer steps to the same error: MNIST from fresh weights, and from those of digits. A section of docs/results.md.
 
-    M2O_DATA_DIR=DIR python benchmarks/fine_tuning.py [--steps 400] [--every 25] [--seeds 1 2]
+    M2O_DATA_DIR=DIR python benchmarks/fine_tuning.py [--steps 400] [--every 25] [--seeds 1 2 3]
 
 The digits are trained as by `make train`; MNIST by the same recipe, without and with `--init-from`, and validated every
 few steps. Every run is one `m2o-fast train` in a process of its own with one thread, in a folder named after its
@@ -34,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--every", type=int, default=25, help="steps between two validations")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "fine-tuning")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
