@@ -1,11 +1,11 @@
 """How fast a folder of PNG files is translated: image by image, and in batches. A table of docs/use.md.
 
-    python benchmarks/translate_folder.py [--images 500] [--rounds 7] [--folder DIR]
+    python benchmarks/translate_folder.py [--images 600] [--rounds 5] [--folder DIR]
 
 Real digits of 32 x 32 pixels become colored ones, by runs of a few steps of their recipes. Three ways take turns in
 one process with one thread of torch: a translation of each file by itself, as of `m2o-fast translate FILE` without its
 start; the folder with `--batch-size 1`; and the folder as the command does it by itself. Figures are kept in
-benchmarks/results/translate-folder.json.
+benchmarks/results/translate-folder.json, those of the last measurement for each kind of disk.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from trials import made_by
 import m2o_fast
 from m2o_fast.data import open_dataset
 from m2o_fast.data.images import save_image
-from m2o_fast.data.parallel import cores
 from m2o_fast.engine.looks import Request
 from m2o_fast.engine.translate import translate_path
 from m2o_fast.translators import system
@@ -46,8 +45,8 @@ Measured = dict[str, dict[str, float]]
 def main() -> None:
     """Measures, and writes the record and the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=500)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--images", type=int, default=600)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--folder", type=Path, help="where files are read and written (default: that of temporary ones)"
     )
@@ -60,12 +59,12 @@ def main() -> None:
             run = m2o_fast.train(
                 system=name, variant=variant, data="digits", steps=STEPS, run=Path(folder) / name, quiet=True
             )
-            title = f"{system(name).title}, {variant}"
-            found[title] = measured(m2o_fast.load(run, "cpu"), images, Path(folder), options.rounds)
-            print(title, json.dumps(found[title]), flush=True)
+            found[name] = measured(m2o_fast.load(run, "cpu"), images, Path(folder), options.rounds)
+            print(name, json.dumps(found[name]), flush=True)
         disk = file_system(Path(folder))
-    facts = {"images": options.images, "rounds": options.rounds, "disk": disk, "cores": cores()}
-    write_record(RECORD, {**made_by(), **facts, "systems": found})
+    known = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    known[disk] = {**made_by(), "images": options.images, "rounds": options.rounds, "systems": found}
+    write_record(RECORD, known)
     write_page()
 
 
@@ -120,18 +119,26 @@ def write_page() -> None:
 
 def table(record: dict[str, Any]) -> list[str]:
     """The lines of the table."""
+    facts = [
+        f"on {disk} {found['images']} files, {found['rounds']} rounds, {found['machine']}, torch {found['torch']}, commit "
+        f"{found['commit']}"
+        for disk, found in sorted(record.items())
+    ]
     lines = [
-        f"Made by `python benchmarks/translate_folder.py` from `benchmarks/results/{RECORD.name}`: "
-        f"{record['images']} digits of {SIDE} x {SIDE} pixels, PNG files on {record['disk']}; {record['machine']}, one "
-        f"thread of torch, torch {record['torch']}, commit {record['commit']}. Milliseconds of the processor for each "
-        f"image, in brackets those of the clock; medians of {record['rounds']} rounds. File by file is a call for "
-        "each, which has its file flushed to the disk.\n",
-        f"| system | {' | '.join(WAYS.values())} | batches over files | over `--batch-size 1` |",
+        f"Made by `python benchmarks/translate_folder.py` from `benchmarks/results/{RECORD.name}`: gray digits of {SIDE} x "
+        f"{SIDE} pixels become colored ones, PNG files in and out, one thread of torch. Milliseconds of the processor for "
+        "each image, in brackets those of the clock, medians of all rounds; then how many times as fast batches are. File "
+        "by file is a call for each, which has its file flushed to the disk. Other work went on meanwhile. "
+        f"{'; '.join(facts)[:1].upper()}{'; '.join(facts)[1:]}.\n",
+        f"| system, disk | {' | '.join(WAYS.values())} | over file by file | over `--batch-size 1` |",
         f"|{'---|' * (len(WAYS) + 3)}",
     ]
-    for name, ways in record["systems"].items():
-        cells = [f"{ways[way]['processor']:.2f} ({ways[way]['clock']:.2f})" for way in WAYS]
-        lines.append(f"| {name} | {' | '.join([*cells, factor(ways, 'files'), factor(ways, 'ones')])} |")
+    for name in SYSTEMS:
+        for disk, found in sorted(record.items()):
+            ways = found["systems"][name]
+            cells = [f"{ways[way]['processor']:.2f} ({ways[way]['clock']:.2f})" for way in WAYS]
+            title = f"{system(name).title}, {SYSTEMS[name]}, {disk}"
+            lines.append(f"| {title} | {' | '.join([*cells, factor(ways, 'files'), factor(ways, 'ones')])} |")
     return lines
 
 
