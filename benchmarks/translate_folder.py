@@ -120,16 +120,16 @@ def write_page() -> None:
 def table(record: dict[str, Any]) -> list[str]:
     """The lines of the table."""
     facts = [
-        f"on {disk} {found['images']} files, {found['rounds']} rounds, {found['machine']}, torch {found['torch']}, commit "
-        f"{found['commit']}"
+        f"{found['images']} files on {disk}, {found['rounds']} rounds, {found['machine']}, torch {found['torch']}, "
+        f"commit {found['commit']}"
         for disk, found in sorted(record.items())
     ]
     lines = [
-        f"Made by `python benchmarks/translate_folder.py` from `benchmarks/results/{RECORD.name}`: gray digits of {SIDE} x "
-        f"{SIDE} pixels become colored ones, PNG files in and out, one thread of torch. Milliseconds of the processor for "
-        "each image, in brackets those of the clock, medians of all rounds; then how many times as fast batches are. File "
-        "by file is a call for each, which has its file flushed to the disk. Other work went on meanwhile. "
-        f"{'; '.join(facts)[:1].upper()}{'; '.join(facts)[1:]}.\n",
+        f"Made by `python benchmarks/translate_folder.py` from `benchmarks/results/{RECORD.name}`: gray digits of "
+        f"{SIDE} x {SIDE} pixels become colored ones, PNG files in and out, one thread of torch, beside other work. "
+        "Milliseconds of the processor for each image, in brackets those of the clock, medians of all rounds; then how "
+        "many times as fast batches are. File by file is a call for each, which has its file flushed to the disk. "
+        f"Disks, of which tmpfs is memory: {'; '.join(facts)}.\n",
         f"| system, disk | {' | '.join(WAYS.values())} | over file by file | over `--batch-size 1` |",
         f"|{'---|' * (len(WAYS) + 3)}",
     ]

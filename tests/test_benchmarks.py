@@ -19,7 +19,7 @@ from m2o_fast.translators import NAMES
 PAGES = """
 import json, sys
 sys.path.insert(0, "benchmarks")
-import profile_step, publish, results_page
+import profile_step, publish, results_page, translate_folder
 records = [json.loads(path.read_text()) for path in sorted(publish.RESULTS.glob("*.json"))]
 steps = [record for record in records if "shares" in record]
 rows = [record for record in records if "rows" in record]
@@ -34,6 +34,8 @@ for name, expected in lines.items():
     assert len(expected) > 15
     assert "\\n".join(expected) in page, f"docs/{name}.md is not what its results say"
 assert "\\n".join(publish.headline(rows)) in (publish.ROOT / "README.md").read_text()
+folders = translate_folder.table(json.loads(translate_folder.RECORD.read_text()))
+assert "\\n".join(folders) in translate_folder.PAGE.read_text()
 assert "matplotlib" not in sys.modules
 """
 RUN = "import runpy; runpy.run_path('benchmarks/short_op_run.py', run_name='__main__')"
