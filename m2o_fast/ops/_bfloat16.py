@@ -1,4 +1,4 @@
-"""Products in bfloat16 on a CPU that has none, by the kernels of float32.
+"""Products in bfloat16 on a CPU that has none, or slower ones, by the kernels of float32.
 
 The product of two numbers of 8 bits is exact in float32, sums are taken in float32 either way, and the result is
 rounded once. So operands are rounded to bfloat16, widened, multiplied, and the result is rounded: what bfloat16
@@ -14,8 +14,8 @@ from m2o_fast.ops._choices import emulates_bfloat16
 from m2o_fast.ops._library import forced_backend
 
 
-def is_widened(*operands: Tensor | None) -> bool:
-    """Whether a product of these is one of bfloat16 that float32 kernels have to make.
+def is_widened(*operands: Tensor | None, faster: bool = False) -> bool:
+    """Whether a product of these is one of bfloat16 that float32 kernels have to make, or are ``faster`` to make.
 
     By their own type or by that of autocast; where autocast would leave an operand alone (float64), torch has to say
     what happens. Under ``torch.compile`` and ``use_backend("reference")`` torch's own is taken.
@@ -23,7 +23,7 @@ def is_widened(*operands: Tensor | None) -> bool:
     if torch.compiler.is_compiling() or forced_backend() == "reference":
         return False
     given = [operand for operand in operands if operand is not None]
-    if not all(emulates_bfloat16(operand.device.type) for operand in given):
+    if not faster and not all(emulates_bfloat16(operand.device.type) for operand in given):
         return False
     if torch.is_autocast_enabled("cpu"):
         casts = (torch.bfloat16, torch.float16, torch.float32)

@@ -123,6 +123,20 @@ def winograd_pays(shape: torch.Size, out_channels: int) -> bool:
     return enough and channels % WINOGRAD_CHANNELS == out_channels % WINOGRAD_CHANNELS == 0
 
 
+#: Channels, in and out, from which Winograd's form in float32 is faster than torch's convolution of bfloat16 on a
+#: processor that multiplies bfloat16. AMD EPYC with AVX-512 and its products of bfloat16, one thread, processor time,
+#: batch of 4, forward and backward, both formats: 512 channels at 16 pixels 1.25 and 1.3 times as fast, at 8 pixels
+#: 1.2 and 1.1; 256 at 16 pixels 1.2 in both, at 8 pixels 0.9 and 1.1; 128 and 64 channels 1.0 to 1.2, forward alone 0.9
+#: to 1.0. With AMX: expected, since there an iteration at the published widths is slower in bfloat16
+#: (docs/performance.md).
+WINOGRAD_BEATS_BFLOAT16 = 256
+
+
+def winograd_beats_bfloat16(channels: int, out_channels: int) -> bool:
+    """Whether a convolution of bfloat16 that may take Winograd's form does so, in float32, on any CPU."""
+    return min(channels, out_channels) >= WINOGRAD_BEATS_BFLOAT16
+
+
 #: Multiplications of a convolution of stride 1. With fewer, what a call in Python costs outweighs faster second
 #: derivatives: on a CPU, an iteration of the digits preset took 247 ms with ours for all and 221 ms with torch's.
 WORTH_A_CALL = 2**24

@@ -7,8 +7,9 @@ which R1 needs, are the same three kernels again - convolution, its gradient by 
 which is linear in both arguments with the other two as derivatives - where torch builds the gradient by weight from a
 convolution of transposed images that takes 2 to 4 times as long.
 
-bfloat16 comes, by autocast or as it is, to the same kernels where torch would emulate it (:mod:`._bfloat16`); what is
-kept for the derivatives is bfloat16 all the same.
+bfloat16 comes, by autocast or as it is, to the same kernels where torch would emulate it (:mod:`._bfloat16`) or
+Winograd's form in float32 is faster than torch's products of bfloat16; what is kept for the derivatives is bfloat16 all
+the same.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from m2o_fast.ops import patches, rows, winograd
 from m2o_fast.ops._bfloat16 import in_bfloat16, is_widened, widened
-from m2o_fast.ops._choices import is_worth_a_call, patches_pay, rows_pay, winograd_pays
+from m2o_fast.ops._choices import is_worth_a_call, patches_pay, rows_pay, winograd_beats_bfloat16, winograd_pays
 from m2o_fast.ops._formats import is_channels_last
 from m2o_fast.ops._library import NATIVE_MISSING, forced_backend, needs_torch
 from m2o_fast.ops.patches import Geometry
@@ -56,6 +57,8 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int
 
 def differentiable(op: str, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     """What :func:`conv2d` does, for any geometry; ``op`` is named in errors."""
+    if _is_small(x, weight, bias, geometry):
+        return _torchs(x, weight, bias, geometry)
     if not _needs_torchs(x, weight):
         _check(op, x, weight, bias)
         if _is_exact(x, weight, bias):
@@ -64,7 +67,7 @@ def differentiable(op: str, x: Tensor, weight: Tensor, bias: Tensor | None, geom
                 return _convolve(x, weight, bias, geometry)
             if _takes_winograd(x, weight, geometry) or is_worth_a_call(x.shape, weight.shape):
                 return _Convolution.apply(x, weight, bias, geometry)
-        elif is_widened(x, weight, bias):
+        elif is_widened(x, weight, bias, faster=_beats_bfloat16(x, weight, geometry)):
             return _Convolution.apply(*in_bfloat16(x, weight, bias), geometry)
     return _torchs(x, weight, bias, geometry)
 
@@ -95,6 +98,19 @@ def conv_transpose2d(
         if _is_exact(x, weight, bias) and _takes_patches(_pixels(x), weight, geometry):
             return _Transposed.apply(x, weight, bias, geometry)
     return F.conv_transpose2d(x, weight, bias, stride, padding)
+
+
+def _is_small(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> bool:
+    """Whether a 3x3 convolution is torch's however it is called: found out at once, as it may take little."""
+    shape, kernel = x.shape, weight.shape
+    if x.dtype is not torch.float32 or len(shape) != 4 or kernel[1:] != (shape[1], 3, 3):
+        return False
+    if geometry.stride != 1 or geometry.padding != 1 or not (bias is None or bias.shape == kernel[:1]):
+        return False
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+        return False
+    pays = is_worth_a_call(shape, kernel) or winograd_pays(shape, kernel[0])
+    return not (pays or patches_pay(_pixels(x), kernel, by_weight=False))
 
 
 def _needs_torchs(x: Tensor, weight: Tensor) -> bool:
@@ -149,6 +165,11 @@ def _takes_winograd(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
     if weight.shape[2:] != (3, 3) or geometry[:2] != (1, 1) or NATIVE_MISSING["cpu"] is not None:
         return False
     return winograd_pays(x.shape, weight.shape[0])
+
+
+def _beats_bfloat16(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
+    """Whether Winograd's form in float32 is faster than torch's convolution of bfloat16."""
+    return _takes_winograd(x, weight, geometry) and winograd_beats_bfloat16(x.shape[1], weight.shape[0])
 
 
 def _takes_patches(pixels: int, weight: Tensor, geometry: Geometry, *, by_weight: bool = False) -> bool:

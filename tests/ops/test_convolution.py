@@ -232,6 +232,26 @@ def test_small_convolutions_are_torchs(batch: int, ours: bool, monkeypatch: pyte
     assert bool(calls) == ours
 
 
+@needs_native
+@pytest.mark.parametrize("channels", [32, 16])
+def test_many_channels_of_bfloat16_take_winograds_form(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a processor multiplies bfloat16; few channels are torch's there."""
+    monkeypatch.setattr(_choices, "WITHOUT_BFLOAT16", ())
+    monkeypatch.setattr(_choices, "WINOGRAD_BEATS_BFLOAT16", 32)
+    calls = []
+    convolve = winograd.convolve
+    monkeypatch.setattr(
+        winograd, "convolve", lambda x, *rest, **named: calls.append(x.dtype) or convolve(x, *rest, **named)
+    )
+    x, weight = torch.randn(4, channels, 16, 16), torch.randn(32, channels, 3, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = conv2d(x, weight, padding=1)
+    assert y.dtype == conv2d(x.bfloat16(), weight.bfloat16(), padding=1).dtype == torch.bfloat16
+    assert calls == [torch.float32] * 2 * (channels == 32)
+    exact = F.conv2d(x, weight, padding=1)
+    torch.testing.assert_close(y.float(), exact, rtol=0, atol=2e-2 * float(exact.abs().max()))
+
+
 def test_torchs_own_where_nothing_else_fits() -> None:
     x, weight = torch.randn(32, 16, 16, 16), torch.randn(16, 16, 3, 3)
     with torch.autocast("cpu", torch.bfloat16):

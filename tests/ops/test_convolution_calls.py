@@ -55,6 +55,25 @@ def test_wrong_arguments_are_worded(monkeypatch: pytest.MonkeyPatch) -> None:
             conv2d(x, weight, torch.randn(32).to(dtype), padding=1)
 
 
+def test_small_convolutions_are_not_asked_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked of others would take longer than what is gained; wrong arguments are worded all the same."""
+
+    def never(*arguments: object) -> bool:
+        raise AssertionError("asked")
+
+    x, weight, bias = torch.randn(1, 16, 8, 8), torch.randn(16, 16, 3, 3), torch.randn(16)
+    for wrong in ({"weight": weight[:, :8]}, {"bias": torch.randn(16, 1)}, {"bias": torch.tensor(1.0)}):
+        with pytest.raises(ValueError, match=r"^conv2d: (weight|bias) must be"):
+            conv2d(x, **{"weight": weight, "bias": bias} | wrong, padding=1)
+    monkeypatch.setattr(convolution, "_needs_torchs", never)
+    assert torch.equal(conv2d(x, weight, bias, padding=1), F.conv2d(x, weight, bias, padding=1))
+    for other in (torch.randn(32, 16, 16, 16), x.double()):
+        with pytest.raises(AssertionError, match="asked"):
+            conv2d(other, weight.to(other.dtype), bias.to(other.dtype), padding=1)
+    with pytest.raises(AssertionError, match="asked"), torch.autocast("cpu", torch.bfloat16):
+        conv2d(x, weight, bias, padding=1)  # which a processor may have to widen
+
+
 @pytest.mark.parametrize("geometry", [{"stride": (2, 2)}, {"padding": (1, 1)}, {"padding": "same"}], ids=str)
 def test_stride_and_padding_are_numbers(geometry: dict) -> None:
     """Where torch would take more, the derivatives here would not."""
