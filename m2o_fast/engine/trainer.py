@@ -45,6 +45,7 @@ from m2o_fast.engine.start import (
     check_schedule,
 )
 from m2o_fast.engine.step import Stepper, StepResult, compile_nets
+from m2o_fast.engine.style_fitting import StyleFitting
 from m2o_fast.engine.training_state import Training, load_training, optimizer_kinds, training_tensors
 from m2o_fast.engine.validation import open_validation
 from m2o_fast.engine.watch import StyleWatch
@@ -113,6 +114,7 @@ class Trainer:
         self.validation = None
         if self.processes.leads and config.validate_every:
             self.validation = open_validation(config, run, held_out, start.manifest.get("step", 0))
+        self._style_fitting = StyleFitting(dataset, config.seed, 4 * config.batch_size)
         self.images = {domain.name: dataset.count(domain.name) for domain in dataset.domains}
         self.fingerprint, self.test_fingerprint = dataset.fingerprint, held_out.fingerprint
         self.step = self.skipped = self.skipped_in_a_row = 0
@@ -123,6 +125,7 @@ class Trainer:
             load_training(start.checkpoint, self._training())
             self.step, self.skipped, self.skipped_in_a_row = (start.manifest[key] for key in COUNTERS)
             self._saved_at = self.step if start.checkpoint == checkpoint_folder(run, self.step) else None
+        self._fitted_at = self.step  # what a checkpoint holds is fitted
 
     def plan(self) -> Plan:
         """What is about to run."""
@@ -219,6 +222,7 @@ class Trainer:
         if not self.processes.leads:
             return
         with going_on(log):
+            self._fit_styles()
             with in_evaluation(self.averaged):
                 directions = self.samples.translate(self.averaged)
             picture = self.samples.draw(self.averaged, directions)
@@ -232,6 +236,7 @@ class Trainer:
     def _validate(self, log: Log) -> None:
         if self.validation is None:  # the leading process alone has one
             return
+        self._fit_styles()
         facts = {"step": self.step, "data": self.fingerprint, "test_data": self.test_fingerprint}
         # During a streak of skipped steps the weights may be on their way out: none are kept.
         self.validation.validate(self._training(), facts, log, keep=not self.skipped_in_a_row)
@@ -248,6 +253,7 @@ class Trainer:
             "test_data": self.test_fingerprint,
             "threads": torch.get_num_threads(),
         }
+        self._fit_styles()
         tensors = training_tensors(self._training())
         try:
             self._keep_folder(log)
@@ -268,6 +274,13 @@ class Trainer:
             remove_old_checkpoints(self.run, self.config.keep_checkpoints, self.step)
         except OSError as error:
             log.warn(f"old checkpoints could not be removed: {error}")
+
+    def _fit_styles(self) -> None:
+        """Of the weights in use; a step undoes it, since buffers are copied from the nets that are trained."""
+        if self._fitted_at != self.step:
+            with in_evaluation(self.averaged):
+                self._style_fitting.fit(self.averaged)
+            self._fitted_at = self.step
 
     def _training(self) -> Training:
         """What a checkpoint holds."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from m2o_fast.batch import Batch
 from m2o_fast.m2o import Domain, ManyToOne
 from m2o_fast.nn.history import HistoryPool
+from m2o_fast.nn.style_fit import StyleFit
 
 
 class Phase(NamedTuple):
@@ -146,6 +147,13 @@ class Translator(nn.Module, ABC):
         Where a domain has a style, unless a system says no.
         """
         return self.has_style(domain)
+
+    def style_fit(self, target: str | int) -> StyleFit | None:
+        """The map behind the mapping network of a domain that is fitted to what real images show, if it has one.
+
+        The engine fits that of the averaged nets whenever they are to be used or saved.
+        """
+        return None
 
     def evaluations(self, target: str | int) -> int:
         """How often a translation into a domain goes through the net that makes it; more than once by an ODE."""

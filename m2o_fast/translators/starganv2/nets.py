@@ -18,6 +18,7 @@ from m2o_fast.losses import at_least_float32
 from m2o_fast.m2o import Domain, ManyToOne
 from m2o_fast.nn.blocks import AdaINResBlock, ModulatedResBlock, ResBlock, conv, leaky_relu, linear
 from m2o_fast.nn.stems import AdaptedOutputStem, DomainBlocks, InputAdapter, InputStem, OutputStem
+from m2o_fast.nn.style_fit import StyleFit
 from m2o_fast.translators.starganv2.settings import Size
 
 
@@ -121,7 +122,10 @@ def _through(block: nn.Module, x: Tensor, counts: Sequence[int], *conditions: Te
 
 
 class MappingNetwork(nn.Module):
-    """Latent z to the style of a domain: a shared perceptron, then one head for each domain that has a style."""
+    """Latent z to the style of a domain: a shared perceptron, then one head for each domain that has a style.
+
+    Behind each head there may be a map that is fitted (:mod:`m2o_fast.nn.style_fit`).
+    """
 
     def __init__(self, size: Size, domains: Sequence[Domain], rules: ManyToOne) -> None:
         super().__init__()
@@ -134,12 +138,14 @@ class MappingNetwork(nn.Module):
                 if rules.has_style(domain)
             }
         )
+        self.fits = nn.ModuleDict({k: StyleFit(size.style_dim) for k in self.heads if size.fit_styles})
 
     def forward(self, latents: dict[int, Tensor]) -> dict[int, Tensor]:
         """Latents ``[n_k, latent_dim]`` by domain index, not all empty, to styles ``[n_k, style_dim]``."""
         hidden = self.shared(torch.cat(list(latents.values())))
         parts = hidden.split([latent.shape[0] for latent in latents.values()])
-        return {k: self.heads[str(k)](part) for k, part in zip(latents, parts, strict=True)}
+        styles = {k: self.heads[str(k)](part) for k, part in zip(latents, parts, strict=True)}
+        return {k: self.fits[str(k)](style) for k, style in styles.items()} if self.fits else styles
 
 
 def _perceptron(widths: Sequence[int], *, last_relu: bool) -> nn.Sequential:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain, ManyToOne
+from m2o_fast.nn.style_fit import StyleFit
 from m2o_fast.translators import state_dicts as layouts
 from m2o_fast.translators.starganv2 import SYSTEM
 from m2o_fast.translators.starganv2.settings import Size
@@ -82,10 +83,22 @@ def to_official(translator: StarGANv2) -> dict[str, dict[str, Tensor]]:
         )
     prefixes = _prefixes(translator.size)
     nets: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in translator.state_dict().items():
+    for name, tensor in _without_fits(translator).items():
         net, _, key = layouts.published_name(name, prefixes).partition(".")
         nets.setdefault(net, {})[key] = tensor.contiguous()
     return nets
+
+
+def _without_fits(translator: StarGANv2) -> dict[str, Tensor]:
+    """All weights; the map behind a head of the mapping network is part of the last layer of that head."""
+    network, tensors = translator.mapping_network, translator.state_dict()
+    for k, fit in network.fits.items():
+        assert isinstance(fit, StyleFit)
+        last = f"mapping_network.heads.{k}.{len(network.heads[k]) - 1}"
+        weight, bias, matrix = (t.double() for t in (tensors[f"{last}.weight"], tensors[f"{last}.bias"], fit.matrix))
+        tensors[f"{last}.weight"] = (matrix @ weight).to(fit.matrix.dtype)
+        tensors[f"{last}.bias"] = (matrix @ bias + fit.shift).to(fit.matrix.dtype)
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith("mapping_network.fits.")}
 
 
 def _checked_nets(state_dicts: Mapping[str, StateDict]) -> dict[str, dict[str, Tensor]]:

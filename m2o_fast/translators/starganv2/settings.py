@@ -32,6 +32,9 @@ class _Nets(settings.Model):
         domain_code: Whether two or more domains without style are told apart in the decoder by a one-hot code beside
             the style; else by their last layers alone.
         downsamplings: How often the generator halves an image; ``None``: down to 16x16, as published.
+        fit_styles: Whether the styles of random latents are mapped so that the style encoder reads the same mean and
+            covariance off their translations as off real images. The map is fitted to the averaged weights whenever
+            they are used or saved, and no part of training.
     """
 
     base_width: Count | Literal["official"] | None = None
@@ -43,6 +46,7 @@ class _Nets(settings.Model):
     output: Literal["linear", "tanh"] | None = None
     domain_code: StrictBool = True
     downsamplings: LayersOrZero | None = None
+    fit_styles: StrictBool = False
 
 
 class Model(_Nets):

@@ -30,6 +30,7 @@ from m2o_fast.losses import (
 from m2o_fast.m2o import Domain, ManyToOne
 from m2o_fast.nn.freezing import frozen
 from m2o_fast.nn.permutation import inverse, permuted
+from m2o_fast.nn.style_fit import StyleFit
 from m2o_fast.translators.base import Iteration, Phase, Translator, detached, schedule_to_zero
 from m2o_fast.translators.starganv2.nets import Discriminator, Generator, MappingNetwork, StyleEncoder
 from m2o_fast.translators.starganv2.settings import Size, Weights
@@ -120,6 +121,11 @@ class StarGANv2(Translator):
     def latent_shape(self, target: str | int) -> tuple[int, ...] | None:
         """A vector, where the mapping network has a head."""
         return (self.size.latent_dim,) if self.domain_index(target) in self.styled else None
+
+    def style_fit(self, target: str | int) -> StyleFit | None:
+        """Behind the head of its domain, where the settings ask for it."""
+        fits = self.mapping_network.fits
+        return fits[str(k)] if str(k := self.domain_index(target)) in fits else None
 
     def references(self) -> int:
         """Two, whose translations are to differ."""
