@@ -28,7 +28,8 @@ WHOLE = 2000  # steps of the recipe
 COMMON: dict[str, Any] = {
     "variant": "hms", "data.name": "digits", "threads": 1, "device": "cpu", "batch_size": 8,
     "model.base_width": 8, "model.style_dim": 8, "model.latent_dim": 16, "model.style_op": "demod",
-    "model.output": "tanh", "loss.r1": 0.2, "loss.diversity": 2.0, "loss.style": 0.3, "loss.diversity_steps": 8000,
+    "model.output": "tanh", "model.fit_styles": False, "loss.r1": 0.2, "loss.diversity": 2.0, "loss.style": 0.3,
+    "loss.cycle": 1.0, "loss.supervised": 1.0, "loss.diversity_steps": 8000,
     "optim.mapping_lr": 1e-6, "optim.ema": 0.995, "keep_checkpoints": 0, "sample_every": WHOLE,
 }  # fmt: skip
 #: color and gray are domains 0 and 1: two of eight go to color in the place of four; as many come from each

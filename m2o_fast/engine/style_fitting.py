@@ -16,6 +16,7 @@ from m2o_fast.translators.base import Translator
 
 IMAGES = 4096  # real ones of a domain, whose styles are read
 TRANSLATIONS, ROUNDS = 2048, 4  # of each round
+FEWEST = 8  # images for each dimension of a style: fewer say too little of a covariance
 
 
 class StyleFitting:
@@ -31,37 +32,42 @@ class StyleFitting:
         self._dataset, self._seed, self._batch_size = dataset, seed, batch_size
 
     @torch.no_grad()
-    def fit(self, translator: Translator) -> None:
+    def fit(self, translator: Translator, at_most: int = IMAGES) -> None:
         """Fits the maps of all domains that have one.
 
         Translations by random styles get, as the style encoder reads them, the mean and covariance of real images: the
         map takes random styles to these moments; then, round by round, translations are made and read, and styles are
         moved on as far as what was read is off. Of all rounds the nearest stays, or what was there before any.
+
+        Args:
+            translator: The nets.
+            at_most: Images to read at a time. Those that training has seen so far, in the first steps: a short one is
+                not to wait for this.
         """
         for target in range(len(translator.domains)):
             fit = translator.style_fit(target)
-            if fit is not None:
-                self._fit(translator, target, fit)
+            if fit is not None and at_most >= FEWEST * len(fit.shift):
+                self._fit(translator, target, fit, at_most)
 
-    def _fit(self, translator: Translator, target: int, fit: StyleFit) -> None:
-        generator = torch_generator(self._seed, "style fit", target)
-        wanted = Moments.of(self._styles_of_images(translator, target, generator))
-        found = Moments.of(self._styles_of_translations(translator, target, generator))
+    def _fit(self, translator: Translator, target: int, fit: StyleFit, at_most: int) -> None:
+        generator, count = torch_generator(self._seed, "style fit", target), min(TRANSLATIONS, at_most)
+        wanted = Moments.of(self._styles_of_images(translator, target, min(IMAGES, at_most), generator))
+        found = Moments.of(self._styles_of_translations(translator, target, count, generator))
         if not (wanted.is_usable() and found.is_usable()):  # nets that have gone wrong, or are not there yet
             return
         nearest, kept = found.distance(wanted), _copied(fit)
         found = Moments.of(translator.sample_style(IMAGES, target, generator))
         for _ in range(ROUNDS):
             fit.move(found, wanted)
-            found = Moments.of(self._styles_of_translations(translator, target, generator))
+            found = Moments.of(self._styles_of_translations(translator, target, count, generator))
             if not found.is_usable():
                 break
             if (distance := found.distance(wanted)) < nearest:
                 nearest, kept = distance, _copied(fit)
         fit.load_state_dict(kept)
 
-    def _styles_of_images(self, translator: Translator, domain: int, generator: torch.Generator) -> Tensor:
-        numbers, epochs = self._drawn(domain, IMAGES, generator)
+    def _styles_of_images(self, translator: Translator, domain: int, count: int, generator: torch.Generator) -> Tensor:
+        numbers, epochs = self._drawn(domain, count, generator)
         return torch.cat(
             [
                 translator.encode_style(self._images(translator, domain, some, epoch), domain)
@@ -69,11 +75,13 @@ class StyleFitting:
             ]
         )
 
-    def _styles_of_translations(self, translator: Translator, target: int, generator: torch.Generator) -> Tensor:
+    def _styles_of_translations(
+        self, translator: Translator, target: int, count: int, generator: torch.Generator
+    ) -> Tensor:
         sources = [a for a, b in translator.directions() if b == target and a != target] or [target]
         read = []
         for source in sources:
-            numbers, epochs = self._drawn(source, -(-TRANSLATIONS // len(sources)), generator)
+            numbers, epochs = self._drawn(source, -(-count // len(sources)), generator)
             for some, epoch in zip(numbers.split(self._batch_size), epochs.split(self._batch_size), strict=True):
                 x = self._images(translator, source, some, epoch)
                 style = translator.sample_style(len(x), target, generator)

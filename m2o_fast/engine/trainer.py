@@ -279,7 +279,7 @@ class Trainer:
         """Of the weights in use; a step undoes it, since buffers are copied from the nets that are trained."""
         if self._fitted_at != self.step:
             with in_evaluation(self.averaged):
-                self._style_fitting.fit(self.averaged)
+                self._style_fitting.fit(self.averaged, at_most=self.step * self.config.batch_size)
             self._fitted_at = self.step
 
     def _training(self) -> Training:

@@ -1,7 +1,7 @@
 """An affine map of styles that is fitted, not trained, so that random styles are spread as those of real images.
 
-What is spread alike is judged by mean and covariance, as where a normal law is fitted behind a finished encoder ("ex-post
-density estimation", arXiv 1903.12436, section 4).
+Spread alike means: with the same mean and covariance, as where a normal law is fitted to what an encoder makes of real
+images once it is trained ("ex-post density estimation", arXiv 1903.12436, section 4).
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import torch
 from tiny import contents, stop_at, tiny_config, tiny_digits
 from torch import Tensor
 
+from m2o_fast.engine import style_fitting
 from m2o_fast.engine.build import build_translator
 from m2o_fast.engine.checkpoint import read_tensors
 from m2o_fast.engine.loop import train
@@ -89,6 +90,14 @@ def test_it_depends_on_nets_seed_and_images_alone() -> None:
     assert not torch.equal(fitted[0], torch.eye(4))
 
 
+def test_a_short_training_does_not_wait_for_it() -> None:
+    for at_most, fitted in ((31, False), (32, True)):  # eight for each of four dimensions
+        translator = nets(Readable)
+        StyleFitting(DATA, 1, 32).fit(translator, at_most)
+        assert torch.equal(translator.state_dict()[MATRIX], torch.eye(4)) is not fitted
+
+
+@pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("broken", ["encoder.nan", "encoder.constant", "generator.nan"])
 def test_where_nets_have_gone_wrong_styles_are_left_as_they_are(broken: str) -> None:
     translator = nets()
@@ -100,11 +109,21 @@ def test_where_nets_have_gone_wrong_styles_are_left_as_they_are(broken: str) -> 
     assert torch.equal(translator.state_dict()[MATRIX], torch.eye(4))
 
 
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As few translations as show that styles are fitted at all."""
+    monkeypatch.setattr(style_fitting, "TRANSLATIONS", 32)
+    monkeypatch.setattr(style_fitting, "IMAGES", 64)
+    monkeypatch.setattr(style_fitting, "FEWEST", 1)
+
+
+@pytest.mark.usefixtures("few")
 def test_training_does_not_feel_it_and_what_is_saved_does_not_depend_on_earlier_fits(tmp_path: Path) -> None:
     for name, every in (("often", 1), ("once", 9)):
         words = ("steps=3", FIT, "checkpoint_every=9", f"sample_every={every}", f"validate_every={every}")
         train(tiny_config(*words), tmp_path / name, quiet=True)
-    train(tiny_config("steps=3", "checkpoint_every=9", "sample_every=9"), tmp_path / "without", quiet=True)
+    without = tiny_config("steps=3", "model.fit_styles=false", "checkpoint_every=9", "sample_every=9")
+    train(without, tmp_path / "without", quiet=True)
     files = {name: contents(tmp_path / name) for name in ("often", "once", "without")}
     last = "checkpoints/step-00000003"
     for name in ("nets", "ema", "optimizers"):
@@ -114,8 +133,10 @@ def test_training_does_not_feel_it_and_what_is_saved_does_not_depend_on_earlier_
     plain = read_tensors(tmp_path / "without" / last, "nets.safetensors")
     assert all(torch.equal(trained[name], tensor) for name, tensor in plain.items())
     assert torch.equal(trained[MATRIX], torch.eye(4)) and not torch.equal(averaged[MATRIX], torch.eye(4))
+    assert torch.equal(load_translator(tmp_path / "once").state_dict()[MATRIX], averaged[MATRIX])
 
 
+@pytest.mark.usefixtures("few")
 def test_a_run_that_was_stopped_ends_with_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny_config("steps=4", FIT, "keep_checkpoints=0", "sample_every=2")
     train(config, tmp_path / "whole", quiet=True)
@@ -127,14 +148,16 @@ def test_a_run_that_was_stopped_ends_with_the_same_bytes(tmp_path: Path, monkeyp
     assert {name: stopped[name] for name in whole} == whole
 
 
-def test_a_loaded_run_and_published_nets_have_it(tmp_path: Path) -> None:
-    train(tiny_config("variant=plain", "steps=1", FIT), tmp_path / "run", quiet=True)
-    translator, _ = load_translator(tmp_path / "run"), None
-    assert isinstance(translator, StarGANv2)
-    assert not torch.equal(translator.state_dict()[MATRIX], torch.eye(4))
+def test_in_the_published_layout_it_is_part_of_the_last_layer() -> None:
+    translator = nets(StarGANv2, "variant=plain")
+    for k in range(2):
+        fit = translator.style_fit(k)
+        assert fit is not None
+        fit.move(Moments(torch.ones(4).double(), torch.eye(4).double()), Moments.of(torch.randn(9, 4)))
     published = from_official(to_official(translator), ["color", "gray"])
     z = torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
-    assert torch.allclose(published.map_style(z, 0), translator.map_style(z, 0), atol=1e-6)
+    for k in range(2):
+        assert torch.allclose(published.map_style(z, k), translator.map_style(z, k), atol=1e-6)
 
 
 def test_uni_modal_domains_have_none() -> None:

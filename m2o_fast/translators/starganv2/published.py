@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain, ManyToOne
@@ -93,8 +93,9 @@ def _without_fits(translator: StarGANv2) -> dict[str, Tensor]:
     """All weights; the map behind a head of the mapping network is part of the last layer of that head."""
     network, tensors = translator.mapping_network, translator.state_dict()
     for k, fit in network.fits.items():
-        assert isinstance(fit, StyleFit)
-        last = f"mapping_network.heads.{k}.{len(network.heads[k]) - 1}"
+        head = network.heads[k]
+        assert isinstance(fit, StyleFit) and isinstance(head, nn.Sequential)
+        last = f"mapping_network.heads.{k}.{len(head) - 1}"
         weight, bias, matrix = (t.double() for t in (tensors[f"{last}.weight"], tensors[f"{last}.bias"], fit.matrix))
         tensors[f"{last}.weight"] = (matrix @ weight).to(fit.matrix.dtype)
         tensors[f"{last}.bias"] = (matrix @ bias + fit.shift).to(fit.matrix.dtype)

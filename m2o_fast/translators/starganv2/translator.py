@@ -124,8 +124,8 @@ class StarGANv2(Translator):
 
     def style_fit(self, target: str | int) -> StyleFit | None:
         """Behind the head of its domain, where the settings ask for it."""
-        fits = self.mapping_network.fits
-        return fits[str(k)] if str(k := self.domain_index(target)) in fits else None
+        fit = dict(self.mapping_network.fits.named_children()).get(str(self.domain_index(target)))
+        return fit if isinstance(fit, StyleFit) else None
 
     def references(self) -> int:
         """Two, whose translations are to differ."""
