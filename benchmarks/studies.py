@@ -74,8 +74,11 @@ def with_pairs(share: float) -> dict[str, Any]:
 
 DRAWN = "runs/drawn"  # from the root of the checkout, for records name it
 HMS = {"variant": "hms"}
-#: the decoder as published for all cells, with the losses that were found with it (docs/recipe.md)
-ADAIN = {"model.style_op": "adain", "model.style_dim": 4, "loss.r1": 1, "loss.diversity": 1}
+#: the nets as published for all cells, with the losses that were found with them (docs/recipe.md): the recipe of plain
+ADAIN = {
+    **{"model.style_op": "adain", "model.style_dim": 4, "model.latent_dim": 16, "model.fit_styles": False},
+    **{"loss.r1": 1, "loss.cycle": 1, "loss.diversity": 1, "loss.supervised": 1},
+}
 DIGITS = {"data.name": "digits"}
 ONE_HOT, ENTROPY = {"data.labels": "onehot"}, {"loss.supervised": 3}  # docs/recipe.md
 FINE = {"model.downsamplings": 0}  # no image is halved, so nothing is lost that skips would bring back

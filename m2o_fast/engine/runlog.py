@@ -18,7 +18,9 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from m2o_fast.engine.memory import is_out_of_memory
 from m2o_fast.engine.tensorboard import Board
+from m2o_fast.errors import UserError
 from m2o_fast.files import no_links, replacing
 from m2o_fast.texts import harmless
 from m2o_fast.version import __version__
@@ -233,6 +235,22 @@ def going_on(log: Log) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:
         log.warn(f"no sample grid: {error}; training goes on")
+
+
+@contextmanager
+def going_on_without(what: str, log: Log) -> Iterator[None]:
+    """The same of anything else that training does not need: files, data or memory that fail are a warning."""
+    try:
+        yield
+    except (OSError, UserError, RuntimeError, MemoryError) as error:
+        reason: object = error
+        if is_out_of_memory(error):
+            reason = "out of memory"
+        elif isinstance(error, OSError):
+            reason = error.strerror or error
+        elif not isinstance(error, UserError):  # a mistake of the program
+            raise
+        log.warn(f"{what}: {reason}; training goes on")
 
 
 def _progress_bar(console: Console) -> Progress:

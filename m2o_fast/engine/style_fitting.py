@@ -57,14 +57,16 @@ class StyleFitting:
             return
         nearest, kept = found.distance(wanted), _copied(fit)
         found = Moments.of(translator.sample_style(IMAGES, target, generator))
-        for _ in range(ROUNDS):
-            fit.move(found, wanted)
-            found = Moments.of(self._styles_of_translations(translator, target, count, generator))
-            if not found.is_usable():
-                break
-            if (distance := found.distance(wanted)) < nearest:
-                nearest, kept = distance, _copied(fit)
-        fit.load_state_dict(kept)
+        try:
+            for _ in range(ROUNDS):
+                fit.move(found, wanted)
+                found = Moments.of(self._styles_of_translations(translator, target, count, generator))
+                if not found.is_usable():
+                    break
+                if (distance := found.distance(wanted)) < nearest:
+                    nearest, kept = distance, _copied(fit)
+        finally:
+            fit.load_state_dict(kept)
 
     def _styles_of_images(self, translator: Translator, domain: int, count: int, generator: torch.Generator) -> Tensor:
         numbers, epochs = self._drawn(domain, count, generator)

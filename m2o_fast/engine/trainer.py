@@ -29,7 +29,7 @@ from m2o_fast.engine.graphs import WARM_UP, CudaRecorder, GraphedStepper
 from m2o_fast.engine.initial import begin_with
 from m2o_fast.engine.plan import Plan, make_plan
 from m2o_fast.engine.processes import Processes
-from m2o_fast.engine.runlog import Log, going_on
+from m2o_fast.engine.runlog import Log, going_on, going_on_without
 from m2o_fast.engine.runs import is_run, write_facts
 from m2o_fast.engine.samples import SampleGrid, in_evaluation
 from m2o_fast.engine.schema import Config
@@ -222,7 +222,7 @@ class Trainer:
         if not self.processes.leads:
             return
         with going_on(log):
-            self._fit_styles()
+            self._fit_styles(log)
             with in_evaluation(self.averaged):
                 directions = self.samples.translate(self.averaged)
             picture = self.samples.draw(self.averaged, directions)
@@ -236,7 +236,7 @@ class Trainer:
     def _validate(self, log: Log) -> None:
         if self.validation is None:  # the leading process alone has one
             return
-        self._fit_styles()
+        self._fit_styles(log)
         facts = {"step": self.step, "data": self.fingerprint, "test_data": self.test_fingerprint}
         # During a streak of skipped steps the weights may be on their way out: none are kept.
         self.validation.validate(self._training(), facts, log, keep=not self.skipped_in_a_row)
@@ -253,7 +253,7 @@ class Trainer:
             "test_data": self.test_fingerprint,
             "threads": torch.get_num_threads(),
         }
-        self._fit_styles()
+        self._fit_styles(log)
         tensors = training_tensors(self._training())
         try:
             self._keep_folder(log)
@@ -275,12 +275,13 @@ class Trainer:
         except OSError as error:
             log.warn(f"old checkpoints could not be removed: {error}")
 
-    def _fit_styles(self) -> None:
+    def _fit_styles(self, log: Log) -> None:
         """Of the weights in use; a step undoes it, since buffers are copied from the nets that are trained."""
-        if self._fitted_at != self.step:
-            with in_evaluation(self.averaged):
-                self._style_fitting.fit(self.averaged, at_most=self.step * self.config.batch_size)
-            self._fitted_at = self.step
+        if self._fitted_at == self.step:
+            return
+        self._fitted_at = self.step
+        with going_on_without(f"step {self.step}: styles are not fitted", log), in_evaluation(self.averaged):
+            self._style_fitting.fit(self.averaged, at_most=self.step * self.config.batch_size)
 
     def _training(self) -> Training:
         """What a checkpoint holds."""

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,10 @@ from m2o_fast.engine.build import open_split
 from m2o_fast.engine.checkpoint import CheckpointError
 from m2o_fast.engine.evaluation.options import NO_EXTRACTOR, Options
 from m2o_fast.engine.evaluation.translations import Evaluation
-from m2o_fast.engine.memory import is_out_of_memory
-from m2o_fast.engine.runlog import VALIDATION, Log
+from m2o_fast.engine.runlog import VALIDATION, Log, going_on_without
 from m2o_fast.engine.samples import in_evaluation
 from m2o_fast.engine.schema import BEST_BY, Config
 from m2o_fast.engine.training_state import Training, weights_in_use
-from m2o_fast.errors import UserError
 from m2o_fast.translators.base import Translator
 
 #: translations of an image into a domain with styles; images of each domain, shared among the domains that they go to
@@ -65,7 +62,7 @@ class Validation:
             keep: Whether they may be kept.
         """
         step = facts["step"]
-        with _going_on(step, log):
+        with going_on_without(f"step {step}: validation", log):
             with in_evaluation(training.averaged):
                 values = self.measure(training.averaged)
             log.validated(step, values)  # first: there may be no room for weights
@@ -156,18 +153,3 @@ class Validation:
 
 def _measure(name: str) -> str:
     return name.rpartition("/")[2]
-
-
-@contextmanager
-def _going_on(step: int, log: Log) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, UserError, RuntimeError, MemoryError) as error:
-        reason: object = error
-        if is_out_of_memory(error):
-            reason = "out of memory"
-        elif isinstance(error, OSError):
-            reason = error.strerror or error
-        elif not isinstance(error, UserError):  # a mistake of the program
-            raise
-        log.warn(f"step {step}: validation: {reason}; training goes on")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from m2o_fast.engine.checkpoint import read_tensors
 from m2o_fast.engine.loop import train
 from m2o_fast.engine.runs import load_translator
 from m2o_fast.engine.style_fitting import StyleFitting
+from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain
 from m2o_fast.nn.style_fit import Moments
 from m2o_fast.translators.starganv2.published import from_official, to_official
@@ -88,6 +90,35 @@ def test_it_depends_on_nets_seed_and_images_alone() -> None:
         fitted.append(translator.state_dict()[MATRIX].clone())
     assert torch.equal(fitted[0], fitted[1]) and not torch.equal(fitted[0], fitted[2])
     assert not torch.equal(fitted[0], torch.eye(4))
+
+
+@pytest.mark.usefixtures("few")
+def test_images_that_cannot_be_read_any_more_do_not_end_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def gone(*_: object) -> Tensor:
+        raise UserError("a.png: no such image file")
+
+    monkeypatch.setattr(StyleFitting, "_styles_of_images", gone)
+    train(tiny_config("steps=2", FIT, "sample_every=9"), tmp_path / "run", quiet=True)
+    assert "step 2: styles are not fitted: a.png: no such image file; training goes on" in capsys.readouterr().err
+    assert torch.equal(load_translator(tmp_path / "run").state_dict()[MATRIX], torch.eye(4))
+
+
+def test_a_fit_that_is_broken_off_leaves_no_half_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    translator, reads = nets(Readable), []
+    read = StyleFitting._styles_of_translations
+
+    def at_last_none(self: StyleFitting, *given: Any) -> Tensor:
+        reads.append(given)
+        if len(reads) == 2:
+            raise MemoryError
+        return read(self, *given)
+
+    monkeypatch.setattr(StyleFitting, "_styles_of_translations", at_last_none)
+    with pytest.raises(MemoryError):
+        StyleFitting(DATA, 1, 32).fit(translator, 64)
+    assert torch.equal(translator.state_dict()[MATRIX], torch.eye(4))
 
 
 def test_a_short_training_does_not_wait_for_it() -> None:
