@@ -55,7 +55,7 @@ def test_a_direction_that_nothing_uses_stays_finite() -> None:
 def test_moves_add_up_and_leave_alone_what_is_right() -> None:
     generator = torch.Generator().manual_seed(3)
     styles = torch.randn(4000, 3, generator=generator) @ torch.randn(3, 3, generator=generator) + 2
-    fit = StyleFit(3)
+    fit = StyleFit(3).eval()
     assert torch.equal(fit(styles), styles)
     wanted = Moments(torch.tensor([1.0, -2.0, 0.5]).double(), covariance(5, 3, spread=0.3))
     for _ in range(2):  # the second one has next to nothing to do
@@ -63,6 +63,7 @@ def test_moves_add_up_and_leave_alone_what_is_right() -> None:
         reached = Moments.of(fit(styles))
         assert torch.allclose(reached.mean, wanted.mean, atol=1e-5)
         assert torch.allclose(reached.covariance, wanted.covariance, rtol=5e-3, atol=5e-3)
+    assert fit.train()(styles) is styles
 
 
 @pytest.mark.parametrize(

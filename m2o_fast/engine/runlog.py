@@ -248,7 +248,7 @@ def going_on_without(what: str, log: Log) -> Iterator[None]:
             reason = "out of memory"
         elif isinstance(error, OSError):
             reason = error.strerror or error
-        elif not isinstance(error, UserError):  # a mistake of the program
+        elif not isinstance(error, UserError | torch.linalg.LinAlgError):  # a mistake of the program
             raise
         log.warn(f"{what}: {reason}; training goes on")
 

@@ -1,7 +1,7 @@
 """Random styles are made to reach what real images show: the affine maps behind a mapping network are fitted.
 
-Nothing is drawn from the randomness of training, and what is fitted depends on the averaged weights and the training
-images alone, not on when it was fitted before: training goes on as if it had not been.
+Nothing is drawn from the randomness of training. What is fitted depends on the averaged weights, the training images
+and how many of them training has seen, not on when it was fitted before: training goes on as if it had not been.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class StyleFitting:
         """
         for target in range(len(translator.domains)):
             fit = translator.style_fit(target)
-            if fit is not None and at_most >= FEWEST * len(fit.shift):
+            if fit is not None and min(TRANSLATIONS, at_most) >= FEWEST * len(fit.shift):
                 self._fit(translator, target, fit, at_most)
 
     def _fit(self, translator: Translator, target: int, fit: StyleFit, at_most: int) -> None:
@@ -59,11 +59,11 @@ class StyleFitting:
         found = Moments.of(translator.sample_style(IMAGES, target, generator))
         try:
             for _ in range(ROUNDS):
-                fit.move(found, wanted)
-                found = Moments.of(self._styles_of_translations(translator, target, count, generator))
                 if not found.is_usable():
                     break
-                if (distance := found.distance(wanted)) < nearest:
+                fit.move(found, wanted)
+                found = Moments.of(self._styles_of_translations(translator, target, count, generator))
+                if found.is_usable() and (distance := found.distance(wanted)) < nearest:
                     nearest, kept = distance, _copied(fit)
         finally:
             fit.load_state_dict(kept)

@@ -38,7 +38,7 @@ class Moments(NamedTuple):
 
 
 class StyleFit(nn.Module):
-    """``matrix @ style + shift``; leaves styles as they are until it is fitted.
+    """``matrix @ style + shift`` in evaluation mode; in training, and until it is fitted, styles stay as they are.
 
     Args:
         style_dim: Length d of a style.
@@ -58,6 +58,8 @@ class StyleFit(nn.Module):
 
     def forward(self, style: Tensor) -> Tensor:
         """Styles ``[n, d]`` to styles ``[n, d]``."""
+        if self.training:
+            return style
         return nn.functional.linear(style, self.matrix, self.shift)
 
     @torch.no_grad()

@@ -105,6 +105,30 @@ def test_images_that_cannot_be_read_any_more_do_not_end_a_run(
     assert torch.equal(load_translator(tmp_path / "run").state_dict()[MATRIX], torch.eye(4))
 
 
+@pytest.mark.usefixtures("few")
+def test_what_begins_with_a_fitted_run_trains_as_without_the_map(tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    train(tiny_config("steps=2", FIT), begun, quiet=True)
+    assert not torch.equal(load_translator(begun).state_dict()[MATRIX], torch.eye(4))
+    for name, asked in (("with", FIT), ("without", "model.fit_styles=false")):
+        train(tiny_config("steps=2", asked, f"init_from={begun}"), tmp_path / name, quiet=True)
+    with_map, without = (
+        read_tensors(tmp_path / name / "checkpoints/step-00000002", "nets.safetensors") for name in ("with", "without")
+    )
+    assert all(torch.equal(with_map[name], tensor) for name, tensor in without.items())
+
+
+def test_numbers_that_have_no_roots_do_not_end_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def none(*_: object) -> None:
+        raise torch.linalg.LinAlgError("eigh: no convergence")
+
+    monkeypatch.setattr(StyleFitting, "fit", lambda *_, **__: none())
+    train(tiny_config("steps=2", FIT, "sample_every=9"), tmp_path / "run", quiet=True)
+    assert "styles are not fitted: eigh: no convergence; training goes on" in capsys.readouterr().err
+
+
 def test_a_fit_that_is_broken_off_leaves_no_half_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     translator, reads = nets(Readable), []
     read = StyleFitting._styles_of_translations

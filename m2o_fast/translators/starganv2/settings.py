@@ -34,7 +34,8 @@ class _Nets(settings.Model):
         downsamplings: How often the generator halves an image; ``None``: down to 16x16, as published.
         fit_styles: Whether the styles of random latents are mapped so that the style encoder reads the same mean and
             covariance off their translations as off real images. The map is fitted to the averaged weights whenever
-            they are used or saved, and no part of training.
+            they are used or saved, and no part of training. It takes up to 10,240 translations into each domain with
+            styles: at 32 pixels the time of 40 steps, at 256 pixels on a CPU an hour.
     """
 
     base_width: Count | Literal["official"] | None = None
