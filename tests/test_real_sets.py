@@ -113,5 +113,6 @@ def test_the_table_of_damages(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert [row[0].strip() for row in rows[2:]] == list(own_extractor.DAMAGES)
     numbers = np.array([[float(cell) for cell in row[1:]] for row in rows[2:-1]])
     assert numbers.shape == (11, 8) and np.array_equal(numbers[:-1, :4], numbers[:-1, 4:])
-    assert numbers[0, [0, 2, 3]].tolist() == [0, 1, 1] and (numbers[1:, 0] > 0).all(), "images compared with themselves"
+    assert numbers[0, 2:4].tolist() == [1, 1] and (numbers[1:, 0] > 1e-9).all(), "images compared with themselves"
+    assert abs(numbers[0, 0]) < 1e-12  # a difference of traces, whose rounding depends on the processor
     assert [cell.strip() for cell in rows[-1][5:]] == ["-"] * 4 and float(rows[-1][1]) > 0

@@ -99,7 +99,7 @@ def test_a_home_folder_is_expanded(monkeypatch):
 
 def test_nested_dotted_and_empty_sections(tmp_path):
     file = write(tmp_path / "c.yaml", "optim:\n  # all defaults\nloss.cycle: 3\nmodel:\n  max_width: 32\n")
-    assert differences(load_config(), load_config(file)) == {"loss.cycle": (1.0, 3.0), "model.max_width": (64, 32)}
+    assert differences(load_config(), load_config(file)) == {"loss.cycle": (4.0, 3.0), "model.max_width": (64, 32)}
 
 
 def test_a_variant_has_its_own_on_top_of_the_preset():

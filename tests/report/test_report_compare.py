@@ -183,4 +183,4 @@ def test_runs_of_two_systems(
     settings = Page(report(make_run("one"), tmp_path / "toy")).tables["settings that differ"]
     rows = {row[0][0]: [cell for cell, _ in row[1:]] for row in settings[1:]}
     assert rows["system"] == ["starganv2", "toy"]
-    assert rows["model.width"] == ["–", "4"] and rows["loss.cycle"] == ["1", "–"]
+    assert rows["model.width"] == ["–", "4"] and rows["loss.cycle"] == ["4", "–"]
