@@ -114,10 +114,8 @@ class Trainer:
         self.validation = None
         if self.processes.leads and config.validate_every:
             self.validation = open_validation(config, run, held_out, start.manifest.get("step", 0))
-        share = config.batch_size // (config.accumulate * self.processes.count)
-        self._style_fitting = StyleFitting(
-            dataset, config.seed, 4 * share
-        )  # less than training one takes, without graphs
+        at_once = 4 * config.batch_size // (config.accumulate * self.processes.count)  # no graphs are kept for these
+        self._style_fitting = StyleFitting(dataset, config.seed, at_once)
         self.images = {domain.name: dataset.count(domain.name) for domain in dataset.domains}
         self.fingerprint, self.test_fingerprint = dataset.fingerprint, held_out.fingerprint
         self.step = self.skipped = self.skipped_in_a_row = 0

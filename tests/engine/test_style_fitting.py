@@ -191,6 +191,17 @@ def test_training_does_not_feel_it_and_what_is_saved_does_not_depend_on_earlier_
     assert torch.equal(load_translator(tmp_path / "once").state_dict()[MATRIX], averaged[MATRIX])
 
 
+def test_samples_validation_and_checkpoint_of_a_step_share_one_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(StyleFitting, "fit", lambda self, nets, at_most: seen.append(at_most))
+    train(
+        tiny_config("steps=2", "checkpoint_every=1", "sample_every=1", "validate_every=1"), tmp_path / "run", quiet=True
+    )
+    assert seen == [4, 8]  # with a batch of four
+
+
 @pytest.mark.usefixtures("few")
 def test_a_run_that_was_stopped_ends_with_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny_config("steps=4", FIT, "keep_checkpoints=0", "sample_every=2")
