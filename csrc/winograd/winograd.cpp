@@ -163,20 +163,22 @@ Tensor winograd_convolve(Tensor x, Tensor weight, std::optional<Tensor> bias, bo
   require(!bias || !output.reflected, op, "a bias has no place in the derivative by a reflected image");
   require(!bias || (bias->dim() == 1 && bias->size(0) == output.channels && bias->scalar_type() == x.scalar_type()), op,
           "bias must be [output channels] in the dtype of x");
-  const Tensor image = in_format(x, format_of(input)), kernel = torch::stable::contiguous(weight);
+  const bool channels_last = is_channels_last(weight);
+  const Tensor image = in_format(x, format_of(input));
+  const Tensor kernel = in_format(weight, channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
   const Tensor added = bias ? torch::stable::contiguous(*bias) : weight;
   const std::array<int64_t, 4> sizes{output.batch, output.channels, output.height, output.width};
   const Tensor y = torch::stable::empty({sizes.data(), sizes.size()}, x.scalar_type(), std::nullopt, x.device(),
                                         std::nullopt, format_of(output));
   for_wide_type(op, x, [&](auto number) {
     using T = decltype(number);
-    const ConvolveProblem<T> p{
-        input,
-        output,
-        {output.channels, input.channels, numbers<T>(kernel), transposed, transposed && !output.reflected},
-        numbers<T>(image),
-        bias ? numbers<T>(added) : nullptr,
-        static_cast<T*>(y.mutable_data_ptr())};
+    const ConvolveProblem<T> p{input,
+                               output,
+                               {output.channels, input.channels, numbers<T>(kernel), transposed,
+                                transposed && !output.reflected, channels_last},
+                               numbers<T>(image),
+                               bias ? numbers<T>(added) : nullptr,
+                               static_cast<T*>(y.mutable_data_ptr())};
     const int64_t tiles = input.tiles();
     if (y.numel() == 0) {
       return;

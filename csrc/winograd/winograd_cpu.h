@@ -6,13 +6,14 @@
 
 namespace m2o_fast {
 
-// A contiguous weight [out, in, 3, 3]; `transposed` it is [in, out, 3, 3]. The derivative by the input is a convolution
-// as well, from outputs to inputs with the kernel turned by 180 degrees: `turned`, the taps are read from the last.
+// A dense weight [out, in, 3, 3], contiguous or channels_last; `transposed` it is [in, out, 3, 3]. The derivative by
+// the input is a convolution as well, from outputs to inputs with the kernel turned by 180 degrees: `turned`, the taps
+// are read from the last.
 template <typename T>
 struct Weight {
   int64_t out_channels, in_channels;
   const T* taps;
-  bool transposed, turned;
+  bool transposed, turned, channels_last;
 };
 
 // A block of a weight in frequencies, [out / 16, in / 16, 36, 16 in, 16 out]. The numbers that are written one after
@@ -26,20 +27,30 @@ struct BlockShape {
   int64_t size() const { return out_panels * panel(); }
 };
 
+// A square of panels of the weight, from its channels `out` and `in` on, to taps [in, 9, out].
+template <typename T>
+M2O_INLINE void read_taps(const Weight<T>& weight, int64_t out, int64_t in, T* taps) {
+  const int64_t row = weight.transposed ? in : out, column = weight.transposed ? out : in;
+  const int64_t columns = weight.transposed ? weight.out_channels : weight.in_channels;
+  const T* from = weight.taps + row * columns * 9 + (weight.channels_last ? column : column * 9);
+  if (weight.transposed) {
+    for (int64_t at = 0; at < kPanel; ++at, from += columns * 9, taps += 9 * kPanel) {
+      weight.channels_last ? copy_pixels(from, columns, 9, taps, kPanel) : transpose(from, 9, kPanel, 9, taps, kPanel);
+    }
+  } else if (weight.channels_last) {
+    for (int64_t tap = 0; tap < 9; ++tap) {
+      transpose(from + tap * columns, columns * 9, kPanel, kPanel, taps + tap * kPanel, 9 * kPanel);
+    }
+  } else {
+    transpose(from, columns * 9, kPanel, 9 * kPanel, taps, kPanel);
+  }
+}
+
 // A square of panels of the weight to frequencies.
 template <typename Vector, typename T>
 M2O_INLINE void weight_to_frequencies(const Weight<T>& weight, int64_t out_panel, int64_t in_panel, T* to) {
   alignas(kLine) T taps[kPanel * 9 * kPanel];  // [in, 9, out]
-  const int64_t out = out_panel * kPanel, in = in_panel * kPanel;
-  if (weight.transposed) {
-    for (int64_t row = 0; row < kPanel; ++row) {
-      transpose(weight.taps + ((in + row) * weight.out_channels + out) * 9, 9, kPanel, 9, taps + row * 9 * kPanel,
-                kPanel);
-    }
-  } else {
-    transpose(weight.taps + (out * weight.in_channels + in) * 9, weight.in_channels * 9, kPanel, 9 * kPanel, taps,
-              kPanel);
-  }
+  read_taps(weight, out_panel * kPanel, in_panel * kPanel, taps);
   const int64_t first = weight.turned ? 8 * kPanel : 0, step = weight.turned ? -kPanel : kPanel;
   for (int64_t row = 0; row < kPanel; ++row, to += kPanel) {
     fetch_frequencies(to + kPanel, BlockShape::frequency());

@@ -65,7 +65,7 @@ def differentiable(op: str, x: Tensor, weight: Tensor, bias: Tensor | None, geom
             operands = (x, weight) if bias is None else (x, weight, bias)
             if not (torch.is_grad_enabled() and any(operand.requires_grad for operand in operands)):
                 return _convolve(x, weight, bias, geometry)
-            if _takes_winograd(x, weight, geometry) or is_worth_a_call(x.shape, weight.shape):
+            if is_worth_a_call(x.shape, weight.shape) or _takes_winograd(x, weight, geometry):
                 return _Convolution.apply(x, weight, bias, geometry)
         elif is_widened(x, weight, bias, faster=_beats_bfloat16(x, weight, geometry)):
             return _Convolution.apply(*in_bfloat16(x, weight, bias), geometry)
@@ -212,12 +212,14 @@ def _without_autocast(kernel: Callable[..., _Result]) -> Callable[..., _Result]:
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     dtype, x, weight, bias = x.dtype, widened(x), widened(weight), None if bias is None else widened(bias)
     if _takes_winograd(x, weight, geometry):
-        return winograd.convolve(x, weight, bias, reflected=geometry.reflected).to(dtype)
-    if _takes_rows(x, weight.shape[0], weight, geometry):
-        return rows.convolve(x, weight, bias).to(dtype)
-    if _takes_patches(x.shape[0] * math.prod(patches.output_size(x, weight, geometry)), weight, geometry):
-        return patches.convolve(x, weight, bias, geometry).to(dtype)
-    return _torchs(x, weight, bias, geometry).to(dtype)
+        y = winograd.convolve(x, weight, bias, reflected=geometry.reflected)
+    elif _takes_rows(x, weight.shape[0], weight, geometry):
+        y = rows.convolve(x, weight, bias)
+    elif _takes_patches(x.shape[0] * math.prod(patches.output_size(x, weight, geometry)), weight, geometry):
+        y = patches.convolve(x, weight, bias, geometry)
+    else:
+        y = _torchs(x, weight, bias, geometry)
+    return y if y.dtype is dtype else y.to(dtype)
 
 
 @_without_autocast
@@ -244,6 +246,8 @@ def _gradients(
         )
     else:
         found = _other_gradients(grad, x, weight, geometry, needed)
+    if grad.dtype is dtype:
+        return found
     return tuple(None if gradient is None else gradient.to(dtype) for gradient in found)
 
 

@@ -139,9 +139,13 @@ def _triton(op: str) -> Callable[..., Tensor]:
     return launch
 
 
+#: What :func:`implementation` chooses among, by name.
+OPERATORS: dict[str, Callable[..., Tensor]] = {}
+
+
 def _register(op: str, reference: Callable[..., Tensor], fake: Callable[..., Tensor], **derivative: Any) -> None:
-    register(op, reference=reference, fake=fake, **derivative)
-    register(f"{op}_triton", triton=_triton(op), fake=fake, **derivative)
+    OPERATORS[op] = register(op, reference=reference, fake=fake, **derivative)
+    OPERATORS[f"{op}_triton"] = register(f"{op}_triton", triton=_triton(op), fake=fake, **derivative)
     declare_backends(op)
 
 
@@ -178,8 +182,7 @@ def implementation(
         reads_values and without_values and NATIVE_MISSING.get(device.type, "no kernels") is not None
     ):
         return reference
-    operator: Callable[..., Tensor] = getattr(torch.ops.m2o_fast, f"{op}_triton" if chosen == "triton" else op).default
-    return operator
+    return OPERATORS[f"{op}_triton" if chosen == "triton" else op]
 
 
 # --- public functions -------------------------------------------------------------------------------------------------

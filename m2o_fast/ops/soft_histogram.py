@@ -22,7 +22,7 @@ from m2o_fast.ops._color_checks import (
     require_group_numbers,
 )
 from m2o_fast.ops._library import Backend, declare_backends, define, needs_torch, recompute_gradients, register
-from m2o_fast.ops.histogram import colors_of, implementation
+from m2o_fast.ops.histogram import OPERATORS, colors_of, implementation
 
 for _suffix in ("", "_triton"):
     define(f"soft_color_histogram{_suffix}(Tensor colors, int bins, Tensor? groups, int num_groups) -> Tensor")
@@ -128,14 +128,10 @@ for _name, _forward, _backward in (
         {"triton": _triton("soft_color_histogram_backward")},
     ),
 ):
-    register(
-        _name,
-        fake=_forward_fake,
-        backward=_backward_through(getattr(torch.ops.m2o_fast, f"{_name}_backward").default),
-        setup_context=_setup_context,
-        **_forward,
+    _fused = register(f"{_name}_backward", fake=_backward_fake, **_backward)
+    OPERATORS[_name] = register(
+        _name, fake=_forward_fake, backward=_backward_through(_fused), setup_context=_setup_context, **_forward
     )
-    register(f"{_name}_backward", fake=_backward_fake, **_backward)
 declare_backends("soft_color_histogram")
 
 

@@ -126,8 +126,8 @@ def _by_weight_fake(grad: Tensor, x: Tensor, reflected: bool) -> Tensor:
     return x.new_empty((grad.shape[1], x.shape[1], 3, 3))
 
 
-register("winograd_convolve", fake=_convolve_fake, reference=_convolve_reference)
-register("winograd_by_weight", fake=_by_weight_fake, reference=_by_weight_reference)
+_convolve_operator = register("winograd_convolve", fake=_convolve_fake, reference=_convolve_reference)
+_by_weight_operator = register("winograd_by_weight", fake=_by_weight_fake, reference=_by_weight_reference)
 
 
 # --- the convolution and its derivatives; m2o_fast.ops.convolution makes them differentiable --------------------------
@@ -138,14 +138,17 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, *, reflected: bool 
 
     Reflected: of ``pad(x, 1, mode="reflect")`` without padding; height and width are at least 2 then.
     """
-    return torch.ops.m2o_fast.winograd_convolve.default(x, weight, bias, False, reflected)
+    found: Tensor = _convolve_operator(x, weight, bias, False, reflected)
+    return found
 
 
 def by_input(grad: Tensor, weight: Tensor, *, reflected: bool = False) -> Tensor:
     """The gradient by x, in the format of ``grad``."""
-    return torch.ops.m2o_fast.winograd_convolve.default(grad, weight, None, True, reflected)
+    found: Tensor = _convolve_operator(grad, weight, None, True, reflected)
+    return found
 
 
 def by_weight(grad: Tensor, x: Tensor, *, reflected: bool = False) -> Tensor:
     """The gradient by weight ``[Co, Ci, 3, 3]``."""
-    return torch.ops.m2o_fast.winograd_by_weight.default(grad, x, reflected)
+    found: Tensor = _by_weight_operator(grad, x, reflected)
+    return found
