@@ -172,13 +172,13 @@ Tensor winograd_convolve(Tensor x, Tensor weight, std::optional<Tensor> bias, bo
                                         std::nullopt, format_of(output));
   for_wide_type(op, x, [&](auto number) {
     using T = decltype(number);
-    const ConvolveProblem<T> p{input,
-                               output,
-                               {output.channels, input.channels, numbers<T>(kernel), transposed,
-                                transposed && !output.reflected, channels_last},
-                               numbers<T>(image),
-                               bias ? numbers<T>(added) : nullptr,
-                               static_cast<T*>(y.mutable_data_ptr())};
+    const ConvolveProblem<T> p{
+        input,
+        output,
+        {{weight.size(1), channels_last}, numbers<T>(kernel), transposed, transposed && !output.reflected},
+        numbers<T>(image),
+        bias ? numbers<T>(added) : nullptr,
+        static_cast<T*>(y.mutable_data_ptr())};
     const int64_t tiles = input.tiles();
     if (y.numel() == 0) {
       return;
@@ -256,7 +256,7 @@ int64_t block_panels(const TileShape& input, const TileShape& output, bool wide,
 
 // The gradient by weight of winograd_convolve. Every sum is one thread's and goes from tile to tile, in parts that do
 // not depend on the number of threads; so neither do the bits.
-Tensor winograd_by_weight(Tensor grad, Tensor x, bool reflected) {
+Tensor winograd_by_weight(Tensor grad, Tensor x, bool reflected, bool channels_last) {
   const char* op = "winograd_by_weight";
   const TileShape input = check_tiles(op, x, reflected), output = check_tiles(op, grad, false);
   require(output.batch == input.batch && output.height == input.height && output.width == input.width &&
@@ -264,7 +264,10 @@ Tensor winograd_by_weight(Tensor grad, Tensor x, bool reflected) {
           op, "grad must be [N, C', H, W] in the dtype of x ", words_of_shape(x), ", got ", words_of_shape(grad));
   const Tensor image = in_format(x, format_of(input)), gradient = in_format(grad, format_of(output));
   const std::array<int64_t, 4> sizes{output.channels, input.channels, 3, 3};
-  const Tensor y = torch::stable::empty({sizes.data(), sizes.size()}, x.scalar_type(), std::nullopt, x.device());
+  const Tensor y =
+      torch::stable::empty({sizes.data(), sizes.size()}, x.scalar_type(), std::nullopt, x.device(), std::nullopt,
+                           channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  const WeightShape shape{input.channels, channels_last};
   for_wide_type(op, x, [&](auto number) {
     using T = decltype(number);
     const int64_t tiles = input.tiles();
@@ -306,8 +309,8 @@ Tensor winograd_by_weight(Tensor grad, Tensor x, bool reflected) {
             const int64_t from = item / in_blocks * panels, to = item % in_blocks * panels;
             const SumsShape block{std::min(panels, output.panels() - from), std::min(panels, input.panels() - to)};
             weight_gradient_block<Vector>(gradients + from * out.panel(), out, inputs + to * in.panel(), in,
-                                          last - first, block, fetch, first > 0, sums,
-                                          weight + (from * input.channels + to) * kPanel * 9);
+                                          last - first, block, fetch, first > 0, sums, shape,
+                                          weight + shape.at(from * kPanel, to * kPanel));
           }
         });
       });

@@ -6,14 +6,22 @@
 
 namespace m2o_fast {
 
-// A dense weight [out, in, 3, 3], contiguous or channels_last; `transposed` it is [in, out, 3, 3]. The derivative by
-// the input is a convolution as well, from outputs to inputs with the kernel turned by 180 degrees: `turned`, the taps
-// are read from the last.
+// A dense [rows, columns, 3, 3], contiguous or channels_last.
+struct WeightShape {
+  int64_t columns;
+  bool channels_last;
+
+  int64_t row() const { return columns * 9; }
+  int64_t at(int64_t row, int64_t column) const { return row * columns * 9 + (channels_last ? column : column * 9); }
+};
+
+// A weight [out, in, 3, 3]; `transposed` it is [in, out, 3, 3]. The derivative by the input is a convolution as well,
+// from outputs to inputs with the kernel turned by 180 degrees: `turned`, the taps are read from the last.
 template <typename T>
 struct Weight {
-  int64_t out_channels, in_channels;
+  WeightShape shape;
   const T* taps;
-  bool transposed, turned, channels_last;
+  bool transposed, turned;
 };
 
 // A block of a weight in frequencies, [out / 16, in / 16, 36, 16 in, 16 out]. The numbers that are written one after
@@ -30,19 +38,19 @@ struct BlockShape {
 // A square of panels of the weight, from its channels `out` and `in` on, to taps [in, 9, out].
 template <typename T>
 M2O_INLINE void read_taps(const Weight<T>& weight, int64_t out, int64_t in, T* taps) {
-  const int64_t row = weight.transposed ? in : out, column = weight.transposed ? out : in;
-  const int64_t columns = weight.transposed ? weight.out_channels : weight.in_channels;
-  const T* from = weight.taps + row * columns * 9 + (weight.channels_last ? column : column * 9);
+  const auto [columns, channels_last] = weight.shape;
+  const int64_t step = weight.shape.row();
+  const T* from = weight.taps + (weight.transposed ? weight.shape.at(in, out) : weight.shape.at(out, in));
   if (weight.transposed) {
-    for (int64_t at = 0; at < kPanel; ++at, from += columns * 9, taps += 9 * kPanel) {
-      weight.channels_last ? copy_pixels(from, columns, 9, taps, kPanel) : transpose(from, 9, kPanel, 9, taps, kPanel);
+    for (int64_t row = 0; row < kPanel; ++row, from += step, taps += 9 * kPanel) {
+      channels_last ? copy_pixels(from, columns, 9, taps, kPanel) : transpose(from, 9, kPanel, 9, taps, kPanel);
     }
-  } else if (weight.channels_last) {
+  } else if (channels_last) {
     for (int64_t tap = 0; tap < 9; ++tap) {
-      transpose(from + tap * columns, columns * 9, kPanel, kPanel, taps + tap * kPanel, 9 * kPanel);
+      transpose(from + tap * columns, step, kPanel, kPanel, taps + tap * kPanel, 9 * kPanel);
     }
   } else {
-    transpose(from, columns * 9, kPanel, 9 * kPanel, taps, kPanel);
+    transpose(from, step, kPanel, 9 * kPanel, taps, kPanel);
   }
 }
 
@@ -64,10 +72,20 @@ M2O_INLINE void weight_to_frequencies(const Weight<T>& weight, int64_t out_panel
   }
 }
 
-// Sixteen inputs' gradients [16, 3, 3] from their frequencies [36, 16], which lie `step` apart; added to what is there
-// if `add`.
+// Writes `count` numbers, or adds them to what is there if `add`.
 template <typename Vector, typename T>
-M2O_INLINE void weight_from_frequencies(const T* frequencies, int64_t step, bool add, T* weight) {
+M2O_INLINE void put(const T* from, int64_t count, bool add, T* to) {
+  for (int64_t at = 0; at < count; at += kLanesOf<Vector>) {
+    const Vector value = read_as<Vector>(from + at);
+    write_vector(to + at, add ? read_as<Vector>(to + at) + value : value);
+  }
+}
+
+// Sixteen inputs' gradients, [16, 3, 3] or channels_last, from their frequencies [36, 16], which lie `step` apart;
+// added to what is there if `add`.
+template <typename Vector, typename T>
+M2O_INLINE void weight_from_frequencies(const T* frequencies, int64_t step, bool add, const WeightShape& shape,
+                                        T* weight) {
   alignas(kLine) T square[9 * kPanel], taps[kPanel * 9];
   for (int64_t lane = 0; lane < kPanel; lane += kLanesOf<Vector>) {
     map_square<KernelAdjointMap<T>, Vector>(
@@ -76,11 +94,15 @@ M2O_INLINE void weight_from_frequencies(const T* frequencies, int64_t step, bool
         [&](int row, int column, Vector value)
             M2O_INLINED { write_vector(square + (row * 3 + column) * kPanel + lane, value); });
   }
-  transpose(square, kPanel, 9, kPanel, add ? taps : weight, 9);
-  if (add) {
-    for (int64_t at = 0; at < kPanel * 9; at += kLanesOf<Vector>) {
-      write_vector(weight + at, read_as<Vector>(weight + at) + read_as<Vector>(taps + at));
+  if (shape.channels_last) {
+    for (int64_t tap = 0; tap < 9; ++tap) {
+      put<Vector>(square + tap * kPanel, kPanel, add, weight + tap * shape.columns);
     }
+  } else if (add) {
+    transpose(square, kPanel, 9, kPanel, taps, 9);
+    put<Vector>(taps, kPanel * 9, true, weight);
+  } else {
+    transpose(square, kPanel, 9, kPanel, weight, 9);
   }
 }
 
@@ -255,7 +277,8 @@ M2O_INLINE void fetch_tiles(const T* frequency, const PanelShape& shape, int64_t
 // each. If `fetch`, those of the next frequency are brought near meanwhile: they are not in the second-level cache.
 template <typename Vector, typename T>
 M2O_INLINE void weight_gradient_block(const T* gradients, const PanelShape& out, const T* inputs, const PanelShape& in,
-                                      int64_t tiles, const SumsShape& block, bool fetch, bool add, T* sums, T* weight) {
+                                      int64_t tiles, const SumsShape& block, bool fetch, bool add, T* sums,
+                                      const WeightShape& shape, T* weight) {
   constexpr int rows = kChannelRows<Vector>;
   for (int64_t frequency = 0; frequency < kFrequencies; ++frequency) {
     for (int64_t channel = 0; channel < block.out_panels * kPanel; channel += rows) {
@@ -275,8 +298,8 @@ M2O_INLINE void weight_gradient_block(const T* gradients, const PanelShape& out,
   }
   for (int64_t channel = 0; channel < block.out_panels * kPanel; ++channel) {
     for (int64_t panel = 0; panel < block.in_panels; ++panel) {
-      weight_from_frequencies<Vector>(sums + channel * block.row() + panel * kPanel, block.frequency(), add,
-                                      weight + (channel * in.channels + panel * kPanel) * 9);
+      weight_from_frequencies<Vector>(sums + channel * block.row() + panel * kPanel, block.frequency(), add, shape,
+                                      weight + shape.at(channel, panel * kPanel));
     }
   }
 }

@@ -239,9 +239,10 @@ def _gradients(
     # The gradients by x and bias depend on the shape of x alone.
     x = widened(x) if needed[1] or x.dtype == grad.dtype else torch.empty_like(x, dtype=grad.dtype)
     if _takes_winograd(x, weight, geometry):
+        reflected, last = geometry.reflected, is_channels_last(weight)
         found: tuple[Any, ...] = (
-            winograd.by_input(grad, weight, reflected=geometry.reflected) if needed[0] else None,
-            winograd.by_weight(grad, x, reflected=geometry.reflected) if needed[1] else None,
+            winograd.by_input(grad, weight, reflected=reflected) if needed[0] else None,
+            winograd.by_weight(grad, x, reflected=reflected, channels_last=last) if needed[1] else None,
             grad.sum((0, 2, 3)) if needed[2] else None,
         )
     else:

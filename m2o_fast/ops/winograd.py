@@ -26,7 +26,7 @@ TILE, PATCH = 4, 6
 
 # transposed: from outputs to inputs, the derivative by input; that of a convolution of reflected images, if reflected
 define("winograd_convolve(Tensor x, Tensor weight, Tensor? bias, bool transposed, bool reflected) -> Tensor")
-define("winograd_by_weight(Tensor grad, Tensor x, bool reflected) -> Tensor")
+define("winograd_by_weight(Tensor grad, Tensor x, bool reflected, bool channels_last=False) -> Tensor")
 
 # --- references -------------------------------------------------------------------------------------------------------
 
@@ -108,10 +108,15 @@ def _convolve_reference(x: Tensor, weight: Tensor, bias: Tensor | None, transpos
     return in_format(y if bias is None else y + bias[:, None, None], output_format(x))
 
 
-def _by_weight_reference(grad: Tensor, x: Tensor, reflected: bool) -> Tensor:
+def _weight_format(channels_last: bool) -> torch.memory_format:
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def _by_weight_reference(grad: Tensor, x: Tensor, reflected: bool, channels_last: bool = False) -> Tensor:
     frequencies = _output_adjoint_reference(grad).transpose(1, 2) @ _input_reference(x, reflected=reflected)
     taps = _kernel_map(x).T @ frequencies.flatten(1)
-    return taps.T.reshape(*frequencies.shape[1:], 3, 3).contiguous()
+    taps = taps.T.reshape(*frequencies.shape[1:], 3, 3)
+    return in_format(taps, _weight_format(channels_last))
 
 
 # --- fakes and registration -------------------------------------------------------------------------------------------
@@ -122,8 +127,9 @@ def _convolve_fake(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: b
     return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=output_format(x))
 
 
-def _by_weight_fake(grad: Tensor, x: Tensor, reflected: bool) -> Tensor:
-    return x.new_empty((grad.shape[1], x.shape[1], 3, 3))
+def _by_weight_fake(grad: Tensor, x: Tensor, reflected: bool, channels_last: bool = False) -> Tensor:
+    size = (grad.shape[1], x.shape[1], 3, 3)
+    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=_weight_format(channels_last))
 
 
 _convolve_operator = register("winograd_convolve", fake=_convolve_fake, reference=_convolve_reference)
@@ -148,7 +154,7 @@ def by_input(grad: Tensor, weight: Tensor, *, reflected: bool = False) -> Tensor
     return found
 
 
-def by_weight(grad: Tensor, x: Tensor, *, reflected: bool = False) -> Tensor:
-    """The gradient by weight ``[Co, Ci, 3, 3]``."""
-    found: Tensor = _by_weight_operator(grad, x, reflected)
+def by_weight(grad: Tensor, x: Tensor, *, reflected: bool = False, channels_last: bool = False) -> Tensor:
+    """The gradient by weight ``[Co, Ci, 3, 3]``, contiguous or channels_last, as the weight is."""
+    found: Tensor = _by_weight_operator(grad, x, reflected, channels_last)
     return found

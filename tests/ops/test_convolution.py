@@ -83,8 +83,10 @@ def test_kernels_are_their_references(size: tuple[int, ...], reflected: bool, ve
         (convolve, winograd._convolve_reference, (x, weight, bias, False, reflected)),
         (convolve, winograd._convolve_reference, (grad, weight, None, True, reflected)),
         (by_weight, winograd._by_weight_reference, (grad, x, reflected)),
+        (by_weight, winograd._by_weight_reference, (grad, x, reflected, True)),
     ):
-        torch.testing.assert_close(operator(*arguments), reference(*arguments), rtol=0, atol=1e-11)
+        found, expected = operator(*arguments), reference(*arguments)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-11, check_stride=True)
         torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
 
 
@@ -142,6 +144,19 @@ def test_formats_are_those_of_torchs_convolution(memory_format: torch.memory_for
         found.append([y, *torch.autograd.grad(y, (leaf, weight), torch.ones_like(y))])
     assert [mine.stride() for mine in found[0][:2]] == [theirs.stride() for theirs in found[1][:2]]
     assert found[0][2].is_contiguous()
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_a_weights_gradient_has_its_format(memory_format: torch.memory_format, any_tile_count: None) -> None:
+    """So that a parameter takes it over without a copy; the numbers are the same."""
+    x, weight = torch.randn(2, 16, 8, 8).contiguous(memory_format=memory_format), torch.randn(32, 16, 3, 3)
+    found = []
+    for weight_format in (torch.contiguous_format, torch.channels_last):
+        leaf = weight.contiguous(memory_format=weight_format).requires_grad_()
+        (by_weight,) = torch.autograd.grad(conv2d(x, leaf, padding=1).square().sum(), leaf)
+        assert by_weight.stride() == leaf.stride()
+        found.append(by_weight)
+    assert torch.equal(*found)
 
 
 @needs_native
