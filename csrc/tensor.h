@@ -11,6 +11,7 @@
 
 #include "common.h"
 #include "element_type.h"
+#include "fresh_pages.h"
 #include "resample.h"
 #include "stable_torch.h"
 
@@ -155,6 +156,8 @@ inline Resample as_resample(const char* op, int64_t resample) {
   return static_cast<Resample>(resample);
 }
 
+inline int64_t bytes_of(ScalarType type) { return type == ScalarType::Double ? 8 : type == ScalarType::Float ? 4 : 2; }
+
 inline int32_t shim_type(ScalarType type) {
   switch (type) {
     case ScalarType::Float:
@@ -168,7 +171,8 @@ inline int32_t shim_type(ScalarType type) {
   }
 }
 
-// A fresh tensor where x is. torch::stable::empty looks its operator up by name and goes through the dispatcher.
+// A fresh tensor where x is, on a CPU with its pages. torch::stable::empty looks its operator up by name and goes
+// through the dispatcher.
 template <size_t rank>
 Tensor empty_tensor(const std::array<int64_t, rank>& sizes, ScalarType type, const Tensor& x,
                     MemoryFormat format = MemoryFormat::Contiguous) {
@@ -193,7 +197,11 @@ Tensor empty_tensor(const std::array<int64_t, rank>& sizes, ScalarType type, con
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(x.get(), &device_index));
   TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(rank, sizes.data(), strides.data(), shim_type(type), device_type,
                                                   device_index, &handle));
-  return Tensor(handle);
+  const Tensor y(handle);
+  if (y.is_cpu()) {
+    take_pages(y.mutable_data_ptr(), y.numel() * bytes_of(type));
+  }
+  return y;
 }
 
 inline Tensor empty_like_input(const Tensor& x, const ImageShape& shape) {

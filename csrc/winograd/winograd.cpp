@@ -8,13 +8,6 @@
 #include "stable_torch.h"
 #include "tensor_cpu.h"
 #include "winograd_cpu.h"
-#if defined(__linux__)
-#include <sys/mman.h>
-#include <unistd.h>
-#if !defined(MADV_POPULATE_WRITE)
-#define MADV_POPULATE_WRITE 23  // since Linux 5.14; older headers do not name it
-#endif
-#endif
 
 namespace m2o_fast {
 namespace {
@@ -60,31 +53,6 @@ class Scratch {
   std::unique_ptr<void, Release> memory_;
   size_t size_ = 0;
 };
-
-// From these sizes on, in bytes, a result is likely to be new memory, and to hold a large page.
-constexpr int64_t kFreshBytes = int64_t{1} << 17, kLargeBytes = int64_t{1} << 22;
-// A thread takes so many bytes at a time.
-constexpr int64_t kTakenBytes = int64_t{1} << 20;
-
-// Each page of new memory costs a fault when it is first written, for 64 channels a quarter of the time. Asked for by
-// one call they cost a third of that, and larger pages are fewer. A system that knows neither leaves everything as it
-// is, and so does memory that is not new.
-void take_pages(void* memory, int64_t bytes) {
-#if defined(__linux__)
-  if (bytes < kFreshBytes) {
-    return;
-  }
-  const int64_t page = sysconf(_SC_PAGESIZE), first = reinterpret_cast<intptr_t>(memory);
-  const int64_t from = (first + page - 1) / page * page, to = (first + bytes) / page * page;  // no other's pages
-  if (bytes >= kLargeBytes) {
-    madvise(reinterpret_cast<void*>(from), to - from, MADV_HUGEPAGE);
-  }
-  torch::stable::parallel_for(0, ceil_div(to - from, kTakenBytes), 1, [&](int64_t begin, int64_t end) {
-    const int64_t part = from + begin * kTakenBytes;
-    madvise(reinterpret_cast<void*>(part), std::min(from + end * kTakenBytes, to) - part, MADV_POPULATE_WRITE);
-  });
-#endif
-}
 
 // Two are for what all threads read, the last for each thread's own.
 thread_local Scratch shared_scratch, weight_scratch, own_scratch;
@@ -167,9 +135,8 @@ Tensor winograd_convolve(Tensor x, Tensor weight, std::optional<Tensor> bias, bo
   const Tensor image = in_format(x, format_of(input));
   const Tensor kernel = in_format(weight, channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
   const Tensor added = bias ? torch::stable::contiguous(*bias) : weight;
-  const std::array<int64_t, 4> sizes{output.batch, output.channels, output.height, output.width};
-  const Tensor y = torch::stable::empty({sizes.data(), sizes.size()}, x.scalar_type(), std::nullopt, x.device(),
-                                        std::nullopt, format_of(output));
+  const Tensor y = empty_tensor<4>({output.batch, output.channels, output.height, output.width}, x.scalar_type(), x,
+                                   format_of(output));
   for_wide_type(op, x, [&](auto number) {
     using T = decltype(number);
     const ConvolveProblem<T> p{
@@ -183,7 +150,6 @@ Tensor winograd_convolve(Tensor x, Tensor weight, std::optional<Tensor> bias, bo
     if (y.numel() == 0) {
       return;
     }
-    take_pages(p.y, y.numel() * sizeof(T));
     if (output.reflected) {
       std::fill_n(p.y, y.numel(), T{});
     }
@@ -263,10 +229,8 @@ Tensor winograd_by_weight(Tensor grad, Tensor x, bool reflected, bool channels_l
               grad.scalar_type() == x.scalar_type(),
           op, "grad must be [N, C', H, W] in the dtype of x ", words_of_shape(x), ", got ", words_of_shape(grad));
   const Tensor image = in_format(x, format_of(input)), gradient = in_format(grad, format_of(output));
-  const std::array<int64_t, 4> sizes{output.channels, input.channels, 3, 3};
-  const Tensor y =
-      torch::stable::empty({sizes.data(), sizes.size()}, x.scalar_type(), std::nullopt, x.device(), std::nullopt,
-                           channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  const Tensor y = empty_tensor<4>({output.channels, input.channels, 3, 3}, x.scalar_type(), x,
+                                   channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
   const WeightShape shape{input.channels, channels_last};
   for_wide_type(op, x, [&](auto number) {
     using T = decltype(number);
@@ -276,7 +240,6 @@ Tensor winograd_by_weight(Tensor grad, Tensor x, bool reflected, bool channels_l
       std::fill_n(weight, y.numel(), T{});
       return;
     }
-    take_pages(weight, y.numel() * sizeof(T));
     const bool wide = wide_vectors;
     const int64_t fitting = kGradientBytes / (kFrequencies * (input.channels + output.channels) * sizeof(T));
     const int64_t most = ceil_div(tiles, ceil_div(tiles, std::max(kLeastTiles, fitting)));
