@@ -77,7 +77,7 @@ HMS = {"variant": "hms"}
 #: the nets as published for all cells, with the losses that were found with them (docs/recipe.md): the recipe of plain
 ADAIN = {
     **{"model.style_op": "adain", "model.style_dim": 4, "model.latent_dim": 16, "model.fit_styles": False},
-    **{"loss.r1": 1, "loss.cycle": 1, "loss.diversity": 1, "loss.supervised": 1},
+    **{"loss.r1": 1, "loss.cycle": 1, "loss.diversity": 1, "loss.style": 0.3, "loss.supervised": 1},
 }
 DIGITS = {"data.name": "digits"}
 ONE_HOT, ENTROPY = {"data.labels": "onehot"}, {"loss.supervised": 3}  # docs/recipe.md
