@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from m2o_fast.data.settings import DataConfig
 from m2o_fast.engine.config import load_config
 from m2o_fast.engine.convert import CONVERTED
 from m2o_fast.engine.runs import CONFIG
@@ -54,7 +55,7 @@ def model_card(
         f"- **Directions**: {', '.join(f'{a} to {b}' for a, b in ways)}",
         f"- **Images**: {translator.image_size} x {translator.image_size} pixels"
         + ("" if translator.multiple is None else f", or any multiple of {translator.multiple}"),
-        *([] if config is None else [f"- **Data**: {config.data.name}, fingerprint `{manifest.get('data')}`"]),
+        *([] if config is None else [f"- **Data**: {_data(config.data)}, fingerprint `{manifest.get('data')}`"]),
         f"- **Weights**: converted from published ones of layout {converted}"
         if converted
         else f"- **Trained**: {step:,} steps" + ("" if config is None else f", seed {config.seed}"),
@@ -65,6 +66,12 @@ def model_card(
     lines += _measures(run, step)
     lines += ["## Limits\n", *_limits(translator, bool(converted))]
     return "\n".join(lines) + "\n", picture
+
+
+def _data(data: DataConfig) -> str:
+    """Without the names of folders, which are of the machine that it was trained on."""
+    count = len(data.named)
+    return data.name if count == 1 else f"{count} data sets of the kind {data.name}"
 
 
 def _example(translator: Translator, repository: str) -> list[str]:

@@ -32,6 +32,7 @@ from m2o_fast.engine.trainer import Trainer
 from m2o_fast.errors import UserError
 from m2o_fast.m2o import Domain
 from m2o_fast.report import write_report
+from m2o_fast.report.publish import publish
 from m2o_fast.report.record import repeat_command
 
 COLORS, HANDS = ("blue", "green", "red"), ("bold", "thin")
@@ -158,6 +159,8 @@ def test_a_run_goes_on_with_the_same_bytes(folders: list[Path], tmp_path: Path, 
     assert {"red->blue", "red->thin", "thin->bold", "thin->blue"} <= found["directions"].keys()
     assert len(found["directions"]) == 12 and list((tmp_path / "whole" / "evaluation").glob("*.json"))
     assert write_report([tmp_path / "whole"], data_dir=[*map(str, moved)]).is_file()
+    card = (publish(tmp_path / "whole", tmp_path / "model", "mit") / "README.md").read_text()
+    assert "- **Data**: 2 data sets of the kind folder, fingerprint" in card and str(folders[0]) not in card
     command = repeat_command(load_config(tmp_path / "parts" / "config.yaml"))
     assert f"--data folder:{moved[0]} --data folder:{moved[1]}" in command and "--data-dir" not in command
 
