@@ -74,9 +74,9 @@ def write_markdown(records: list[Record]) -> list[Path]:
     assert config is not None  # or there would be problems
     lines = [
         "# Gallery\n",
-        "Made by `make gallery` (benchmarks/gallery.py): equal settings and steps, the test split, averaged weights.",
-        "The same as one page, with curves and all numbers: [report.html](gallery/report.html), made by",
-        "`m2o-fast report` ([report.md](report.md)).\n",
+        "Made by `make gallery` (benchmarks/gallery.py): each variant by its recipe, equal steps, the test split,",
+        "averaged weights. The same as one page, with curves and all numbers: [report.html](gallery/report.html),",
+        "made by `m2o-fast report` ([report.md](report.md)).\n",
         f"## {config.data.name}, {config.steps:,} steps, seed {config.seed}\n",
         *table(records),
     ]

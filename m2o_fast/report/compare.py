@@ -23,7 +23,8 @@ _WITHIN_GROUP = (FREE_KEYS - {"steps"}) | {"seed", "data.cache"}
 #: what a protocol says about the run's seed rather than about how it was measured
 _SEEDED = ("data_seed", "data_fingerprint")
 _COLUMNS = 8
-_STYLES_SHOWN = ("latent 1", "latent 2", "output")
+_REFERENCE = "reference"
+_STYLES_SHOWN = ("latent 1", "latent 2", _REFERENCE, "guided by it", "output")
 
 
 @dataclass(frozen=True)
@@ -270,7 +271,7 @@ def side_by_side(records: Sequence[Record], sources: Sources) -> tuple[list[Figu
                     rows = painter.rows(pair)
                     source = rows.pop("source")
                     strips = by_source.setdefault(painter.name(pair), {}).setdefault(source.uri, [source])
-                    strips += _shown(record.name, rows)
+                    strips += _shown(record.name, rows, strips)
             except (ValueError, RuntimeError) as error:  # out of memory, for example
                 pictures.problems.append(f"not all pictures were made: {' '.join(str(error).split())}")
         elif sample := newest_sample(record, pictures.problems):
@@ -284,7 +285,14 @@ def side_by_side(records: Sequence[Record], sources: Sources) -> tuple[list[Figu
     return [*figures, *samples], problems
 
 
-def _shown(name: str, rows: dict[str, Strip]) -> list[Strip]:
-    """What a run shows below a source."""
-    chosen = [rows[label] for label in _STYLES_SHOWN if label in rows]
-    return [replace(strip, label=f"{name}: {strip.label}", alt=f"{name}: {strip.alt}") for strip in chosen]
+def _shown(name: str, rows: dict[str, Strip], before: Sequence[Strip]) -> list[Strip]:
+    """What a run shows below a source. The references of the run before are not shown again."""
+    last = next((strip.uri for strip in reversed(before) if strip.label == _REFERENCE), None)
+    shown = []
+    for label in _STYLES_SHOWN:
+        if label == _REFERENCE and label in rows and rows[label].uri != last:
+            shown.append(rows[label])
+        elif label != _REFERENCE and label in rows:
+            strip = rows[label]
+            shown.append(replace(strip, label=f"{name}: {strip.label}", alt=f"{name}: {strip.alt}"))
+    return shown

@@ -326,7 +326,7 @@ def test_changed_settings_are_listed(trained: Trained, tmp_path: Path) -> None:
         train(tiny_config("model.max_width=16", "optim.lr=2e-3"), tmp_path / "run", "auto", quiet=True)
     with pytest.raises(UserError, match=r"size.max_width: 8 -> 16"):
         train(tiny_config("model.max_width=16"), tmp_path / "new", str(tmp_path / "run"), quiet=True)
-    with pytest.raises(UserError, match=r"rules.supervised_weight: 2.0 -> 0.0"):
+    with pytest.raises(UserError, match=r"rules.supervised_weight: 4.0 -> 0.0"):
         train(tiny_config("variant=hmu"), tmp_path / "new", str(tmp_path / "run"), quiet=True)
 
 

@@ -83,6 +83,18 @@ def test_runs_stand_below_the_source_that_they_translate(make_run: MakeRun, repo
     assert words == ["source", "one", "again", "source", "other"]
 
 
+def test_references_of_the_run_before_are_not_shown_again(make_run: MakeRun, report: Report) -> None:
+    made = [make_run(name, result(0.1, 0.5)) for name in ("one", "again", "other")]
+    text = (made[2] / "config.yaml").read_text()
+    (made[2] / "config.yaml").write_text(text.replace("seed: 777", "seed: 1"))  # the same digits, other colours
+    titles = [image["alt"] for image in Page(report(*made)).images if "gray → color" in image["alt"]]
+    words = [title.rpartition(": ")[0] for title in titles]
+    of_one, of_again, of_other = (
+        [f"{name}: {row}" for row in ("latent 1", "latent 2", "guided by it")] for name in ("one", "again", "other")
+    )
+    assert words == ["source", *of_one[:2], "reference", of_one[2], *of_again, *of_other[:2], "reference", of_other[2]]
+
+
 def test_the_best_mean_is_bold_whichever_way_is_better(runs: list[Path], report: Report) -> None:
     text = report(*runs)
     bold = [part.partition("</td>")[0] for part in text.split('<td class="n best">')[1:]]
