@@ -53,6 +53,7 @@ def section(record: Record) -> list[str]:
     page, runs, rows = PAGES[record["study"]], record["runs"], rows_of(record)
     seeds = seeds_of(runs)
     line = f"python benchmarks/studies.py {record['study']} --steps {record['steps']}"
+    line += f" --seeds {' '.join(map(str, seeds))}"
     line += "".join(f" --set {shlex.quote(said)}" for said in record["said"])
     if further := record["name"].partition("-")[2]:
         line += f" --as {shlex.quote(further)}"

@@ -137,12 +137,12 @@ def test_a_section_says_how_to_run_it_again(study: str) -> None:
     lines = study_page.section(record_of(study))
     assert ": 1,000 steps, seeds 1, 2" in lines[0]
     runs = 2 * len(studies.STUDIES[study].rows)
-    assert f"`python benchmarks/studies.py {study} --steps 1000`" in lines[1]
+    assert f"`python benchmarks/studies.py {study} --steps 1000 --seeds 1 2`" in lines[1]
     assert f"{runs} runs, whose steps take {runs:.1f} core-hours" in lines[1]
     named = record_of(study) | {"name": f"{study}-sharp"}
-    assert f"{study} --steps 1000 --as sharp`" in study_page.section(named)[1]
+    assert f"{study} --steps 1000 --seeds 1 2 --as sharp`" in study_page.section(named)[1]
     said = named | {"said": ["data.uni=[a, b]"]}
-    assert f"{study} --steps 1000 --set 'data.uni=[a, b]' --as sharp`" in study_page.section(said)[1]
+    assert f"{study} --steps 1000 --seeds 1 2 --set 'data.uni=[a, b]' --as sharp`" in study_page.section(said)[1]
 
 
 def test_what_is_told_from_chance_is_said() -> None:
