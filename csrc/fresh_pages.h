@@ -36,8 +36,8 @@ inline bool is_fresh(int64_t from, int64_t to, int64_t page) {
 
 // Each page of new memory costs a fault when it is first written, half of the time of a pass through large images.
 // Asked for by one call they cost a third of that, and larger pages are fewer. A system that knows neither leaves
-// everything as it is. To ask for pages that are there costs 0.15 us each, a third of a pass, so that is found out
-// first.
+// everything as it is. To ask for pages that are there costs 0.15 us each, which made passes through 4 MB a third
+// to two thirds slower, so that is found out first.
 inline void take_pages(void* memory, int64_t bytes) {
 #if defined(__linux__)
   if (bytes < kFreshBytes) {

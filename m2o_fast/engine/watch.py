@@ -26,7 +26,7 @@ from m2o_fast.engine.schema import Config
 from m2o_fast.translators.base import Translator
 
 _FLOORS_AT_FIRST = {"style_effect": 0.05, "color_spread": 0.1}
-_FLOORS_LATER = {"style_effect": 0.2, "color_spread": 0.25}
+_FLOORS_LATER = {"style_effect": 0.25, "color_spread": 0.25}
 _LATER = 1500  # steps
 _REAL_IMAGES = 64
 _ADVICE = "see docs/recipe.md, 'When the alarm sounds'"

@@ -80,7 +80,7 @@ def test_a_poor_translator_is_told_once(how: str, words: str, advice: str) -> No
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({EFFECT: 0.19, SPREAD: 0.5}, "hardly follows its style: two styles of one source differ by 19.0%"),
+        ({EFFECT: 0.24, SPREAD: 0.5}, "hardly follows its style: two styles of one source differ by 24.0%"),
         ({EFFECT: 0.34, SPREAD: 0.2}, "has pale colours: they spread 20.0% as far as real ones"),
         ({EFFECT: 0.28, SPREAD: 0.39}, ""),  # the least of sound runs
     ],
